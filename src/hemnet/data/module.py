@@ -1,0 +1,222 @@
+"""Batches for Lightning: every draw depends on (seed, epoch, index) alone, whatever the workers and ranks.
+
+Shapes: B images in a batch, H, W height and width.
+"""
+
+from collections.abc import Iterator
+from typing import TypedDict
+
+import cv2
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hemnet.data.readers import Reader
+from hemnet.data.spec import DataError
+from hemnet.data.streams import stream
+from hemnet.data.transforms import Item, Transform
+
+
+class Batch(TypedDict):
+    """A batch: image (B, 3, H, W) float32 normalised, mask (B, H', W') int64, name: B strings.
+
+    In training (H', W') = (H, W); in evaluation the mask keeps its own resolution.
+    """
+
+    image: torch.Tensor
+    mask: torch.Tensor
+    name: list[str]
+
+
+class SampleDataset(Dataset[Item]):
+    """A reader with its transform.
+
+    The key is (epoch, index), or an index alone, which stands for epoch 0. The epoch comes with the key
+    because a persistent worker holds a copy of the data set that the main process can no longer change.
+    """
+
+    def __init__(self, reader: Reader, transform: Transform, seed: int) -> None:
+        self._reader, self._transform, self._seed = reader, transform, seed
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(
+                f"sample {index} is out of range for {len(self)} {self._reader.spec.name} samples"
+            )
+        try:
+            sample = self._reader.read(index)
+            return self._transform(sample, stream(self._seed, "augment", epoch, index))
+        except Exception as error:
+            error.add_note(f"while preparing sample {index} of {self._reader.spec.name}")
+            raise
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Shuffled (epoch, index) pairs for training, sharded over the ranks of torch.distributed, if any.
+
+    The order depends on (seed, epoch) alone. Rank r of R takes places r, r + R, ... of it, so batch i of all
+    ranks together is batch i of a single process with the same total batch size. The last length % R
+    samples of the order are left out, so that every rank has as many.
+
+    Lightning calls `set_epoch`. The trainer needs `use_distributed_sampler=False`, else it shards once more.
+    """
+
+    def __init__(self, length: int, seed: int) -> None:
+        self._length, self._seed, self._epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, >= 0, of the next iteration."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length // _rank_and_world()[1]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rank, world = _rank_and_world()
+        epoch = self._epoch
+        order = stream(self._seed, "shuffle", epoch).permutation(self._length).tolist()
+        shard = order[: self._length - self._length % world][rank::world]
+        return iter([(epoch, index) for index in shard])
+
+
+class ShardSampler(Sampler[int]):
+    """Indices in order for evaluation: each exactly once over all ranks, which may differ by one sample."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def _shard(self) -> range:
+        rank, world = _rank_and_world()
+        return range(rank, self._length, world)
+
+    def __len__(self) -> int:
+        return len(self._shard())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._shard())
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def collate(items: list[Item]) -> Batch:
+    """Stack items into a batch.
+
+    Raises:
+        DataError: images, or masks, of different sizes.
+    """
+    sizes = {(tuple(item["image"].shape[1:]), tuple(item["mask"].shape)) for item in items}
+    if len(sizes) > 1:
+        listed = ", ".join(
+            f"{i['name']} {tuple(i['image'].shape[1:])}/{tuple(i['mask'].shape)}" for i in items[:4]
+        )
+        raise DataError(
+            f"samples of one batch differ in size (image/mask, height by width): {listed}; "
+            "set eval_batch_size=1, or give the training transform a crop_size"
+        )
+    return Batch(
+        image=torch.stack([item["image"] for item in items]),
+        mask=torch.stack([item["mask"] for item in items]),
+        name=[item["name"] for item in items],
+    )
+
+
+def _init_worker(worker_id: int) -> None:
+    # One worker is one core: threads within it would only fight those of the others.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+class SegmentationData(pl.LightningDataModule):
+    """Training and evaluation batches of a segmentation data set.
+
+    Batches are dicts, see `Batch`. The training batches depend on seed and epoch only, not on `num_workers`.
+    Create the trainer with `use_distributed_sampler=False`: the samplers here shard by themselves.
+
+    Args:
+        train: reader of the training samples.
+        val: reader of the evaluation samples, with the same spec.
+        train_transform: for example `TrainTransform`.
+        eval_transform: for example `EvalTransform`.
+        batch_size: training images per process and step; an incomplete last batch is dropped.
+        eval_batch_size: evaluation images per process and step; 1 where sizes differ.
+        num_workers: worker processes of each loader; 0 loads in the main process.
+        seed: of the shuffling and the augmentation, >= 0.
+
+    Attributes:
+        spec: the classes. train_dataset, val_dataset: map data sets; `val_dataset[i]` is sample i as tensors.
+
+    Raises:
+        DataError: the specs differ, a reader is empty, or the training set is smaller than a batch.
+        ValueError: a batch size below 1, or negative num_workers or seed.
+    """
+
+    def __init__(
+        self,
+        train: Reader,
+        val: Reader,
+        train_transform: Transform,
+        eval_transform: Transform,
+        batch_size: int,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or eval_batch_size < 1:
+            raise ValueError(f"batch sizes must be >= 1, got {batch_size=} {eval_batch_size=}")
+        if num_workers < 0 or seed < 0:
+            raise ValueError(f"num_workers and seed must be >= 0, got {num_workers=} {seed=}")
+        if train.spec != val.spec:
+            raise DataError(
+                f"train has the classes of {train.spec.name}, val those of {val.spec.name}; use one set"
+            )
+        if not len(val):
+            raise DataError(f"the evaluation split of {val.spec.name} is empty; choose another split")
+        self.spec = train.spec
+        self.train_dataset = SampleDataset(train, train_transform, seed)
+        self.val_dataset = SampleDataset(val, eval_transform, seed)
+        self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
+        self._num_workers, self._seed = num_workers, seed
+        self._check_batch_fits(EpochSampler(len(train), seed))
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Shuffled batches, the last incomplete one dropped; raises DataError where not one batch fits."""
+        sampler = EpochSampler(len(self.train_dataset), self._seed)
+        self._check_batch_fits(sampler)
+        return self._loader(self.train_dataset, sampler, self._batch_size, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """Every evaluation sample once, in order."""
+        sampler = ShardSampler(len(self.val_dataset))
+        return self._loader(self.val_dataset, sampler, self._eval_batch_size, drop_last=False)
+
+    def _check_batch_fits(self, sampler: EpochSampler) -> None:
+        if len(sampler) < self._batch_size:
+            raise DataError(
+                f"{self.spec.name}: {len(sampler)} training samples per process are fewer than one batch of "
+                f"{self._batch_size}; lower batch_size or use more data"
+            )
+
+    def _loader(
+        self, dataset: SampleDataset, sampler: Sampler, batch_size: int, drop_last: bool
+    ) -> DataLoader[Item]:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            collate_fn=collate,
+            num_workers=self._num_workers,
+            worker_init_fn=_init_worker,
+            persistent_workers=self._num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,141 @@
+"""What a data set is: its classes, their colours and the value that marks an ignored pixel.
+
+Shapes: H, W image height and width.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from hemnet.errors import HemnetError
+
+IGNORE_INDEX = 255
+"""Mask value of a pixel that is left out of the loss and of every metric."""
+
+Split = Literal["train", "val", "test"]
+
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+
+
+class DataError(HemnetError, RuntimeError):
+    """The data on disk (or their settings) are not as expected. The message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """Names and colours of the classes of a data set; class k is mask value k.
+
+    Args:
+        name: short name of the data set.
+        classes: class names, distinct, 1 to 255 of them.
+        palette: one distinct RGB colour per class, each channel an integer in 0..255.
+
+    Raises:
+        ValueError: on any breach of the above, or a palette that uses up both black and white.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+    def __post_init__(self) -> None:
+        where = f"DatasetSpec {self.name!r}"
+        if not 1 <= len(self.classes) <= IGNORE_INDEX:
+            raise ValueError(f"{where}: needs 1 to {IGNORE_INDEX} classes, got {len(self.classes)}")
+        if len(self.palette) != len(self.classes):
+            raise ValueError(
+                f"{where}: {len(self.classes)} classes but {len(self.palette)} colours; give one each"
+            )
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"{where}: class names repeat; make them distinct")
+        if len(set(self.palette)) != len(self.palette):
+            raise ValueError(f"{where}: palette colours repeat; make them distinct")
+        if any(len(rgb) != 3 or not all(0 <= channel <= 255 for channel in rgb) for rgb in self.palette):
+            raise ValueError(f"{where}: a palette colour is three integers in 0..255")
+        if {_BLACK, _WHITE} <= set(self.palette):
+            raise ValueError(f"{where}: black and white are both classes; leave one for ignored pixels")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as plain containers, for checkpoints."""
+        return {"name": self.name, "classes": list(self.classes), "palette": [list(c) for c in self.palette]}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """Undo `to_dict`."""
+        palette = tuple((r, g, b) for r, g, b in content["palette"])
+        return cls(content["name"], tuple(content["classes"]), palette)
+
+    def require_same_classes(self, other: "DatasetSpec") -> None:
+        """Raise a DataError if `other` has other classes than this one, by name and order."""
+        if self.classes != other.classes:
+            raise DataError(
+                f"the network knows the {self.num_classes} classes of {self.name}, the data has the "
+                f"{other.num_classes} of {other.name}: choose data with the same classes"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, ignored pixels not counted."""
+        return len(self.classes)
+
+    @property
+    def ignore_color(self) -> tuple[int, int, int]:
+        """RGB colour of ignored pixels: black, or white where black is a class."""
+        return _WHITE if _BLACK in self.palette else _BLACK
+
+    def colorize(self, mask_HW: np.ndarray) -> np.ndarray:
+        """Paint a mask.
+
+        Args:
+            mask_HW: (H, W) uint8, values 0..num_classes-1 or IGNORE_INDEX.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Raises:
+            ValueError: the mask is not (H, W) uint8, or has a value that is neither a class nor ignored.
+        """
+        if mask_HW.dtype != np.uint8 or mask_HW.ndim != 2:
+            raise ValueError(f"colorize: the mask must be (H, W) uint8, got {mask_HW.shape} {mask_HW.dtype}")
+        unknown = set(np.unique(mask_HW).tolist()) - set(range(self.num_classes)) - {IGNORE_INDEX}
+        if unknown:
+            raise ValueError(
+                f"colorize: {self.name} has classes 0..{self.num_classes - 1}, got {sorted(unknown)}"
+            )
+        table = np.zeros((256, 3), np.uint8)
+        table[: self.num_classes] = self.palette
+        table[IGNORE_INDEX] = self.ignore_color
+        return table[mask_HW]
+
+
+CAMVID = DatasetSpec(
+    name="camvid",
+    classes=(
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign symbol",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
+    palette=(
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (60, 40, 222),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    ),
+)
+"""The 11 classes of the SegNet release of CamVid."""

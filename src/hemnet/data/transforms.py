@@ -1,0 +1,191 @@
+"""From samples to tensors: augmentation for training, resizing for evaluation, normalisation for both.
+
+Shapes: H, W image height and width, C = 3 colour channels.
+"""
+
+import os
+import random
+from typing import Any, Protocol, TypedDict
+
+import cv2
+import numpy as np
+import torch
+
+from hemnet.data.readers import Sample
+from hemnet.data.spec import IGNORE_INDEX
+
+MEAN_RGB = (0.485, 0.456, 0.406)
+"""ImageNet mean of each channel, for values in 0..1."""
+STD_RGB = (0.229, 0.224, 0.225)
+"""ImageNet standard deviation of each channel, for values in 0..1."""
+
+# Entry v of channel c is (v / 255 - mean_c) / std_c.
+_NORMALIZED = ((np.arange(256)[:, None] / 255 - MEAN_RGB) / STD_RGB).astype(np.float32)
+
+
+class Item(TypedDict):
+    """A sample as tensors: image (3, H, W) float32 normalised, mask (H, W) int64, name."""
+
+    image: torch.Tensor
+    mask: torch.Tensor
+    name: str
+
+
+class Transform(Protocol):
+    """Turns a sample into tensors; every random choice is drawn from `rng`."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
+        """Return the sample as tensors."""
+        ...
+
+
+def normalize(image_HWC: np.ndarray) -> torch.Tensor:
+    """Map (H, W, 3) uint8 RGB to (3, H, W) float32, (v / 255 - mean) / std with the ImageNet figures."""
+    normalized_HWC = cv2.LUT(np.ascontiguousarray(image_HWC), _NORMALIZED[None])
+    return torch.from_numpy(np.ascontiguousarray(normalized_HWC.transpose(2, 0, 1)))
+
+
+def denormalize(image_CHW: torch.Tensor) -> np.ndarray:
+    """Undo `normalize`: (3, H, W) float tensor on any device to (H, W, 3) uint8 RGB, rounded and clipped."""
+    image_HWC = image_CHW.detach().float().cpu().numpy().transpose(1, 2, 0)
+    restored = (image_HWC * np.array(STD_RGB, np.float32) + np.array(MEAN_RGB, np.float32)) * 255
+    return np.clip(np.rint(restored), 0, 255).astype(np.uint8)
+
+
+def resize_image(image_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize to size = (height, width), pixel centres aligned.
+
+    Area average where both sides shrink, so that nothing aliases, and linear elsewhere.
+    """
+    shrinks = size[0] <= image_HWC.shape[0] and size[1] <= image_HWC.shape[1]
+    return cv2.resize(image_HWC, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_mask(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize to size = (height, width), each pixel taking the label nearest to its centre.
+
+    INTER_NEAREST would take the floor and so shift the mask by up to half a pixel against the image.
+    """
+    return cv2.resize(mask_HW, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _pair(size: int | tuple[int, int], name: str) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"{name} must be positive, got {size}; give (height, width) in pixels")
+    return int(height), int(width)
+
+
+class TrainTransform:
+    """Random scale, crop, flip and colour for training.
+
+    In this order: resize to `base_size`; scale both sides by one factor, uniform in `scale`; crop at random
+    (an image smaller than the crop lands at a random place, the rest is the ImageNet mean colour and
+    IGNORE_INDEX); flip left to right half of the time; jitter brightness, contrast, saturation and hue;
+    normalise.
+
+    Args:
+        crop_size: (height, width) of the result, or one number for a square.
+        base_size: (height, width) to resize to first, or None to start from the file's own size.
+        scale: least and greatest factor, 0 < least <= greatest.
+        flip: whether to flip.
+        color_jitter: strength j in 0..1: brightness, contrast and saturation are multiplied by factors in
+            1-j..1+j and the hue is turned by up to j/10 of the circle; 0 leaves colours alone.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        crop_size: int | tuple[int, int],
+        base_size: int | tuple[int, int] | None = None,
+        scale: tuple[float, float] = (0.5, 2.0),
+        flip: bool = True,
+        color_jitter: float = 0.3,
+    ) -> None:
+        low, high = scale
+        if not 0 < low <= high:
+            raise ValueError(f"TrainTransform: scale must be 0 < least <= greatest, got {tuple(scale)}")
+        if not 0 <= color_jitter <= 1:
+            raise ValueError(f"TrainTransform: color_jitter must be in 0..1, got {color_jitter}")
+        self._base_size = None if base_size is None else _pair(base_size, "base_size")
+        self._pipeline = _augmentation(_pair(crop_size, "crop_size"), (low, high), flip, color_jitter)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
+        """Return image (3, h, w) float32, mask (h, w) int64 with (h, w) = crop_size, and name."""
+        image_HWC, mask_HW = sample.image_HWC, sample.mask_HW
+        if self._base_size is not None:
+            image_HWC, mask_HW = (
+                resize_image(image_HWC, self._base_size),
+                resize_mask(mask_HW, self._base_size),
+            )
+        # One pair of generators, handed to the pipeline for this sample, is shared by its transforms in turn.
+        # Seeds or the default state would make them fire together, or all workers draw alike.
+        self._pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+        augmented = self._pipeline(image=image_HWC, mask=mask_HW)
+        image, mask = normalize(augmented["image"]), _mask_tensor(augmented["mask"])
+        return Item(image=image, mask=mask, name=sample.name)
+
+
+class EvalTransform:
+    """Resize the image for the network, leave the mask at its own resolution (metrics are computed there).
+
+    Args:
+        size: (height, width) that the network sees, or None for the file's own size.
+
+    Raises:
+        ValueError: a size that is not positive.
+    """
+
+    def __init__(self, size: int | tuple[int, int] | None = None) -> None:
+        self._size = None if size is None else _pair(size, "size")
+
+    def prepare(self, image_HWC: np.ndarray) -> torch.Tensor:
+        """Map (H, W, 3) uint8 RGB to (3, h, w) float32 with (h, w) = size; what prediction needs too."""
+        return normalize(image_HWC if self._size is None else resize_image(image_HWC, self._size))
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Item:
+        """Return image (3, h, w) float32, mask (H, W) int64 and name; `rng` is not used."""
+        return Item(image=self.prepare(sample.image_HWC), mask=_mask_tensor(sample.mask_HW), name=sample.name)
+
+
+def _mask_tensor(mask_HW: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(mask_HW.astype(np.int64))
+
+
+def _augmentation(crop: tuple[int, int], scale: tuple[float, float], flip: bool, jitter: float) -> Any:
+    # Imported here, and muted: the import is slow and asks the package index for a newer version.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations as A
+
+    steps: list[Any] = []
+    if scale != (1.0, 1.0):
+        steps.append(
+            A.RandomScale(
+                scale_limit=(scale[0] - 1, scale[1] - 1),
+                interpolation=cv2.INTER_LINEAR,
+                mask_interpolation=cv2.INTER_NEAREST_EXACT,
+                area_for_downscale="image",
+                p=1.0,
+            )
+        )
+    steps.append(
+        A.RandomCrop(
+            *crop,
+            pad_if_needed=True,
+            pad_position="random",
+            border_mode=cv2.BORDER_CONSTANT,
+            fill=tuple(round(255 * mean) for mean in MEAN_RGB),
+            fill_mask=IGNORE_INDEX,
+            p=1.0,
+        )
+    )
+    if flip:
+        steps.append(A.HorizontalFlip(p=0.5))
+    if jitter:
+        around_one = (1 - jitter, 1 + jitter)
+        steps.append(
+            A.ColorJitter(around_one, around_one, around_one, hue=(-jitter / 10, jitter / 10), p=1.0)
+        )
+    return A.Compose(steps, strict=True)

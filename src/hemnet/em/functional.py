@@ -1,0 +1,244 @@
+"""Unrolled (generalised) expectation-maximization over image features, as pure functions.
+
+The model is one Gaussian mixture per image, weights 1/K and covariance σ²I. One iteration is
+
+    (1) E-step   z_nk = softmax_k( -|x_n - mu_k|² / 2σ² )
+    (2) M-step   m_k  = Σ_n z_nk x_n / N_k,   N_k = Σ_n z_nk
+    (3) N-step   mu_k <- h·mu_k + (1 - h)·m_k      h is the highway scale, η = 1 - h the Newton step
+    (4) R-step   y_n  = Σ_k z_nk mu_k              z of the last E-step, mu after the last N-step
+    (5)          L(mu) = Σ_n log Σ_k N(x_n | mu_k, σ²I) / K
+
+For 0 <= η <= 2 a step is a generalised EM step: L never falls.
+
+Shape suffixes: B images, N positions, C channels, K components, T iterations. A size-1 B broadcasts.
+Whatever the input type, means and responsibilities are held in float32, or float64 if an input is
+float64, and autocast is off inside.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial, reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hemnet.em.options import (
+    Assignment,
+    Engine,
+    Gradient,
+    HighwayScale,
+    Normalization,
+    check_options,
+    check_shapes,
+    check_variance,
+)
+
+# A component with less mass than this, in positions, is empty. As small as float32 allows with room for
+# its reciprocal times features and gradients: EM moves a far component to the data, so it must not be
+# declared dead early.
+EMPTY_MASS = 1e-20
+# Means shorter than this are divided by it, not by their length, so that a zero mean stays finite.
+SHORTEST_MEAN = 1e-6
+
+
+@dataclass(frozen=True)
+class EMResult:
+    """What `unroll` returns.
+
+    Attributes:
+        reconstruction: y of eq (4), (B, N, C), in the dtype of the features.
+        means: mu after the last step, (B, K, C), float32 or float64.
+        trajectory: mu^(0) ... mu^(T), (T+1, B, K, C), or None when it was not asked for.
+    """
+
+    reconstruction: Tensor
+    means: Tensor
+    trajectory: Tensor | None
+    _x_BNC: Tensor = field(repr=False)
+    _last_e_step_means_BKC: Tensor = field(repr=False)
+    _variance: float = field(repr=False)
+    _assignment: Assignment = field(repr=False)
+
+    def responsibilities(self) -> Tensor:
+        """Z of the last E-step, (B, N, K), float32 or float64; rows sum to 1. Recomputed, not stored."""
+        return responsibilities(
+            self._x_BNC,
+            self._last_e_step_means_BKC,
+            variance=self._variance,
+            assignment=self._assignment,
+        )
+
+
+def responsibilities(x_BNC: Tensor, mu_BKC: Tensor, *, variance: float, assignment: Assignment) -> Tensor:
+    """E-step, eq (1): the share of each component in each position.
+
+    "gaussian" is softmax_k((x_n·mu_k - |mu_k|²/2) / σ²), equal to (1) because |x_n|² cancels;
+    "dot" is softmax_k(x_n·mu_k / σ²), which at variance 1 is the assignment of EMANet.
+
+    Returns:
+        z (B, N, K), float32 or float64, non-negative, summing to 1 over K.
+    """
+    return torch.softmax(_logits(x_BNC, mu_BKC, variance, assignment), dim=-1)
+
+
+def component_means(x_BNC: Tensor, z_BNK: Tensor, mu_BKC: Tensor) -> Tensor:
+    """M-step, eq (2): the responsibility-weighted mean of the positions, (B, K, C).
+
+    A component whose mass N_k is below `EMPTY_MASS` keeps its mu_k, with a gradient of one to mu_k and
+    none to x and z.
+    """
+    x_BNC, z_BNK, mu_BKC = _promote(x_BNC, z_BNK, mu_BKC)
+    mass_BK1 = z_BNK.sum(dim=1).unsqueeze(-1)
+    # Not the negation of ">": a NaN mass must reach the result, not pass for an empty component.
+    empty_BK1 = mass_BK1 <= EMPTY_MASS
+    # Dividing by 1 where empty keeps the unused branch of the outer `where` finite in the backward pass.
+    safe_mass_BK1 = torch.where(empty_BK1, 1.0, mass_BK1)
+    with _autocast_off(x_BNC):
+        return torch.where(empty_BK1, mu_BKC, (z_BNK.mT @ x_BNC) / safe_mass_BK1)
+
+
+def newton_step(mu_BKC: Tensor, m_BKC: Tensor, h: float | Tensor) -> Tensor:
+    """N-step, eq (3): h·mu + (1 - h)·m, a Newton-Raphson step of size 1 - h on Q; h = 0 is plain EM."""
+    mu_BKC, m_BKC = _promote(mu_BKC, m_BKC)
+    return h * mu_BKC + (1 - h) * m_BKC
+
+
+def normalize_means(mu_BKC: Tensor, normalize: Normalization) -> Tensor:
+    """Means as they are ("none") or at unit length over C ("l2").
+
+    "l2" divides by max(|mu_k|, `SHORTEST_MEAN`): a zero mean stays zero.
+    """
+    return F.normalize(mu_BKC, dim=-1, eps=SHORTEST_MEAN) if normalize == "l2" else mu_BKC
+
+
+def reconstruct(z_BNK: Tensor, mu_BKC: Tensor) -> Tensor:
+    """R-step, eq (4): y_n = Σ_k z_nk mu_k, (B, N, C)."""
+    z_BNK, mu_BKC = _promote(z_BNK, mu_BKC)
+    with _autocast_off(z_BNK):
+        return z_BNK @ mu_BKC
+
+
+def log_likelihood(x_BNC: Tensor, mu_BKC: Tensor, *, variance: float) -> Tensor:
+    """Log-likelihood of the features under the mixture, eq (5), in nats, constants included.
+
+    Args:
+        x_BNC: features, (B, N, C).
+        mu_BKC: means, (B, K, C) or (1, K, C).
+        variance: σ², positive.
+
+    Returns:
+        (B,), float32 or float64, summed over the N positions.
+
+    Raises:
+        ValueError: if the shapes do not match or the variance is not positive.
+    """
+    check_shapes(x_BNC, mu_BKC)
+    check_variance(variance)
+    channels, components = mu_BKC.shape[-1], mu_BKC.shape[-2]
+    constant = -math.log(components) - 0.5 * channels * math.log(2 * math.pi * variance)
+    (x_BNC,) = _promote(x_BNC)
+    own_BN = x_BNC.square().sum(dim=-1) / (2 * variance)
+    shared_BN = torch.logsumexp(_logits(x_BNC, mu_BKC, variance, "gaussian"), dim=-1)
+    return (shared_BN - own_BN + constant).sum(dim=-1)
+
+
+def unroll(
+    x_BNC: Tensor,
+    mu_BKC: Tensor,
+    *,
+    iterations: int,
+    highway_scale: HighwayScale = 0.5,
+    assignment: Assignment = "gaussian",
+    variance: float | None = None,
+    normalize: Normalization = "none",
+    gradient: Gradient = "unrolled",
+    engine: Engine = "auto",
+    return_trajectory: bool = False,
+) -> EMResult:
+    """Run T iterations of (1)-(3) from the given means, then reconstruct by (4).
+
+    Args:
+        x_BNC: features, (B, N, C), floating.
+        mu_BKC: initial means, (B, K, C) or (1, K, C), floating; used as they are, also under "l2".
+        iterations: T >= 0. With 0 the reconstruction is z(mu)·mu.
+        highway_scale: h in (-1, 1), one number or T of them; a tensor, () or (T,), may require grad
+            and its values are not checked, since reading them would wait for the device.
+        assignment: "gaussian" or "dot", see `responsibilities`.
+        variance: σ² > 0. None is sqrt(C): for features and means of unit variance per channel x_n·mu_k
+            has standard deviation sqrt(C), so the logits get unit scale, as in scaled dot-product
+            attention. Unit-length means ("l2") are shorter by sqrt(C) and call for a variance near 1.
+        normalize: what `normalize_means` does after every step. "l2" voids the guarantee on (5).
+        gradient: "unrolled" differentiates exactly through all T iterations; "detached" computes the
+            whole result without a graph (EMANet).
+        engine: "reference" is plain autograd; "auto" picks the best engine there is.
+        return_trajectory: whether to keep the T+1 means.
+
+    Raises:
+        ValueError: if a shape, a type, a name, a count or a number is not as above.
+    """
+    check_shapes(x_BNC, mu_BKC)
+    check_options(
+        iterations,
+        highway_scale,
+        variance,
+        assignment=assignment,
+        normalize=normalize,
+        gradient=gradient,
+        engine=engine,
+    )
+    sigma2 = math.sqrt(x_BNC.shape[-1]) if variance is None else variance
+    state_BNC, mu_BKC = _promote(x_BNC, mu_BKC.expand(x_BNC.shape[0], -1, -1))
+    scales = _per_iteration(highway_scale, iterations, mu_BKC)
+    if gradient == "detached":
+        state_BNC, mu_BKC = state_BNC.detach(), mu_BKC.detach()
+        scales = [h.detach() if isinstance(h, Tensor) else h for h in scales]
+    e_step = partial(responsibilities, state_BNC, variance=sigma2, assignment=assignment)
+    steps = [mu_BKC]
+    for h in scales:
+        z_BNK = e_step(mu_BKC)
+        mu_BKC = newton_step(mu_BKC, component_means(state_BNC, z_BNK, mu_BKC), h)
+        mu_BKC = normalize_means(mu_BKC, normalize)
+        steps.append(mu_BKC)
+    if iterations == 0:
+        z_BNK = e_step(mu_BKC)
+    return EMResult(
+        reconstruction=reconstruct(z_BNK, mu_BKC).to(x_BNC.dtype),
+        means=mu_BKC,
+        trajectory=torch.stack(steps) if return_trajectory else None,
+        _x_BNC=state_BNC,
+        _last_e_step_means_BKC=steps[max(iterations - 1, 0)],
+        _variance=sigma2,
+        _assignment=assignment,
+    )
+
+
+def _per_iteration(highway_scale: HighwayScale, iterations: int, like: Tensor) -> Sequence[float | Tensor]:
+    if isinstance(highway_scale, Tensor):
+        return list(highway_scale.to(like).expand(iterations).unbind())
+    if isinstance(highway_scale, Sequence):
+        return list(highway_scale)
+    return [highway_scale] * iterations
+
+
+def _logits(x_BNC: Tensor, mu_BKC: Tensor, variance: float, assignment: Assignment) -> Tensor:
+    x_BNC, mu_BKC = _promote(x_BNC, mu_BKC)
+    with _autocast_off(x_BNC):
+        products_BNK = x_BNC @ mu_BKC.mT
+    if assignment == "gaussian":
+        products_BNK = products_BNK - mu_BKC.square().sum(dim=-1).unsqueeze(1) / 2
+    return products_BNK / variance
+
+
+def _promote(*tensors: Tensor) -> list[Tensor]:
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+    return [tensor.to(dtype) for tensor in tensors]
+
+
+def _autocast_off(tensor: Tensor) -> AbstractContextManager:
+    device = tensor.device.type
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)

@@ -1,0 +1,108 @@
+"""The figures of a run: pages of predictions and learning curves, as PNG files.
+
+Shapes: H and W pixels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from hemnet.data import IGNORE_INDEX, DatasetSpec
+
+mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+
+class Row(NamedTuple):
+    """One sample: ``image`` (h, w, 3) uint8; ``truth`` and ``prediction`` (H, W) class indices."""
+
+    name: str
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+
+def predictions_page(rows: Sequence[Row], spec: DatasetSpec, path: Path) -> None:
+    """Write image, truth, prediction and errors of each row, with the classes' colours below."""
+    aspect = rows[0].truth.shape[0] / rows[0].truth.shape[1]
+    legend = 0.3 * -(-len(spec.classes) // 6) + 0.2
+    figure = Figure(figsize=(10, 2.45 * aspect * len(rows) + legend + 0.3), layout="constrained", dpi=110)
+    axes = figure.subplots(len(rows), 4, squeeze=False)
+    for row, cells in zip(rows, axes, strict=True):
+        size = row.truth.shape[1], row.truth.shape[0]
+        image = cv2.resize(row.image, size, interpolation=cv2.INTER_LINEAR)
+        wrong = (row.prediction != row.truth) & (row.truth != IGNORE_INDEX)
+        shown = (image, _painted(row.truth, spec), _painted(row.prediction, spec), _marked(image, wrong))
+        for cell, picture in zip(cells, shown, strict=True):
+            cell.imshow(picture, interpolation="nearest")
+            cell.set(xticks=[], yticks=[])
+            cell.spines[:].set_visible(False)
+        cells[0].set_ylabel(row.name if len(row.name) < 20 else f"…{row.name[-18:]}", fontsize=7)
+    for cell, title in zip(axes[0], ("image", "truth", "prediction", "errors"), strict=True):
+        cell.set_title(title, fontsize=9)
+    columns = min(6, spec.num_classes)
+    figure.legend(handles=_patches(spec), loc="outside lower center", ncols=columns, frameon=False)
+    figure.savefig(path)
+
+
+def legend(spec: DatasetSpec, path: Path) -> None:
+    """Write the classes and their colours."""
+    columns = -(-spec.num_classes // 20)
+    figure = Figure(figsize=(2.2 * columns, 0.24 * -(-spec.num_classes // columns) + 0.2), dpi=110)
+    figure.legend(handles=_patches(spec), loc="center", ncols=columns, frameon=False)
+    figure.savefig(path)
+
+
+def _patches(spec: DatasetSpec) -> list[Patch]:
+    return [
+        Patch(facecolor=np.array(colour) / 255, edgecolor="0.5", linewidth=0.5, label=name)
+        for name, colour in zip(spec.classes, spec.palette, strict=True)
+    ]
+
+
+def _painted(mask_HW: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    return spec.colorize(mask_HW.astype(np.uint8))
+
+
+def _marked(image: np.ndarray, wrong_HW: np.ndarray) -> np.ndarray:
+    """Return the image in faint grey with the wrong pixels in red."""
+    grey = 128 + cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] // 2
+    return np.where(wrong_HW[..., None], np.array([214, 39, 40]), grey).astype(np.uint8)
+
+
+def learning_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
+    """Write loss, scores and learning rate against the optimizer step, from the rows of a metrics.csv."""
+    figure = Figure(figsize=(10, 3), layout="constrained", dpi=110)
+    panels = {
+        "loss": ("train/loss", "val/loss"),
+        "score": ("val/miou", "val/mean_accuracy", "val/pixel_accuracy"),
+        "learning rate": ("train/lr",),
+    }
+    for axis, (title, names) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if points:
+                _curve(axis, name, np.array(points))
+        axis.set(title=title, xlabel="optimizer step")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(frameon=False)
+    figure.savefig(path)
+
+
+def _curve(axis: Axes, name: str, points: np.ndarray) -> None:
+    steps, values = points.T
+    if len(points) > 200:  # noisy per-step values: the thick line is their running mean
+        axis.plot(steps, values, alpha=0.2, color="C0")
+        window = len(points) // 50
+        values = np.convolve(values, np.ones(window) / window, mode="valid")
+        steps = steps[window - 1 :]
+        axis.plot(steps, values, label=name, color="C0")
+        return
+    axis.plot(steps, values, label=name)

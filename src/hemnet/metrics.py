@@ -1,0 +1,98 @@
+"""Segmentation metrics: one int64 confusion matrix per split, and pure functions of it.
+
+Shapes: K classes; C_KK a confusion matrix, rows true classes, columns predicted ones, in pixels.
+Every metric is a fraction in [0, 1]. A class absent from both truth and prediction has no IoU: it is NaN
+and left out of means, never 0.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class ConfusionMatrix(Metric):
+    """Counts (true class, predicted class) pairs over a split; summed over ranks when computed.
+
+    Args:
+        num_classes: K.
+        ignore_index: label of the pixels that are not counted.
+    """
+
+    full_state_update = False
+    matrix: Tensor
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        # int64: a float32 counter stops at 2^24 pixels, about a hundred VOC images.
+        counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.add_state("matrix", counts, dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Count integer class maps of one shape.
+
+        Raises:
+            ValueError: the shapes differ, or a counted pixel's label or prediction is not in [0, K).
+        """
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f"prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}: "
+                "resize the logits to the mask's size first"
+            )
+        counted = target != self.ignore_index
+        truth, guess = target[counted].long(), prediction[counted].long()
+        for name, labels in (("target", truth), ("prediction", guess)):
+            if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < self.num_classes):
+                raise ValueError(
+                    f"{name} has labels in [{int(labels.min())}, {int(labels.max())}], outside "
+                    f"[0, {self.num_classes}): map them to classes or to the ignore index {self.ignore_index}"
+                )
+        pairs = torch.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
+        self.matrix += pairs.reshape(self.num_classes, self.num_classes)
+
+    def compute(self) -> Tensor:
+        """Return C_KK, int64, over everything seen since the last reset."""
+        return self.matrix
+
+
+def iou(C_KK: Tensor) -> Tensor:
+    """Return each class's intersection over union, (K,) float64; NaN where the union is empty."""
+    C_KK = C_KK.double()
+    hit_K = C_KK.diagonal()
+    return hit_K / (C_KK.sum(0) + C_KK.sum(1) - hit_K)
+
+
+def recall(C_KK: Tensor) -> Tensor:
+    """Return each class's accuracy, correct over true pixels, (K,) float64; NaN where there are none."""
+    C_KK = C_KK.double()
+    return C_KK.diagonal() / C_KK.sum(1)
+
+
+def mean_iou(C_KK: Tensor) -> float:
+    """Return the mean IoU over the classes present in truth or prediction; NaN for an empty matrix."""
+    return iou(C_KK).nanmean().item()
+
+
+def pixel_accuracy(C_KK: Tensor) -> float:
+    """Return correct over counted pixels; NaN for an empty matrix."""
+    C_KK = C_KK.double()
+    return (C_KK.diagonal().sum() / C_KK.sum()).item()
+
+
+def mean_accuracy(C_KK: Tensor) -> float:
+    """Return the mean recall over the classes present in the truth; NaN for an empty matrix."""
+    return recall(C_KK).nanmean().item()
+
+
+def summarize(C_KK: Tensor, classes: Sequence[str], split: str) -> dict[str, float]:
+    """Return every metric under its public name, such as ``val/miou`` and ``val/iou/road``."""
+    scores = {
+        f"{split}/miou": mean_iou(C_KK),
+        f"{split}/pixel_accuracy": pixel_accuracy(C_KK),
+        f"{split}/mean_accuracy": mean_accuracy(C_KK),
+    }
+    per_class = iou(C_KK).tolist()
+    return scores | {f"{split}/iou/{name}": score for name, score in zip(classes, per_class, strict=True)}

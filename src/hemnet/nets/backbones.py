@@ -1,0 +1,184 @@
+"""Dilated residual networks whose parameter names accept the usual ImageNet checkpoints.
+
+Shapes: B images, C channels, H and W positions of the image, h and w of a feature map.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from hemnet.nets.weights import load_pretrained
+
+Depth = Literal[18, 34, 50, 101]
+STAGE_BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+}
+# Stride and dilation of the four stages for each output stride: a stage that would shrink the map
+# beyond the output stride keeps its size and dilates its kernels instead (Yu and Koltun, 2016).
+STAGE_GEOMETRY: dict[int, tuple[tuple[int, int], ...]] = {
+    8: ((1, 1), (2, 1), (1, 2), (1, 4)),
+    16: ((1, 1), (2, 1), (2, 1), (1, 2)),
+    32: ((1, 1), (2, 1), (2, 1), (2, 1)),
+}
+
+
+def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """Return a convolution without bias, padded to keep its input's size at stride 1."""
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., 2016, figure 5 left)."""
+
+    expansion = 1
+
+    def __init__(self, c_in: int, width: int, stride: int, dilation: int, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = _conv(c_in, width, 3, stride, dilation)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _conv(width, width, 3, 1, dilation)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c_in, h, w) to (B, width, h / stride, w / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (strided), 1x1 convolutions and a shortcut: the "v1.5" layout of current checkpoints."""
+
+    expansion = 4
+
+    def __init__(self, c_in: int, width: int, stride: int, dilation: int, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = _conv(c_in, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _conv(width, width, 3, stride, dilation)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = _conv(width, width * self.expansion, 1)
+        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c_in, h, w) to (B, 4 width, h / stride, w / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """A residual network that returns the feature maps of its four stages.
+
+    Args:
+        depth: 18, 34, 50 or 101 layers.
+        output_stride: image size over the size of the last feature map: 8, 16 or 32.
+        stem: ``standard``, one 7x7 convolution; ``deep``, three 3x3 convolutions ("ResNet-C/D" stem).
+        multi_grid: factors on the dilation of the last stage's blocks in turn (Chen et al., 2017);
+            null keeps them alike.
+        width: channels of the first stage, 64 in the published networks; smaller for small machines.
+        weights: null (random initial weights), the path of a checkpoint, or its URL (see
+            :func:`hemnet.nets.weights.load_pretrained`).
+
+    Raises:
+        ValueError: depth, output stride, stem or multi_grid is none of those accepted.
+        hemnet.errors.HemnetError: the weights cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        depth: Depth = 50,
+        output_stride: Literal[8, 16, 32] = 8,
+        stem: Literal["standard", "deep"] = "standard",
+        multi_grid: Sequence[int] | None = None,
+        width: int = 64,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        _validate(depth, output_stride, stem, multi_grid)
+        self._c_in = width if stem == "standard" else 2 * width
+        self.conv1 = _standard_stem(width) if stem == "standard" else _deep_stem(width)
+        self.bn1 = nn.BatchNorm2d(self._c_in)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        block = BasicBlock if depth < 50 else Bottleneck
+        grids = ((1,), (1,), (1,), tuple(multi_grid or (1,)))
+        stages = zip(STAGE_BLOCKS[depth], STAGE_GEOMETRY[output_stride], grids, strict=True)
+        incoming_dilation = 1
+        for i, (count, (stride, dilation), grid) in enumerate(stages):
+            dilations = [dilation * grid[b % len(grid)] for b in range(count)]
+            # A stage's first block still looks at the grid of the stage before it.
+            dilations[0] = incoming_dilation * grid[0]
+            self.add_module(f"layer{i + 1}", self._stage(block, width * 2**i, stride, dilations))
+            incoming_dilation = dilation
+        self.channels: tuple[int, ...] = tuple(width * 2**i * block.expansion for i in range(4))
+        self._initialize()
+        if weights is not None:
+            load_pretrained(self, weights)
+
+    def _stage(
+        self, block: type[BasicBlock] | type[Bottleneck], width: int, stride: int, dilations: list[int]
+    ) -> nn.Sequential:
+        blocks = []
+        for i, dilation in enumerate(dilations):
+            c_out, step = width * block.expansion, stride if i == 0 else 1
+            shortcut = None
+            if step != 1 or self._c_in != c_out:
+                shortcut = nn.Sequential(_conv(self._c_in, c_out, 1, step), nn.BatchNorm2d(c_out))
+            blocks.append(block(self._c_in, width, step, dilation, shortcut))
+            self._c_in = c_out
+        return nn.Sequential(*blocks)
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the four stages' maps, (B, channels[i], h_i, w_i), for normalised images (B, 3, H, W)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(image_BCHW))))
+        c1 = self.layer1(x)
+        c2 = self.layer2(c1)
+        c3 = self.layer3(c2)
+        return c1, c2, c3, self.layer4(c3)
+
+
+def _standard_stem(width: int) -> nn.Conv2d:
+    return _conv(3, width, 7, stride=2)
+
+
+def _deep_stem(width: int) -> nn.Sequential:
+    """Return three 3x3 convolutions; the indices 0, 1, 3, 4, 6 are those of published checkpoints."""
+    return nn.Sequential(
+        _conv(3, width, 3, stride=2),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        _conv(width, width, 3),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        _conv(width, 2 * width, 3),
+    )
+
+
+def _validate(depth: int, output_stride: int, stem: str, multi_grid: Sequence[int] | None) -> None:
+    """Raise a ValueError that names the argument and what it may be."""
+    accepted: tuple[tuple[str, object, Sequence[object]], ...] = (
+        ("depth", depth, sorted(STAGE_BLOCKS)),
+        ("output_stride", output_stride, sorted(STAGE_GEOMETRY)),
+        ("stem", stem, ["standard", "deep"]),
+    )
+    for name, value, options in accepted:
+        if value not in options:
+            raise ValueError(f"ResNet {name} is {value!r}: use one of {list(options)}")
+    if multi_grid is not None and (not multi_grid or min(multi_grid) < 1):
+        raise ValueError(f"ResNet multi_grid is {list(multi_grid)}: give positive factors, such as [1, 2, 4]")

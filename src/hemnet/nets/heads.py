@@ -1,0 +1,132 @@
+"""Segmentation heads, all with one signature: feature maps in, logits at the last map's resolution out.
+
+Shapes: B images, C channels, K components, h and w positions of a feature map.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from hemnet.em import HighwayEM
+
+
+def conv_bn_relu(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:
+    """Return convolution (no bias, size kept), batch normalisation, ReLU."""
+    conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+
+
+class FCNHead(nn.Module):
+    """Two 3x3 convolutions and a classifier, with room for a context module between the two.
+
+    ``EMHead`` is this head with an EM unit in that room, so the two differ in nothing else.
+
+    Args:
+        in_channels: channels of each feature map of the backbone.
+        num_classes: logits to produce.
+        channels: channels after the first convolution; half of them after the second.
+        dropout: probability of dropping a channel before the classifier.
+        stage: which feature map is read, as an index; -1 is the deepest.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        *,
+        channels: int = 512,
+        dropout: float = 0.1,
+        stage: int = -1,
+    ) -> None:
+        super().__init__()
+        self.stage = stage
+        self.reduce = conv_bn_relu(in_channels[stage], channels)
+        self.context: nn.Module = nn.Identity()
+        self.refine = conv_bn_relu(channels, channels // 2)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels // 2, num_classes, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return logits (B, num_classes, h, w) of ``features[stage]``, (B, C, h, w)."""
+        x = self.context(self.reduce(features[self.stage]))
+        return self.classifier(self.dropout(self.refine(x)))
+
+
+class EMUnit(nn.Module):
+    """relu(x + BN(conv(relu(EM(conv(x)))))): the residual unit of Li et al. (ICCV 2019), around any EM layer."""
+
+    def __init__(self, em: HighwayEM) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(em.channels, em.channels, 1)
+        self.em = em
+        self.conv2 = nn.Conv2d(em.channels, em.channels, 1, bias=False)
+        self.bn = nn.BatchNorm2d(em.channels)
+        self.relu = nn.ReLU(inplace=True)
+        for conv in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.conv1.bias)  # type: ignore[arg-type]
+        # No gradient passes a detached EM layer, so conv1 is a fixed random projection, as in EMANet.
+        # Said openly, it takes no weight decay and DDP does not wait for its gradient.
+        self.conv1.requires_grad_(em.gradient != "detached")
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map (B, C, h, w) to the same shape."""
+        y = self.relu(self.em(self.conv1(x_BCHW)))
+        return self.relu(x_BCHW + self.bn(self.conv2(y)))
+
+
+class EMHead(FCNHead):
+    """The FCN head with an EM unit as its context: ``hem``, ``em`` and ``emanet`` by its settings.
+
+    Args:
+        in_channels: channels of each feature map of the backbone.
+        num_classes: logits to produce.
+        channels: channels of the EM layer's features.
+        num_components: K, mixture components (bases).
+        iterations: T, unrolled EM iterations.
+        highway_scale: h = 1 - step size; 0 is plain EM.
+        assignment: see :class:`hemnet.em.HighwayEM`, as the following.
+        variance: sigma squared; null means the square root of ``channels``.
+        normalize: ``none`` or ``l2`` normalisation of the means after each step.
+        gradient: how the iterations are differentiated.
+        engine: what computes them.
+        means: ``learned`` or ``moving_average`` initial means.
+        momentum: of the moving average.
+        dropout: probability of dropping a channel before the classifier.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        *,
+        channels: int = 512,
+        num_components: int = 64,
+        iterations: int = 3,
+        highway_scale: float | list[float] = 0.5,
+        assignment: Literal["gaussian", "dot"] = "gaussian",
+        variance: float | None = None,
+        normalize: Literal["none", "l2"] = "none",
+        gradient: Literal["unrolled", "detached"] = "unrolled",
+        engine: Literal["auto", "reference"] = "auto",
+        means: Literal["learned", "moving_average"] = "moving_average",
+        momentum: float = 0.9,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(in_channels, num_classes, channels=channels, dropout=dropout)
+        em = HighwayEM(
+            channels,
+            num_components,
+            iterations,
+            highway_scale,
+            assignment=assignment,
+            variance=variance,
+            normalize=normalize,
+            gradient=gradient,
+            engine=engine,
+            means=means,
+            momentum=momentum,
+        )
+        self.context = EMUnit(em)

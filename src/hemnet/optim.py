@@ -1,0 +1,78 @@
+"""Loss, parameter groups and learning-rate schedule.
+
+Shapes: B images, K classes, H and W pixels.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+
+def cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> Tensor:
+    """Return the cross-entropy averaged over the valid pixels of the batch, a float32 scalar.
+
+    A batch without a valid pixel gives 0 with zero gradients, where PyTorch's mean gives NaN.
+    """
+    total = F.cross_entropy(logits_BKHW.float(), target_BHW, ignore_index=ignore_index, reduction="sum")
+    return total / (target_BHW != ignore_index).sum().clamp(min=1)
+
+
+def poly(step: int, total_steps: int, power: float, warmup_steps: int) -> float:
+    """Return the factor (1 - step / total)^power on the learning rate, after a linear warm-up from 0."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return (1 - min(step, total_steps) / max(total_steps, 1)) ** power
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a segmenter is optimised.
+
+    Attributes:
+        optimizer: makes a torch optimizer from parameter groups (a partial of ``torch.optim.SGD``, say);
+            its learning rate is the backbone's and its weight decay that of convolution weights.
+        head_lr_multiple: the heads' learning rate over the backbone's.
+        power: of the poly schedule.
+        warmup_fraction: of all steps, with a linearly rising learning rate.
+    """
+
+    optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
+    head_lr_multiple: float = 1.0
+    power: float = 0.9
+    warmup_fraction: float = 0.0
+
+    def build(self, network: nn.Module, total_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """Return the optimizer of ``network`` and its schedule, to be stepped once per optimizer step."""
+        optimizer = self.optimizer(parameter_groups(network))
+        for group in optimizer.param_groups:
+            if group["name"].startswith("head"):
+                group["lr"] *= self.head_lr_multiple
+        warmup_steps = round(self.warmup_fraction * total_steps)
+        schedule = LambdaLR(optimizer, lambda step: poly(step, total_steps, self.power, warmup_steps))
+        return optimizer, schedule
+
+
+def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
+    """Return up to four groups: ``network.backbone`` and all else, each with and without weight decay.
+
+    Weight decay is for the weights of convolutions and linear maps alone: norms, biases and the initial
+    means of an EM layer, which are points in feature space, are not pulled to the origin. Frozen
+    parameters are left out.
+    """
+    groups: dict[tuple[str, bool], list[Tensor]] = {}
+    for name, child in network.named_children():
+        role = "backbone" if name == "backbone" else "head"
+        for module in child.modules():
+            for leaf, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad:
+                    decayed = leaf == "weight" and isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+                    groups.setdefault((role, decayed), []).append(parameter)
+    return [
+        {"name": role if decayed else f"{role} (no decay)", "params": parameters}
+        | ({} if decayed else {"weight_decay": 0.0})
+        for (role, decayed), parameters in groups.items()
+    ]

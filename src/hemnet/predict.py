@@ -1,0 +1,93 @@
+"""Segment images with a trained network: ``python -m hemnet.predict RUN INPUT``."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from hemnet.cli import log_to_terminal, run_entry
+from hemnet.compose import build_eval_transform, restore
+from hemnet.data import IMAGE_SUFFIXES, DataError, DatasetSpec, read_image
+from hemnet.figures import legend
+from hemnet.inference import segment
+from hemnet.runs import Checkpoint, Run
+
+log = logging.getLogger(__name__)
+OPACITY = 0.55
+
+
+def predict(folder: str | Path, source: str | Path, which: Checkpoint, output: Path | None) -> Path:
+    """Write a coloured overlay and an index mask for each image, and one legend; return their folder.
+
+    An image that cannot be read is reported and passed over; the others are still segmented.
+
+    Raises:
+        hemnet.errors.HemnetError: there is no such run, checkpoint or image, or no image could be read.
+    """
+    run = Run.open(folder)
+    images = _images(Path(source))
+    network, spec = restore(run, which)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device)
+    transform = build_eval_transform(run.config)
+    output = output or run.path / "predictions"
+    output.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    for path in images:
+        try:
+            image_HWC = read_image(path)
+        except DataError as error:
+            log.error("%s", error)
+            failures += 1
+            continue
+        size = (image_HWC.shape[0], image_HWC.shape[1])
+        image_CHW = transform.prepare(image_HWC).to(device)
+        classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size)
+        _write(output, path.stem, image_HWC, classes_HW, spec)
+    if failures == len(images):
+        raise DataError(f"none of the {failures} images in {source} could be read; see the messages above")
+    legend(spec, output / "legend.png")
+    print(f"{len(images) - failures} images segmented, {failures} unreadable; written to {output}")
+    return output
+
+
+def _images(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    if not source.exists():
+        raise DataError(f"no image or folder at {source}: give INPUT=<image or folder>")
+    paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise DataError(f"no images in {source}: it should hold files ending in {', '.join(IMAGE_SUFFIXES)}")
+    clashes = {p.stem for p in paths if sum(q.stem == p.stem for q in paths) > 1}
+    if clashes:
+        raise DataError(f"{source} holds several images named {sorted(clashes)[0]}: rename one, or predict it alone")
+    return paths
+
+
+def _write(output: Path, stem: str, image_HWC: np.ndarray, classes_HW: np.ndarray, spec: DatasetSpec) -> None:
+    overlay = cv2.addWeighted(spec.colorize(classes_HW), OPACITY, image_HWC, 1 - OPACITY, 0)
+    Image.fromarray(overlay).save(output / f"{stem}_overlay.png")
+    # A palette image: viewers show colours, programs read class indices.
+    mask = Image.fromarray(classes_HW, mode="P")
+    mask.putpalette([channel for colour in spec.palette for channel in colour])
+    mask.save(output / f"{stem}_mask.png")
+
+
+def _entry() -> None:
+    parser = argparse.ArgumentParser(prog="python -m hemnet.predict", description=__doc__)
+    parser.add_argument("run", help="run directory, such as runs/synthetic_hem/20260101-120000-a1b2c3")
+    parser.add_argument("input", help="an image, or a folder of images")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+    parser.add_argument("--output", type=Path, help="folder to write to; default: RUN/predictions")
+    options = parser.parse_args()
+    log_to_terminal()
+    predict(options.run, options.input, options.checkpoint, options.output)
+
+
+if __name__ == "__main__":
+    run_entry(_entry)

@@ -1,0 +1,204 @@
+"""A run directory as an object: what a training run leaves behind, and what later commands take.
+
+    config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{last,best}.ckpt  figures/
+"""
+
+import csv
+import json
+import logging
+import math
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from hemnet.errors import HemnetError
+
+log = logging.getLogger(__name__)
+Checkpoint = Literal["last", "best"]
+PACKAGES = ("hemnet", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
+            "albumentations", "opencv-python-headless", "wandb")  # fmt: skip
+SECRET_NAME = re.compile(r"(api_?key|secret|token|passw(or)?d|credential)", re.IGNORECASE)
+REDACTED = "<redacted>"
+
+
+@dataclass
+class Run:
+    """A run directory. As a context manager it records how the run ended, whichever way it ended."""
+
+    path: Path
+    config: DictConfig
+    _started: float = field(default_factory=time.monotonic)
+    _outcome: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, path: str | Path, config: DictConfig) -> Self:
+        """Make a run directory and write its config and environment.
+
+        Raises:
+            HemnetError: the directory already holds a run, which is never overwritten.
+        """
+        path = Path(path)
+        if (path / "config.yaml").exists():
+            raise HemnetError(f"{path} already holds a run: choose another run_dir, or delete it first")
+        for folder in ("checkpoints", "figures"):
+            (path / folder).mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(redacted(config), path / "config.yaml")
+        write_json(path / "environment.json", environment())
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a run directory that exists; it may have been moved since it was written.
+
+        Raises:
+            HemnetError: there is no run at ``path``.
+        """
+        path = Path(path)
+        if not (path / "config.yaml").is_file():
+            raise HemnetError(f"no run at {path}: give a run directory, the one that holds config.yaml")
+        config = OmegaConf.load(path / "config.yaml")
+        assert isinstance(config, DictConfig)
+        config.run_dir = str(path)
+        return cls(path, config)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        status, note = "finished", {}
+        if error is not None:
+            status = "preempted" if isinstance(error, KeyboardInterrupt) else "failed"
+            note = {"error": f"{type(error).__name__}: {error}"}
+            # Errors meant for users explain themselves; any other needs its traceback in run.log.
+            log.error("%s", error, exc_info=None if isinstance(error, HemnetError) else error)
+        result = {"status": status, "experiment": self.config.name, "seed": self.config.seed, "metrics": {}}
+        result |= self._outcome | {"seconds": round(time.monotonic() - self._started, 1)} | note
+        result.setdefault("steps", 0)
+        result.setdefault("device", device_name(self.config.trainer.get("accelerator", "cpu")))
+        write_json(self.path / "result.json", result)
+
+    def record(self, **outcome: Any) -> None:
+        """Keep facts for result.json: ``metrics``, ``steps``, and others worth keeping."""
+        self._outcome |= outcome
+
+    def checkpoint(self, which: Checkpoint = "last") -> Path:
+        """Return the path of a checkpoint.
+
+        Raises:
+            HemnetError: the run has none, because it failed early or is still in its first epoch.
+        """
+        path = self.path / "checkpoints" / f"{which}.ckpt"
+        if not path.is_file():
+            raise HemnetError(f"no checkpoint at {path}: the run wrote none; train it again, or name another run")
+        return path
+
+    def figure(self, name: str) -> Path:
+        """Return the path of a figure, whose folder exists."""
+        path = self.path / "figures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the rows of metrics.csv in order, each without its empty cells; [] if there is none."""
+        path = self.path / "metrics.csv"
+        if not path.is_file():
+            return []
+        with path.open(newline="") as file:
+            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The contents of result.json."""
+        return json.loads((self.path / "result.json").read_text())
+
+
+def redacted(config: DictConfig) -> DictConfig:
+    """Return a resolved copy of a config without its secrets.
+
+    A value under a name such as ``api_key`` is replaced. A value taken from an environment variable is left
+    as the interpolation that it was, except for this project's own ``HEMNET_*`` variables.
+    """
+    raw = OmegaConf.to_container(config, resolve=False)
+    resolved = OmegaConf.to_container(config, resolve=True)
+    return OmegaConf.create(_redact(raw, resolved))  # type: ignore[return-value, call-overload]
+
+
+def _redact(raw: Any, resolved: Any, name: str = "") -> Any:
+    if isinstance(resolved, dict):
+        # An interpolation to a whole node has no raw children of its own.
+        inner = raw if isinstance(raw, dict) else resolved
+        return {key: _redact(inner[key], value, str(key)) for key, value in resolved.items()}
+    if isinstance(resolved, list):
+        inner = raw if isinstance(raw, list) else resolved
+        return [_redact(a, b, name) for a, b in zip(inner, resolved, strict=True)]
+    if resolved is not None and SECRET_NAME.search(name):
+        return REDACTED
+    from_environment = isinstance(raw, str) and re.search(r"\$\{oc\.env:(?!HEMNET_)", raw)
+    return raw if from_environment else resolved
+
+
+def environment() -> dict[str, Any]:
+    """Return what a run ran on: versions, git revision, device, command, time. No environment variables."""
+    return {
+        "command": [_redact_argument(argument) for argument in sys.argv],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": {"revision": _git("rev-parse", "HEAD"), "modified": bool(_git("status", "--porcelain"))},
+        "device": device_name("auto"),
+        "cpu_threads": torch.get_num_threads(),
+    }
+
+
+def device_name(accelerator: str) -> str:
+    """Return the name of the device that a trainer with this ``accelerator`` computes on."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else []
+    return f"cpu ({models[0] if models else platform.processor() or platform.machine()})"
+
+
+def _redact_argument(argument: str) -> str:
+    name, equals, _ = argument.partition("=")
+    return f"{name}={REDACTED}" if equals and SECRET_NAME.search(name) else argument
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says of the source tree; None where there is no git or no repository."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file in which NaN, such as the IoU of an absent class, is null: JSON has no NaN."""
+    path.write_text(json.dumps(_plain(content), indent=2) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,105 @@
+"""The LightningModule: what a training step and an evaluation step are.
+
+Shapes: B images, K classes, H and W pixels.
+"""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from hemnet.data import IGNORE_INDEX, Batch, DatasetSpec
+from hemnet.metrics import ConfusionMatrix, summarize
+from hemnet.nets import Segmenter
+from hemnet.optim import Optimization, cross_entropy
+
+CHECKPOINT_FORMAT = 1
+
+
+class SegmentationTask(pl.LightningModule):
+    """Trains a segmenter with cross-entropy and scores it with one confusion matrix.
+
+    Masks may be of another size than the images of their batch: logits are resized to the masks, so
+    evaluation is at the resolution of the labels.
+
+    Args:
+        network: the segmenter.
+        spec: the classes.
+        optimization: optimizer, parameter groups and schedule.
+        auxiliary_weight: weight of the auxiliary head's loss.
+        channels_last: memory format of the convolutions; faster on most hardware.
+        compile: run the network through ``torch.compile`` (in place, so checkpoints stay interchangeable).
+    """
+
+    def __init__(
+        self,
+        network: Segmenter,
+        spec: DatasetSpec,
+        optimization: Optimization,
+        *,
+        auxiliary_weight: float = 0.4,
+        channels_last: bool = True,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.optimization = optimization
+        self.auxiliary_weight = auxiliary_weight
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        if compile:
+            self.network.compile()
+        self.confusion = ConfusionMatrix(spec.num_classes, IGNORE_INDEX)
+
+    def forward(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Return logits (B, K, H, W) float32 of normalised images (B, 3, h, w), at ``size`` (H, W)."""
+        return self.network(image.contiguous(memory_format=self.memory_format), size).logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        image, mask = batch["image"], batch["mask"]
+        output = self.network(image.contiguous(memory_format=self.memory_format), _size(mask))
+        loss = cross_entropy(output.logits, mask, IGNORE_INDEX)
+        self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(image))
+        if output.auxiliary is not None:
+            auxiliary = cross_entropy(output.auxiliary, mask, IGNORE_INDEX)
+            self.log("train/loss_auxiliary", auxiliary, on_step=True, on_epoch=False, batch_size=len(image))
+            loss = loss + self.auxiliary_weight * auxiliary
+        return loss
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Log the learning rate that this step uses."""
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Count one batch and return its predicted classes, (B, H, W) int64, for callbacks to show."""
+        mask = batch["mask"]
+        logits = self(batch["image"], _size(mask))
+        prediction = logits.argmax(1)
+        self.confusion.update(prediction, mask)
+        loss = cross_entropy(logits, mask, IGNORE_INDEX)
+        self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True)
+        return prediction
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the split, computed from the matrix summed over all ranks."""
+        scores = summarize(self.confusion.compute(), self.spec.classes, "val")
+        self.confusion.reset()
+        # Every rank holds the same matrix now, so nothing is left to synchronise.
+        self.log_dict(scores, rank_zero_only=False)
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer and a schedule stepped once per optimizer step."""
+        total = int(self.trainer.estimated_stepping_batches)
+        optimizer, schedule = self.optimization.build(self.network, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to use the network without its data set, as plain containers."""
+        checkpoint["hemnet"] = {"format": CHECKPOINT_FORMAT, "spec": self.spec.to_dict()}
+
+
+def _size(mask_BHW: Tensor) -> tuple[int, int]:
+    return mask_BHW.shape[-2], mask_BHW.shape[-1]

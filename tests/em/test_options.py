@@ -1,0 +1,60 @@
+"""Every option out of range is refused by name, with what is accepted."""
+
+import pytest
+import torch
+
+from hemnet.em import log_likelihood, unroll
+
+X, MU = torch.zeros(2, 6, 4), torch.zeros(2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"assignment": "cosine"}, "assignment is 'cosine'; it must be one of 'gaussian', 'dot'"),
+        ({"normalize": "l1"}, "normalize is 'l1'; it must be one of 'none', 'l2'"),
+        ({"gradient": "one_step"}, "gradient is 'one_step'; it must be one of 'unrolled', 'detached'"),
+        ({"engine": "triton"}, "engine is 'triton'; it must be one of 'auto', 'reference'"),
+        ({"iterations": -1}, "iterations is -1"),
+        ({"iterations": 2.0}, "iterations is 2.0"),
+        ({"iterations": True}, "iterations is True"),
+        ({"variance": 0.0}, "variance is 0.0"),
+        ({"variance": float("nan")}, "variance is nan"),
+        ({"variance": float("inf")}, "variance is inf"),
+        ({"highway_scale": -1.0}, "highway_scale is -1.0"),
+        ({"highway_scale": 1.0}, "highway_scale is 1.0"),
+        ({"highway_scale": float("nan")}, "highway_scale is nan"),
+        ({"highway_scale": "0.5"}, "highway_scale"),
+        ({"highway_scale": [0.1, 0.2, 1.3]}, "highway_scale is 1.3"),
+        ({"highway_scale": [0.1, 0.2]}, "highway_scale has 2 values for 3 iterations"),
+        ({"highway_scale": torch.zeros(2)}, "shape \\(2,\\)"),
+        ({"highway_scale": torch.tensor(0)}, "int64"),
+    ],
+    ids=str,
+)
+def test_unroll_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        unroll(X, MU, **({"iterations": 3} | options))
+
+
+@pytest.mark.parametrize(
+    ("x", "mu"),
+    [
+        (X[0], MU),
+        (X.long(), MU),
+        (X, MU[0]),
+        (X, MU.long()),
+        (X, MU[..., :3]),
+        (X, MU[:, :0]),
+        (X, torch.zeros(3, 3, 4)),
+    ],
+)
+def test_shapes_and_types_that_do_not_fit_are_refused(x, mu):
+    for call in (lambda: unroll(x, mu, iterations=1), lambda: log_likelihood(x, mu, variance=1.0)):
+        with pytest.raises(ValueError, match="shape"):
+            call()
+
+
+def test_log_likelihood_refuses_a_variance_that_is_not_positive():
+    with pytest.raises(ValueError, match=r"variance is -1\.0"):
+        log_likelihood(X, MU, variance=-1.0)
