@@ -33,7 +33,7 @@ EXPERIMENTS = PROJECT / "experiments"
 # The nodes that are containers rather than calls, and the keys that each may have; None: any.
 CONTAINERS: dict[str, set[str] | None] = {
     "": {"name", "seed", "runs", "run_dir", "data", "model", "optim", "task", "trainer", "callbacks", "logger"},
-    "model": {"backbone", "head", "auxiliary"},
+    "model": {"backbone", "head", "auxiliary", "num_components"},
     "callbacks": None,
     "logger": None,
 }

@@ -1,5 +1,6 @@
 """HighwayEM on two ranks: the means are the same on both, and those of one process with the whole batch."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -36,7 +37,13 @@ def train(network: nn.Module, micro_batches: list[list[Tensor]]) -> None:
 
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=RANKS,
+        timeout=timedelta(seconds=60),
+    )
     torch.manual_seed(rank)  # rank 0's means must win
     network = model()
     train(nn.parallel.DistributedDataParallel(network), [shares(step)[rank] for step in range(3)])

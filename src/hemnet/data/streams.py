@@ -15,14 +15,13 @@ def stream(seed: int, purpose: str, *key: int) -> np.random.Generator:
     Args:
         seed: non-negative integer, the user's seed.
         purpose: what the numbers are for.
-        key: non-negative integers, for example epoch and index.
+        key: integers in 0..2^32-1, for example epoch and index.
 
     Raises:
-        ValueError: a negative seed or key.
+        ValueError: a negative seed, or a key out of range.
     """
-    if seed < 0 or any(part < 0 for part in key):
-        raise ValueError(
-            f"a random stream needs non-negative numbers, got seed={seed} key={key}: set seed >= 0"
-        )
+    # A larger part would fill two words and collide with a longer key.
+    if seed < 0 or any(not 0 <= part < 2**32 for part in key):
+        raise ValueError(f"a random stream needs seed >= 0 and keys in 0..2^32-1, got {seed=} {key=}")
     spawn_key = (zlib.crc32(purpose.encode()), *key)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=spawn_key))

@@ -19,6 +19,10 @@ MEAN_RGB = (0.485, 0.456, 0.406)
 STD_RGB = (0.229, 0.224, 0.225)
 """ImageNet standard deviation of each channel, for values in 0..1."""
 
+# OpenCV's plain INTER_NEAREST takes the floor, which shifts a mask by up to half a pixel against its image;
+# its plain INTER_LINEAR truncates, which darkens 8-bit images by 1/8 of a grey level.
+NEAREST, LINEAR = cv2.INTER_NEAREST_EXACT, cv2.INTER_LINEAR_EXACT
+
 # Entry v of channel c is (v / 255 - mean_c) / std_c.
 _NORMALIZED = ((np.arange(256)[:, None] / 255 - MEAN_RGB) / STD_RGB).astype(np.float32)
 
@@ -58,15 +62,12 @@ def resize_image(image_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Area average where both sides shrink, so that nothing aliases, and linear elsewhere.
     """
     shrinks = size[0] <= image_HWC.shape[0] and size[1] <= image_HWC.shape[1]
-    return cv2.resize(image_HWC, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cv2.resize(image_HWC, size[::-1], interpolation=cv2.INTER_AREA if shrinks else LINEAR)
 
 
 def resize_mask(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize to size = (height, width), each pixel taking the label nearest to its centre.
-
-    INTER_NEAREST would take the floor and so shift the mask by up to half a pixel against the image.
-    """
-    return cv2.resize(mask_HW, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    """Resize to size = (height, width), each pixel taking the label nearest to its centre."""
+    return cv2.resize(mask_HW, size[::-1], interpolation=NEAREST)
 
 
 def _pair(size: int | tuple[int, int], name: str) -> tuple[int, int]:
@@ -164,8 +165,8 @@ def _augmentation(crop: tuple[int, int], scale: tuple[float, float], flip: bool,
         steps.append(
             A.RandomScale(
                 scale_limit=(scale[0] - 1, scale[1] - 1),
-                interpolation=cv2.INTER_LINEAR,
-                mask_interpolation=cv2.INTER_NEAREST_EXACT,
+                interpolation=LINEAR,
+                mask_interpolation=NEAREST,
                 area_for_downscale="image",
                 p=1.0,
             )

@@ -1,0 +1,155 @@
+"""HighwayEM: the care of its moving-average means, on one process."""
+
+import copy
+import gc
+import io
+import pickle
+
+import pytest
+import torch
+from em_helpers import CHANNELS, COMPONENTS, expected_means, features, layer, step
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from hemnet.em import HighwayEM
+from hemnet.em.layers import _moving_averages
+
+
+@pytest.mark.parametrize("normalize", ["none", "l2"])
+def test_means_move_once_per_optimizer_step(normalize):
+    em, x = layer(normalize=normalize), features()
+    before, expected = em.means.clone(), expected_means(em, x)
+    if normalize == "l2":
+        expected = expected / expected.norm(dim=1, keepdim=True)
+    em(x)
+    assert torch.equal(em.means, before)
+    step()
+    torch.testing.assert_close(em.means, expected)
+    moved = em.means.clone()
+    step()
+    assert torch.equal(em.means, moved)
+
+
+def test_accumulated_micro_batches_equal_one_batch():
+    em, x = layer(), features(6)
+    expected = expected_means(em, x)
+    em(x[:4])
+    em(x[4:])
+    step()
+    torch.testing.assert_close(em.means, expected)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_activation_checkpointing_does_not_count_twice(use_reentrant):
+    em, x = layer(), features(requires_grad=True)
+    expected = expected_means(em, x)
+    checkpoint(em, x, use_reentrant=use_reentrant).sum().backward()
+    step()
+    torch.testing.assert_close(em.means, expected)
+
+
+def test_evaluation_and_probes_leave_the_means():
+    em = layer()
+    before = em.means.clone()
+    em.run(features())
+    em.eval()(features())
+    step()
+    assert torch.equal(em.means, before)
+
+
+def test_learned_means_are_left_to_their_optimizer():
+    em = layer(means="learned")
+    before = em.means.detach().clone()
+    em(features())
+    step()
+    assert torch.equal(em.means, before)
+
+
+def test_images_that_are_not_finite_are_left_out():
+    em, x = layer(), features()
+    expected = expected_means(em, x[1:])
+    x[0, 0, 0, 0] = torch.nan
+    em(x)
+    step()
+    torch.testing.assert_close(em.means, expected)
+    em(torch.full_like(x, torch.inf))
+    step()
+    torch.testing.assert_close(em.means, expected)
+
+
+def test_a_step_between_forward_and_backward_does_no_harm():
+    em, x = layer(), features(requires_grad=True)
+    (expected,) = torch.autograd.grad(em(x).sum(), x)
+    y = em(x)
+    step()
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, expected)
+
+
+def pickled(em: HighwayEM) -> HighwayEM:
+    return pickle.loads(pickle.dumps(em))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
+def test_a_copy_lives_its_own_life(duplicate):
+    em, x = layer(), features()
+    before = em.means.clone()
+    em(x)
+    twin = duplicate(em)
+    step()
+    assert torch.equal(twin.means, before)  # what was pending belongs to the original
+    assert not torch.equal(em.means, before)
+    moved, expected = em.means.clone(), expected_means(twin, features(seed=2))
+    twin(features(seed=2))
+    step()
+    torch.testing.assert_close(twin.means, expected)
+    assert torch.equal(em.means, moved)
+
+
+def test_layers_that_are_gone_are_forgotten():
+    gc.collect()
+    count = len(_moving_averages)
+    em = layer()
+    assert len(_moving_averages) == count + 1
+    del em
+    gc.collect()
+    assert len(_moving_averages) == count
+
+
+@pytest.mark.parametrize("cast", [lambda m: m.half(), lambda m: m.bfloat16(), lambda m: m.to(torch.float16)])
+def test_casts_do_not_touch_the_moving_average(cast):
+    em = layer()
+    before = em.means.clone()
+    cast(nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 1), em))
+    assert em.means.dtype == torch.float32
+    assert torch.equal(em.means, before)
+    assert "means" in dict(em.named_buffers())
+    x = features().bfloat16()
+    expected = expected_means(em, x)
+    em(x)
+    em.half()  # a cast between forward and step keeps what is pending
+    step()
+    torch.testing.assert_close(em.means, expected)
+
+
+def test_a_layer_can_start_on_the_meta_device():
+    with torch.device("meta"):
+        em = layer()
+    assert em(torch.empty(2, CHANNELS, 5, 3, device="meta")).is_meta
+    em = layer().to("meta").to_empty(device="cpu")
+    em.reset_parameters()
+    expected = expected_means(em, features())
+    em(features())
+    step()
+    torch.testing.assert_close(em.means, expected)
+
+
+def test_state_dict_holds_the_means_alone_and_round_trips():
+    em, other = layer(), HighwayEM(CHANNELS, COMPONENTS)
+    em(features())
+    assert list(em.state_dict()) == ["means"]
+    file = io.BytesIO()
+    torch.save(em.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other.means, em.means)
