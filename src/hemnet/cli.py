@@ -60,7 +60,11 @@ def print_scores(scores: Mapping[str, float], classes: Sequence[str], title: str
     for name in classes:
         table.add_row(name, _percent(scores[f"val/iou/{name}"]))
     table.add_section()
-    for label, key in (("mean IoU", "miou"), ("mean accuracy", "mean_accuracy"), ("pixel accuracy", "pixel_accuracy")):
+    for label, key in (
+        ("mean IoU", "miou"),
+        ("mean accuracy", "mean_accuracy"),
+        ("pixel accuracy", "pixel_accuracy"),
+    ):
         table.add_row(label, _percent(scores[f"val/{key}"]))
     Console().print(table)
 

@@ -32,7 +32,19 @@ EXPERIMENTS = PROJECT / "experiments"
 
 # The nodes that are containers rather than calls, and the keys that each may have; None: any.
 CONTAINERS: dict[str, set[str] | None] = {
-    "": {"name", "seed", "runs", "run_dir", "data", "model", "optim", "task", "trainer", "callbacks", "logger"},
+    "": {
+        "name",
+        "seed",
+        "runs",
+        "run_dir",
+        "data",
+        "model",
+        "optim",
+        "task",
+        "trainer",
+        "callbacks",
+        "logger",
+    },
     "model": {"backbone", "head", "auxiliary", "num_components"},
     "callbacks": None,
     "logger": None,
@@ -50,13 +62,17 @@ def register_recipes(folder: Path = EXPERIMENTS) -> None:
     """Make each ``folder/NAME.yaml`` known to Hydra as ``experiment=NAME``, with ``name: NAME`` in it."""
     # The time for people, the random part so that runs started in one second get directories of their own.
     OmegaConf.register_new_resolver(
-        "run_id", lambda: f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}", use_cache=True, replace=True
+        "run_id",
+        lambda: f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
+        use_cache=True,
+        replace=True,
     )
     store = ConfigStore.instance()
     for path in sorted(folder.glob("*.yaml")):
-        recipe = OmegaConf.load(path)
-        recipe["name"] = path.stem
-        store.store(group="experiment", name=path.stem, node=recipe, package="_global_", provider="experiments")
+        recipe = OmegaConf.merge(OmegaConf.load(path), {"name": path.stem})
+        store.store(
+            group="experiment", name=path.stem, node=recipe, package="_global_", provider="experiments"
+        )
 
 
 def load(overrides: list[str]) -> DictConfig:
@@ -98,8 +114,8 @@ def check(config: DictConfig) -> None:
     """Check every key and plain value of a configuration against what it will be handed to.
 
     Raises:
-        ConfigError: a key that nothing takes (with the nearest one that something does), a missing or mistyped
-            value, or a target that does not exist.
+        ConfigError: a key that nothing takes (with the nearest one that something does), a missing or
+            mistyped value, or a target that does not exist.
     """
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -191,7 +207,9 @@ def build_network(config: DictConfig, num_classes: int, *, pretrained: bool = Tr
     heads = {}
     for role in ("head", "auxiliary"):
         if OmegaConf.select(config, f"model.{role}"):  # {} where there is none
-            heads[role] = _build(config, f"model.{role}", in_channels=backbone.channels, num_classes=num_classes)
+            heads[role] = _build(
+                config, f"model.{role}", in_channels=backbone.channels, num_classes=num_classes
+            )
     return Segmenter(backbone, **heads)
 
 

@@ -25,7 +25,7 @@ def evaluate(folder: str | Path, which: Checkpoint, assignments: list[str]) -> d
     write_json(path, {"checkpoint": which, "overrides": assignments, "metrics": scores})
     print_scores(scores, spec.classes, f"{run.config.name}, seed {run.config.seed}, {which} checkpoint")
     print(f"written to {path}")
-    return scores
+    return dict(scores)
 
 
 def _entry() -> None:

@@ -61,7 +61,7 @@ def legend(spec: DatasetSpec, path: Path) -> None:
 
 def _patches(spec: DatasetSpec) -> list[Patch]:
     return [
-        Patch(facecolor=np.array(colour) / 255, edgecolor="0.5", linewidth=0.5, label=name)
+        Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor="0.5", linewidth=0.5, label=name)
         for name, colour in zip(spec.classes, spec.palette, strict=True)
     ]
 

@@ -45,7 +45,7 @@ class ConfusionMatrix(Metric):
         counted = target != self.ignore_index
         truth, guess = target[counted].long(), prediction[counted].long()
         for name, labels in (("target", truth), ("prediction", guess)):
-            if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < self.num_classes):
+            if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
                 raise ValueError(
                     f"{name} has labels in [{int(labels.min())}, {int(labels.max())}], outside "
                     f"[0, {self.num_classes}): map them to classes or to the ignore index {self.ignore_index}"

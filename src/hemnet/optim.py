@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
+
 def cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> Tensor:
     """Return the cross-entropy averaged over the valid pixels of the batch, a float32 scalar.
 

@@ -65,7 +65,9 @@ def _images(source: Path) -> list[Path]:
         raise DataError(f"no images in {source}: it should hold files ending in {', '.join(IMAGE_SUFFIXES)}")
     clashes = {p.stem for p in paths if sum(q.stem == p.stem for q in paths) > 1}
     if clashes:
-        raise DataError(f"{source} holds several images named {sorted(clashes)[0]}: rename one, or predict it alone")
+        raise DataError(
+            f"{source} holds several images named {sorted(clashes)[0]}: rename one, or predict it alone"
+        )
     return paths
 
 

@@ -1,6 +1,6 @@
 """A run directory as an object: what a training run leaves behind, and what later commands take.
 
-    config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{last,best}.ckpt  figures/
+config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{last,best}.ckpt  figures/
 """
 
 import csv
@@ -74,7 +74,9 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         status, note = "finished", {}
         if error is not None:
             status = "preempted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -99,7 +101,9 @@ class Run:
         """
         path = self.path / "checkpoints" / f"{which}.ckpt"
         if not path.is_file():
-            raise HemnetError(f"no checkpoint at {path}: the run wrote none; train it again, or name another run")
+            raise HemnetError(
+                f"no checkpoint at {path}: the run wrote none; train it again, or name another run"
+            )
         return path
 
     def figure(self, name: str) -> Path:
@@ -130,17 +134,16 @@ def redacted(config: DictConfig) -> DictConfig:
     """
     raw = OmegaConf.to_container(config, resolve=False)
     resolved = OmegaConf.to_container(config, resolve=True)
-    return OmegaConf.create(_redact(raw, resolved))  # type: ignore[return-value, call-overload]
+    return OmegaConf.create(_redact(raw, resolved))
 
 
 def _redact(raw: Any, resolved: Any, name: str = "") -> Any:
+    if isinstance(resolved, dict | list) and type(raw) is not type(resolved):
+        raw = resolved  # an interpolation to a whole node has no raw children of its own
     if isinstance(resolved, dict):
-        # An interpolation to a whole node has no raw children of its own.
-        inner = raw if isinstance(raw, dict) else resolved
-        return {key: _redact(inner[key], value, str(key)) for key, value in resolved.items()}
+        return {key: _redact(raw[key], value, str(key)) for key, value in resolved.items()}
     if isinstance(resolved, list):
-        inner = raw if isinstance(raw, list) else resolved
-        return [_redact(a, b, name) for a, b in zip(inner, resolved, strict=True)]
+        return [_redact(a, b, name) for a, b in zip(raw, resolved, strict=True)]
     if resolved is not None and SECRET_NAME.search(name):
         return REDACTED
     from_environment = isinstance(raw, str) and re.search(r"\$\{oc\.env:(?!HEMNET_)", raw)

@@ -62,14 +62,31 @@ def test_one_cell_says_little_and_one_colour_says_all():
     assert np.sum(~np.concatenate(right)) < 5
 
 
-def test_colour_says_nothing_about_the_class_across_images():
-    count, bins = 600, 12
+def hues_of(count: int) -> np.ndarray:
+    """Hue in 0..1 of each class in each image, (images, classes)."""
     reader = Mosaic("train", count, size=16, cells=4, noise=1e-3, contrast=1e-3)
+    samples = [reader.read(i) for i in range(count)]
+    colors = [[s.image_HWC[s.mask_HW == k][0] / 255 for k in range(CLASSES)] for s in samples]
+    return np.array([[colorsys.rgb_to_hsv(*color)[0] for color in image] for image in colors])
+
+
+def test_the_arrangement_of_the_colours_says_nothing_about_the_classes():
+    count = 600
+    hues = hues_of(count)
+    # How many sixths of the circle class k lies after class 0: 1..5, each as likely.
+    steps = np.rint((hues[:, 1:] - hues[:, :1]) * CLASSES).astype(int) % CLASSES
+    for k in range(CLASSES - 1):
+        counts = np.bincount(steps[:, k], minlength=CLASSES)
+        assert counts[0] == 0
+        # Chi-square with 4 degrees of freedom has a standard deviation of 2.8.
+        assert ((counts[1:] - count / 5) ** 2 / (count / 5)).sum() < 4 + 5 * 2.8
+
+
+def test_colour_says_nothing_about_the_class_across_images():
+    bins = 12
     table = np.zeros((bins, CLASSES))
-    for i in range(count):
-        sample = reader.read(i)
-        for k in range(CLASSES):
-            hue = colorsys.rgb_to_hsv(*(sample.image_HWC[sample.mask_HW == k][0] / 255))[0]
+    for image in hues_of(600):
+        for k, hue in enumerate(image):
             table[int(hue * bins) % bins, k] += 1
     # Chi-square of independence, 11 * 5 = 55 degrees of freedom, standard deviation sqrt(110) = 10.5.
     expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +31,9 @@ class RunProgress(pl.Callback):
         self._started, self._first_step = time.monotonic(), trainer.global_step
         console = Console(stderr=True)
         if trainer.is_global_zero and console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                       TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+            note = TextColumn("{task.fields[note]}")
+            times = TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn()
+            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), *times, note)
             self._bar = Progress(*columns, console=console)
             self._bar.add_task("training", total=int(trainer.estimated_stepping_batches), note="")
             self._bar.start()

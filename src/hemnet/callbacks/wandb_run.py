@@ -5,6 +5,7 @@ import netrc
 import os
 import socket
 from pathlib import Path
+from typing import Literal, get_args
 from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import WandbLogger
@@ -12,10 +13,11 @@ from pytorch_lightning.loggers import WandbLogger
 log = logging.getLogger(__name__)
 DEFAULT_SERVER = "https://api.wandb.ai"
 REACH_SECONDS = 3.0
+Mode = Literal["online", "offline", "disabled"]
 
 
 class FinishingWandbLogger(WandbLogger):
-    """Ends its run with training, also when that fails, so that the next job of the process starts its own."""
+    """Ends its run with training, also when that fails, so that the process's next job starts its own."""
 
     def finalize(self, status: str) -> None:
         """Finish the run; Lightning calls this with ``success`` or ``failed``."""
@@ -29,7 +31,7 @@ def wandb_logger(
     name: str | None = None,
     group: str | None = None,
     tags: list[str] | None = None,
-    mode: str | None = None,
+    mode: Mode | None = None,
 ) -> FinishingWandbLogger:
     """Return a logger online if there are a key and a reachable server, else offline.
 
@@ -44,22 +46,33 @@ def wandb_logger(
     """
     import wandb  # here, since it costs a second that a run without W&B need not pay
 
-    mode = mode or os.environ.get("WANDB_MODE") or "online"
-    if mode == "online":
+    def start(mode: Mode) -> wandb.Run:
+        settings = wandb.Settings(mode=mode, silent=True, init_timeout=20, console="off", disable_git=True)
+        return wandb.init(project=project, name=name, group=group, tags=tags, dir=save_dir, settings=settings)
+
+    chosen: Mode = mode or _mode_of_environment()
+    if chosen == "online":
         obstacle = _obstacle()
         if obstacle:
-            log.info("W&B is offline: %s; upload later with `wandb sync %s`", obstacle, save_dir)
-            mode = "offline"
-    wandb.finish(quiet=True)  # a run left open by an earlier job of this process must not be joined
-    settings = wandb.Settings(mode=mode, silent=True, init_timeout=20, console="off", disable_git=True)
-    options = {"project": project, "name": name, "group": group, "tags": tags, "dir": save_dir}
+            log.info(
+                "W&B is offline: %s; upload later with `wandb sync %s/wandb/*-run-*`", obstacle, save_dir
+            )
+            chosen = "offline"
+    wandb.teardown()  # a run left open by an earlier job of this process must not be joined
     try:
-        run = wandb.init(**options, settings=settings)
+        run = start(chosen)
     except Exception as error:
         log.warning("W&B could not start online (%s); this run is logged offline", error)
-        settings = wandb.Settings(mode="offline", silent=True, console="off", disable_git=True)
-        run = wandb.init(**options, settings=settings)
+        run = start("offline")
     return FinishingWandbLogger(experiment=run, save_dir=save_dir)
+
+
+def _mode_of_environment() -> Mode:
+    value = os.environ.get("WANDB_MODE", "online")
+    for mode in get_args(Mode):
+        if value == mode:
+            return mode
+    raise ValueError(f"WANDB_MODE is {value!r}: set it to one of {', '.join(get_args(Mode))}, or unset it")
 
 
 def _obstacle() -> str | None:

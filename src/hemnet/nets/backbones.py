@@ -115,12 +115,14 @@ class ResNet(nn.Module):
         grids = ((1,), (1,), (1,), tuple(multi_grid or (1,)))
         stages = zip(STAGE_BLOCKS[depth], STAGE_GEOMETRY[output_stride], grids, strict=True)
         incoming_dilation = 1
+        layers: list[nn.Module] = []
         for i, (count, (stride, dilation), grid) in enumerate(stages):
             dilations = [dilation * grid[b % len(grid)] for b in range(count)]
             # A stage's first block still looks at the grid of the stage before it.
             dilations[0] = incoming_dilation * grid[0]
-            self.add_module(f"layer{i + 1}", self._stage(block, width * 2**i, stride, dilations))
+            layers.append(self._stage(block, width * 2**i, stride, dilations))
             incoming_dilation = dilation
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.channels: tuple[int, ...] = tuple(width * 2**i * block.expansion for i in range(4))
         self._initialize()
         if weights is not None:
@@ -129,7 +131,7 @@ class ResNet(nn.Module):
     def _stage(
         self, block: type[BasicBlock] | type[Bottleneck], width: int, stride: int, dilations: list[int]
     ) -> nn.Sequential:
-        blocks = []
+        blocks: list[nn.Module] = []
         for i, dilation in enumerate(dilations):
             c_out, step = width * block.expansion, stride if i == 0 else 1
             shortcut = None

@@ -55,7 +55,7 @@ class FCNHead(nn.Module):
 
 
 class EMUnit(nn.Module):
-    """relu(x + BN(conv(relu(EM(conv(x)))))): the residual unit of Li et al. (ICCV 2019), around any EM layer."""
+    """relu(x + BN(conv(relu(EM(conv(x)))))): the unit of Li et al. (ICCV 2019), around any EM layer."""
 
     def __init__(self, em: HighwayEM) -> None:
         super().__init__()

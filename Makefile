@@ -1,0 +1,52 @@
+# The commands of the project. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+EXP ?= synthetic_hem
+ARGS ?=
+CHECKPOINT ?= last
+.DEFAULT_GOAL := help
+.PHONY: help setup train evaluate predict test test-quick lint format clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(VENV)/.installed ## make .venv with the tested versions of every dependency
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "hemnet needs Python 3.11 or later: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: setup ## train: EXP=<recipe> ARGS="key=value ..."
+	$(PY) -m hemnet.train experiment=$(EXP) $(ARGS)
+
+evaluate: setup ## score a trained network: RUN=<run directory> [CHECKPOINT=last|best] [ARGS=..]
+	@test -n "$(RUN)" || { echo "name a run: make evaluate RUN=runs/..."; exit 2; }
+	$(PY) -m hemnet.evaluate $(RUN) --checkpoint $(CHECKPOINT) $(ARGS)
+
+predict: setup ## segment images: RUN=<run directory> INPUT=<image or folder> [CHECKPOINT=last|best]
+	@test -n "$(RUN)" && test -n "$(INPUT)" || \
+		{ echo "name a run and images: make predict RUN=runs/... INPUT=photos/"; exit 2; }
+	$(PY) -m hemnet.predict $(RUN) $(INPUT) --checkpoint $(CHECKPOINT) $(ARGS)
+
+test: setup ## run every test that this machine can run
+	$(PY) -m pytest
+
+test-quick: setup ## run the tests that take seconds
+	$(PY) -m pytest -m "not slow and not gpu"
+
+lint: setup ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: setup ## sort imports and lay out the code
+	$(PY) -m ruff check --fix --quiet .
+	$(PY) -m ruff format .
+
+clean: ## remove caches; runs and data stay
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build
+	find src tests -name __pycache__ -type d -exec rm -rf {} +
