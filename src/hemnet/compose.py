@@ -6,6 +6,7 @@
 import inspect
 import secrets
 import time
+from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -49,7 +50,7 @@ CONTAINERS: dict[str, set[str] | None] = {
     "callbacks": None,
     "logger": None,
 }
-# Keys that readers refer to and no constructor takes.
+# Keys that the composition hands on: the root of a data set goes to its readers.
 SHARED_KEYS = {"data": {"root"}}
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
@@ -92,7 +93,10 @@ def load(overrides: list[str]) -> DictConfig:
 
 
 def explain(error: Exception) -> ConfigError:
-    """Return Hydra's error as one that names the nearest right key, where a key was misspelt."""
+    """Return Hydra's error as one that names the nearest right key or option, where one was misspelt."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return ConfigError(f"unknown option {group}={option}: {_nearest(option, error.options)}")
     cause: BaseException | None = error
     while cause is not None:
         parent, key = getattr(cause, "parent_node", None), getattr(cause, "full_key", None)
@@ -105,9 +109,12 @@ def explain(error: Exception) -> ConfigError:
 def _unknown(full_key: str, known: set[str]) -> str:
     prefix, _, key = full_key.rpartition(".")
     dot = f"{prefix}." if prefix else ""
-    near = get_close_matches(key, known, n=1)
-    hint = f"did you mean {dot}{near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
-    return f"unknown key {full_key}: {hint}"
+    return f"unknown key {full_key}: {_nearest(key, known, dot)}"
+
+
+def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(sorted(known))}"
 
 
 def check(config: DictConfig) -> None:
@@ -174,11 +181,12 @@ def _check_value(value: Any, hint: Any, full_key: str) -> None:
 
 
 def _build(config: DictConfig, key: str, **given: Any) -> Any:
-    """Instantiate the node at ``key``; errors meant for users pass through, others name the node."""
-    node = OmegaConf.to_container(OmegaConf.select(config, key), resolve=True)
-    assert isinstance(node, dict)
-    for shared in SHARED_KEYS.get(key, set()):
-        node.pop(shared, None)
+    """Instantiate the node at ``key`` with what is given besides."""
+    return _call(OmegaConf.to_container(OmegaConf.select(config, key), resolve=True), key, **given)
+
+
+def _call(node: Any, key: str, **given: Any) -> Any:
+    """Instantiate a node; errors meant for users pass through, others name its key."""
     try:
         # Partial, then called: what is given stays the very object, where Hydra would merge it into the node.
         return instantiate(node, _convert_="all", _partial_=True)(**given)
@@ -193,7 +201,12 @@ def _build(config: DictConfig, key: str, **given: Any) -> Any:
 
 def build_data(config: DictConfig) -> SegmentationData:
     """Return the data module; its readers look at the files at once, so missing data fails here."""
-    return _build(config, "data")
+    node: Any = OmegaConf.to_container(config.data, resolve=True)
+    if "root" in node:
+        root = node.pop("root")
+        for split in ("train", "val"):
+            node[split].setdefault("root", root)
+    return _call(node, "data")
 
 
 def build_eval_transform(config: DictConfig) -> EvalTransform:

@@ -12,6 +12,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any, Literal, Self
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 from hemnet.errors import HemnetError
 
@@ -102,7 +105,8 @@ class Run:
         path = self.path / "checkpoints" / f"{which}.ckpt"
         if not path.is_file():
             raise HemnetError(
-                f"no checkpoint at {path}: the run wrote none; train it again, or name another run"
+                f"no checkpoint at {path}: the run wrote none (best is written at a validation); name another"
+                " checkpoint or run"
             )
         return path
 
@@ -129,25 +133,44 @@ class Run:
 def redacted(config: DictConfig) -> DictConfig:
     """Return a resolved copy of a config without its secrets.
 
-    A value under a name such as ``api_key`` is replaced. A value taken from an environment variable is left
-    as the interpolation that it was, except for this project's own ``HEMNET_*`` variables.
+    A value under a name such as ``api_key`` is replaced, and so is the same string elsewhere. A value taken
+    from an environment variable stays an interpolation, except from this project's own ``HEMNET_*`` ones.
     """
-    raw = OmegaConf.to_container(config, resolve=False)
-    resolved = OmegaConf.to_container(config, resolve=True)
-    return OmegaConf.create(_redact(raw, resolved))
+    with _masked_environment():
+        content = OmegaConf.to_container(config, resolve=True)
+    return OmegaConf.create(_redact(content, set(_secrets(content))))
 
 
-def _redact(raw: Any, resolved: Any, name: str = "") -> Any:
-    if isinstance(resolved, dict | list) and type(raw) is not type(resolved):
-        raw = resolved  # an interpolation to a whole node has no raw children of its own
-    if isinstance(resolved, dict):
-        return {key: _redact(raw[key], value, str(key)) for key, value in resolved.items()}
-    if isinstance(resolved, list):
-        return [_redact(a, b, name) for a, b in zip(raw, resolved, strict=True)]
-    if resolved is not None and SECRET_NAME.search(name):
-        return REDACTED
-    from_environment = isinstance(raw, str) and re.search(r"\$\{oc\.env:(?!HEMNET_)", raw)
-    return raw if from_environment else resolved
+@contextmanager
+def _masked_environment() -> Iterator[None]:
+    def mask(key: str, default: Any = None) -> Any:
+        return oc.env(key, default) if key.startswith("HEMNET_") else f"${{oc.env:{key}}}"
+
+    OmegaConf.register_new_resolver("oc.env", mask, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _secrets(node: Any, secret: bool = False) -> Iterator[str]:
+    """Yield the strings below every key with a secret's name."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _secrets(value, secret or bool(SECRET_NAME.search(str(key))))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _secrets(value, secret)
+    elif secret and isinstance(node, str):
+        yield node
+
+
+def _redact(node: Any, secrets: set[str]) -> Any:
+    if isinstance(node, dict):
+        return {key: _redact(value, secrets) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_redact(value, secrets) for value in node]
+    return REDACTED if isinstance(node, str) and node in secrets else node
 
 
 def environment() -> dict[str, Any]:
@@ -202,6 +225,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -219,4 +219,7 @@ class SegmentationData(pl.LightningDataModule):
             worker_init_fn=_init_worker,
             persistent_workers=self._num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            # A loader draws its workers' seeds from this generator. From the global one it would draw once an
+            # epoch, or just once with persistent workers: dropout would depend on the number of workers.
+            generator=torch.Generator().manual_seed(self._seed),
         )

@@ -1,0 +1,78 @@
+"""The import rule: each unit imports only units below it, and few may know hydra, omegaconf or wandb."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "hemnet"
+# Each unit may import those of lower rank, and its own package.
+RANK = {
+    "errors": 0,
+    "em": 1,
+    "data": 1,
+    "nets": 2,
+    "metrics": 2,
+    "optim": 2,
+    "inference": 2,
+    "figures": 2,
+    "task": 3,
+    "callbacks": 4,
+    "runs": 4,
+    "compose": 5,
+    "cli": 6,
+    "train": 7,
+    "evaluate": 7,
+    "predict": 7,
+}
+CONFIGURED = {"compose", "runs", "cli", "train", "evaluate", "predict"}
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")
+
+
+def unit(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.append(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_downwards(path: Path) -> None:
+    own = unit(path)
+    for name in imported(path):
+        package, _, rest = name.partition(".")
+        other = rest.split(".")[0]
+        if package == "hemnet" and other and other != own:
+            assert RANK[other] < RANK[own], f"{own} must not import {other}"
+        if package in ("hydra", "omegaconf"):
+            assert own in CONFIGURED, f"{own} must not import {package}"
+        if package == "wandb":
+            assert path.name == "wandb_run.py"
+        if own == "em":
+            assert package in {"hemnet", "torch"} or package in sys.stdlib_module_names
+
+
+def test_every_module_has_a_rank() -> None:
+    assert {unit(path) for path in MODULES} == set(RANK)
+
+
+def test_only_compose_instantiates() -> None:
+    users = {path.name for path in MODULES if "instantiate" in path.read_text()}
+    assert users == {"compose.py"}
+
+
+def test_the_em_library_loads_neither_lightning_nor_hydra() -> None:
+    heavy = ("pytorch_lightning", "hydra", "wandb", "cv2")
+    script = f"import hemnet.em, sys; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,98 @@
+"""Run directories: complete however the run ends, never overwritten, and free of secrets."""
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from hemnet.errors import HemnetError
+from hemnet.runs import REDACTED, Run, redacted, write_json
+
+
+@pytest.fixture
+def config() -> DictConfig:
+    return OmegaConf.create(
+        {"name": "demo", "seed": 3, "run_dir": "elsewhere", "trainer": {"accelerator": "cpu"}}
+    )
+
+
+def test_a_finished_run_is_recorded_whole(tmp_path: Path, config: DictConfig) -> None:
+    with Run.create(tmp_path / "run", config) as run:
+        run.record(metrics={"val/miou": 0.5, "val/iou/absent": float("nan")}, steps=7)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert (result["experiment"], result["seed"], result["steps"]) == ("demo", 3, 7)
+    assert result["metrics"] == {"val/miou": 0.5, "val/iou/absent": None}
+    assert result["seconds"] >= 0
+    assert result["device"].startswith("cpu")
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["packages"]["torch"]
+    assert {"command", "python", "git", "device"} <= set(environment)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("no"), "failed"), (HemnetError("no"), "failed"), (KeyboardInterrupt(), "preempted")],
+)
+def test_a_run_that_ends_by_an_error_says_so(
+    tmp_path: Path, config: DictConfig, error: BaseException, status: str
+) -> None:
+    with pytest.raises(type(error)), Run.create(tmp_path / "run", config):
+        raise error
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == status
+    assert type(error).__name__ in result["error"]
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path, config: DictConfig) -> None:
+    Run.create(tmp_path, config)
+    with pytest.raises(HemnetError, match="already holds a run"):
+        Run.create(tmp_path, config)
+
+
+def test_a_moved_run_knows_where_it_is(tmp_path: Path, config: DictConfig) -> None:
+    Run.create(tmp_path / "old", config)
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert Run.open(tmp_path / "new").config.run_dir == str(tmp_path / "new")
+
+
+def test_what_is_not_there_is_named(tmp_path: Path, config: DictConfig) -> None:
+    with pytest.raises(HemnetError, match="no run at"):
+        Run.open(tmp_path)
+    run = Run.create(tmp_path, config)
+    with pytest.raises(HemnetError, match=r"no checkpoint at .*best\.ckpt"):
+        run.checkpoint("best")
+    assert run.metrics() == []
+
+
+def test_metrics_are_read_back_without_empty_cells(tmp_path: Path, config: DictConfig) -> None:
+    run = Run.create(tmp_path, config)
+    (tmp_path / "metrics.csv").write_text("step,train/loss,val/miou\n1,0.5,\n2,,0.25\n")
+    assert run.metrics() == [{"step": 1.0, "train/loss": 0.5}, {"step": 2.0, "val/miou": 0.25}]
+
+
+def test_secrets_stay_out_of_the_stored_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANARY", "sekret")
+    monkeypatch.setenv("HEMNET_DATA", "/sets")
+    config = OmegaConf.create(
+        {
+            "logger": {"api_key": "sekret", "note": "${oc.env:CANARY}", "list": ["${oc.env:CANARY}", 1]},
+            "access_token": {"inner": "deep"},
+            "data": {"root": "${oc.env:HEMNET_DATA}/camvid", "again": "${data.root}"},
+            "alias": "${logger}",
+            "copies": ["${logger.note}", "${logger.api_key}", "${access_token.inner}"],
+        }
+    )
+    stored = redacted(config)
+    assert "sekret" not in OmegaConf.to_yaml(stored)
+    assert "deep" not in OmegaConf.to_yaml(stored)
+    assert config.logger.note == "sekret"  # resolving goes on as before
+    assert stored.logger.api_key == REDACTED
+    assert stored.data.root == stored.data.again == "/sets/camvid"
+
+
+def test_json_files_hold_no_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": [float("nan"), 1.0], "b": {"c": float("inf")}})
+    content = (tmp_path / "x.json").read_text()
+    json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
