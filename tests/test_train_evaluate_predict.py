@@ -45,7 +45,13 @@ def test_round_trip(head: str, make_camvid: MakeCamVid, tmp_path: Path) -> None:
     result = json.loads((run_dir / "result.json").read_text())
     assert result["status"] == "finished"
     assert result["steps"] == 4
-    files = ("config.yaml", "environment.json", "metrics.csv", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
+    files = (
+        "config.yaml",
+        "environment.json",
+        "metrics.csv",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+    )
     for name in (*files, "figures/predictions.png", "figures/learning_curves.png"):
         assert (run_dir / name).stat().st_size > 0, name
 

@@ -19,6 +19,9 @@ from hemnet.data import IGNORE_INDEX, DatasetSpec
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 
+ERROR_COLOUR = (214, 39, 40)
+
+
 class Row(NamedTuple):
     """One sample: ``image`` (h, w, 3) uint8; ``truth`` and ``prediction`` (H, W) class indices."""
 
@@ -28,27 +31,38 @@ class Row(NamedTuple):
     prediction: np.ndarray
 
 
-def predictions_page(rows: Sequence[Row], spec: DatasetSpec, path: Path) -> None:
-    """Write image, truth, prediction and errors of each row, with the classes' colours below."""
+def predictions_page(rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show_images: bool = True) -> None:
+    """Write truth, prediction and errors of each row, with the classes' colours below.
+
+    With ``show_images``, the image stands before them and, in grey, behind the errors; without, the page
+    holds class maps alone and can be passed on where the photographs cannot.
+    """
+    titles = ("image", "truth", "prediction", "errors")[0 if show_images else 1 :]
     aspect = rows[0].truth.shape[0] / rows[0].truth.shape[1]
-    legend = 0.3 * -(-len(spec.classes) // 6) + 0.2
-    figure = Figure(figsize=(10, 2.45 * aspect * len(rows) + legend + 0.3), layout="constrained", dpi=110)
-    axes = figure.subplots(len(rows), 4, squeeze=False)
+    columns = min(6, spec.num_classes)
+    legend_height = 0.2 + 0.3 * -(-spec.num_classes // columns)
+    height = 9.8 / len(titles) * aspect * len(rows) + legend_height + 0.3
+    figure = Figure(figsize=(10, height), layout="constrained", dpi=110)
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for row, cells in zip(rows, axes, strict=True):
-        size = row.truth.shape[1], row.truth.shape[0]
-        image = cv2.resize(row.image, size, interpolation=cv2.INTER_LINEAR)
-        wrong = (row.prediction != row.truth) & (row.truth != IGNORE_INDEX)
-        shown = (image, _painted(row.truth, spec), _painted(row.prediction, spec), _marked(image, wrong))
-        for cell, picture in zip(cells, shown, strict=True):
+        for cell, picture in zip(cells, _pictures(row, spec, show_images), strict=True):
             cell.imshow(picture, interpolation="nearest")
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set_visible(False)
         cells[0].set_ylabel(row.name if len(row.name) < 20 else f"…{row.name[-18:]}", fontsize=7)
-    for cell, title in zip(axes[0], ("image", "truth", "prediction", "errors"), strict=True):
+    for cell, title in zip(axes[0], titles, strict=True):
         cell.set_title(title, fontsize=9)
-    columns = min(6, spec.num_classes)
     figure.legend(handles=_patches(spec), loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(path)
+
+
+def _pictures(row: Row, spec: DatasetSpec, show_images: bool) -> list[np.ndarray]:
+    image = cv2.resize(row.image, row.truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    grey = 128 + cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] // 2 if show_images else np.full(1, 235)
+    wrong = ((row.prediction != row.truth) & (row.truth != IGNORE_INDEX))[..., None]
+    errors = np.where(wrong, ERROR_COLOUR, grey).astype(np.uint8)
+    maps = [spec.colorize(mask.astype(np.uint8)) for mask in (row.truth, row.prediction)]
+    return [image, *maps, errors] if show_images else [*maps, errors]
 
 
 def legend(spec: DatasetSpec, path: Path) -> None:
@@ -64,16 +78,6 @@ def _patches(spec: DatasetSpec) -> list[Patch]:
         Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor="0.5", linewidth=0.5, label=name)
         for name, colour in zip(spec.classes, spec.palette, strict=True)
     ]
-
-
-def _painted(mask_HW: np.ndarray, spec: DatasetSpec) -> np.ndarray:
-    return spec.colorize(mask_HW.astype(np.uint8))
-
-
-def _marked(image: np.ndarray, wrong_HW: np.ndarray) -> np.ndarray:
-    """Return the image in faint grey with the wrong pixels in red."""
-    grey = 128 + cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] // 2
-    return np.where(wrong_HW[..., None], np.array([214, 39, 40]), grey).astype(np.uint8)
 
 
 def learning_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
@@ -105,4 +109,4 @@ def _curve(axis: Axes, name: str, points: np.ndarray) -> None:
         steps = steps[window - 1 :]
         axis.plot(steps, values, label=name, color="C0")
         return
-    axis.plot(steps, values, label=name)
+    axis.plot(steps, values, label=name, marker="." if len(points) < 50 else None)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
-from torch import Tensor
 
 from hemnet.data import Batch, denormalize
 from hemnet.figures import Row, predictions_page
@@ -12,37 +12,46 @@ from hemnet.task import SegmentationTask
 
 
 class PredictionImages(pl.Callback):
-    """Writes image, truth and prediction of the split's first samples, and hands the page to the loggers.
+    """Writes image, truth and prediction of some samples, and hands the page to the loggers.
 
     Args:
         path: the PNG file to write.
         count: how many samples to show.
+        show_images: whether to show the images too, or the class maps alone.
     """
 
-    def __init__(self, path: str, count: int = 6) -> None:
+    def __init__(self, path: str, count: int = 6, show_images: bool = True) -> None:
         self.path = Path(path)
         self.count = count
+        self.show_images = show_images
         self._rows: list[Row] = []
+        self._wanted: set[int] = set()
+        self._seen = 0
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin a new page."""
-        self._rows = []
+        """Begin a new page, of samples spread over the split: neighbours may be frames of one video."""
+        loader = trainer.val_dataloaders
+        assert loader is not None
+        total = len(loader.sampler)
+        self._wanted = set(np.linspace(0, total - 1, min(self.count, total)).round().astype(int).tolist())
+        self._rows, self._seen = [], 0
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        """Keep what the page needs of the first samples; ``outputs`` are the predicted classes."""
-        if isinstance(outputs, Tensor):
-            for i in range(min(len(batch["name"]), self.count - len(self._rows))):
+        """Keep what the page needs of the wanted samples; ``outputs`` are the predicted classes."""
+        for i, name in enumerate(batch["name"]):
+            if self._seen + i in self._wanted:
                 mask, prediction = batch["mask"][i].cpu().numpy(), outputs[i].cpu().numpy()
-                self._rows.append(Row(batch["name"][i], denormalize(batch["image"][i]), mask, prediction))
+                self._rows.append(Row(name, denormalize(batch["image"][i]), mask, prediction))
+        self._seen += len(batch["name"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the page on the first rank."""
         assert isinstance(pl_module, SegmentationTask)
         if trainer.sanity_checking or not trainer.is_global_zero or not self._rows:
             return
-        predictions_page(self._rows, pl_module.spec, self.path)
+        predictions_page(self._rows, pl_module.spec, self.path, show_images=self.show_images)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(key="val/predictions", images=[str(self.path)])
