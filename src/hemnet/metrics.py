@@ -35,8 +35,14 @@ class ConfusionMatrix(Metric):
         """Count integer class maps of one shape.
 
         Raises:
-            ValueError: the shapes differ, or a counted pixel's label or prediction is not in [0, K).
+            ValueError: the shapes differ, the maps are not of integers, or a counted pixel's label or
+                prediction is not in [0, K). The matrix is then unchanged.
         """
+        if prediction.is_floating_point() or target.is_floating_point():
+            raise ValueError(
+                f"prediction is {prediction.dtype}, target {target.dtype}: give class indices, "
+                "such as logits.argmax(1), not scores"
+            )
         if prediction.shape != target.shape:
             raise ValueError(
                 f"prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}: "
@@ -54,20 +60,25 @@ class ConfusionMatrix(Metric):
         self.matrix += pairs.reshape(self.num_classes, self.num_classes)
 
     def compute(self) -> Tensor:
-        """Return C_KK, int64, over everything seen since the last reset."""
+        """Return C_KK, int64, over everything seen since the last reset; for K = 1 a scalar."""
         return self.matrix
+
+
+def _as_float(C_KK: Tensor) -> Tensor:
+    # torchmetrics hands results of one element on as scalars.
+    return torch.atleast_2d(C_KK).double()
 
 
 def iou(C_KK: Tensor) -> Tensor:
     """Return each class's intersection over union, (K,) float64; NaN where the union is empty."""
-    C_KK = C_KK.double()
+    C_KK = _as_float(C_KK)
     hit_K = C_KK.diagonal()
     return hit_K / (C_KK.sum(0) + C_KK.sum(1) - hit_K)
 
 
 def recall(C_KK: Tensor) -> Tensor:
     """Return each class's accuracy, correct over true pixels, (K,) float64; NaN where there are none."""
-    C_KK = C_KK.double()
+    C_KK = _as_float(C_KK)
     return C_KK.diagonal() / C_KK.sum(1)
 
 
@@ -78,7 +89,7 @@ def mean_iou(C_KK: Tensor) -> float:
 
 def pixel_accuracy(C_KK: Tensor) -> float:
     """Return correct over counted pixels; NaN for an empty matrix."""
-    C_KK = C_KK.double()
+    C_KK = _as_float(C_KK)
     return (C_KK.diagonal().sum() / C_KK.sum()).item()
 
 

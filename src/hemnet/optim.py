@@ -65,13 +65,12 @@ def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
     parameters are left out.
     """
     groups: dict[tuple[str, bool], list[Tensor]] = {}
-    for name, child in network.named_children():
-        role = "backbone" if name == "backbone" else "head"
-        for module in child.modules():
-            for leaf, parameter in module.named_parameters(recurse=False):
-                if parameter.requires_grad:
-                    decayed = leaf == "weight" and isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-                    groups.setdefault((role, decayed), []).append(parameter)
+    for name, module in network.named_modules():
+        role = "backbone" if name.split(".")[0] == "backbone" else "head"
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                decayed = leaf == "weight" and isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+                groups.setdefault((role, decayed), []).append(parameter)
     return [
         {"name": role if decayed else f"{role} (no decay)", "params": parameters}
         | ({} if decayed else {"weight_decay": 0.0})

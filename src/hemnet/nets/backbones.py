@@ -25,6 +25,10 @@ STAGE_GEOMETRY: dict[int, tuple[tuple[int, int], ...]] = {
     32: ((1, 1), (2, 1), (2, 1), (2, 1)),
 }
 
+# Dilations of a block before and after its stride. They differ where a dilation stands for the stride: the
+# convolutions from there on look at a grid twice as wide.
+Dilations = tuple[int, int]
+
 
 def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     """Return a convolution without bias, padded to keep its input's size at stride 1."""
@@ -37,11 +41,13 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, c_in: int, width: int, stride: int, dilation: int, shortcut: nn.Module | None) -> None:
+    def __init__(
+        self, c_in: int, width: int, stride: int, dilations: Dilations, shortcut: nn.Module | None
+    ) -> None:
         super().__init__()
-        self.conv1 = _conv(c_in, width, 3, stride, dilation)
+        self.conv1 = _conv(c_in, width, 3, stride, dilations[0])
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv(width, width, 3, 1, dilation)
+        self.conv2 = _conv(width, width, 3, 1, dilations[1])
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut
@@ -58,11 +64,13 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, c_in: int, width: int, stride: int, dilation: int, shortcut: nn.Module | None) -> None:
+    def __init__(
+        self, c_in: int, width: int, stride: int, dilations: Dilations, shortcut: nn.Module | None
+    ) -> None:
         super().__init__()
         self.conv1 = _conv(c_in, width, 1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv(width, width, 3, stride, dilation)
+        self.conv2 = _conv(width, width, 3, stride, dilations[0])
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = _conv(width, width * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
@@ -80,6 +88,9 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """A residual network that returns the feature maps of its four stages.
 
+    Networks that differ in output stride alone hold the same function: with the same weights and in eval
+    mode, the maps of a dilated one, taken at every second (or fourth) position, are those of the strided.
+
     Args:
         depth: 18, 34, 50 or 101 layers.
         output_stride: image size over the size of the last feature map: 8, 16 or 32.
@@ -91,7 +102,7 @@ class ResNet(nn.Module):
             :func:`hemnet.nets.weights.load_pretrained`).
 
     Raises:
-        ValueError: depth, output stride, stem or multi_grid is none of those accepted.
+        ValueError: depth, output stride, stem, multi_grid or width is none of those accepted.
         hemnet.errors.HemnetError: the weights cannot be had or do not fit.
     """
 
@@ -105,7 +116,7 @@ class ResNet(nn.Module):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        _validate(depth, output_stride, stem, multi_grid)
+        _validate(depth, output_stride, stem, multi_grid, width)
         self._c_in = width if stem == "standard" else 2 * width
         self.conv1 = _standard_stem(width) if stem == "standard" else _deep_stem(width)
         self.bn1 = nn.BatchNorm2d(self._c_in)
@@ -117,9 +128,9 @@ class ResNet(nn.Module):
         incoming_dilation = 1
         layers: list[nn.Module] = []
         for i, (count, (stride, dilation), grid) in enumerate(stages):
-            dilations = [dilation * grid[b % len(grid)] for b in range(count)]
-            # A stage's first block still looks at the grid of the stage before it.
-            dilations[0] = incoming_dilation * grid[0]
+            dilations = [(dilation * grid[b % len(grid)],) * 2 for b in range(count)]
+            # Up to its stride, a stage's first block still looks at the grid of the stage before it.
+            dilations[0] = (incoming_dilation * grid[0], dilation * grid[0])
             layers.append(self._stage(block, width * 2**i, stride, dilations))
             incoming_dilation = dilation
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
@@ -129,15 +140,15 @@ class ResNet(nn.Module):
             load_pretrained(self, weights)
 
     def _stage(
-        self, block: type[BasicBlock] | type[Bottleneck], width: int, stride: int, dilations: list[int]
+        self, block: type[BasicBlock] | type[Bottleneck], width: int, stride: int, dilations: list[Dilations]
     ) -> nn.Sequential:
         blocks: list[nn.Module] = []
-        for i, dilation in enumerate(dilations):
+        for i, block_dilations in enumerate(dilations):
             c_out, step = width * block.expansion, stride if i == 0 else 1
             shortcut = None
             if step != 1 or self._c_in != c_out:
                 shortcut = nn.Sequential(_conv(self._c_in, c_out, 1, step), nn.BatchNorm2d(c_out))
-            blocks.append(block(self._c_in, width, step, dilation, shortcut))
+            blocks.append(block(self._c_in, width, step, block_dilations, shortcut))
             self._c_in = c_out
         return nn.Sequential(*blocks)
 
@@ -145,6 +156,13 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        # Every block starts as its shortcut (Goyal et al., 2017), so deep features start as local as the
+        # stem's: from random weights, that lets a head group positions by what they look like.
+        for module in self.modules():
+            if isinstance(module, BasicBlock):
+                nn.init.zeros_(module.bn2.weight)
+            elif isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the four stages' maps, (B, channels[i], h_i, w_i), for normalised images (B, 3, H, W)."""
@@ -172,7 +190,9 @@ def _deep_stem(width: int) -> nn.Sequential:
     )
 
 
-def _validate(depth: int, output_stride: int, stem: str, multi_grid: Sequence[int] | None) -> None:
+def _validate(
+    depth: int, output_stride: int, stem: str, multi_grid: Sequence[int] | None, width: int
+) -> None:
     """Raise a ValueError that names the argument and what it may be."""
     accepted: tuple[tuple[str, object, Sequence[object]], ...] = (
         ("depth", depth, sorted(STAGE_BLOCKS)),
@@ -184,3 +204,5 @@ def _validate(depth: int, output_stride: int, stem: str, multi_grid: Sequence[in
             raise ValueError(f"ResNet {name} is {value!r}: use one of {list(options)}")
     if multi_grid is not None and (not multi_grid or min(multi_grid) < 1):
         raise ValueError(f"ResNet multi_grid is {list(multi_grid)}: give positive factors, such as [1, 2, 4]")
+    if width < 1:
+        raise ValueError(f"ResNet width is {width!r}: give the channels of the first stage, 1 or more")

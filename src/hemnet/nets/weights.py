@@ -1,9 +1,8 @@
 """Pretrained weights: from a local file, or from a URL whose file is checked against its hash."""
 
-import pickle
 import re
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urldefrag, urlparse
 
 import torch
@@ -38,10 +37,15 @@ def load_pretrained(network: nn.Module, source: str) -> None:
 def _download(url: str) -> Path:
     location, fragment = urldefrag(url)
     name = Path(urlparse(location).path).name
-    digest = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment) or re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
+    # A fragment that is no hash is refused, not passed over for the weaker hash in the name.
+    digest = (
+        re.fullmatch(r"sha256=([0-9a-f]{64})", fragment.lower())
+        if fragment
+        else re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
+    )
     if digest is None:
         raise HemnetError(
-            f"the weights URL {url} states no hash: append #sha256=<64 hex digits> to it, "
+            f"the weights URL {url} states no SHA-256: append #sha256=<64 hex digits> to it, "
             "or use a file named like resnet50-0676ba61.pth"
         )
     # The digest is part of the cached name, so a changed fragment never finds an older file.
@@ -51,7 +55,7 @@ def _download(url: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(location, str(target), hash_prefix=digest.group(1))
-    except (URLError, OSError, RuntimeError) as error:
+    except (OSError, HTTPException, RuntimeError) as error:
         raise HemnetError(f"could not fetch pretrained weights from {url}: {error}; {REMEDY}") from error
     return target
 
@@ -59,12 +63,14 @@ def _download(url: str) -> Path:
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged file makes the reader fail in any way: KeyError, struct.error...
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise HemnetError(f"{path} is not a checkpoint of plain tensors ({reason}); {REMEDY}") from error
+        raise HemnetError(f"{path} cannot be read as a checkpoint of tensors ({reason}); {REMEDY}") from error
     if isinstance(state, dict):
         state = state.get("state_dict", state)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise HemnetError(f"{path} holds no mapping from names to tensors; {REMEDY}")
     return {name.removeprefix("module."): value for name, value in state.items()}
 

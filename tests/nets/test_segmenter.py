@@ -1,0 +1,98 @@
+"""The segmenter: what it returns in training and evaluation, at which size and precision."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hemnet.nets import EMHead, FCNHead, ResNet, Segmenter
+
+CLASSES = 3
+
+
+def segmenter(auxiliary: bool = True) -> Segmenter:
+    torch.manual_seed(0)
+    backbone = ResNet(18, 8, width=4)
+    head = EMHead(backbone.channels, CLASSES, channels=8, num_components=4)
+    return Segmenter(
+        backbone, head, FCNHead(backbone.channels, CLASSES, channels=8, stage=2) if auxiliary else None
+    )
+
+
+def images(height: int = 33, width: int = 40) -> Tensor:
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+class Refuses(nn.Module):
+    def forward(self, features: object) -> Tensor:
+        raise AssertionError("the auxiliary head ran")
+
+
+def test_auxiliary_logits_come_in_training():
+    output = segmenter().train()(images())
+    assert output.logits.shape == output.auxiliary.shape == (2, CLASSES, 33, 40)
+    assert not torch.equal(output.logits, output.auxiliary)
+
+
+def test_auxiliary_head_does_not_run_in_evaluation():
+    network = segmenter().eval()
+    network.auxiliary = Refuses()
+    assert network(images()).auxiliary is None
+    with pytest.raises(AssertionError, match="auxiliary"):
+        network.train()(images())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_without_an_auxiliary_head_there_is_none(training):
+    assert segmenter(auxiliary=False).train(training)(images()).auxiliary is None
+
+
+def test_size_is_that_of_the_logits():
+    network = segmenter().train()
+    output = network(images(), size=(20, 31))
+    assert output.logits.shape == output.auxiliary.shape == (2, CLASSES, 20, 31)
+
+
+def test_logits_are_the_head_s_interpolated():
+    network = segmenter().eval()
+    logits = network.head(network.backbone(images(32, 32)))
+    assert logits.shape[-2:] == (4, 4)
+    torch.testing.assert_close(network(images(32, 32), size=(4, 4)).logits, logits, rtol=0, atol=0)
+    # Twice the size: pixel 1 lies a quarter of the way from position 0 to position 1, pixel 2 at 3/4.
+    wide = network(images(32, 32), size=(4, 8)).logits
+    between = (0.75 * logits[..., 0] + 0.25 * logits[..., 1], 0.25 * logits[..., 0] + 0.75 * logits[..., 1])
+    # Three float32 operations on each side.
+    torch.testing.assert_close(wide[..., 1], between[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(wide[..., 2], between[1], rtol=1e-6, atol=1e-6)
+
+
+def test_logits_are_float32_and_interpolated_in_float32_under_autocast():
+    network = segmenter().train()
+    heads: list[Tensor] = []
+    for head in (network.head, network.auxiliary):
+        head.register_forward_hook(lambda module, inputs, logits: heads.append(logits))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network(images())
+    assert [logits.dtype for logits in heads] == [torch.bfloat16] * 2
+    for logits in output:
+        assert logits.dtype == torch.float32
+        assert logits.isfinite().all()
+        # Interpolated in bfloat16, every value would survive the rounding.
+        assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_one_backward_pass_trains_backbone_and_both_heads():
+    network = segmenter().train()
+    output = network(images())
+    (output.logits.square().mean() + output.auxiliary.square().mean()).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert network.backbone.conv1.weight.grad.abs().sum() > 0
+
+
+def test_evaluation_does_not_mix_the_images_of_a_batch():
+    network, batch = segmenter().eval(), images()
+    together = network(batch).logits
+    for i in range(2):
+        # Batched convolutions may sum in another order: float32 roundings through some 20 layers.
+        torch.testing.assert_close(network(batch[i : i + 1]).logits[0], together[i], rtol=1e-4, atol=1e-4)
