@@ -63,10 +63,10 @@ def test_round_trip(head: str, make_camvid: MakeCamVid, tmp_path: Path) -> None:
     assert written["metrics"]["val/miou"] == pytest.approx(scores["val/miou"])
 
     output = predict(run_dir, tmp_path / "camvid" / "val", "last", None)
-    mask = Image.open(output / "00_mask.png")
+    mask = Image.open(output / "val_0_mask.png")
     assert (mask.mode, mask.size) == ("P", (64, 48))
-    overlay = np.asarray(Image.open(output / "00_overlay.png"))
-    image = np.asarray(Image.open(tmp_path / "camvid" / "val" / "00.png"))
+    overlay = np.asarray(Image.open(output / "val_0_overlay.png"))
+    image = np.asarray(Image.open(tmp_path / "camvid" / "val" / "val_0.png"))
     colours = CAMVID.colorize(np.asarray(mask)).astype(float)
     np.testing.assert_allclose(overlay, 0.55 * colours + 0.45 * image, atol=0.51)
     assert len(list(output.iterdir())) == 2 * 3 + 1
@@ -134,21 +134,21 @@ def test_bad_files_are_named(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     label = make_camvid(name="label")
     mask = np.full((48, 64), 3, np.uint8)
     mask[0, 0] = 77
-    Image.fromarray(mask).save(label / "trainannot" / "01.png")
+    Image.fromarray(mask).save(label / "trainannot" / "train_1.png")
     error = failing(tiny(label, tmp_path / "run1"), tmp_path / "run1")["error"]
-    assert "trainannot/01.png" in error
+    assert "trainannot/train_1.png" in error
     assert "77" in error
 
     corrupt = make_camvid(name="corrupt")
-    (corrupt / "val" / "00.png").write_bytes(b"no image")
-    assert "val/00.png" in failing(tiny(corrupt, tmp_path / "run2"), tmp_path / "run2")["error"]
+    (corrupt / "val" / "val_0.png").write_bytes(b"no image")
+    assert "val/val_0.png" in failing(tiny(corrupt, tmp_path / "run2"), tmp_path / "run2")["error"]
 
 
 def test_a_bad_file_met_by_a_worker_is_named_too(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     root = make_camvid(train=2)
-    (root / "train" / "00.png").write_bytes(b"no image")
+    (root / "train" / "train_0.png").write_bytes(b"no image")
     error = failing(tiny(root, tmp_path / "run", "data.num_workers=1"), tmp_path / "run")["error"]
-    assert "train/00.png" in error
+    assert "train/train_0.png" in error
 
 
 def test_evaluate_refuses_what_it_cannot_score(make_camvid: MakeCamVid, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_the_command_line(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     assert "mean IoU" in scored.stdout
     assert (run_dir / "evaluation_best.json").exists()
 
-    shown = call("hemnet.predict", str(run_dir), str(tmp_path / "camvid" / "val" / "00.png"), cwd=tmp_path)
+    shown = call("hemnet.predict", str(run_dir), str(tmp_path / "camvid" / "val" / "val_0.png"), cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert (run_dir / "predictions" / "legend.png").exists()
 
