@@ -1,8 +1,9 @@
 """A synthetic data set on which a local classifier fails and one that pools by colour succeeds.
 
-Shapes: S image side, G cells per side, K classes.
+Shapes: S image side, G cells per side, P = S / G pixels per cell side, K classes.
 """
 
+import colorsys
 from typing import get_args
 
 import numpy as np
@@ -11,36 +12,57 @@ from hemnet.data.readers import Sample
 from hemnet.data.spec import DatasetSpec, Split
 from hemnet.data.streams import stream
 
+TILE = 4
+"""Blocks per side of every texture: a cell is a tile of TILE x TILE blocks."""
+
 _SPLITS = get_args(Split)
-# Two unit vectors that span the colours of equal brightness: a hue carries no shade.
-_CHROMA_23 = np.array([[1, -1, 0], [1, 1, -2]]) / np.sqrt([[2], [6]])
-# Grey levels. The farthest hue is 57 from the middle in a channel, so shades of up to 70 do not clip.
-_MIDDLE, _CHROMA = 128.0, 70.0
+# Strong hues: cells are told apart by colour at a glance. The darkest channel of a hue, 19, clips the dark
+# half of its texture; the brightest, 191, shows it whole.
+_SATURATION, _VALUE = 0.9, 0.75
+
+
+def walsh_tiles(count: int) -> np.ndarray:
+    """Return the first `count` two-dimensional Walsh functions on TILE x TILE blocks, by rising frequency.
+
+    Each is +1 on half of the blocks and -1 on the other half, and any two are orthogonal, so that no texture
+    shows in the mean, the variance or the histogram of a cell: only in its correlation with the tile.
+
+    Args:
+        count: 1..15.
+
+    Returns:
+        (count, TILE, TILE) float32, values -1 or +1.
+    """
+    rows = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, -1, 1], [1, -1, 1, -1]], np.float32)
+    orders = sorted(((i, j) for i in range(4) for j in range(4) if i + j), key=lambda ij: (sum(ij), ij))
+    return np.stack([np.outer(rows[i], rows[j]) for i, j in orders[:count]])
 
 
 class Mosaic:
-    """Mosaics of coloured cells, each of which says little about its class, while all of a colour say it.
+    """Mosaics of small coloured cells, each of which lies about its class, while all of a colour do not.
 
-    There are K hues of equal brightness. Each image pairs them with the classes anew, at random, and deals
-    its G x G cells to the classes as evenly as possible, in random order. A cell of class k has the hue that
-    its class has in this image, made brighter or darker by a shade that is drawn once for the cell:
-    `step * (k - (K - 1) / 2) + spread * N(0, 1)` grey levels. White noise is added to every pixel.
+    There are K hues and K textures. Each image pairs the classes with the hues anew, at random, and deals its
+    G x G cells to the classes as evenly as possible, in random order. A cell of class k has the hue of k and
+    shows texture k with probability `reliability` p, else one of the other K - 1, each as likely. A channel
+    of its pixels is `hue + contrast * texture + noise * N(0, 1)`, in grey levels.
 
-    Hue and position say nothing about the class across images, and a cell's shade says little: the best guess
-    from one cell, however well its pixels are seen, is right with probability
-    (2 F(d / 2) + (K - 2) (2 F(d / 2) - 1)) / K, where d = step / spread and F is the normal distribution
-    function; 0.48 by the defaults. But all cells of one hue are of one class, and the mean shade of n cells
-    is sqrt(n) times as sharp: 0.92 for the 16 cells of a class. Deterministic in (seed, split, index).
+    Colour and position say nothing about the class across images, but within an image one colour is one
+    class. Whoever sees a cell alone is right with probability p at most, however well he reads the texture,
+    and so has an IoU of at most p / (2 - p) per class (the errors of all classes being alike); a vote over
+    the G * G / K cells of one colour is right far more often. By the defaults, 0.5, 0.33 and 0.90.
+
+    The textures have a place and a sense: scaling, flipping, or cropping off the cell borders would change
+    their classes, so train without them. Deterministic in (seed, split, index); no files.
 
     Args:
         split: "train", "val" or "test"; the splits share no image.
         length: number of images, at least 1.
-        size: image side S in pixels, a multiple of `cells`.
-        cells: cells per side G.
-        num_classes: K, 2 to 12, at most G * G.
-        step: between the mean shades of neighbouring classes, in grey levels, > 0.
-        spread: standard deviation of a cell's shade about its class's, in grey levels, > 0.
-        noise: standard deviation of a pixel about its cell, in grey levels, >= 0.
+        size: image side S in pixels.
+        cells: cells per side G; S / G must be a multiple of TILE.
+        num_classes: K, 2..15, at most G * G.
+        reliability: p, above 1 / K (the texture says something) and at most 1 (it says all).
+        contrast: amplitude of the texture in grey levels, > 0.
+        noise: standard deviation in grey levels, >= 0.
         seed: non-negative.
 
     Raises:
@@ -51,46 +73,50 @@ class Mosaic:
         self,
         split: Split,
         length: int,
-        size: int = 128,
+        size: int = 192,
         cells: int = 8,
         num_classes: int = 4,
-        step: float = 16.0,
-        spread: float = 20.0,
-        noise: float = 10.0,
+        reliability: float = 0.5,
+        contrast: float = 40.0,
+        noise: float = 8.0,
         seed: int = 0,
     ) -> None:
-        fits = 1 <= cells <= size and size % cells == 0
-        rules = (
-            (split in _SPLITS, f"split must be one of {_SPLITS}, got {split!r}"),
-            (length >= 1 and seed >= 0, f"needs length >= 1 and seed >= 0, got {length=} {seed=}"),
-            (fits, f"size must be a positive multiple of cells, got {size=} {cells=}"),
-            (
-                2 <= num_classes <= min(12, cells**2),
-                f"num_classes must be 2..12, <= cells**2, got {num_classes}",
-            ),
-            (step > 0 and spread > 0, f"step and spread must be > 0, got {step=} {spread=}"),
-            (noise >= 0, f"noise must be >= 0, got {noise}"),
-        )
-        for holds, rule in rules:
-            if not holds:
-                raise ValueError(f"Mosaic: {rule}")
+        if split not in _SPLITS:
+            raise ValueError(f"Mosaic: split must be one of {_SPLITS}, got {split!r}")
+        if length < 1 or seed < 0:
+            raise ValueError(f"Mosaic: needs length >= 1 and seed >= 0, got length={length} seed={seed}")
+        if cells < 1 or size < 1 or size % (cells * TILE):
+            raise ValueError(
+                f"Mosaic: size must be a multiple of {TILE} * cells, got size={size} cells={cells}"
+            )
+        if not 2 <= num_classes <= min(TILE * TILE - 1, cells * cells):
+            raise ValueError(
+                f"Mosaic: num_classes must be 2..15, at most cells**2, got {num_classes} with cells={cells}"
+            )
+        if not 1 / num_classes < reliability <= 1:
+            raise ValueError(
+                f"Mosaic: reliability must be above 1 / num_classes = {1 / num_classes:.3f} and at most 1, "
+                f"got {reliability}"
+            )
+        if contrast <= 0 or noise < 0:
+            raise ValueError(
+                f"Mosaic: needs contrast > 0 and noise >= 0, got contrast={contrast} noise={noise}"
+            )
         self._split, self._length, self._seed = _SPLITS.index(split), length, seed
         self._cells, self._cell_size = cells, size // cells
-        self._step, self._spread, self._noise = step, spread, noise
-        angle_K = 2 * np.pi * np.arange(num_classes) / num_classes
-        self._hues_K3 = _MIDDLE + _CHROMA * np.stack([np.cos(angle_K), np.sin(angle_K)], 1) @ _CHROMA_23
-        # A class has no colour of its own: it is shown by its place from dark blue to yellow.
-        ramp_K = np.linspace(0, 1, num_classes)[:, None]
-        palette_K3 = np.rint((1 - ramp_K) * (68, 1, 84) + ramp_K * (253, 231, 37)).astype(int)
+        self._reliability, self._noise = reliability, noise
+        tiles_KPP = _enlarge(walsh_tiles(num_classes), self._cell_size // TILE)
+        self._texture_KSS = contrast * np.tile(tiles_KPP, (1, cells, cells))
+        self._hues_K3 = np.array([_rgb(k / num_classes) for k in range(num_classes)], np.float32)
         self._spec = DatasetSpec(
             name="mosaic",
-            classes=tuple(f"shade {k}" for k in range(num_classes)),
-            palette=tuple((int(r), int(g), int(b)) for r, g, b in palette_K3),
+            classes=tuple(f"texture {k}" for k in range(num_classes)),
+            palette=tuple(_rgb(k / num_classes) for k in range(num_classes)),
         )
 
     @property
     def spec(self) -> DatasetSpec:
-        """Classes "shade 0" (the darkest on average), "shade 1", ..."""
+        """Classes "texture 0", "texture 1", ..."""
         return self._spec
 
     def __len__(self) -> int:
@@ -105,15 +131,22 @@ class Mosaic:
         # The class that gets a cell more when G * G is no multiple of K is random as well.
         deal = rng.permutation(classes)[np.arange(cells**2) % classes]
         class_GG = rng.permutation(deal).reshape(cells, cells)
-        shade_GG = self._step * (class_GG - (classes - 1) / 2) + self._spread * rng.standard_normal(
-            (cells, cells)
-        )
-        color_GG3 = rng.permutation(self._hues_K3)[class_GG] + shade_GG[..., None]
-        image_SSC = self._enlarge(color_GG3).astype(np.float32)
+        lie_GG = (class_GG + rng.integers(1, classes, (cells, cells))) % classes
+        shown_GG = np.where(rng.random((cells, cells)) < self._reliability, class_GG, lie_GG)
+
+        mask_SS, shown_SS = (_enlarge(grid, self._cell_size) for grid in (class_GG, shown_GG))
+        image_SSC = rng.permutation(self._hues_K3)[mask_SS]
+        image_SSC += np.take_along_axis(self._texture_KSS, shown_SS[None], axis=0)[0][..., None]
         image_SSC += self._noise * rng.standard_normal(image_SSC.shape, dtype=np.float32)
         image_SSC = np.clip(np.rint(image_SSC), 0, 255).astype(np.uint8)
-        mask_SS = self._enlarge(class_GG).astype(np.uint8)
-        return Sample(image_SSC, mask_SS, f"{_SPLITS[self._split]}-{index:05d}")
+        return Sample(image_SSC, mask_SS.astype(np.uint8), f"{_SPLITS[self._split]}-{index:05d}")
 
-    def _enlarge(self, grid: np.ndarray) -> np.ndarray:
-        return grid.repeat(self._cell_size, axis=0).repeat(self._cell_size, axis=1)
+
+def _enlarge(grid: np.ndarray, factor: int) -> np.ndarray:
+    """Repeat each entry of the last two axes `factor` times along both."""
+    return grid.repeat(factor, axis=-2).repeat(factor, axis=-1)
+
+
+def _rgb(hue: float) -> tuple[int, int, int]:
+    red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, _SATURATION, _VALUE))
+    return red, green, blue
