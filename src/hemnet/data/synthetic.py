@@ -111,7 +111,7 @@ class Mosaic:
         self._spec = DatasetSpec(
             name="mosaic",
             classes=tuple(f"texture {k}" for k in range(num_classes)),
-            palette=tuple(_rgb(k / num_classes) for k in range(num_classes)),
+            palette=_ramp(num_classes),
         )
 
     @property
@@ -150,3 +150,10 @@ def _enlarge(grid: np.ndarray, factor: int) -> np.ndarray:
 def _rgb(hue: float) -> tuple[int, int, int]:
     red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, _SATURATION, _VALUE))
     return red, green, blue
+
+
+def _ramp(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Return colours from violet over teal to yellow: none of a hue, since hues are not classes."""
+    place = np.linspace(0, 2, count)
+    channels = [np.interp(place, [0, 1, 2], stops) for stops in ((68, 33, 253), (1, 145, 231), (84, 140, 37))]
+    return tuple((round(r), round(g), round(b)) for r, g, b in zip(*channels, strict=True))
