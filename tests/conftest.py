@@ -1,18 +1,20 @@
 """Fixtures that several test folders share."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
-from files import write_camvid
+from files import MakeCamVid, write_camvid
 
 # Set before any test imports wandb or albumentations: tests talk to no server.
 os.environ["WANDB_MODE"] = "offline"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-MakeCamVid = Callable[..., Path]
+# No deadline: on a shared machine, an example that takes long proves nothing.
+hypothesis.settings.register_profile("hemnet", deadline=None)
+hypothesis.settings.load_profile("hemnet")
 
 
 @pytest.fixture(autouse=True)

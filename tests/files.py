@@ -1,9 +1,12 @@
 """Miniature data sets in their on-disk layouts."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+MakeCamVid = Callable[..., Path]
 
 
 def write_camvid(root: Path, counts: dict[str, int], size: tuple[int, int] = (24, 32)) -> Path:

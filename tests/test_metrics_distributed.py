@@ -37,7 +37,7 @@ def worker(rank: int, folder: str) -> None:
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=RANKS,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=300),  # a busy machine may start one process minutes after the other
     )
     metric = counted(share(rank))
     torch.save((metric.compute(), metric.matrix), f"{folder}/matrix_{rank}.pt")
