@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "hemnet"
 # Each unit may import those of lower rank, and its own package.
 RANK = {
     "errors": 0,
+    "ranks": 0,
     "em": 1,
     "data": 1,
     "nets": 2,

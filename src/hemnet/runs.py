@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.resolvers import oc
 
 from hemnet.errors import HemnetError
+from hemnet.ranks import rank
 
 log = logging.getLogger(__name__)
 Checkpoint = Literal["last", "best"]
@@ -36,7 +37,10 @@ REDACTED = "<redacted>"
 
 @dataclass
 class Run:
-    """A run directory. As a context manager it records how the run ended, whichever way it ended."""
+    """A run directory. As a context manager it records how the run ended, whichever way it ended.
+
+    Of several ranks, only the first writes; to the others the directory is there to be read.
+    """
 
     path: Path
     config: DictConfig
@@ -51,6 +55,8 @@ class Run:
             HemnetError: the directory already holds a run, which is never overwritten.
         """
         path = Path(path)
+        if rank() != 0:
+            return cls(path, config)
         if (path / "config.yaml").exists():
             raise HemnetError(f"{path} already holds a run: choose another run_dir, or delete it first")
         for folder in ("checkpoints", "figures"):
@@ -80,6 +86,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
+        if rank() != 0:
+            return
         status, note = "finished", {}
         if error is not None:
             status = "preempted" if isinstance(error, KeyboardInterrupt) else "failed"

@@ -45,10 +45,10 @@ def train(config: DictConfig) -> float:
         run.record(steps=trainer.global_step)
         (scores,) = build_evaluator(config).validate(task, datamodule=data, verbose=False)
         run.record(metrics=scores)
-        learning_curves(run.metrics(), run.figure("learning_curves.png"))
         if trainer.is_global_zero:
+            learning_curves(run.metrics(), run.figure("learning_curves.png"))
             print_scores(scores, data.spec.classes, f"{config.name}, seed {config.seed}")
-        log.info("val/miou %.4f; everything is in %s", scores["val/miou"], run.path)
+            log.info("val/miou %.4f; everything is in %s", scores["val/miou"], run.path)
     return scores["val/miou"]
 
 

@@ -121,3 +121,12 @@ def test_features_are_not_overwritten_by_later_stages():
     for stage, feature in zip(stages, network(x), strict=True):
         y = stage(y.clone())
         assert torch.equal(feature, y)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_every_block_starts_as_its_shortcut(depth):
+    """A new network's residual branches give exactly 0, so a map passes a block without a stride as it is."""
+    network = ResNet(depth, width=4).double()
+    for feature, stage in zip(network(image(32, 32)), (network.layer1, network.layer2), strict=False):
+        assert feature.any()
+        assert torch.equal(stage[1](feature), feature)

@@ -10,6 +10,8 @@ from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import WandbLogger
 
+from hemnet.ranks import rank
+
 log = logging.getLogger(__name__)
 DEFAULT_SERVER = "https://api.wandb.ai"
 REACH_SECONDS = 3.0
@@ -51,6 +53,8 @@ def wandb_logger(
         return wandb.init(project=project, name=name, group=group, tags=tags, dir=save_dir, settings=settings)
 
     chosen: Mode = mode or _mode_of_environment()
+    if rank() != 0:
+        chosen = "disabled"  # the first rank logs for all
     if chosen == "online":
         obstacle = _obstacle()
         if obstacle:
