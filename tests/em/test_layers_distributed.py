@@ -42,7 +42,7 @@ def worker(rank: int, folder: str) -> None:
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=RANKS,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=300),
     )
     torch.manual_seed(rank)  # rank 0's means must win
     network = model()

@@ -95,8 +95,8 @@ class ResNet(nn.Module):
         depth: 18, 34, 50 or 101 layers.
         output_stride: image size over the size of the last feature map: 8, 16 or 32.
         stem: ``standard``, one 7x7 convolution; ``deep``, three 3x3 convolutions ("ResNet-C/D" stem).
-        multi_grid: factors on the dilation of the last stage's blocks in turn (Chen et al., 2017);
-            null keeps them alike.
+        multi_grid: factors on the dilations of the last stage's blocks, repeated as often as needed
+            (Chen et al., 2017); null keeps the blocks alike.
         width: channels of the first stage, 64 in the published networks; smaller for small machines.
         weights: null (random initial weights), the path of a checkpoint, or its URL (see
             :func:`hemnet.nets.weights.load_pretrained`).
