@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from hemnet import compose
-from hemnet.compose import CONF, EXPERIMENTS, ConfigError, build_network, build_task, build_trainer, load
+from hemnet.check import ConfigError
+from hemnet.compose import CONF, EXPERIMENTS, build_network, build_task, build_trainer, load
 from hemnet.data import CAMVID
 from hemnet.em import HighwayEM
 

@@ -22,13 +22,14 @@ RANK = {
     "task": 3,
     "callbacks": 4,
     "runs": 4,
+    "check": 4,
     "compose": 5,
     "cli": 6,
     "train": 7,
     "evaluate": 7,
     "predict": 7,
 }
-CONFIGURED = {"compose", "runs", "cli", "train", "evaluate", "predict"}
+CONFIGURED = {"check", "compose", "runs", "cli", "train", "evaluate", "predict"}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")
 
 

@@ -12,7 +12,8 @@ import torch
 from files import MakeCamVid
 from PIL import Image
 
-from hemnet.compose import ConfigError, load, restore
+from hemnet.check import ConfigError
+from hemnet.compose import load, restore
 from hemnet.data import CAMVID, DataError
 from hemnet.errors import HemnetError
 from hemnet.evaluate import evaluate

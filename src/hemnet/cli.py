@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from hemnet.compose import ConfigError, check, explain
+from hemnet.check import ConfigError, check, explain
 from hemnet.errors import HemnetError
 
 USER_ERROR = 2

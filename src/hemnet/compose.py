@@ -3,24 +3,21 @@
 ``conf/`` holds the parts, ``experiments/NAME.yaml`` the recipes; a recipe is chosen with ``experiment=NAME``.
 """
 
-import inspect
 import secrets
 import time
-from collections.abc import Collection
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from hydra.utils import get_object, instantiate
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from hemnet.check import ConfigError, check, explain
 from hemnet.data import DatasetSpec, EvalTransform, SegmentationData
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
@@ -30,33 +27,6 @@ from hemnet.task import CHECKPOINT_FORMAT, SegmentationTask
 PROJECT = Path(__file__).parents[2]
 CONF = PROJECT / "conf"
 EXPERIMENTS = PROJECT / "experiments"
-
-# The nodes that are containers rather than calls, and the keys that each may have; None: any.
-CONTAINERS: dict[str, set[str] | None] = {
-    "": {
-        "name",
-        "seed",
-        "runs",
-        "run_dir",
-        "data",
-        "model",
-        "optim",
-        "task",
-        "trainer",
-        "callbacks",
-        "logger",
-    },
-    "model": {"backbone", "head", "auxiliary", "num_components"},
-    "callbacks": None,
-    "logger": None,
-}
-# Keys that the composition hands on: the root of a data set goes to its readers.
-SHARED_KEYS = {"data": {"root"}}
-INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
-
-
-class ConfigError(HemnetError):
-    """A key, value or choice of the configuration is wrong."""
 
 
 def register_recipes(folder: Path = EXPERIMENTS) -> None:
@@ -90,94 +60,6 @@ def load(overrides: list[str]) -> DictConfig:
         raise explain(error) from error
     check(config)
     return config
-
-
-def explain(error: Exception) -> ConfigError:
-    """Return Hydra's error as one that names the nearest right key or option, where one was misspelt."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        return ConfigError(f"unknown option {group}={option}: {_nearest(option, error.options)}")
-    cause: BaseException | None = error
-    while cause is not None:
-        parent, key = getattr(cause, "parent_node", None), getattr(cause, "full_key", None)
-        if isinstance(parent, DictConfig) and key:
-            return ConfigError(_unknown(key, {str(k) for k in parent}))
-        cause = cause.__cause__
-    return ConfigError(str(error))
-
-
-def _unknown(full_key: str, known: set[str]) -> str:
-    prefix, _, key = full_key.rpartition(".")
-    dot = f"{prefix}." if prefix else ""
-    return f"unknown key {full_key}: {_nearest(key, known, dot)}"
-
-
-def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-
-
-def check(config: DictConfig) -> None:
-    """Check every key and plain value of a configuration against what it will be handed to.
-
-    Raises:
-        ConfigError: a key that nothing takes (with the nearest one that something does), a missing or
-            mistyped value, or a target that does not exist.
-    """
-    try:
-        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    _check_node(resolved, "")
-
-
-def _check_node(node: Any, path: str) -> None:
-    if isinstance(node, list):
-        for i, item in enumerate(node):
-            _check_node(item, f"{path}[{i}]")
-    if not isinstance(node, dict):
-        return
-    hints: dict[str, Any] = {}
-    known = CONTAINERS.get(path)
-    if "_target_" in node:
-        known, hints = _signature(node["_target_"], path)
-        known |= INSTANTIATE_KEYS | SHARED_KEYS.get(path, set())
-    for key, value in node.items():
-        full_key = f"{path}.{key}" if path else str(key)
-        if known is not None and key not in known:
-            raise ConfigError(_unknown(full_key, known - INSTANTIATE_KEYS))
-        if key in hints and not _has_target(value):
-            _check_value(value, hints[key], full_key)
-        _check_node(value, full_key)
-
-
-def _signature(target: str, path: str) -> tuple[set[str], dict[str, Any]]:
-    """Return the parameter names of a target and the types of those whose annotations can be resolved."""
-    try:
-        call = get_object(target)
-    except Exception as error:
-        raise ConfigError(f"{path}._target_ names {target}, which cannot be imported: {error}") from error
-    try:
-        hints = get_type_hints(call.__init__ if inspect.isclass(call) else call)
-    except (NameError, TypeError):
-        hints = {}  # annotations of other packages that exist for type checkers alone
-    return set(inspect.signature(call).parameters), hints
-
-
-def _has_target(value: Any) -> bool:
-    if isinstance(value, dict):
-        return "_target_" in value or any(map(_has_target, value.values()))
-    return isinstance(value, list) and any(map(_has_target, value))
-
-
-def _check_value(value: Any, hint: Any, full_key: str) -> None:
-    try:
-        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
-    except ValidationError as error:
-        reason = "; ".join(dict.fromkeys(e["msg"].lower() for e in error.errors()))
-        raise ConfigError(f"{full_key} is {value!r}: {reason}") from error
-    except PydanticUserError:
-        pass  # a type that pydantic has no schema for; its constructor judges
 
 
 def _build(config: DictConfig, key: str, **given: Any) -> Any:

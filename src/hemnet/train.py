@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from hemnet.check import check, explain
 from hemnet.cli import print_scores, run_entry
 from hemnet.compose import (
     CONF,
@@ -18,8 +19,6 @@ from hemnet.compose import (
     build_network,
     build_task,
     build_trainer,
-    check,
-    explain,
     register_recipes,
 )
 from hemnet.figures import learning_curves
