@@ -33,6 +33,10 @@ def tiny(root: Path, run_dir: Path, *overrides: str) -> list[str]:
     return [*TINY, f"data.root={root}", f"run_dir={run_dir}", *overrides]
 
 
+def load_checkpoint(run_dir: Path, which: str) -> dict:
+    return torch.load(run_dir / "checkpoints" / f"{which}.ckpt", weights_only=True)
+
+
 def trained(make_camvid: MakeCamVid, tmp_path: Path, *overrides: str) -> Path:
     train(load(tiny(make_camvid(), tmp_path / "run", *overrides)))
     return tmp_path / "run"
@@ -73,6 +77,19 @@ def test_round_trip(head: str, make_camvid: MakeCamVid, tmp_path: Path) -> None:
     assert len(list(output.iterdir())) == 2 * 3 + 1
 
 
+def test_the_last_checkpoint_is_of_the_last_step_whenever_validation_was(
+    make_camvid: MakeCamVid, tmp_path: Path
+) -> None:
+    run_dir = trained(make_camvid, tmp_path, "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2")
+    result = json.loads((run_dir / "result.json").read_text())
+    steps = {which: load_checkpoint(run_dir, which)["global_step"] for which in ("last", "best")}
+    assert steps == {"last": 6, "best": 4}
+    assert result["steps"] == 6
+    assert evaluate(run_dir, "last", [])["val/miou"] == pytest.approx(
+        result["metrics"]["val/miou"], abs=1e-12
+    )
+
+
 def test_predictions_are_what_evaluation_scores(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     run_dir = trained(make_camvid, tmp_path)
     output = predict(run_dir, tmp_path / "camvid" / "val", "last", tmp_path / "out")
@@ -87,7 +104,7 @@ def test_predictions_are_what_evaluation_scores(make_camvid: MakeCamVid, tmp_pat
 def test_checkpoints_hold_plain_containers(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     run_dir = trained(make_camvid, tmp_path)
     for which in ("last", "best"):
-        checkpoint = torch.load(run_dir / "checkpoints" / f"{which}.ckpt", weights_only=True)
+        checkpoint = load_checkpoint(run_dir, which)
         assert checkpoint["hemnet"]["spec"]["classes"] == list(CAMVID.classes)
     network, spec = restore(Run.open(run_dir))
     assert spec == CAMVID
