@@ -175,6 +175,10 @@ def test_evaluate_refuses_what_it_cannot_score(make_camvid: MakeCamVid, tmp_path
     run_dir = trained(make_camvid, tmp_path)
     with pytest.raises(ConfigError, match=r"did you mean data\.root"):
         evaluate(run_dir, "last", ["data.rot=/x"])
+    with pytest.raises(ConfigError, match="is no assignment"):
+        evaluate(run_dir, "last", ["data.root"])
+    with pytest.raises(ConfigError, match=r"data\.root"):
+        evaluate(run_dir, "last", ["data.root=[1"])
     with pytest.raises(DataError, match="/x"):
         evaluate(run_dir, "last", ["data.root=/x"])
     (run_dir / "checkpoints" / "last.ckpt").unlink()

@@ -5,6 +5,8 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -33,7 +35,7 @@ def log_to_terminal() -> None:
 
 
 def override(config: DictConfig, assignments: list[str]) -> DictConfig:
-    """Return a copy of a stored config with ``key=value`` assignments made and checked.
+    """Return a copy of a stored config with ``key=value`` assignments, in Hydra's grammar, made and checked.
 
     Raises:
         ConfigError: an assignment has no ``=``, or names a key that the config does not have.
@@ -41,11 +43,13 @@ def override(config: DictConfig, assignments: list[str]) -> DictConfig:
     changed = config.copy()
     OmegaConf.set_struct(changed, True)
     for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals:
+        if "=" not in assignment:
             raise ConfigError(f"{assignment!r} is no assignment: write key=value, such as data.root=FOLDER")
         try:
-            OmegaConf.update(changed, key, OmegaConf.create(f"value: {value}").value)
+            parsed = OverridesParser.create().parse_override(assignment)
+            OmegaConf.update(changed, parsed.key_or_group, parsed.value())
+        except HydraException as error:
+            raise ConfigError(f"{assignment!r} cannot be read: {error}") from error
         except OmegaConfBaseException as error:
             raise explain(error) from error
     check(changed)
