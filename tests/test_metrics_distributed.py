@@ -1,11 +1,10 @@
 """The confusion matrix over two processes is that of one process with all of the batches."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from gloo import process_group
 from torch import Tensor
 
 from hemnet.metrics import ConfusionMatrix
@@ -31,17 +30,9 @@ def counted(batches: list[tuple[Tensor, Tensor]]) -> ConfusionMatrix:
 
 
 def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=RANKS,
-        timeout=timedelta(seconds=300),  # a busy machine may start one process minutes after the other
-    )
-    metric = counted(share(rank))
-    torch.save((metric.compute(), metric.matrix), f"{folder}/matrix_{rank}.pt")
-    dist.destroy_process_group()
+    with process_group(rank, RANKS, folder):
+        metric = counted(share(rank))
+        torch.save((metric.compute(), metric.matrix), f"{folder}/matrix_{rank}.pt")
 
 
 def test_two_processes_agree_with_one(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -63,11 +64,9 @@ def _images(source: Path) -> list[Path]:
     paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise DataError(f"no images in {source}: it should hold files ending in {', '.join(IMAGE_SUFFIXES)}")
-    clashes = {p.stem for p in paths if sum(q.stem == p.stem for q in paths) > 1}
+    clashes = [stem for stem, count in Counter(p.stem for p in paths).items() if count > 1]
     if clashes:
-        raise DataError(
-            f"{source} holds several images named {sorted(clashes)[0]}: rename one, or predict it alone"
-        )
+        raise DataError(f"{source} holds several images named {clashes[0]}: rename one, or predict it alone")
     return paths
 
 

@@ -94,11 +94,16 @@ class Run:
             note = {"error": f"{type(error).__name__}: {error}"}
             # Errors meant for users explain themselves; any other needs its traceback in run.log.
             log.error("%s", error, exc_info=None if isinstance(error, HemnetError) else error)
-        result = {"status": status, "experiment": self.config.name, "seed": self.config.seed, "metrics": {}}
-        result |= self._outcome | {"seconds": round(time.monotonic() - self._started, 1)} | note
-        result.setdefault("steps", 0)
-        result.setdefault("device", device_name(self.config.trainer.get("accelerator", "cpu")))
-        write_json(self.path / "result.json", result)
+        result = {
+            "status": status,
+            "experiment": self.config.name,
+            "seed": self.config.seed,
+            "metrics": {},
+            "seconds": round(time.monotonic() - self._started, 1),
+            "steps": 0,
+            "device": device_name(self.config.trainer.get("accelerator", "cpu")),
+        }
+        write_json(self.path / "result.json", result | self._outcome | note)
 
     def record(self, **outcome: Any) -> None:
         """Keep facts for result.json: ``metrics``, ``steps``, and others worth keeping."""

@@ -1,11 +1,10 @@
 """HighwayEM on two ranks: the means are the same on both, and those of one process with the whole batch."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from gloo import process_group
 from torch import Tensor, nn
 
 from hemnet.em import HighwayEM
@@ -36,19 +35,11 @@ def train(network: nn.Module, micro_batches: list[list[Tensor]]) -> None:
 
 
 def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=RANKS,
-        timeout=timedelta(seconds=300),
-    )
-    torch.manual_seed(rank)  # rank 0's means must win
-    network = model()
-    train(nn.parallel.DistributedDataParallel(network), [shares(step)[rank] for step in range(3)])
-    torch.save(network[0].means, f"{folder}/means_{rank}.pt")
-    dist.destroy_process_group()
+    with process_group(rank, RANKS, folder):
+        torch.manual_seed(rank)  # rank 0's means must win
+        network = model()
+        train(nn.parallel.DistributedDataParallel(network), [shares(step)[rank] for step in range(3)])
+        torch.save(network[0].means, f"{folder}/means_{rank}.pt")
 
 
 def test_two_ranks_agree_with_one_process(tmp_path: Path):
