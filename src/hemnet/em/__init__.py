@@ -1,6 +1,19 @@
 """Unrolled highway expectation-maximization: the functions, and the layer built on them. Needs only torch."""
 
-from hemnet.em.functional import EMResult, log_likelihood, unroll
+from hemnet.em.functional import log_likelihood
+from hemnet.em.implicit import ConvergenceError, ConvergenceWarning, Implicit
 from hemnet.em.layers import HighwayEM
+from hemnet.em.result import Diagnostics, EMResult, GradientFlow
+from hemnet.em.unrolling import unroll
 
-__all__ = ["EMResult", "HighwayEM", "log_likelihood", "unroll"]
+__all__ = [
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "Diagnostics",
+    "EMResult",
+    "GradientFlow",
+    "HighwayEM",
+    "Implicit",
+    "log_likelihood",
+    "unroll",
+]

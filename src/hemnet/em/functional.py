@@ -1,4 +1,4 @@
-"""Unrolled (generalised) expectation-maximization over image features, as pure functions.
+"""The equations of (generalised) expectation-maximization over image features, as pure functions.
 
 The model is one Gaussian mixture per image, weights 1/K and covariance σ²I. One iteration is
 
@@ -16,25 +16,14 @@ float64, and autocast is off inside.
 """
 
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hemnet.em.options import (
-    Assignment,
-    Engine,
-    Gradient,
-    HighwayScale,
-    Normalization,
-    check_options,
-    check_shapes,
-    check_variance,
-)
+from hemnet.em.options import Assignment, Normalization, check_shapes, check_variance
 
 # A component with less mass than this, in positions, is empty. As small as float32 allows with room for
 # its reciprocal times features and gradients: EM moves a far component to the data, so it must not be
@@ -42,34 +31,6 @@ from hemnet.em.options import (
 EMPTY_MASS = 1e-20
 # Means shorter than this are divided by it, not by their length, so that a zero mean stays finite.
 SHORTEST_MEAN = 1e-6
-
-
-@dataclass(frozen=True)
-class EMResult:
-    """What `unroll` returns.
-
-    Attributes:
-        reconstruction: y of eq (4), (B, N, C), in the dtype of the features.
-        means: mu after the last step, (B, K, C), float32 or float64.
-        trajectory: mu^(0) ... mu^(T), (T+1, B, K, C), or None when it was not asked for.
-    """
-
-    reconstruction: Tensor
-    means: Tensor
-    trajectory: Tensor | None
-    _x_BNC: Tensor = field(repr=False)
-    _last_e_step_means_BKC: Tensor = field(repr=False)
-    _variance: float = field(repr=False)
-    _assignment: Assignment = field(repr=False)
-
-    def responsibilities(self) -> Tensor:
-        """Z of the last E-step, (B, N, K), float32 or float64; rows sum to 1. Recomputed, not stored."""
-        return responsibilities(
-            self._x_BNC,
-            self._last_e_step_means_BKC,
-            variance=self._variance,
-            assignment=self._assignment,
-        )
 
 
 def responsibilities(x_BNC: Tensor, mu_BKC: Tensor, *, variance: float, assignment: Assignment) -> Tensor:
@@ -90,19 +51,19 @@ def component_means(x_BNC: Tensor, z_BNK: Tensor, mu_BKC: Tensor) -> Tensor:
     A component whose mass N_k is below `EMPTY_MASS` keeps its mu_k, with a gradient of one to mu_k and
     none to x and z.
     """
-    x_BNC, z_BNK, mu_BKC = _promote(x_BNC, z_BNK, mu_BKC)
+    x_BNC, z_BNK, mu_BKC = promote(x_BNC, z_BNK, mu_BKC)
     mass_BK1 = z_BNK.sum(dim=1).unsqueeze(-1)
     # Not the negation of ">": a NaN mass must reach the result, not pass for an empty component.
     empty_BK1 = mass_BK1 <= EMPTY_MASS
     # Dividing by 1 where empty keeps the unused branch of the outer `where` finite in the backward pass.
     safe_mass_BK1 = torch.where(empty_BK1, 1.0, mass_BK1)
-    with _autocast_off(x_BNC):
+    with autocast_off(x_BNC):
         return torch.where(empty_BK1, mu_BKC, (z_BNK.mT @ x_BNC) / safe_mass_BK1)
 
 
 def newton_step(mu_BKC: Tensor, m_BKC: Tensor, h: float | Tensor) -> Tensor:
     """N-step, eq (3): h·mu + (1 - h)·m, a Newton-Raphson step of size 1 - h on Q; h = 0 is plain EM."""
-    mu_BKC, m_BKC = _promote(mu_BKC, m_BKC)
+    mu_BKC, m_BKC = promote(mu_BKC, m_BKC)
     return h * mu_BKC + (1 - h) * m_BKC
 
 
@@ -116,8 +77,8 @@ def normalize_means(mu_BKC: Tensor, normalize: Normalization) -> Tensor:
 
 def reconstruct(z_BNK: Tensor, mu_BKC: Tensor) -> Tensor:
     """R-step, eq (4): y_n = Σ_k z_nk mu_k, (B, N, C)."""
-    z_BNK, mu_BKC = _promote(z_BNK, mu_BKC)
-    with _autocast_off(z_BNK):
+    z_BNK, mu_BKC = promote(z_BNK, mu_BKC)
+    with autocast_off(z_BNK):
         return z_BNK @ mu_BKC
 
 
@@ -139,105 +100,29 @@ def log_likelihood(x_BNC: Tensor, mu_BKC: Tensor, *, variance: float) -> Tensor:
     check_variance(variance)
     channels, components = mu_BKC.shape[-1], mu_BKC.shape[-2]
     constant = -math.log(components) - 0.5 * channels * math.log(2 * math.pi * variance)
-    (x_BNC,) = _promote(x_BNC)
+    (x_BNC,) = promote(x_BNC)
     own_BN = x_BNC.square().sum(dim=-1) / (2 * variance)
     shared_BN = torch.logsumexp(_logits(x_BNC, mu_BKC, variance, "gaussian"), dim=-1)
     return (shared_BN - own_BN + constant).sum(dim=-1)
 
 
-def unroll(
-    x_BNC: Tensor,
-    mu_BKC: Tensor,
-    *,
-    iterations: int,
-    highway_scale: HighwayScale = 0.5,
-    assignment: Assignment = "gaussian",
-    variance: float | None = None,
-    normalize: Normalization = "none",
-    gradient: Gradient = "unrolled",
-    engine: Engine = "auto",
-    return_trajectory: bool = False,
-) -> EMResult:
-    """Run T iterations of (1)-(3) from the given means, then reconstruct by (4).
-
-    Args:
-        x_BNC: features, (B, N, C), floating.
-        mu_BKC: initial means, (B, K, C) or (1, K, C), floating; used as they are, also under "l2".
-        iterations: T >= 0. With 0 the reconstruction is z(mu)·mu.
-        highway_scale: h in (-1, 1), one number or T of them; a tensor, () or (T,), may require grad
-            and its values are not checked, since reading them would wait for the device.
-        assignment: "gaussian" or "dot", see `responsibilities`.
-        variance: σ² > 0. None is sqrt(C): for features and means of unit variance per channel x_n·mu_k
-            has standard deviation sqrt(C), so the logits get unit scale, as in scaled dot-product
-            attention. Unit-length means ("l2") are shorter by sqrt(C) and call for a variance near 1.
-        normalize: what `normalize_means` does after every step. "l2" voids the guarantee on (5).
-        gradient: "unrolled" differentiates exactly through all T iterations; "detached" computes the
-            whole result without a graph (EMANet).
-        engine: "reference" is plain autograd; "auto" picks the best engine there is.
-        return_trajectory: whether to keep the T+1 means.
-
-    Raises:
-        ValueError: if a shape, a type, a name, a count or a number is not as above.
-    """
-    check_shapes(x_BNC, mu_BKC)
-    check_options(
-        iterations,
-        highway_scale,
-        variance,
-        assignment=assignment,
-        normalize=normalize,
-        gradient=gradient,
-        engine=engine,
-    )
-    sigma2 = math.sqrt(x_BNC.shape[-1]) if variance is None else variance
-    state_BNC, mu_BKC = _promote(x_BNC, mu_BKC.expand(x_BNC.shape[0], -1, -1))
-    scales = _per_iteration(highway_scale, iterations, mu_BKC)
-    if gradient == "detached":
-        state_BNC, mu_BKC = state_BNC.detach(), mu_BKC.detach()
-        scales = [h.detach() if isinstance(h, Tensor) else h for h in scales]
-    e_step = partial(responsibilities, state_BNC, variance=sigma2, assignment=assignment)
-    steps = [mu_BKC]
-    for h in scales:
-        z_BNK = e_step(mu_BKC)
-        mu_BKC = newton_step(mu_BKC, component_means(state_BNC, z_BNK, mu_BKC), h)
-        mu_BKC = normalize_means(mu_BKC, normalize)
-        steps.append(mu_BKC)
-    if iterations == 0:
-        z_BNK = e_step(mu_BKC)
-    return EMResult(
-        reconstruction=reconstruct(z_BNK, mu_BKC).to(x_BNC.dtype),
-        means=mu_BKC,
-        trajectory=torch.stack(steps) if return_trajectory else None,
-        _x_BNC=state_BNC,
-        _last_e_step_means_BKC=steps[max(iterations - 1, 0)],
-        _variance=sigma2,
-        _assignment=assignment,
-    )
-
-
-def _per_iteration(highway_scale: HighwayScale, iterations: int, like: Tensor) -> Sequence[float | Tensor]:
-    if isinstance(highway_scale, Tensor):
-        return list(highway_scale.to(like).expand(iterations).unbind())
-    if isinstance(highway_scale, Sequence):
-        return list(highway_scale)
-    return [highway_scale] * iterations
-
-
 def _logits(x_BNC: Tensor, mu_BKC: Tensor, variance: float, assignment: Assignment) -> Tensor:
-    x_BNC, mu_BKC = _promote(x_BNC, mu_BKC)
-    with _autocast_off(x_BNC):
+    x_BNC, mu_BKC = promote(x_BNC, mu_BKC)
+    with autocast_off(x_BNC):
         products_BNK = x_BNC @ mu_BKC.mT
     if assignment == "gaussian":
         products_BNK = products_BNK - mu_BKC.square().sum(dim=-1).unsqueeze(1) / 2
     return products_BNK / variance
 
 
-def _promote(*tensors: Tensor) -> list[Tensor]:
+def promote(*tensors: Tensor) -> list[Tensor]:
+    """Cast to the type of the EM state: float32, or float64 if one of the tensors is."""
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def _autocast_off(tensor: Tensor) -> AbstractContextManager:
+def autocast_off(tensor: Tensor) -> AbstractContextManager:
+    """Keep autocast from casting matrix products of the EM state on the device of the tensor."""
     device = tensor.device.type
     if not torch.amp.is_autocast_available(device):
         return nullcontext()

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from hemnet.em.functional import EMResult, normalize_means, unroll
+from hemnet.em.functional import normalize_means
 from hemnet.em.options import Assignment, Engine, Gradient, Normalization, check_options
+from hemnet.em.result import EMResult
+from hemnet.em.unrolling import unroll
 
 Means = Literal["moving_average", "learned"]
 
@@ -86,6 +88,8 @@ class HighwayEM(nn.Module):
             normalize=normalize,
             gradient=gradient,
             engine=engine,
+            acceleration="none",
+            tolerance=None,
         )
         _check_layer_options(channels, num_components, means, gradient, momentum)
         self.channels = channels

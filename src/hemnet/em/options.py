@@ -12,8 +12,9 @@ from torch import Tensor
 
 Assignment = Literal["gaussian", "dot"]
 Normalization = Literal["none", "l2"]
-Gradient = Literal["unrolled", "detached"]
-Engine = Literal["auto", "reference"]
+Gradient = Literal["unrolled", "detached", "one_step", "implicit"]
+Engine = Literal["auto", "reference", "recompute", "triton"]
+Acceleration = Literal["none", "anderson"]
 HighwayScale = float | Sequence[float] | Tensor
 
 _ACCEPTED: dict[str, tuple[str, ...]] = {
@@ -21,6 +22,7 @@ _ACCEPTED: dict[str, tuple[str, ...]] = {
     "normalize": get_args(Normalization),
     "gradient": get_args(Gradient),
     "engine": get_args(Engine),
+    "acceleration": get_args(Acceleration),
 }
 
 
@@ -33,13 +35,21 @@ def check_options(
     normalize: str,
     gradient: str,
     engine: str,
+    acceleration: str,
+    tolerance: float | None,
 ) -> None:
-    """Refuse options that `unroll` does not define; its docstring gives the ranges.
+    """Refuse options, or combinations of them, that `unroll` does not define; its docstring gives the ranges.
 
     Raises:
         ValueError: naming the option, the value and what is accepted.
     """
-    chosen = {"assignment": assignment, "normalize": normalize, "gradient": gradient, "engine": engine}
+    chosen = {
+        "assignment": assignment,
+        "normalize": normalize,
+        "gradient": gradient,
+        "engine": engine,
+        "acceleration": acceleration,
+    }
     for name, value in chosen.items():
         if value not in _ACCEPTED[name]:
             accepted = ", ".join(repr(word) for word in _ACCEPTED[name])
@@ -48,7 +58,31 @@ def check_options(
         raise ValueError(f"iterations is {iterations!r}; it must be an int, 0 or more")
     if variance is not None:
         check_variance(variance)
+    if tolerance is not None and (not _is_number(tolerance) or not 0 < tolerance < math.inf):
+        raise ValueError(f"tolerance is {tolerance!r}; it must be None or a finite number above 0")
     _check_highway_scale(highway_scale, iterations)
+    _check_together(iterations, assignment, normalize, gradient, engine, acceleration)
+
+
+def _check_together(
+    iterations: int, assignment: str, normalize: str, gradient: str, engine: str, acceleration: str
+) -> None:
+    if gradient == "implicit" and iterations == 0:
+        raise ValueError("gradient='implicit' needs iterations: means that were not moved are no fixed point")
+    if gradient == "implicit" and engine == "reference":
+        raise ValueError(
+            "gradient='implicit' solves a linear system and has no plain autograd form; use engine='auto'"
+        )
+    if acceleration != "none" and (assignment, normalize) != ("gaussian", "none"):
+        raise ValueError(
+            f"acceleration={acceleration!r} is guarded by the log-likelihood, which needs "
+            f"assignment='gaussian' and normalize='none'; they are {assignment!r} and {normalize!r}"
+        )
+    if acceleration != "none" and (gradient == "unrolled" or engine == "reference"):
+        raise ValueError(
+            f"acceleration={acceleration!r} has neither an unrolled gradient nor a plain autograd form; use "
+            "gradient='implicit', 'one_step' or 'detached', and engine='auto'"
+        )
 
 
 def _check_highway_scale(highway_scale: HighwayScale, iterations: int) -> None:

@@ -1,0 +1,188 @@
+"""One pass over the features: what an engine computes at full size, and nothing else.
+
+The engines "recompute" and "triton" are this interface twice. Everything between two passes (the N-step,
+normalisation, their gradients, the loop over iterations) works on K·C numbers per image and is common,
+in `hemnet.em.unrolled`.
+
+Shape suffixes: B images, N positions, C channels, K components.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hemnet.em import products
+from hemnet.em.options import Assignment, Normalization
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What defines the EM map besides features, means and highway scale; see `hemnet.em.unroll`."""
+
+    variance: float
+    assignment: Assignment
+    normalize: Normalization
+
+
+def logit_factors(mu_BKC: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
+    """Weights w (B, K, C) and bias b (B, K) with softmax_k(x·w_k + b_k) = eq (1), for either assignment.
+
+    The softmax does not see what all components share, so the means are taken relative to their centre.
+    That keeps the logits of features far from the origin small: their rounding error grows with the
+    distance times the spread of the means rather than with the distance squared.
+    """
+    centre_B1C = mu_BKC.mean(dim=1, keepdim=True)
+    offset_BKC = mu_BKC - centre_B1C
+    w_BKC = offset_BKC / mixture.variance
+    if mixture.assignment == "dot":
+        return w_BKC, mu_BKC.new_zeros(mu_BKC.shape[:2])
+    return w_BKC, -0.5 * (w_BKC * (mu_BKC + centre_B1C)).sum(dim=2)
+
+
+class Passes(Protocol):
+    """The passes over one batch of features x (B, N, C), in the dtype of the means (float32 or float64)."""
+
+    def sums(self, mu_BKC: Tensor) -> tuple[Tensor, Tensor]:
+        """E-step, eq (1), and the sums of eq (2): Σ_n z x (B, K, C) and N_k = Σ_n z (B, K)."""
+        ...
+
+    def log_normalizer(self, mu_BKC: Tensor) -> Tensor:
+        """Eq (5) without what does not depend on the means: Σ_n log Σ_k exp((x·mu_k - |mu_k|²/2) / σ²), (B,).
+
+        A `sums` at the same means right after costs no second E-step.
+        """
+        ...
+
+    def readout(self, e_BKC: Tensor, mu_BKC: Tensor) -> Tensor:
+        """R-step, eq (4): y_n = Σ_k z_nk mu_k with the responsibilities under e, (B, N, C)."""
+        ...
+
+    def readout_vjp(self, e_BKC: Tensor, dy_BNC: Tensor) -> Tensor:
+        """Gradient of eq (4) to mu, Σ_n z_nk dy_n, (B, K, C)."""
+        ...
+
+    def pull(
+        self,
+        mu_BKC: Tensor,
+        a_BKC: Tensor,
+        offset_BK: Tensor,
+        readout: tuple[Tensor, Tensor] | None = None,
+        *,
+        to_features: bool = True,
+        energy_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Pull a gradient back through the E-step at mu and the sums after it.
+
+        The gradient with respect to z is dz_nk = x_n·a_k - offset_k, plus dy_n·mu'_k for
+        readout = (dy, mu'); through the softmax and 1/σ² it is dl = z∘(dz - Σ_k z∘dz) / σ².
+
+        Args:
+            mu_BKC: the means of the E-step.
+            a_BKC: the gradient to the sums.
+            offset_BK: as above, what `a` gives at the mean of the component.
+            readout: as above, if there is one.
+            to_features: note z·a + dl·mu, this pull's part of the gradient to the features.
+            energy_B: if given, the squared norm of that part is added to it, per image.
+
+        Returns:
+            Σ_n dl_nk x_n (B, K, C) and Σ_n dl_nk (B, K).
+        """
+        ...
+
+    def features_vjp(self) -> Tensor:
+        """Sum of all that `pull` noted for the features, (B, N, C), laid out in memory like x."""
+        ...
+
+
+class TorchPasses:
+    """Passes as matrix products, on any device.
+
+    A pull is three products where five would do the textbook's work: logits and dz share one
+    (x times [w, a]), and so do the two terms of the gradient to the features. Temporaries are
+    4·B·N·K numbers.
+    """
+
+    def __init__(self, x_BNC: Tensor, mixture: Mixture) -> None:
+        self._like_BNC = x_BNC
+        self._x_BNC = products.ready(x_BNC)
+        self._mixture = mixture
+        self._dx_BNC: Tensor | None = None
+        self._latest: tuple[Tensor, Tensor] | None = None
+        self._total_B1C: Tensor | None = None
+
+    def sums(self, mu_BKC: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Passes`."""
+        return products.gather(self._responsibilities(mu_BKC), self._x_BNC)
+
+    def log_normalizer(self, mu_BKC: Tensor) -> Tensor:
+        """See `Passes`."""
+        logits_BNK = products.affine(self._x_BNC, *logit_factors(mu_BKC, self._mixture))
+        lse_BN1 = logits_BNK.logsumexp(dim=2, keepdim=True)
+        self._latest = (mu_BKC, logits_BNK.sub_(lse_BN1).exp_())
+        if self._total_B1C is None:
+            self._total_B1C = self._x_BNC.sum(dim=1, keepdim=True)
+        # What `logit_factors` left out, for the Gaussian: Σ_n (x_n·c - |c|²/2) / σ² with c the centre.
+        centre_B1C = mu_BKC.mean(dim=1, keepdim=True)
+        shared_B1C = centre_B1C * (self._total_B1C - self._x_BNC.shape[1] / 2 * centre_B1C)
+        return lse_BN1.sum(dim=(1, 2)) + shared_B1C.sum(dim=(1, 2)) / self._mixture.variance
+
+    def readout(self, e_BKC: Tensor, mu_BKC: Tensor) -> Tensor:
+        """See `Passes`."""
+        y_BNC = torch.empty_like(self._like_BNC)
+        products.combine(self._responsibilities(e_BKC), mu_BKC, y_BNC, add=False)
+        return y_BNC
+
+    def readout_vjp(self, e_BKC: Tensor, dy_BNC: Tensor) -> Tensor:
+        """See `Passes`."""
+        return products.gather(self._responsibilities(e_BKC), dy_BNC)[0]
+
+    def pull(
+        self,
+        mu_BKC: Tensor,
+        a_BKC: Tensor,
+        offset_BK: Tensor,
+        readout: tuple[Tensor, Tensor] | None = None,
+        *,
+        to_features: bool = True,
+        energy_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Passes`."""
+        self._latest = None
+        w_BKC, bias_BK = logit_factors(mu_BKC, self._mixture)
+        both_BNJ = products.affine(
+            self._x_BNC, torch.cat([w_BKC, a_BKC], dim=1), torch.cat([bias_BK, -offset_BK], dim=1)
+        )
+        logits_BNK, dz_BNK = both_BNJ.split(mu_BKC.shape[1], dim=2)
+        if readout is not None:
+            dy_BNC, rows_BKC = readout
+            dz_BNK += products.affine(dy_BNC, rows_BKC, torch.zeros_like(offset_BK))
+        z_BNK = logits_BNK.softmax(dim=2)
+        dl_BNK = torch._softmax_backward_data(dz_BNK, z_BNK, 2, z_BNK.dtype)
+        if to_features:
+            torch.cat([z_BNK, dl_BNK], dim=2, out=both_BNJ)
+            del z_BNK
+            self._note(both_BNJ, torch.cat([a_BKC, w_BKC], dim=1), energy_B)
+        g_BKC, total_BK = products.gather(dl_BNK, self._x_BNC)
+        return g_BKC.div_(self._mixture.variance), total_BK.div_(self._mixture.variance)
+
+    def features_vjp(self) -> Tensor:
+        """See `Passes`."""
+        return torch.zeros_like(self._like_BNC) if self._dx_BNC is None else self._dx_BNC
+
+    def _note(self, weights_BNJ: Tensor, rows_BJC: Tensor, energy_B: Tensor | None) -> None:
+        add = self._dx_BNC is not None
+        if self._dx_BNC is None:
+            self._dx_BNC = torch.empty_like(self._like_BNC)
+        products.combine(weights_BNJ, rows_BJC, self._dx_BNC, add=add)
+        if energy_B is not None:
+            # |W R|² = Σ (W (R Rᵀ))∘W: no second tensor of the size of the features.
+            energy_B += (weights_BNJ @ (rows_BJC @ rows_BJC.mT)).mul_(weights_BNJ).sum(dim=(1, 2))
+
+    def _responsibilities(self, mu_BKC: Tensor) -> Tensor:
+        # The readout follows the sums at the same means: one E-step serves both.
+        if self._latest is None or self._latest[0] is not mu_BKC:
+            logits_BNK = products.affine(self._x_BNC, *logit_factors(mu_BKC, self._mixture))
+            self._latest = (mu_BKC, logits_BNK.softmax(dim=2))
+        return self._latest[1]

@@ -1,0 +1,119 @@
+"""What `hemnet.em.unroll` returns, and what can be asked of it.
+
+Shape suffixes: B images, N positions, C channels, K components, T iterations.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hemnet.em.functional import log_likelihood, responsibilities
+from hemnet.em.options import Engine
+from hemnet.em.passes import Mixture
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """How a fit went, per iteration and image; no gradient.
+
+    Attributes:
+        log_likelihood: eq (5) at mu^(0) ... mu^(T), (T+1, B), in nats; None for assignment "dot", which
+            has no likelihood.
+        step_length: |mu^(t+1) - mu^(t)| over all components, (T, B), in the units of the features.
+        occupancy: N_k / N under mu^(0) ... mu^(T), (T+1, B, K), summing to 1 over K.
+        entropy: of the responsibilities under mu^(0) ... mu^(T), mean over positions, (T+1, B), in nats,
+            from 0 (hard assignment) to log K.
+    """
+
+    log_likelihood: Tensor | None
+    step_length: Tensor
+    occupancy: Tensor
+    entropy: Tensor
+
+
+@dataclass(frozen=True)
+class GradientFlow:
+    """How a loss reached the means and the features, per image; NaN until the backward pass has run.
+
+    Attributes:
+        means: |∂loss/∂mu^(t)| for t = 0 ... T, (T+1, B). It is 0 where the gradient mode lets none through.
+        features: norm of the part of ∂loss/∂x that each iteration injects, (T+1, B): row t < T is
+            iteration t (its E-step and its M-step), row T the reconstruction, y = z mu with the
+            z of the last E-step. With gradient="implicit" the linear solve is in row T-1.
+    """
+
+    means: Tensor
+    features: Tensor
+
+    @property
+    def share(self) -> Tensor:
+        """`features`, scaled to sum to 1 over its rows, (T+1, B)."""
+        return self.features / self.features.sum(dim=0)
+
+
+@dataclass(frozen=True)
+class EMResult:
+    """What `unroll` returns.
+
+    Attributes:
+        reconstruction: y of eq (4), (B, N, C), in the dtype and memory layout of the features.
+        means: mu after the last step, (B, K, C), float32 or float64.
+        trajectory: mu^(0) ... mu^(T), (T+1, B, K, C), or None when it was not asked for.
+        iterations: how many steps each image took, (B,), int64; T without a tolerance.
+        engine: which engine ran.
+        gradient_flow: see `GradientFlow`; None when it was not asked for.
+        implicit_residual: relative residual of the linear solve of gradient="implicit", (B,), NaN until
+            the backward pass has run; None for other modes.
+    """
+
+    reconstruction: Tensor
+    means: Tensor
+    trajectory: Tensor | None
+    iterations: Tensor
+    engine: Engine
+    gradient_flow: GradientFlow | None
+    implicit_residual: Tensor | None
+    _x_BNC: Tensor = field(repr=False)
+    _e_BKC: Tensor = field(repr=False)
+    _mixture: Mixture = field(repr=False)
+
+    def responsibilities(self) -> Tensor:
+        """Z of the last E-step, (B, N, K), float32 or float64; rows sum to 1. Recomputed, not stored."""
+        return _responsibilities(self._x_BNC, self._e_BKC, self._mixture)
+
+    @torch.no_grad()
+    def diagnostics(self) -> Diagnostics:
+        """Compute the log-likelihood, step lengths, occupancy and entropy; one E-step per iteration.
+
+        Raises:
+            ValueError: if the trajectory was not kept.
+        """
+        if self.trajectory is None:
+            raise ValueError("diagnostics need the trajectory: call unroll with return_trajectory=True")
+        gaussian = self._mixture.assignment == "gaussian"
+        likelihood, occupancy, entropy = [], [], []
+        for mu_BKC in self.trajectory:
+            z_BNK = _responsibilities(self._x_BNC, mu_BKC, self._mixture)
+            occupancy.append(z_BNK.mean(dim=1))
+            entropy.append(torch.special.entr(z_BNK).sum(dim=2).mean(dim=1))
+            if gaussian:
+                likelihood.append(log_likelihood(self._x_BNC, mu_BKC, variance=self._mixture.variance))
+        return Diagnostics(
+            log_likelihood=torch.stack(likelihood) if gaussian else None,
+            step_length=self.trajectory.diff(dim=0).flatten(2).norm(dim=2),
+            occupancy=torch.stack(occupancy),
+            entropy=torch.stack(entropy),
+        )
+
+
+def unfilled_flow(iterations: int, like_BKC: Tensor, *, reached: int) -> Tensor:
+    """(2, T+1, B) for a backward pass to fill that reaches the last `reached` rows: NaN there, 0 before."""
+    flow_QTB = like_BKC.new_zeros(2, iterations + 1, len(like_BKC))
+    flow_QTB[:, iterations + 1 - reached :] = math.nan
+    return flow_QTB
+
+
+def _responsibilities(x_BNC: Tensor, mu_BKC: Tensor, mixture: Mixture) -> Tensor:
+    return responsibilities(x_BNC, mu_BKC, variance=mixture.variance, assignment=mixture.assignment)
