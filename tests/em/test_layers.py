@@ -6,6 +6,7 @@ from em_helpers import CHANNELS, COMPONENTS, expected_means, features, layer, st
 from torch import nn
 
 from hemnet.em import HighwayEM, unroll
+from hemnet.em.layers import LARGEST_SCALE
 
 # --- forward ------------------------------------------------------------------------------------------------
 
@@ -59,6 +60,51 @@ def test_initial_means_follow_the_global_generator_and_break_symmetry():
     torch.testing.assert_close(means.norm(dim=1), torch.ones(COMPONENTS))
 
 
+# --- the highway scale and the iterations of evaluation -----------------------------------------------------
+
+
+@pytest.mark.parametrize("learn_scale", ["shared", "per_iteration"])
+def test_a_learned_scale_starts_where_it_is_told_trains_and_stays_in_range(learn_scale):
+    em, x = layer(iterations=3, highway_scale=-0.4, learn_scale=learn_scale), features()
+    fixed = layer(iterations=3, highway_scale=-0.4)
+    torch.testing.assert_close(em(x), fixed(x))
+    assert em.scale_logit.shape == (() if learn_scale == "shared" else (3,))
+    (-em(x).square().sum()).backward()
+    assert em.scale_logit.grad.abs().min() > 0
+    for extreme in (1e4, -1e4):
+        with torch.no_grad():
+            em.scale_logit.fill_(extreme)
+        assert em.scale(3).abs().max() <= LARGEST_SCALE < 1
+        assert em(x).isfinite().all()
+
+
+def test_a_learned_schedule_starts_from_a_schedule():
+    em = layer(iterations=2, highway_scale=[0.1, -0.2], learn_scale="per_iteration")
+    torch.testing.assert_close(em.scale(2).detach(), torch.tensor([0.1, -0.2]))
+    assert "scale_logit" in em.state_dict()
+
+
+def test_evaluation_may_take_other_iterations():
+    em, x = layer(iterations=2, highway_scale=[0.3, -0.2], iterations_eval=4), features()
+    options = {"variance": em.variance, "engine": "reference"}
+    positions, start = x.flatten(2).mT, em.means[None]
+    training = unroll(positions, start, iterations=2, highway_scale=[0.3, -0.2], **options)
+    torch.testing.assert_close(em.run(x).means, training.means)
+    longer = unroll(positions, start, iterations=4, highway_scale=[0.3, -0.2, -0.2, -0.2], **options)
+    torch.testing.assert_close(em.eval().run(x).means, longer.means)
+    em.iterations_eval = 1
+    shorter = unroll(positions, start, iterations=1, highway_scale=[0.3], **options)
+    torch.testing.assert_close(em.run(x).means, shorter.means)
+    learned = layer(iterations=2, highway_scale=[0.3, -0.2], learn_scale="per_iteration", iterations_eval=4)
+    torch.testing.assert_close(learned.eval().run(x).means, longer.means)
+
+
+def test_tolerance_is_for_evaluation_alone():
+    em, x = layer(iterations=30, tolerance=1e-2), features()
+    assert em.run(x).iterations.tolist() == [30] * 4
+    assert em.eval().run(x).iterations.min() < 30
+
+
 # --- compilation --------------------------------------------------------------------------------------------
 
 
@@ -88,7 +134,15 @@ def test_compiles_to_one_graph_and_still_updates(backend):
         ({"momentum": float("nan")}, "momentum is nan"),
         ({"num_components": 0}, "num_components 0"),
         ({"highway_scale": [0.5]}, "1 values for 3 iterations"),
-        ({"engine": "triton"}, "engine is 'triton'"),
+        ({"engine": "cuda"}, "engine is 'cuda'"),
+        ({"means": "learned", "gradient": "implicit"}, "moving_average"),
+        ({"iterations_eval": -1}, "iterations_eval is -1"),
+        ({"tolerance": -1.0}, r"tolerance is -1\.0"),
+        ({"learn_scale": "yes"}, "learn_scale is 'yes'"),
+        ({"learn_scale": "shared", "gradient": "detached"}, "no gradient reaches the highway scale"),
+        ({"learn_scale": "shared", "highway_scale": [0.1, 0.2], "iterations": 2}, "give one number"),
+        ({"learn_scale": "shared", "highway_scale": 0.995}, "must start inside"),
+        ({"learn_scale": "per_iteration", "iterations": 0}, "no step to scale"),
     ],
     ids=str,
 )

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from hemnet.em import HighwayEM
-from hemnet.em.layers import _moving_averages
+from hemnet.em.initial_means import _moving_averages
 
 
 @pytest.mark.parametrize("normalize", ["none", "l2"])

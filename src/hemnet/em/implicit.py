@@ -185,9 +185,16 @@ class FixedPoint(torch.autograd.Function):
         return ends_2BKC.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_2BKC: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient to x."""
+        """Return the gradient to x.
+
+        Raises:
+            RuntimeError: under create_graph, as the solve has no derivative here.
+        """
+        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+            raise RuntimeError(
+                "gradient='implicit' has no second derivative (create_graph=True); use gradient='unrolled'"
+            )
         x_BNC, ends_2BKC, next_BKC, mass_BK, length_BK = ctx.saved_tensors
         how = ctx.implicit
         d_BKC = d_2BKC.sum(dim=0)

@@ -1,27 +1,38 @@
 """HighwayEM: unrolled highway expectation-maximization as a layer that owns its initial means.
 
-Shape suffixes: B images, H rows, W columns, N = H·W positions, C channels, K components.
+Shape suffixes: B images, H rows, W columns, N = H·W positions, C channels, K components, T iterations.
 """
 
-import itertools
-import weakref
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
-from hemnet.em.functional import normalize_means
-from hemnet.em.options import Assignment, Engine, Gradient, Normalization, check_options
-from hemnet.em.result import EMResult
+from hemnet.em.implicit import Implicit
+from hemnet.em.initial_means import InitialMeans, Means
+from hemnet.em.options import (
+    Acceleration,
+    Assignment,
+    Engine,
+    Gradient,
+    Normalization,
+    check_iterations,
+    check_options,
+)
+from hemnet.em.result import EMResult, GradientFlow
 from hemnet.em.unrolling import unroll
 
-Means = Literal["moving_average", "learned"]
+LearnScale = Literal["none", "shared", "per_iteration"]
+# A learned highway scale stays this far inside (-1, 1): at 1 the means would no longer move, and no
+# gradient would bring the scale back.
+LARGEST_SCALE = 0.99
 
 
-class HighwayEM(nn.Module):
+class HighwayEM(InitialMeans):
     """(B, C, H, W) features to their reconstruction of the same shape, dtype and memory format.
 
     Each image is fitted by a mixture of K Gaussians, `iterations` steps of `hemnet.em.unroll` from the
@@ -52,17 +63,27 @@ class HighwayEM(nn.Module):
     Args:
         channels: C.
         num_components: K.
-        iterations, highway_scale, assignment, variance, normalize, gradient, engine: as in
-            `hemnet.em.unroll`, but the highway scale is one number or `iterations` numbers. EMANet is
-            highway_scale=0, assignment="dot", variance=1, normalize="l2", gradient="detached".
+        iterations: T in training.
+        highway_scale: h inside (-1, 1), one number or one per iteration. Where evaluation takes more
+            iterations than there are numbers, the last one goes on.
+        assignment: as in `hemnet.em.unroll`, as the following six. EMANet is highway_scale=0,
+            assignment="dot", variance=1, normalize="l2", gradient="detached".
+        variance: see there.
+        normalize: see there.
+        gradient: see there.
+        engine: see there.
+        acceleration: see there.
+        implicit: see there.
+        iterations_eval: T in evaluation mode; None is `iterations`. An attribute: may be set later.
+        tolerance: as in `hemnet.em.unroll`, in evaluation mode only. An attribute: may be set later.
+        learn_scale: "none"; "shared", one scale for all iterations; or "per_iteration". The parameter is
+            `scale_logit`, h = 0.99·tanh(scale_logit), started at `highway_scale`.
         means: "moving_average" or "learned".
         momentum: share of the old means that a step keeps, in [0, 1].
 
     Raises:
-        ValueError: if an option is out of range, or the means are to be learned without a gradient.
+        ValueError: if an option is out of range, or something is to be learned that no gradient reaches.
     """
-
-    means: Tensor
 
     def __init__(
         self,
@@ -76,10 +97,14 @@ class HighwayEM(nn.Module):
         normalize: Normalization = "none",
         gradient: Gradient = "unrolled",
         engine: Engine = "auto",
+        acceleration: Acceleration = "none",
+        implicit: Implicit | None = None,
+        iterations_eval: int | None = None,
+        tolerance: float | None = None,
+        learn_scale: LearnScale = "none",
         means: Means = "moving_average",
         momentum: float = 0.9,
     ) -> None:
-        super().__init__()
         check_options(
             iterations,
             highway_scale,
@@ -88,36 +113,50 @@ class HighwayEM(nn.Module):
             normalize=normalize,
             gradient=gradient,
             engine=engine,
-            acceleration="none",
-            tolerance=None,
+            acceleration=acceleration,
+            tolerance=tolerance,
         )
-        _check_layer_options(channels, num_components, means, gradient, momentum)
-        self.channels = channels
-        self.num_components = num_components
+        if iterations_eval is not None:
+            check_iterations("iterations_eval", iterations_eval)
+        _check_learning(iterations, gradient, means, learn_scale)
+        super().__init__(num_components, channels, means, normalize, momentum)
         self.iterations = iterations
         self.highway_scale = tuple(highway_scale) if isinstance(highway_scale, Sequence) else highway_scale
         self.assignment: Assignment = assignment
         self.variance = variance
-        self.normalize: Normalization = normalize
         self.gradient: Gradient = gradient
         self.engine: Engine = engine
-        self.momentum = momentum
-        means_KC = torch.empty(num_components, channels, dtype=torch.float32)
-        if means == "learned":
-            self.means = nn.Parameter(means_KC)
-        else:
-            self.register_buffer("means", means_KC)
-            self._join_moving_averages()
-        self.reset_parameters()
+        self.acceleration: Acceleration = acceleration
+        self.implicit = implicit
+        self.iterations_eval = iterations_eval
+        self.tolerance = tolerance
+        self.learn_scale: LearnScale = learn_scale
+        if learn_scale != "none":
+            self.scale_logit = nn.Parameter(_initial_logits(self.highway_scale, iterations, learn_scale))
+        self._flow_hooks: OrderedDict[int, Callable[[GradientFlow], None]] = OrderedDict()
 
-    def reset_parameters(self) -> None:
-        """Draw the initial means anew from torch's global generator."""
-        with torch.no_grad():
-            self.means.normal_()
-            self.means.copy_(normalize_means(self.means, self.normalize))
+    def scale(self, iterations: int) -> float | Sequence[float] | Tensor:
+        """The highway scale for a number of iterations, as `hemnet.em.unroll` takes it."""
+        if self.learn_scale != "none":
+            learned = LARGEST_SCALE * self.scale_logit.tanh()
+            if self.learn_scale == "shared":
+                return learned
+            which = torch.arange(iterations, device=learned.device).clamp(max=len(learned) - 1)
+            return learned[which]
+        fixed = self.highway_scale
+        if isinstance(fixed, tuple):
+            return (fixed + fixed[-1:] * max(iterations - len(fixed), 0))[:iterations]
+        return fixed
 
-    def run(self, x_BCHW: Tensor) -> EMResult:
+    def run(
+        self, x_BCHW: Tensor, *, return_trajectory: bool = False, record_gradient_flow: bool = False
+    ) -> EMResult:
         """Fit each image and return the whole result, for probes and plots; positions are row by row.
+
+        Args:
+            x_BCHW: features.
+            return_trajectory: see `hemnet.em.unroll`.
+            record_gradient_flow: see `hemnet.em.unroll`.
 
         Raises:
             ValueError: if the features are not floating (B, C, H, W) with this layer's C.
@@ -127,126 +166,103 @@ class HighwayEM(nn.Module):
                 f"the features have shape {tuple(x_BCHW.shape)}; HighwayEM(channels={self.channels}) takes "
                 f"(B, {self.channels}, H, W): set channels to the width of the layer before"
             )
-        # A copy, so that an optimizer step between the forward and the backward pass of this layer (two
-        # models trained in turn) does not overwrite what the backward pass needs.
-        start_KC = normalize_means(self.means.clone(), self.normalize)
+        iterations = self.iterations
+        if not self.training and self.iterations_eval is not None:
+            iterations = self.iterations_eval
         return unroll(
             x_BCHW.flatten(2).mT,
-            start_KC.unsqueeze(0),
-            iterations=self.iterations,
-            highway_scale=self.highway_scale,
+            self.start(),
+            iterations=iterations,
+            highway_scale=self.scale(iterations),
             assignment=self.assignment,
             variance=self.variance,
             normalize=self.normalize,
             gradient=self.gradient,
             engine=self.engine,
+            acceleration=self.acceleration,
+            tolerance=None if self.training else self.tolerance,
+            implicit=self.implicit,
+            return_trajectory=return_trajectory,
+            record_gradient_flow=record_gradient_flow,
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Reconstruct (B, C, H, W) features; in training mode also note the final means for their update."""
-        result = self.run(x_BCHW)
-        if self.training and self._averages:
-            self._note(result.means.detach())
+        watched = bool(self._flow_hooks) and x_BCHW.requires_grad and torch.is_grad_enabled()
+        if watched:
+            # An alias has its gradient when the backward pass leaves this layer, whatever else x feeds.
+            x_BCHW = x_BCHW.view_as(x_BCHW)
+        result = self.run(x_BCHW, record_gradient_flow=watched)
+        if watched:
+            x_BCHW.register_hook(lambda _: self._report(result.gradient_flow))
+        if self.training:
+            self.note(result.means.detach())
         channels_last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
         return result.reconstruction.mT.unflatten(2, x_BCHW.shape[2:]).contiguous(
             memory_format=torch.channels_last if channels_last else torch.contiguous_format
         )
 
+    def register_gradient_flow_hook(self, hook: Callable[[GradientFlow], None]) -> RemovableHandle:
+        """Have `hook(flow)` called whenever a backward pass leaves this layer.
+
+        The flow costs T·B numbers and one more pass over the features. Where the features need no
+        gradient, or gradient="detached" lets none through, the hook is not called.
+
+        Returns:
+            A handle whose `remove()` ends it.
+        """
+        handle = RemovableHandle(self._flow_hooks)
+        self._flow_hooks[handle.id] = hook
+        return handle
+
     def extra_repr(self) -> str:
         """Give the options in the order of the constructor."""
-        means = f"'moving_average', momentum={self.momentum}" if self._averages else "'learned'"
+        means = f"'moving_average', momentum={self.momentum}" if self.averages else "'learned'"
         return (
             f"{self.channels}, num_components={self.num_components}, iterations={self.iterations}, "
             f"highway_scale={self.highway_scale}, assignment={self.assignment!r}, variance={self.variance}, "
-            f"normalize={self.normalize!r}, gradient={self.gradient!r}, engine={self.engine!r}, means={means}"
+            f"normalize={self.normalize!r}, gradient={self.gradient!r}, engine={self.engine!r}, "
+            f"acceleration={self.acceleration!r}, implicit={self.implicit}, "
+            f"iterations_eval={self.iterations_eval}, tolerance={self.tolerance}, "
+            f"learn_scale={self.learn_scale!r}, means={means}"
         )
 
-    @property
-    def _averages(self) -> bool:
-        return "means" in self._buffers
-
-    def _join_moving_averages(self) -> None:
-        # The sum of the final means of all images since the last step, flat, and at the end their number:
-        # one tensor, so that one addition and one collective keep the two in step. Not a buffer, because
-        # DDP copies the buffers of rank 0 over the others at each forward pass.
-        self._pending = torch.zeros(self.means.numel() + 1, dtype=torch.float32, device=self.means.device)
-        self._has_pending = False
-        _moving_averages[next(_serial_numbers)] = self
-        _install_hook()
-
-    def _note(self, means_BKC: Tensor) -> None:
-        finite_B = means_BKC.isfinite().all(dim=2).all(dim=1)
-        total_KC = torch.where(finite_B[:, None, None], means_BKC, 0.0).sum(dim=0)
-        self._pending.add_(torch.cat([total_KC.flatten(), finite_B.sum().unsqueeze(0)]))
-        self._has_pending = True
-
-    @torch.no_grad()
-    def _commit(self) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self._pending)
-        count = self._pending[-1]
-        mean_KC = (self._pending[:-1] / count.clamp(min=1)).view_as(self.means)
-        moved_KC = normalize_means(self.momentum * self.means + (1 - self.momentum) * mean_KC, self.normalize)
-        self.means.copy_(torch.where(count > 0, moved_KC, self.means))
-        self._pending.zero_()
-        self._has_pending = False
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HighwayEM":
-        # Every move and cast of a module comes through here. The average is to follow moves, not casts:
-        # at momentum 0.9 bfloat16 would round most of each update away.
-        if not self._averages:
-            return super()._apply(fn, recurse)
-        before_KC = self.means
-        super()._apply(fn, recurse)
-        device = self.means.device
-        if self.means.dtype != before_KC.dtype:
-            self.means = before_KC.to(device)
-        if self._pending.device != device:
-            # A layer built on the meta device has nothing to carry over.
-            self._pending = (
-                torch.zeros_like(self._pending, device=device)
-                if self._pending.is_meta
-                else self._pending.to(device)
-            )
-        return self
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if self._averages:
-            self._join_moving_averages()
+    def _report(self, flow: GradientFlow | None) -> None:
+        for hook in list(self._flow_hooks.values()):
+            if flow is not None:
+                hook(flow)
 
 
-# All layers whose means are moving averages, in order of creation, which is the same on all ranks.
-_moving_averages: "weakref.WeakValueDictionary[int, HighwayEM]" = weakref.WeakValueDictionary()
-_serial_numbers = itertools.count()
-
-
-@cache
-def _install_hook() -> None:
-    register_optimizer_step_post_hook(_commit_all)
-
-
-def _commit_all(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-    for layer in list(_moving_averages.values()):
-        if layer._has_pending:
-            layer._commit()
-
-
-def _check_layer_options(
-    channels: int, num_components: int, means: str, gradient: str, momentum: float
-) -> None:
-    if channels < 1 or num_components < 1:
+def _initial_logits(
+    highway_scale: float | Sequence[float], iterations: int, learn_scale: LearnScale
+) -> Tensor:
+    values = highway_scale if isinstance(highway_scale, tuple) else (highway_scale,)
+    if learn_scale == "shared" and len(set(values)) != 1:
         raise ValueError(
-            f"channels is {channels} and num_components {num_components}; both must be 1 or more"
+            f"highway_scale is {highway_scale!r} with learn_scale='shared'; "
+            "give one number, or learn_scale='per_iteration'"
         )
-    if means not in ("moving_average", "learned"):
-        raise ValueError(f"means is {means!r}; it must be one of 'moving_average', 'learned'")
-    if means == "learned" and gradient == "detached":
+    if any(abs(h) >= LARGEST_SCALE for h in values):
         raise ValueError(
-            "means='learned' with gradient='detached' would never train: no gradient reaches the means. "
+            f"highway_scale is {highway_scale!r}; a learned one must start inside ±{LARGEST_SCALE}, "
+            "where it will stay"
+        )
+    logits = torch.tensor([math.atanh(h / LARGEST_SCALE) for h in values], dtype=torch.float32)
+    return logits[0] if learn_scale == "shared" else logits.expand(iterations).clone()
+
+
+def _check_learning(iterations: int, gradient: str, means: str, learn_scale: str) -> None:
+    if learn_scale not in get_args(LearnScale):
+        raise ValueError(f"learn_scale is {learn_scale!r}; it must be one of {get_args(LearnScale)}")
+    if means == "learned" and gradient != "unrolled":
+        raise ValueError(
+            f"means='learned' with gradient={gradient!r} would never train: no gradient reaches the means. "
             "Use means='moving_average', or gradient='unrolled'"
         )
-    if not 0 <= momentum <= 1:
+    if learn_scale != "none" and iterations == 0:
+        raise ValueError(f"learn_scale={learn_scale!r} with iterations=0: there is no step to scale")
+    if learn_scale != "none" and gradient not in ("unrolled", "one_step"):
         raise ValueError(
-            f"momentum is {momentum!r}; it must be in [0, 1], the share of the old means that stays"
+            f"learn_scale={learn_scale!r} with gradient={gradient!r} would never train: no gradient reaches "
+            "the highway scale. Use gradient='unrolled' or 'one_step'"
         )

@@ -54,8 +54,7 @@ def check_options(
         if value not in _ACCEPTED[name]:
             accepted = ", ".join(repr(word) for word in _ACCEPTED[name])
             raise ValueError(f"{name} is {value!r}; it must be one of {accepted}")
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
-        raise ValueError(f"iterations is {iterations!r}; it must be an int, 0 or more")
+    check_iterations("iterations", iterations)
     if variance is not None:
         check_variance(variance)
     if tolerance is not None and (not _is_number(tolerance) or not 0 < tolerance < math.inf):
@@ -105,6 +104,12 @@ def _check_highway_scale(highway_scale: HighwayScale, iterations: int) -> None:
                 f"highway_scale is {h!r}; it must be a number inside (-1, 1), where the likelihood is sure "
                 "to rise. 0 is plain EM; for means that stay put use iterations=0"
             )
+
+
+def check_iterations(name: str, iterations: int) -> None:
+    """Refuse with a ValueError a number of iterations, under the name of its option, that is not one."""
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
+        raise ValueError(f"{name} is {iterations!r}; it must be an int, 0 or more")
 
 
 def check_variance(variance: float) -> None:

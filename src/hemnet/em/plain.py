@@ -18,7 +18,8 @@ def plain_unroll(
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the reconstruction (B, N, C) and the T+1 means.
 
-    With `flow_QTB`, (2, T+1, B), the backward pass fills it as `GradientFlow` describes.
+    With `flow_QTB`, (2, T+1, B), the backward pass fills it as `GradientFlow` describes, except for means
+    that are constants to it or that it has no reason to visit.
     """
     means = [mu_BKC]
     z_BNK = None

@@ -4,11 +4,13 @@ Shapes: B images, C channels, K components, h and w positions of a feature map.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor, nn
 
-from hemnet.em import HighwayEM
+from hemnet.em import HighwayEM, Implicit
+from hemnet.em.initial_means import Means
+from hemnet.em.layers import LearnScale
+from hemnet.em.options import Acceleration, Assignment, Engine, Gradient, Normalization
 
 
 def conv_bn_relu(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:
@@ -92,6 +94,11 @@ class EMHead(FCNHead):
         normalize: ``none`` or ``l2`` normalisation of the means after each step.
         gradient: how the iterations are differentiated.
         engine: what computes them.
+        acceleration: ``none`` or ``anderson`` mixing of steps.
+        implicit: how ``gradient: implicit`` solves, as a :class:`hemnet.em.Implicit`.
+        iterations_eval: T in evaluation; null means ``iterations``.
+        tolerance: relative step below which an image stops, in evaluation; null never stops.
+        learn_scale: ``none``, ``shared`` or ``per_iteration``: whether the highway scale is trained.
         means: ``learned`` or ``moving_average`` initial means.
         momentum: of the moving average.
         dropout: probability of dropping a channel before the classifier.
@@ -106,12 +113,17 @@ class EMHead(FCNHead):
         num_components: int = 64,
         iterations: int = 3,
         highway_scale: float | list[float] = 0.5,
-        assignment: Literal["gaussian", "dot"] = "gaussian",
+        assignment: Assignment = "gaussian",
         variance: float | None = None,
-        normalize: Literal["none", "l2"] = "none",
-        gradient: Literal["unrolled", "detached"] = "unrolled",
-        engine: Literal["auto", "reference"] = "auto",
-        means: Literal["learned", "moving_average"] = "moving_average",
+        normalize: Normalization = "none",
+        gradient: Gradient = "unrolled",
+        engine: Engine = "auto",
+        acceleration: Acceleration = "none",
+        implicit: Implicit | None = None,
+        iterations_eval: int | None = None,
+        tolerance: float | None = None,
+        learn_scale: LearnScale = "none",
+        means: Means = "moving_average",
         momentum: float = 0.9,
         dropout: float = 0.1,
     ) -> None:
@@ -126,6 +138,11 @@ class EMHead(FCNHead):
             normalize=normalize,
             gradient=gradient,
             engine=engine,
+            acceleration=acceleration,
+            implicit=implicit,
+            iterations_eval=iterations_eval,
+            tolerance=tolerance,
+            learn_scale=learn_scale,
             means=means,
             momentum=momentum,
         )
