@@ -1,8 +1,8 @@
 """The three matrix products of EM, each image with factors of its own.
 
-On CPU in float32 they run as 1x1 convolutions of oneDNN: it takes the bias into the product and uses the
-widest vectors of any processor, where a BLAS may not (on a 2-core AMD EPYC it is about twice as fast as
-torch.bmm). Everywhere else they are batched matrix products.
+Large ones on CPU in float32 run as 1x1 convolutions of oneDNN: it takes the bias into the product and uses
+the widest vectors of any processor, where a BLAS may not (on a 2-core AMD EPYC it is about twice as fast
+as torch.bmm). All others are batched matrix products.
 
 Shape suffixes: B images, N positions, C channels, J rows of a factor.
 """
@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
+# Multiplications per image from which a convolution beats torch.bmm, by the time it takes to set up.
+WORTHWHILE = 20_000_000
 # Positions per convolution: enough to be fast, few enough for its result to stay in the cache.
 BLOCK = 2304
 
 
 def affine(x_BNC: Tensor, w_BJC: Tensor, b_BJ: Tensor) -> Tensor:
     """x·w_j + b_j, (B, N, J), contiguous."""
-    if not _convolves(x_BNC):
+    if not _convolves(x_BNC, w_BJC.shape[1]):
         return torch.baddbmm(b_BJ.unsqueeze(1), x_BNC, w_BJC.mT.contiguous())
     out_BNJ = x_BNC.new_empty(*x_BNC.shape[:2], w_BJC.shape[1])
     for out_NJ, x_NC, w_JC, b_J in zip(out_BNJ, x_BNC, w_BJC, b_BJ, strict=True):
@@ -29,7 +31,7 @@ def affine(x_BNC: Tensor, w_BJC: Tensor, b_BJ: Tensor) -> Tensor:
 
 def combine(p_BNJ: Tensor, v_BJC: Tensor, out_BNC: Tensor, *, add: bool) -> None:
     """Write Σ_j p_nj v_j to `out`, or add it there."""
-    if not _convolves(p_BNJ):
+    if not _convolves(p_BNJ, v_BJC.shape[2]):
         torch.baddbmm(out_BNC, p_BNJ, v_BJC, beta=1 if add else 0, out=out_BNC)
         return
     for out_NC, p_NJ, v_JC in zip(out_BNC, p_BNJ, v_BJC, strict=True):
@@ -45,7 +47,7 @@ def gather(p_BNJ: Tensor, x_BNC: Tensor) -> tuple[Tensor, Tensor]:
     """Σ_n p_nj x_n, (B, J, C), and Σ_n p_nj, (B, J)."""
     # Not the bias gradient of the convolution: that adds one by one, sum() in pairs, which is more exact.
     total_BJ = p_BNJ.sum(dim=1)
-    if not _convolves(x_BNC):
+    if not _convolves(x_BNC, p_BNJ.shape[2]):
         return p_BNJ.mT @ x_BNC, total_BJ
     shape = (p_BNJ.shape[2], x_BNC.shape[2], 1, 1)
     gathered = [
@@ -56,15 +58,15 @@ def gather(p_BNJ: Tensor, x_BNC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ready(x_BNC: Tensor) -> Tensor:
-    """The features as the products like them: contiguous where they are convolved."""
-    return x_BNC.contiguous() if _convolves(x_BNC) else x_BNC
+    """The features as the products like them: contiguous where they may be convolved."""
+    return x_BNC.contiguous() if _convolves(x_BNC, 128) else x_BNC
 
 
-def _convolves(tensor: Tensor) -> bool:
+def _convolves(x_BNC: Tensor, rows: int) -> bool:
     return (
-        tensor.dtype == torch.float32
-        and tensor.device.type == "cpu"
-        and tensor.numel() > 0
+        x_BNC.dtype == torch.float32
+        and x_BNC.device.type == "cpu"
+        and x_BNC.shape[1] * x_BNC.shape[2] * rows >= WORTHWHILE
         and torch.backends.mkldnn.is_available()
     )
 

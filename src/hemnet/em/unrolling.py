@@ -14,6 +14,7 @@ from torch import Tensor
 from hemnet.em.engines import choose_engine
 from hemnet.em.functional import promote, reconstruct, responsibilities
 from hemnet.em.implicit import FixedPoint, Implicit
+from hemnet.em.operators import em_forward
 from hemnet.em.options import (
     Acceleration,
     Assignment,
@@ -27,7 +28,7 @@ from hemnet.em.options import (
 from hemnet.em.passes import Mixture
 from hemnet.em.plain import plain_unroll, watch
 from hemnet.em.result import EMResult, GradientFlow, unfilled_flow
-from hemnet.em.unrolled import Unrolled, em_forward
+from hemnet.em.unrolled import Unrolled
 
 
 def unroll(
