@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hemnet.em.engines import make_passes
 from hemnet.em.functional import autocast_off
+from hemnet.em.operators import like
 from hemnet.em.passes import Mixture
 from hemnet.em.steps import Step, pull_step, take_step
 
@@ -137,7 +138,7 @@ def em_implicit_vjp(
         solve = _gmres if solver == "gmres" else _neumann
         w_BKC = solve(jacobian_vjp, d_BKC, tolerance, max_iterations)
         residual_B = _relative(d_BKC - w_BKC + jacobian_vjp(w_BKC, to_features=True), d_BKC)
-        dx_BNC = passes.features_vjp().to(x_BNC.dtype)
+        dx_BNC = like(x_BNC, passes.features_vjp())
     worst = residual_B.max().item() if len(residual_B) else 0.0
     _complain(
         worst,

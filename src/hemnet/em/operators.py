@@ -61,8 +61,15 @@ def em_forward(
         iterations = len(scale_TB)
         y_BNC = x_BNC.new_empty(0, 0, 0)
         if readout:
-            y_BNC = passes.readout(path.means[max(iterations - 1, 0)], path.means[-1]).to(x_BNC.dtype)
+            y_BNC = like(x_BNC, passes.readout(path.means[max(iterations - 1, 0)], path.means[-1]))
     return y_BNC, *_pack(path, rows, stride)
+
+
+def like(x_BNC: Tensor, result_BNC: Tensor) -> Tensor:
+    """The result in the type and memory layout of x."""
+    if result_BNC.dtype == x_BNC.dtype and result_BNC.stride() == torch.empty_like(x_BNC).stride():
+        return result_BNC
+    return torch.empty_like(x_BNC).copy_(result_BNC)
 
 
 def _pack(path: Path, rows: int, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -156,7 +163,7 @@ def em_backward(
             to_features=to_features,
             flow_QTB=flow_QTB if record else None,
         )
-        dx_BNC = passes.features_vjp().to(x_BNC.dtype) if to_features else x_BNC.new_empty(0, 0, 0)
+        dx_BNC = like(x_BNC, passes.features_vjp()) if to_features else x_BNC.new_empty(0, 0, 0)
     if record:
         flow_QTB[1].sqrt_()
     return dx_BNC, dmu_BKC, dscale_TB[:iterations].clone(), flow_QTB

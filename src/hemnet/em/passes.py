@@ -92,20 +92,14 @@ class Passes(Protocol):
         ...
 
     def features_vjp(self) -> Tensor:
-        """Sum of all that `pull` noted for the features, (B, N, C), laid out in memory like x."""
+        """Sum of all that `pull` noted for the features, (B, N, C), zero if nothing."""
         ...
 
 
 class TorchPasses:
-    """Passes as matrix products, on any device.
-
-    A pull is three products where five would do the textbook's work: logits and dz share one
-    (x times [w, a]), and so do the two terms of the gradient to the features. Temporaries are
-    4·B·N·K numbers.
-    """
+    """Passes as matrix products, on any device. Temporaries are 2·B·N·K numbers."""
 
     def __init__(self, x_BNC: Tensor, mixture: Mixture) -> None:
-        self._like_BNC = x_BNC
         self._x_BNC = products.ready(x_BNC)
         self._mixture = mixture
         self._dx_BNC: Tensor | None = None
@@ -130,13 +124,13 @@ class TorchPasses:
 
     def readout(self, e_BKC: Tensor, mu_BKC: Tensor) -> Tensor:
         """See `Passes`."""
-        y_BNC = torch.empty_like(self._like_BNC)
+        y_BNC = self._x_BNC.new_empty(self._x_BNC.shape)
         products.combine(self._responsibilities(e_BKC), mu_BKC, y_BNC, add=False)
         return y_BNC
 
     def readout_vjp(self, e_BKC: Tensor, dy_BNC: Tensor) -> Tensor:
         """See `Passes`."""
-        return products.gather(self._responsibilities(e_BKC), dy_BNC)[0]
+        return products.gather(self._responsibilities(e_BKC), products.ready(dy_BNC))[0]
 
     def pull(
         self,
@@ -149,40 +143,43 @@ class TorchPasses:
         energy_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `Passes`."""
-        self._latest = None
         w_BKC, bias_BK = logit_factors(mu_BKC, self._mixture)
-        both_BNJ = products.affine(
-            self._x_BNC, torch.cat([w_BKC, a_BKC], dim=1), torch.cat([bias_BK, -offset_BK], dim=1)
-        )
-        logits_BNK, dz_BNK = both_BNJ.split(mu_BKC.shape[1], dim=2)
+        self._latest = None
+        z_BNK = self._softmax(w_BKC, bias_BK)
+        dl_BNK = products.affine(self._x_BNC, a_BKC, -offset_BK)
         if readout is not None:
             dy_BNC, rows_BKC = readout
-            dz_BNK += products.affine(dy_BNC, rows_BKC, torch.zeros_like(offset_BK))
-        z_BNK = logits_BNK.softmax(dim=2)
-        dl_BNK = torch._softmax_backward_data(dz_BNK, z_BNK, 2, z_BNK.dtype)
+            dl_BNK += products.affine(products.ready(dy_BNC), rows_BKC, torch.zeros_like(offset_BK))
+        # In place: each position needs nothing but its own row.
+        torch.ops.aten._softmax_backward_data.out(dl_BNK, z_BNK, 2, z_BNK.dtype, grad_input=dl_BNK)
         if to_features:
-            torch.cat([z_BNK, dl_BNK], dim=2, out=both_BNJ)
-            del z_BNK
-            self._note(both_BNJ, torch.cat([a_BKC, w_BKC], dim=1), energy_B)
+            self._note(z_BNK, a_BKC)
+            self._note(dl_BNK, w_BKC)
+        if to_features and energy_B is not None:
+            # |P R|² = Σ (P (R Rᵀ))∘P: no second tensor of the size of the features.
+            p_BNJ, r_BJC = torch.cat([z_BNK, dl_BNK], dim=2), torch.cat([a_BKC, w_BKC], dim=1)
+            energy_B += (p_BNJ @ (r_BJC @ r_BJC.mT)).mul_(p_BNJ).sum(dim=(1, 2))
         g_BKC, total_BK = products.gather(dl_BNK, self._x_BNC)
         return g_BKC.div_(self._mixture.variance), total_BK.div_(self._mixture.variance)
 
     def features_vjp(self) -> Tensor:
         """See `Passes`."""
-        return torch.zeros_like(self._like_BNC) if self._dx_BNC is None else self._dx_BNC
+        return self._x_BNC.new_zeros(self._x_BNC.shape) if self._dx_BNC is None else self._dx_BNC
 
-    def _note(self, weights_BNJ: Tensor, rows_BJC: Tensor, energy_B: Tensor | None) -> None:
+    def _note(self, p_BNK: Tensor, r_BKC: Tensor) -> None:
         add = self._dx_BNC is not None
         if self._dx_BNC is None:
-            self._dx_BNC = torch.empty_like(self._like_BNC)
-        products.combine(weights_BNJ, rows_BJC, self._dx_BNC, add=add)
-        if energy_B is not None:
-            # |W R|² = Σ (W (R Rᵀ))∘W: no second tensor of the size of the features.
-            energy_B += (weights_BNJ @ (rows_BJC @ rows_BJC.mT)).mul_(weights_BNJ).sum(dim=(1, 2))
+            # Contiguous whatever the layout of x: adding across strides costs more than one copy at the end.
+            self._dx_BNC = self._x_BNC.new_empty(self._x_BNC.shape)
+        products.combine(p_BNK, r_BKC, self._dx_BNC, add=add)
 
     def _responsibilities(self, mu_BKC: Tensor) -> Tensor:
         # The readout follows the sums at the same means: one E-step serves both.
         if self._latest is None or self._latest[0] is not mu_BKC:
-            logits_BNK = products.affine(self._x_BNC, *logit_factors(mu_BKC, self._mixture))
-            self._latest = (mu_BKC, logits_BNK.softmax(dim=2))
+            self._latest = None
+            self._latest = (mu_BKC, self._softmax(*logit_factors(mu_BKC, self._mixture)))
         return self._latest[1]
+
+    def _softmax(self, w_BKC: Tensor, bias_BK: Tensor) -> Tensor:
+        logits_BNK = products.affine(self._x_BNC, w_BKC, bias_BK)
+        return torch.softmax(logits_BNK, dim=2, out=logits_BNK)

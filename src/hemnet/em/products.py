@@ -58,8 +58,8 @@ def gather(p_BNJ: Tensor, x_BNC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ready(x_BNC: Tensor) -> Tensor:
-    """The features as the products like them: contiguous where they may be convolved."""
-    return x_BNC.contiguous() if _convolves(x_BNC, 128) else x_BNC
+    """The features as the products like them: contiguous on a CPU."""
+    return x_BNC.contiguous() if x_BNC.device.type == "cpu" else x_BNC
 
 
 def _convolves(x_BNC: Tensor, rows: int) -> bool:

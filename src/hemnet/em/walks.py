@@ -72,10 +72,11 @@ def accelerated_walk(
     proposal_BKC = mu_BKC
     move_BKC = torch.zeros_like(mu_BKC)
     path = Path([], [], scale_TB, count_B)
-    for h_B in scale_TB:
+    for t, h_B in enumerate(scale_TB):
         value_B = passes.log_normalizer(proposal_BKC)
         step = take_step(passes, proposal_BKC, h_B, mixture)
-        taken_B = (value_B >= best_B) & ~done_B
+        # The start is taken whatever its value, so that a NaN in the features shows in the result.
+        taken_B = ((value_B >= best_B) | (t == 0)) & ~done_B
         best_B = torch.where(taken_B, value_B, best_B)
         mu_BKC = torch.where(taken_B[:, None, None], proposal_BKC, mu_BKC)
         move_BKC = torch.where(taken_B[:, None, None], step.mu_BKC - proposal_BKC, move_BKC)
