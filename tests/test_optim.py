@@ -3,6 +3,7 @@
 Shapes: B images, K classes, H and W pixels.
 """
 
+import math
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hemnet.nets import EMHead, FCNHead, ResNet, Segmenter
-from hemnet.optim import Optimization, cross_entropy, parameter_groups, poly
+from hemnet.optim import HardPixels, Optimization, cross_entropy, parameter_groups, poly
 
 VOID = 255
 
@@ -87,6 +88,36 @@ def test_ignore_index_can_be_chosen():
     logits, target = draw(0, (2, 3, 4, 4), 0.0)
     expected = reference(logits.numpy(), np.where(target == 1, VOID, target))[0]
     assert cross_entropy(logits, target, ignore_index=1).item() == pytest.approx(expected, rel=1e-5)
+
+
+@settings(max_examples=40)
+@given(
+    threshold=st.floats(0.05, 1.0),
+    at_least=st.floats(0.01, 1.0),
+    ignored=st.floats(0.0, 0.9),
+    seed=st.integers(0, 2**16),
+)
+def test_hard_pixels_are_those_below_the_threshold_or_the_hardest(threshold, at_least, ignored, seed):
+    rng = np.random.default_rng(seed)
+    logits, target = 3 * rng.normal(size=(2, 4, 5, 3)), rng.integers(0, 4, (2, 5, 3))
+    target[rng.random(target.shape) < ignored] = VOID
+    p = softmax(logits)
+    losses = sorted(-np.log(p[b, target[b, i, j], i, j]) for b, i, j in np.argwhere(target != VOID))
+    count = math.ceil(at_least * len(losses))
+    hard = [loss for n, loss in enumerate(reversed(losses)) if n < count or loss > -math.log(threshold)]
+    found = HardPixels(threshold, at_least)(torch.tensor(logits), torch.tensor(target), VOID).item()
+    assert found == pytest.approx(np.mean(hard) if hard else 0.0, rel=1e-5, abs=1e-6)
+
+
+def test_all_pixels_hard_is_plain_cross_entropy():
+    logits, target = torch.randn(2, 4, 5, 3), torch.randint(0, 4, (2, 5, 3))
+    torch.testing.assert_close(HardPixels(1.0, 1.0)(logits, target), cross_entropy(logits, target))
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": 1.1}, {"at_least": 0.0}], ids=str)
+def test_hard_pixels_refuse(options):
+    with pytest.raises(ValueError, match="threshold is"):
+        HardPixels(**options)
 
 
 # --- schedule -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 Shapes: B images, K classes, H and W pixels.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,43 @@ def cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 2
     """
     total = F.cross_entropy(logits_BKHW.float(), target_BHW, ignore_index=ignore_index, reduction="sum")
     return total / (target_BHW != ignore_index).sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class HardPixels:
+    """Online hard example mining: the loss counts only the pixels that are still hard.
+
+    Source: Shrivastava et al. (CVPR 2016), per pixel as in common segmentation practice.
+
+    Attributes:
+        threshold: a pixel is hard while its true class has a probability below this, in (0, 1].
+        at_least: the share of the valid pixels of a batch that count anyway, the hardest, in (0, 1].
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    threshold: float = 0.7
+    at_least: float = 1 / 16
+
+    def __post_init__(self) -> None:
+        if not (0 < self.threshold <= 1 and 0 < self.at_least <= 1):
+            raise ValueError(
+                f"threshold is {self.threshold} and at_least {self.at_least}; both must be in (0, 1]"
+            )
+
+    def __call__(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> Tensor:
+        """Return the cross-entropy averaged over the hard pixels, as `cross_entropy` else."""
+        loss_BHW = F.cross_entropy(
+            logits_BKHW.float(), target_BHW, ignore_index=ignore_index, reduction="none"
+        )
+        valid = loss_BHW[target_BHW != ignore_index]
+        if not len(valid):
+            return cross_entropy(logits_BKHW, target_BHW, ignore_index)
+        # The loss of a pixel is minus the logarithm of its true class's probability.
+        count = math.ceil(self.at_least * len(valid))
+        limit = valid.detach().topk(count).values[-1].clamp(max=-math.log(self.threshold))
+        return valid[valid >= limit].mean()
 
 
 def poly(step: int, total_steps: int, power: float, warmup_steps: int) -> float:

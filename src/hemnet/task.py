@@ -12,7 +12,7 @@ from torch import Tensor
 from hemnet.data import IGNORE_INDEX, Batch, DatasetSpec
 from hemnet.metrics import ConfusionMatrix, summarize
 from hemnet.nets import Segmenter
-from hemnet.optim import Optimization, cross_entropy
+from hemnet.optim import HardPixels, Optimization, cross_entropy
 
 CHECKPOINT_FORMAT = 1
 
@@ -27,6 +27,7 @@ class SegmentationTask(pl.LightningModule):
         network: the segmenter.
         spec: the classes.
         optimization: optimizer, parameter groups and schedule.
+        hard_pixels: what of a training batch counts in the loss; None is every valid pixel.
         auxiliary_weight: weight of the auxiliary head's loss.
         channels_last: memory format of the convolutions; faster on most hardware.
         compile: run the network through ``torch.compile`` (in place, so checkpoints stay interchangeable).
@@ -38,6 +39,7 @@ class SegmentationTask(pl.LightningModule):
         spec: DatasetSpec,
         optimization: Optimization,
         *,
+        hard_pixels: HardPixels | None = None,
         auxiliary_weight: float = 0.4,
         channels_last: bool = True,
         compile: bool = False,
@@ -46,6 +48,7 @@ class SegmentationTask(pl.LightningModule):
         self.network = network
         self.spec = spec
         self.optimization = optimization
+        self.training_loss = hard_pixels or cross_entropy
         self.auxiliary_weight = auxiliary_weight
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
@@ -61,10 +64,10 @@ class SegmentationTask(pl.LightningModule):
         """Return the loss of one batch."""
         image, mask = batch["image"], batch["mask"]
         output = self.network(image.contiguous(memory_format=self.memory_format), _size(mask))
-        loss = cross_entropy(output.logits, mask, IGNORE_INDEX)
+        loss = self.training_loss(output.logits, mask, IGNORE_INDEX)
         self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(image))
         if output.auxiliary is not None:
-            auxiliary = cross_entropy(output.auxiliary, mask, IGNORE_INDEX)
+            auxiliary = self.training_loss(output.auxiliary, mask, IGNORE_INDEX)
             self.log("train/loss_auxiliary", auxiliary, on_step=True, on_epoch=False, batch_size=len(image))
             loss = loss + self.auxiliary_weight * auxiliary
         return loss

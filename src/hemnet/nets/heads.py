@@ -13,9 +13,10 @@ from hemnet.em.layers import LearnScale
 from hemnet.em.options import Acceleration, Assignment, Engine, Gradient, Normalization
 
 
-def conv_bn_relu(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:
+def conv_bn_relu(c_in: int, c_out: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
     """Return convolution (no bias, size kept), batch normalisation, ReLU."""
-    conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False)
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(c_in, c_out, kernel, padding=padding, dilation=dilation, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
 
