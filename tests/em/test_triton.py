@@ -1,8 +1,5 @@
 """The engine "triton" against the others in float64; without a GPU, small shapes in Triton's interpreter."""
 
-import os
-import sys
-
 import pytest
 import torch
 from em_helpers import ASSIGNMENTS, NORMALIZATIONS
@@ -12,10 +9,6 @@ from torch import Tensor
 
 from hemnet.em import unroll
 
-if not torch.cuda.is_available():
-    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("triton was imported before it could be told to interpret", allow_module_level=True)
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
 from hemnet.em import engines, triton
