@@ -11,6 +11,9 @@ from files import MakeCamVid, write_camvid
 # Set before any test imports wandb or albumentations: tests talk to no server.
 os.environ["WANDB_MODE"] = "offline"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+# Triton reads this when it is imported: without a GPU, kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # No deadline: on a shared machine, an example that takes long proves nothing.
 hypothesis.settings.register_profile("hemnet", deadline=None)

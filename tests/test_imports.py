@@ -30,6 +30,8 @@ RANK = {
     "predict": 7,
 }
 CONFIGURED = {"check", "compose", "runs", "cli", "train", "evaluate", "predict"}
+# Optional, so only these import it, and they only on demand.
+TRITON = {"triton.py", "triton_kernels.py"}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")
 
 
@@ -61,7 +63,8 @@ def test_imports_point_downwards(path: Path) -> None:
         if package == "wandb":
             assert path.name == "wandb_run.py"
         if own == "em":
-            assert package in {"hemnet", "torch"} or package in sys.stdlib_module_names
+            allowed = {"hemnet", "torch", "triton"} if path.name in TRITON else {"hemnet", "torch"}
+            assert package in allowed or package in sys.stdlib_module_names
 
 
 def test_every_module_has_a_rank() -> None:
@@ -73,8 +76,8 @@ def test_only_compose_instantiates() -> None:
     assert users == {"compose.py"}
 
 
-def test_the_em_library_loads_neither_lightning_nor_hydra() -> None:
-    heavy = ("pytorch_lightning", "hydra", "wandb", "cv2")
+def test_the_em_library_loads_neither_lightning_nor_hydra_nor_triton() -> None:
+    heavy = ("pytorch_lightning", "hydra", "wandb", "cv2", "triton")
     script = f"import hemnet.em, sys; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
