@@ -111,7 +111,7 @@ def check_unroll(x: Tensor, mu: Tensor, slack: float = 1.0, **options) -> None:
         assert_near(part, exact, slack * (FORWARD if index < 2 else BACKWARD)[x.dtype], floor)
 
 
-@pytest.mark.parametrize("iterations", [0, 1, 3])
+@pytest.mark.parametrize("iterations", [0, 1, 3, 7])
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
 @pytest.mark.parametrize("assignment", ASSIGNMENTS)
 def test_unroll_equals_the_reference(assignment, normalize, iterations):

@@ -60,7 +60,7 @@ class Passes(Protocol):
         ...
 
     def readout_vjp(self, e_BKC: Tensor, dy_BNC: Tensor) -> Tensor:
-        """Gradient of eq (4) to mu, Σ_n z_nk dy_n, (B, K, C)."""
+        """Gradient of eq (4) to mu, Σ_n z_nk dy_n, (B, K, C); dy in the type of x or of the means."""
         ...
 
     def pull(
@@ -130,7 +130,7 @@ class TorchPasses:
 
     def readout_vjp(self, e_BKC: Tensor, dy_BNC: Tensor) -> Tensor:
         """See `Passes`."""
-        return products.gather(self._responsibilities(e_BKC), products.ready(dy_BNC))[0]
+        return products.gather(self._responsibilities(e_BKC), self._ready(dy_BNC))[0]
 
     def pull(
         self,
@@ -149,7 +149,7 @@ class TorchPasses:
         dl_BNK = products.affine(self._x_BNC, a_BKC, -offset_BK)
         if readout is not None:
             dy_BNC, rows_BKC = readout
-            dl_BNK += products.affine(products.ready(dy_BNC), rows_BKC, torch.zeros_like(offset_BK))
+            dl_BNK += products.affine(self._ready(dy_BNC), rows_BKC, torch.zeros_like(offset_BK))
         # In place: each position needs nothing but its own row.
         torch.ops.aten._softmax_backward_data.out(dl_BNK, z_BNK, 2, z_BNK.dtype, grad_input=dl_BNK)
         if to_features:
@@ -165,6 +165,9 @@ class TorchPasses:
     def features_vjp(self) -> Tensor:
         """See `Passes`."""
         return self._x_BNC.new_zeros(self._x_BNC.shape) if self._dx_BNC is None else self._dx_BNC
+
+    def _ready(self, dy_BNC: Tensor) -> Tensor:
+        return products.ready(dy_BNC.to(self._x_BNC.dtype))
 
     def _note(self, p_BNK: Tensor, r_BKC: Tensor) -> None:
         add = self._dx_BNC is not None

@@ -73,7 +73,7 @@ def pull_history(
     dscale_TB = torch.zeros_like(history.scale_TB)
     direct = [] if dtail_RBKC is None else list(dtail_RBKC)
     d_BKC = direct.pop().clone() if direct else torch.zeros_like(history.final_BKC)
-    readout = None if dy_BNC is None else (dy_BNC.to(d_BKC.dtype), history.final_BKC)
+    readout = None if dy_BNC is None else (dy_BNC, history.final_BKC)
     for t, mu_BKC, step in history.backwards(passes, mixture):
         aside_BKC = torch.zeros_like(d_BKC)
         if readout is not None:

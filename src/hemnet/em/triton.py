@@ -41,6 +41,11 @@ def why_not(x_BNC: Tensor, mu_BKC: Tensor) -> str | None:
     return next((reason for reason, fine in checks.items() if not fine), None)
 
 
+# Pulls that wait for a pass to the features. Each keeps its factors meanwhile, so that many would cost as
+# much memory as the features; with few iterations, all are done in one pass.
+WAITING = 3
+
+
 class _Pull(NamedTuple):
     """What the kernels need of an E-step and of what is weighted by it, or of its gradient.
 
@@ -62,8 +67,9 @@ class _Readout(NamedTuple):
 class TritonPasses:
     """Passes as two fused kernels; see `Passes` for what each method computes.
 
-    `pull` only notes what it owes to the features, K·C numbers per image; `features_vjp` does all of it in
-    one pass. Adding to a float32 gradient in every pull would move 8 bytes per feature each time.
+    `pull` only notes what it owes to the features, K·C numbers per image; a pass over the features pays for
+    several at once, rounding their sum once to the type of x. Adding to a float32 gradient in every pull
+    would move 8 bytes per feature each time.
     """
 
     def __init__(self, x_BNC: Tensor, mixture: Mixture) -> None:
@@ -74,6 +80,7 @@ class TritonPasses:
         self._total_B1C: Tensor | None = None
         self._pulls: list[_Pull] = []
         self._readout: tuple[int, _Readout] | None = None
+        self._dx_BNC: Tensor | None = None
 
     def sums(self, mu_BKC: Tensor) -> tuple[Tensor, Tensor]:
         """See `Passes`."""
@@ -112,7 +119,7 @@ class TritonPasses:
         to_features: bool = True,
         energy_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `Passes`. Only one of the pulls noted for the features may have a readout."""
+        """See `Passes`."""
         noted = self._prepare(mu_BKC, a_BKC, offset_BK)
         part = None
         if readout is not None:
@@ -121,8 +128,9 @@ class TritonPasses:
             part = _Readout(readout[0], rows_BKC.to(self._dtype).contiguous())
         g_BKC, total_BK, _ = self._gather(noted, part, gradient=True)
         if to_features:
+            if len(self._pulls) == WAITING or (part is not None and self._readout is not None):
+                self._settle()
             if part is not None:
-                assert self._readout is None, "a second readout"
                 self._readout = (len(self._pulls), part)
             self._pulls.append(noted)
         if to_features and energy_B is not None:
@@ -132,12 +140,18 @@ class TritonPasses:
         return g_BKC.div_(self._mixture.variance), total_BK.div_(self._mixture.variance)
 
     def features_vjp(self) -> Tensor:
-        """See `Passes`; in the type of x, rounded once."""
-        if not self._pulls:
-            return torch.zeros_like(self._x_BNC)
-        dx_BNC = torch.empty_like(self._x_BNC)
-        self._scatter(self._pulls, self._readout, dx_BNC)
-        return dx_BNC
+        """See `Passes`; in the type of x."""
+        if self._pulls:
+            self._settle()
+        return torch.zeros_like(self._x_BNC) if self._dx_BNC is None else self._dx_BNC
+
+    def _settle(self) -> None:
+        """Bring the pulls that wait to the features."""
+        add = self._dx_BNC is not None
+        if self._dx_BNC is None:
+            self._dx_BNC = torch.empty_like(self._x_BNC)
+        self._scatter(self._pulls, self._readout, self._dx_BNC, add=add)
+        self._pulls, self._readout = [], None
 
     def _prepare(self, e_BKC: Tensor, a_BKC: Tensor | None = None, offset_BK: Tensor | None = None) -> _Pull:
         """Gather factors; where a pass needs no a or no offset its kernel reads none."""
@@ -180,8 +194,9 @@ class TritonPasses:
         out_BNC: Tensor,
         *,
         gradient: bool = True,
+        add: bool = False,
     ) -> None:
-        """Write to `out` the sum of z·a over the pulls, plus dl·w for a gradient."""
+        """Write to `out`, or add there, the sum of z·a over the pulls, plus dl·w for a gradient."""
         x_BNC, (components, channels) = self._x_BNC, pulls[0].factors_PBKC.shape[2:]
         images, positions, _ = x_BNC.shape
         width = self._width(components, channels)
@@ -195,7 +210,7 @@ class TritonPasses:
                 x_BNC, dy_BNC, rows_BKC, factors_PRBKC, bias_RBK, offset_RBK, out_BNC,
                 positions, components, len(pulls), with_dy, triton.next_power_of_2(positions),
                 factors_PRBKC[0].numel(), *x_BNC.stride(), *dy_BNC.stride(), *out_BNC.stride(),
-                channels, gradient, readout is not None, _block(components), width,
+                channels, gradient, readout is not None, add, _block(components), width,
             )  # fmt: skip
 
     def _width(self, components: int, channels: int) -> int:

@@ -173,15 +173,19 @@ def gather(
     tl.store(lse_ptr + row, tl.sum(lse_N, axis=0))
 
 
-@triton.autotune(_SCATTER, key=_KEY)
+# Tuning runs a kernel many times: what it adds to must be put back between runs.
+@triton.autotune(_SCATTER, key=[*_KEY, "ADD"], restore_value=["out_ptr"])
 @triton.jit
 def scatter(
     x_ptr, dy_ptr, rows_ptr, f_ptr, bias_ptr, offset_ptr, out_ptr,
     N, K, R, with_dy, size, part, x_b, x_n, x_c, dy_b, dy_n, dy_c, out_b, out_n, out_c,
-    C: tl.constexpr, PULL: tl.constexpr, DY: tl.constexpr,
+    C: tl.constexpr, PULL: tl.constexpr, DY: tl.constexpr, ADD: tl.constexpr,
     BLOCK_K: tl.constexpr, OUT_C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Block of z·a, plus dl·w for PULL, summed over R pulls, the one at `with_dy` with a readout."""
+    """Block of z·a, plus dl·w for PULL, summed over R pulls, the one at `with_dy` with a readout.
+
+    With ADD the sum starts from what `out` holds.
+    """
     STEP: tl.constexpr = BLOCK_C if BLOCK_C < OUT_C else OUT_C
     tile, b = tl.program_id(0), tl.program_id(2)
     block = tl.program_id(1) * OUT_C if C > OUT_C else 0
@@ -193,7 +197,12 @@ def scatter(
     x_N1 = x_ptr + b.to(tl.int64) * x_b + n_N1 * x_n
     dy_N1 = dy_ptr + b.to(tl.int64) * dy_b + n_N1 * dy_n
     rows_K1 = rows_ptr + (b * K + k_K[:, None]) * C
+    c_1C = block + tl.arange(0, OUT_C)[None, :]
+    out_NC = out_ptr + b.to(tl.int64) * out_b + n_N1 * out_n + c_1C * out_c
+    in_NC = in_N1 & (c_1C < C)
     sum_NC = tl.zeros([BLOCK_N, OUT_C], tl.float32)
+    if ADD:
+        sum_NC += tl.load(out_NC, mask=in_NC, other=0.0).to(tl.float32)
     for r in range(R):
         k_BK = (r * images + b) * K + k_K
         factor = k_BK[:, None] * C
@@ -209,6 +218,4 @@ def scatter(
             p_NK = tl.where(second == 0, z_NK, dl_NK)
             f_KC = _tile(f_ptr + factor + (1 - second) * part, in_K1, 1, block, C, OUT_C)
             sum_NC = _dot(_round(p_NK, f_KC.dtype), f_KC, sum_NC)
-    c_1C = block + tl.arange(0, OUT_C)[None, :]
-    out_NC = out_ptr + b.to(tl.int64) * out_b + n_N1 * out_n + c_1C * out_c
-    tl.store(out_NC, _round(sum_NC, out_ptr.dtype.element_ty), mask=in_N1 & (c_1C < C))
+    tl.store(out_NC, _round(sum_NC, out_ptr.dtype.element_ty), mask=in_NC)
