@@ -28,6 +28,7 @@ RANK = {
     "train": 7,
     "evaluate": 7,
     "predict": 7,
+    "bench": 7,
 }
 CONFIGURED = {"check", "compose", "runs", "cli", "train", "evaluate", "predict"}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")
