@@ -81,7 +81,9 @@ def measure(options: argparse.Namespace) -> Report:
     shape = Shape(*options.shape) if options.shape else SHAPES[device.type]
     _say("measuring the device")
     named = dict(zip("BNCK", shape, strict=True))
-    report = Report(environment(), device.type, named, roofline.measure_bandwidth(device))
+    # The command without the folder of the installation: these files are passed on.
+    setting = environment() | {"command": ["python", "-m", "hemnet.bench", *sys.argv[1:]]}
+    report = Report(setting, device.type, named, roofline.measure_bandwidth(device))
     for dtype in options.dtype or DTYPES[device.type]:
         problem = draw(shape, getattr(torch, dtype), device)
         for iterations in sorted(set(options.iterations)):
