@@ -36,7 +36,8 @@ class Contender:
         name: one of `NAMES`.
         reconstruction: from x (B, N, C) and mu (B, K, C) to y (B, N, C).
         multiplies_in: the type of the factors of its matrix products.
-        compile_seconds: what compiling it took, both passes and their first run; None if it is not.
+        compile_seconds: what compiling it took, both passes and their first run; None if it is not. Short
+            where PyTorch finds it in its caches, which TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 forbids.
     """
 
     name: str
