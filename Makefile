@@ -5,8 +5,9 @@ PY := $(VENV)/bin/python
 EXP ?= synthetic_hem
 ARGS ?=
 CHECKPOINT ?= last
+BENCH ?= em
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate predict test test-quick lint format clean
+.PHONY: help setup train evaluate predict bench test test-quick lint format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,6 +32,9 @@ predict: setup ## segment images: RUN=<run directory> INPUT=<image or folder> [C
 	@test -n "$(RUN)" && test -n "$(INPUT)" || \
 		{ echo "name a run and images: make predict RUN=runs/... INPUT=photos/"; exit 2; }
 	$(PY) -m hemnet.predict $(RUN) $(INPUT) --checkpoint $(CHECKPOINT) $(ARGS)
+
+bench: setup ## time and memory of the EM engines on this machine: [ARGS="--iterations 1 3 ..."]
+	$(PY) -m hemnet.bench $(BENCH) $(ARGS)
 
 test: setup ## run every test that this machine can run
 	$(PY) -m pytest

@@ -28,6 +28,7 @@ RANK = {
     "train": 7,
     "evaluate": 7,
     "predict": 7,
+    "bench": 7,
 }
 CONFIGURED = {"check", "compose", "runs", "cli", "train", "evaluate", "predict"}
 # Optional, so only these import it, and they only on demand.

@@ -1,0 +1,33 @@
+"""The command line of the benchmarks: ``python -m hemnet.bench SUBJECT``."""
+
+import argparse
+import sys
+
+from hemnet.bench import em
+from hemnet.bench.agreement import Disagreement
+from hemnet.cli import run_entry
+
+DISAGREED = 1
+"""Exit status when an engine disagrees with the reference, so that there is nothing to report."""
+SUBJECTS = {"em": em}
+
+
+def _entry() -> None:
+    parser = argparse.ArgumentParser(prog="python -m hemnet.bench", description=__doc__)
+    subparsers = parser.add_subparsers(dest="subject", required=True)
+    for name, subject in SUBJECTS.items():
+        subject.add_arguments(
+            subparsers.add_parser(
+                name, description=subject.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            )
+        )
+    options = parser.parse_args()
+    try:
+        SUBJECTS[options.subject].run(options)
+    except Disagreement as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(DISAGREED)
+
+
+if __name__ == "__main__":
+    run_entry(_entry)
