@@ -78,7 +78,7 @@ def _load(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file of classes; write one, a line '- NAME' for each label 0, 1, ..., or set "
-            "data.train.classes='[NAME, NAME, ...]' and data.val.classes"
+            "data.train.classes='[NAME, NAME, ...]'"
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"{path}: not a readable YAML file ({error})") from error
