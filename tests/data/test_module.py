@@ -14,7 +14,8 @@ from torch import multiprocessing
 
 from hemnet.data import module
 from hemnet.data.module import EpochSampler, SampleDataset, SegmentationData, ShardSampler, collate
-from hemnet.data.readers import CamVid, Sample
+from hemnet.data.readers import Sample
+from hemnet.data.sets.camvid import CamVid
 from hemnet.data.spec import DataError
 from hemnet.data.synthetic import Mosaic
 from hemnet.data.transforms import EvalTransform, TrainTransform

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hemnet.data.readers import CamVid, read_image, read_labels
-from hemnet.data.spec import CAMVID, IGNORE_INDEX, DataError
+from hemnet.data.readers import read_image, read_labels
+from hemnet.data.sets.camvid import CAMVID, CamVid
+from hemnet.data.spec import IGNORE_INDEX, DataError
 
 RGB = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
 GREY16 = (np.arange(35, dtype=np.uint16) * 1800).reshape(5, 7)
@@ -73,7 +74,7 @@ def test_unknown_split(camvid_root):
 def test_images_without_masks_are_counted_and_named(camvid_root):
     for i in range(4):
         (camvid_root / f"trainannot/train_{i}.png").unlink()
-    expected = r"trainannot: no mask for 4 of 6 images \(train_0.png, train_1.png, train_2.png, \.\.\.\)"
+    expected = r"trainannot: no mask for 4 of 6 samples \(train_0, train_1, train_2, \.\.\.\)"
     with pytest.raises(DataError, match=expected):
         CamVid(camvid_root, "train")
 

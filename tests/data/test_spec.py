@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hemnet.data.spec import CAMVID, IGNORE_INDEX, DataError, DatasetSpec
+from hemnet.data.sets.camvid import CAMVID
+from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
 from hemnet.errors import HemnetError
 
 COLOR = st.tuples(*[st.integers(0, 255)] * 3)

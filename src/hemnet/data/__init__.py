@@ -1,23 +1,38 @@
 """Data sets: what they are, how they are read, augmented and batched."""
 
+from hemnet.data.files import IMAGE_SUFFIXES
 from hemnet.data.module import Batch, EpochSampler, SampleDataset, SegmentationData, ShardSampler, collate
-from hemnet.data.readers import IMAGE_SUFFIXES, CamVid, Reader, Sample, read_image
-from hemnet.data.spec import CAMVID, IGNORE_INDEX, DataError, DatasetSpec, Split
+from hemnet.data.readers import Reader, Sample, read_image
+from hemnet.data.sets.ade20k import ADE20K
+from hemnet.data.sets.camvid import CAMVID, CamVid
+from hemnet.data.sets.cityscapes import Cityscapes
+from hemnet.data.sets.coco_stuff import CocoStuff10k, CocoStuff164k
+from hemnet.data.sets.context import PascalContext
+from hemnet.data.sets.own import Folder
+from hemnet.data.sets.voc import VOC, VOCAug
+from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, Split
 from hemnet.data.synthetic import Mosaic
 from hemnet.data.transforms import EvalTransform, Item, TrainTransform, Transform, denormalize, normalize
 
 __all__ = [
+    "ADE20K",
     "CAMVID",
     "IGNORE_INDEX",
     "IMAGE_SUFFIXES",
+    "VOC",
     "Batch",
     "CamVid",
+    "Cityscapes",
+    "CocoStuff10k",
+    "CocoStuff164k",
     "DataError",
     "DatasetSpec",
     "EpochSampler",
     "EvalTransform",
+    "Folder",
     "Item",
     "Mosaic",
+    "PascalContext",
     "Reader",
     "Sample",
     "SampleDataset",
@@ -26,6 +41,7 @@ __all__ = [
     "Split",
     "TrainTransform",
     "Transform",
+    "VOCAug",
     "collate",
     "denormalize",
     "normalize",

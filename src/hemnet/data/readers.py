@@ -3,19 +3,19 @@
 Shapes: H, W image height and width, C = 3 colour channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, get_args
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from hemnet.data.spec import CAMVID, IGNORE_INDEX, DataError, DatasetSpec, Split
+from hemnet.data.files import Files, few
+from hemnet.data.mat import read_mat
+from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
-_REMEDY = "set data.root=<folder> or the environment variable HEMNET_DATA"
 
 
 class Sample(NamedTuple):
@@ -104,112 +104,71 @@ def read_labels(path: str | Path) -> np.ndarray:
     return _decode(path, _to_labels)
 
 
-def read_sample(image_path: Path, mask_path: Path, class_of_label: dict[int, int]) -> Sample:
-    """Read an image and its mask, and map raw labels to class indices.
+class FileReader:
+    """Samples read from files; the base of every reader of data on disk.
 
     Args:
-        image_path: the image; its stem is the name of the sample.
-        mask_path: the mask.
-        class_of_label: raw label -> class index or IGNORE_INDEX; any other label is an error.
-
-    Raises:
-        DataError: as `read_image` and `read_labels`; sizes that differ; a label that is not in the map.
-    """
-    image_HWC, raw_HW = read_image(image_path), read_labels(mask_path)
-    if image_HWC.shape[:2] != raw_HW.shape:
-        raise DataError(
-            f"{mask_path}: the mask is {raw_HW.shape} (height, width) but its image {image_path.name} is "
-            f"{image_HWC.shape[:2]}; the two must be equal, so replace the one that is wrong"
-        )
-    present = np.flatnonzero(np.bincount(raw_HW.ravel(), minlength=256)).tolist()
-    unknown = sorted(set(present) - set(class_of_label))
-    if unknown:
-        raise DataError(
-            f"{mask_path}: unknown labels {unknown}, expected only {sorted(class_of_label)}; "
-            "is this mask encoded for another set of classes?"
-        )
-    table = np.full(256, IGNORE_INDEX, np.uint8)
-    table[list(class_of_label)] = list(class_of_label.values())
-    return Sample(image_HWC, cv2.LUT(raw_HW, table), image_path.stem)
-
-
-def list_files(folder: Path, suffixes: tuple[str, ...], layout: str) -> dict[str, Path]:
-    """Return stem -> path of the files in `folder`, sorted by stem; hidden files are skipped.
-
-    Args:
-        folder: where to look, not recursively.
-        suffixes: lower-case suffixes to accept, in any case.
-        layout: the expected folder tree, to be quoted in errors.
-
-    Raises:
-        DataError: the folder is missing, holds no such file, or holds two with one stem.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {_REMEDY}. Expected layout: {layout}")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        if path.stem in files:
-            raise DataError(f"{path}: {files[path.stem].name} has the same stem; remove one of the two")
-        files[path.stem] = path
-    if not files:
-        raise DataError(f"{folder}: no {'/'.join(suffixes)} files; {_REMEDY}. Expected layout: {layout}")
-    return dict(sorted(files.items()))
-
-
-def pair_files(images: dict[str, Path], masks: dict[str, Path], mask_folder: Path) -> list[tuple[Path, Path]]:
-    """Return (image, mask) pairs with equal stems, in the order of `images`.
-
-    Raises:
-        DataError: an image has no mask in `mask_folder`.
-    """
-    missing = [path.name for stem, path in images.items() if stem not in masks]
-    if missing:
-        raise DataError(
-            f"{mask_folder}: no mask for {len(missing)} of {len(images)} images ({', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}); add the masks or remove these images"
-        )
-    return [(path, masks[stem]) for stem, path in images.items()]
-
-
-class CamVid:
-    """CamVid in the layout of the SegNet release: 11 classes, void ignored.
-
-    Source: Brostow et al., Pattern Recognition Letters 30 (2009); labels as regrouped by Badrinarayanan et
-    al. (SegNet, 2015).
-
-    Args:
-        root: folder with `train/`, `val/`, `test/` (images, .png or .jpg) and `trainannot/`, `valannot/`,
-            `testannot/` (masks, .png, same stems, labels 0..10 and 11 = void).
-        split: "train", "val" or "test".
-
-    Raises:
-        DataError: unknown split, missing folder, empty folder, an image without a mask. `read` raises it
-            for a corrupt file, unequal sizes, a mask that is not single-channel and unknown labels.
+        spec: classes and colours.
+        files: one entry a sample, in order.
+        class_of_label: raw label of the masks -> class index or IGNORE_INDEX; any other label is an error.
+        mat_keys: for masks in MATLAB files, the variable and the struct fields that lead to the labels.
     """
 
-    LAYOUT = "{train,val,test}/*.png|jpg with {train,val,test}annot/*.png of the same names"
-    _CLASS_OF_LABEL = {**{label: label for label in range(11)}, 11: IGNORE_INDEX}  # noqa: RUF012
-
-    def __init__(self, root: str | Path, split: Split) -> None:
-        if split not in get_args(Split):
-            raise DataError(f"CamVid has the splits train, val and test, got {split!r}")
-        root = Path(root)
-        if not root.is_dir():
-            raise DataError(f"{root}: no such folder; {_REMEDY}. Expected layout: {self.LAYOUT}")
-        images = list_files(root / split, IMAGE_SUFFIXES, self.LAYOUT)
-        mask_folder = root / f"{split}annot"
-        self._pairs = pair_files(images, list_files(mask_folder, (".png",), self.LAYOUT), mask_folder)
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        files: Sequence[Files],
+        class_of_label: Mapping[int, int],
+        mat_keys: tuple[str, ...] = (),
+    ) -> None:
+        self._spec, self._files, self._mat_keys = spec, files, mat_keys
+        self._known = frozenset(class_of_label)
+        self._class_of_label = np.full(2**16, IGNORE_INDEX, np.uint8)
+        self._class_of_label[list(class_of_label)] = list(class_of_label.values())
 
     @property
     def spec(self) -> DatasetSpec:
-        """The 11 classes of CamVid."""
-        return CAMVID
+        """Classes and colours."""
+        return self._spec
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._files)
 
     def read(self, index: int) -> Sample:
-        """Return sample `index`; the order is that of the sorted file names."""
-        return read_sample(*self._pairs[index], self._CLASS_OF_LABEL)
+        """Return sample `index`, in the order of the split list, or of the names where there is none.
+
+        Raises:
+            DataError: a file that is missing, corrupt or of an unknown encoding; an image and a mask of
+                different sizes; a label that is not one of the set's. The message names the file.
+        """
+        name, image, mask = self._files[index]
+        image_HWC = read_image(image)
+        raw_HW = read_mat(mask, *self._mat_keys) if mask.endswith(".mat") else read_labels(mask)
+        if image_HWC.shape[:2] != raw_HW.shape:
+            raise DataError(
+                f"{mask}: the mask is {raw_HW.shape} (height, width) but its image {image} is "
+                f"{image_HWC.shape[:2]}; the two must be equal, so replace the one that is wrong"
+            )
+        return Sample(image_HWC, self._to_classes(raw_HW, mask), name)
+
+    def _to_classes(self, raw_HW: np.ndarray, path: str) -> np.ndarray:
+        unknown = sorted(set(np.flatnonzero(np.bincount(raw_HW.ravel())).tolist()) - self._known)
+        if unknown:
+            raise DataError(
+                f"{path}: unknown labels {few(unknown)}, expected only {_ranges(self._known)}; "
+                "is this mask encoded for another set of classes?"
+            )
+        if raw_HW.dtype == np.uint8:
+            return cv2.LUT(raw_HW, self._class_of_label[:256])
+        return self._class_of_label[raw_HW]
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Write 0, 1, 2, 255 as "0..2, 255"."""
+    groups: list[list[int]] = []
+    for number in sorted(numbers):
+        if groups and number == groups[-1][-1] + 1:
+            groups[-1][1:] = [number]
+        else:
+            groups.append([number])
+    return ", ".join("..".join(map(str, group)) for group in groups)

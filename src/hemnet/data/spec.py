@@ -109,33 +109,17 @@ class DatasetSpec:
         return table[mask_HW]
 
 
-CAMVID = DatasetSpec(
-    name="camvid",
-    classes=(
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign symbol",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ),
-    palette=(
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (60, 40, 222),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
-        (0, 128, 192),
-    ),
-)
-"""The 11 classes of the SegNet release of CamVid."""
+def voc_colors(first: int, count: int) -> tuple[tuple[int, int, int], ...]:
+    """Return colours `first`, ..., `first + count - 1` of the PASCAL VOC colour map, which do not repeat.
+
+    Bit 3j + c of the index is bit 7 - j of channel c: near indices get colours far apart, and 0 is black.
+    White is in none of them.
+
+    Args:
+        first: index of the first colour, >= 0.
+        count: how many, first + count <= 256.
+    """
+    return tuple(
+        tuple(sum((index >> (3 * j + c) & 1) << (7 - j) for j in range(3)) for c in range(3))  # type: ignore[misc]
+        for index in range(first, first + count)
+    )

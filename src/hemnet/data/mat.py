@@ -1,0 +1,63 @@
+"""Masks in MATLAB files of version 5 to 7.2.
+
+Shapes: H, W image height and width.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hemnet.data.spec import DataError
+
+
+def read_mat(path: str | Path, variable: str, *fields: str) -> np.ndarray:
+    """Read a label map from a MATLAB file.
+
+    Args:
+        path: the file.
+        variable: the variable to read.
+        fields: field of the struct `variable`, field of that, ...
+
+    Returns:
+        (H, W) uint8 or uint16 raw labels, C-contiguous.
+
+    Raises:
+        DataError: SciPy is not installed; the file is missing, corrupt, of version 7.3, or lacks the
+            variable or field; the labels are no (H, W) array of integers in 0..65535.
+    """
+    try:
+        from scipy.io import loadmat  # here, because it is slow to import and few sets need it
+    except ImportError:
+        raise DataError(f"{path}: MATLAB files need SciPy: pip install 'hemnet[mat]'") from None
+    try:
+        with open(path, "rb") as file:
+            value: Any = loadmat(file, variable_names=[variable])
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; check the path") from None
+    except NotImplementedError:
+        raise DataError(
+            f"{path}: a MATLAB 7.3 (HDF5) file, which is not supported; save it with -v7 in MATLAB"
+        ) from None
+    # SciPy raises whatever comes to hand (ValueError, TypeError, zlib.error, ...).
+    except Exception as error:
+        raise DataError(f"{path}: not a readable MATLAB file ({error}); restore the file") from error
+    name = ".".join((variable, *fields))
+    try:
+        value = value[variable]
+        for field in fields:
+            value = value[field][0, 0]
+    except (KeyError, ValueError, IndexError, TypeError):
+        raise DataError(f"{path}: has no {name}; is this file of another data set?") from None
+    return _to_labels(value, f"{path}: {name}")
+
+
+def _to_labels(value: Any, where: str) -> np.ndarray:
+    labels_HW = np.asarray(value)
+    if labels_HW.ndim == 2 and labels_HW.size and labels_HW.dtype.kind in "buif":
+        low, high = labels_HW.min(), labels_HW.max()
+        if low >= 0 and high < 2**16 and (labels_HW.dtype.kind != "f" or (labels_HW % 1 == 0).all()):
+            return np.ascontiguousarray(labels_HW, dtype=np.uint8 if high < 256 else np.uint16)
+    raise DataError(
+        f"{where} is {labels_HW.dtype} {labels_HW.shape}, not a (height, width) array of labels in 0..65535"
+    )

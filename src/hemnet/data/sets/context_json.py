@@ -1,0 +1,141 @@
+"""Turns `trainval_merged.json`, the annotation of the Detail API, into masks of PASCAL Context, once.
+
+python -m hemnet.data.sets.context_json trainval_merged.json VOCdevkit/VOC2010
+
+The file has `images` (`image_id`, `height`, `width`, `phase`: train or val) and `annos_segmentation`
+(`image_id`, `category_id`: one of the 459 labels, `segmentation`: the COCO run lengths of a mask). It is
+large, and a network needs no more of it than one label a pixel.
+
+Shapes: H, W image height and width.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hemnet.data.sets.context import LABEL_OF_CLASS
+from hemnet.data.spec import DataError
+
+
+def decode_runs(counts: str, height: int, width: int) -> np.ndarray:
+    """Decode COCO's compressed run lengths of a binary mask.
+
+    Runs of zeros and ones alternate down the columns. A run is written in groups of five bits, the low ones
+    first, each as a character from 48 on, with bit 5 set while more follow and bit 4 of the last one for the
+    sign; from the fourth run on, it is the difference to the run two before.
+
+    Args:
+        counts: the characters.
+        height: H, in pixels.
+        width: W, in pixels.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        DataError: the runs do not fill the mask.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for code in counts.encode("latin-1", "replace"):
+        value |= ((code - 48) & 0x1F) << shift
+        shift += 5
+        if (code - 48) & 0x20:
+            continue
+        if (code - 48) & 0x10:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    if shift or min(runs, default=0) < 0 or sum(runs) != height * width:
+        raise DataError(
+            f"the run lengths do not fill a mask of {height} x {width}; the annotation is corrupt"
+        )
+    ones = np.arange(len(runs)) % 2 == 1
+    return np.repeat(ones, runs).reshape(width, height).T
+
+
+def write_masks(annotation: Path, devkit: Path) -> dict[str, int]:
+    """Write `SegmentationClassContext/*.png` (0 = background, 1..59), `ImageSets/SegmentationContext/*.txt`.
+
+    Both folders appear when they are complete; nothing that is there is overwritten.
+
+    Args:
+        annotation: `trainval_merged.json`.
+        devkit: folder `VOC2010`.
+
+    Returns:
+        images written, per split.
+
+    Raises:
+        DataError: one of the folders exists, or the file is missing or not such an annotation.
+    """
+    masks, lists = devkit / "SegmentationClassContext", devkit / "ImageSets" / "SegmentationContext"
+    for folder in (masks, lists):
+        if folder.exists():
+            raise DataError(f"{folder} exists already; remove it to have it written anew")
+    if not devkit.is_dir():
+        raise DataError(f"{devkit}: no such folder; name the folder VOC2010")
+    with tempfile.TemporaryDirectory(dir=devkit, prefix=".context-") as temporary:
+        draft = Path(temporary)
+        try:
+            splits = _write(json.loads(annotation.read_text("utf-8")), draft)
+        except FileNotFoundError:
+            raise DataError(f"{annotation}: no such file; check the path") from None
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{annotation}: not the annotation of the Detail API ({error!r})") from error
+        lists.parent.mkdir(exist_ok=True)
+        # The lists last: the reader looks for masks first, and then for what they are of.
+        shutil.move(draft / "masks", masks)
+        shutil.move(draft / "lists", lists)
+    return splits
+
+
+def _write(content: dict[str, Any], draft: Path) -> dict[str, int]:
+    class_of_label = np.zeros(460, np.uint8)
+    class_of_label[list(LABEL_OF_CLASS.values())] = np.arange(1, 60)
+    of_image: dict[int, list[dict[str, Any]]] = {}
+    for segment in content["annos_segmentation"]:
+        of_image.setdefault(segment["image_id"], []).append(segment)
+    names: dict[str, list[str]] = {"train": [], "val": []}
+    for folder in ("masks", "lists"):
+        (draft / folder).mkdir()
+    for image in content["images"]:
+        if image["phase"] not in names:
+            continue
+        height, width = image["height"], image["width"]
+        mask_HW = np.zeros((height, width), np.uint8)
+        for segment in of_image.get(image["image_id"], []):
+            inside_HW = decode_runs(segment["segmentation"]["counts"], height, width)
+            mask_HW[inside_HW] = class_of_label[segment["category_id"]]
+        # Image 2008_000002 has the number 2008000002.
+        name = re.sub(r"^(\d{4})(\d{6})$", r"\1_\2", str(image["image_id"]))
+        names[image["phase"]].append(name)
+        Image.fromarray(mask_HW).save(draft / "masks" / f"{name}.png")
+    for split, of_split in names.items():
+        (draft / "lists" / f"{split}.txt").write_text("".join(f"{name}\n" for name in sorted(of_split)))
+    return {split: len(of_split) for split, of_split in names.items()}
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("annotation", type=Path, help="trainval_merged.json")
+    parser.add_argument("devkit", type=Path, help="the folder VOC2010")
+    arguments = parser.parse_args()
+    try:
+        splits = write_masks(arguments.annotation, arguments.devkit)
+    except DataError as error:
+        sys.exit(str(error))
+    print(f"wrote the masks of {splits['train']} training and {splits['val']} validation images")
+
+
+if __name__ == "__main__":
+    main()
