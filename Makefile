@@ -6,7 +6,7 @@ EXP ?= synthetic_hem
 ARGS ?=
 CHECKPOINT ?= last
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate predict test test-quick lint format clean
+.PHONY: help setup train evaluate predict data test test-quick lint format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,6 +31,10 @@ predict: setup ## segment images: RUN=<run directory> INPUT=<image or folder> [C
 	@test -n "$(RUN)" && test -n "$(INPUT)" || \
 		{ echo "name a run and images: make predict RUN=runs/... INPUT=photos/"; exit 2; }
 	$(PY) -m hemnet.predict $(RUN) $(INPUT) --checkpoint $(CHECKPOINT) $(ARGS)
+
+data: setup ## get a data set: DATASET=<voc, camvid, ...> [DEST=<folder>] [ARGS=..]
+	@test -n "$(DATASET)" || { echo "name a data set: make data DATASET=voc"; exit 2; }
+	$(PY) -m hemnet.data get $(DATASET) $(if $(DEST),--root $(DEST)) $(ARGS)
 
 test: setup ## run every test that this machine can run
 	$(PY) -m pytest
