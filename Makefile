@@ -7,7 +7,7 @@ ARGS ?=
 CHECKPOINT ?= last
 BENCH ?= em
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate predict bench test test-quick lint format clean
+.PHONY: help setup data train evaluate predict bench test test-quick lint format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,10 @@ predict: setup ## segment images: RUN=<run directory> INPUT=<image or folder> [C
 
 bench: setup ## time and memory of the EM engines on this machine: [ARGS="--iterations 1 3 ..."]
 	$(PY) -m hemnet.bench $(BENCH) $(ARGS)
+
+data: setup ## get a data set: DATASET=<voc, camvid, ...> [DEST=<folder>] [ARGS=..]
+	@test -n "$(DATASET)" || { echo "name a data set: make data DATASET=voc"; exit 2; }
+	$(PY) -m hemnet.data get $(DATASET) $(if $(DEST),--root $(DEST)) $(ARGS)
 
 test: setup ## run every test that this machine can run
 	$(PY) -m pytest

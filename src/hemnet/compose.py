@@ -6,7 +6,7 @@
 import secrets
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.check import ConfigError, check, explain
-from hemnet.data import DatasetSpec, EvalTransform, SegmentationData
+from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.runs import Checkpoint, Run
@@ -83,12 +83,27 @@ def _call(node: Any, key: str, **given: Any) -> Any:
 
 def build_data(config: DictConfig) -> SegmentationData:
     """Return the data module; its readers look at the files at once, so missing data fails here."""
+    return _call(_data_node(config), "data")
+
+
+def build_reader(config: DictConfig, split: Literal["train", "val"]) -> Reader:
+    """Return the reader of one split, without the other: `build_data` needs both."""
+    return _call(_data_node(config)[split], f"data.{split}")
+
+
+def _data_node(config: DictConfig) -> Any:
+    """Return the node of the data, with its root handed on to the readers."""
     node: Any = OmegaConf.to_container(config.data, resolve=True)
     if "root" in node:
         root = node.pop("root")
         for split in ("train", "val"):
             node[split].setdefault("root", root)
-    return _call(node, "data")
+    return node
+
+
+def build_train_transform(config: DictConfig) -> Transform:
+    """Return the augmentation of training."""
+    return _build(config, "data.train_transform")
 
 
 def build_eval_transform(config: DictConfig) -> EvalTransform:

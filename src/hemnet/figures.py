@@ -1,6 +1,6 @@
 """The figures of a run: pages of predictions and learning curves, as PNG files.
 
-Shapes: H and W pixels.
+Shapes: H, W image height and width, C = 3 colour channels.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from hemnet.data import IGNORE_INDEX, DatasetSpec
+from hemnet.data import IGNORE_INDEX, DatasetSpec, Item, denormalize
 
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 
 ERROR_COLOUR = (214, 39, 40)
+OPACITY = 0.55
 
 
 class Row(NamedTuple):
@@ -65,6 +66,34 @@ def _pictures(row: Row, spec: DatasetSpec, show_images: bool) -> list[np.ndarray
     return [image, *maps, errors] if show_images else [*maps, errors]
 
 
+def overlay(image_HWC: np.ndarray, mask_HW: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Return an (H, W, 3) uint8 image with the colours of its (H, W) uint8 mask laid over it."""
+    return cv2.addWeighted(spec.colorize(mask_HW), OPACITY, image_HWC, 1 - OPACITY, 0)
+
+
+def contact_sheet(items: Sequence[Item], spec: DatasetSpec, path: Path) -> None:
+    """Write what the network is given: each item's image, and beside it, in grey, with its mask laid over.
+
+    The images are of one size; three items go in a row, and the classes' colours below.
+    """
+    rows, columns = -(-len(items) // 3), min(6, spec.num_classes + 1)
+    height, width = items[0]["mask"].shape
+    legend_height = 0.2 + 0.3 * -(-(spec.num_classes + 1) // columns)
+    size = (10, rows * (10 / 3 * height / (2 * width) + 0.25) + legend_height)
+    figure = Figure(figsize=size, layout="constrained", dpi=110)
+    for cell in (cells := figure.subplots(rows, 3, squeeze=False).ravel()):
+        cell.set_axis_off()
+    for item, cell in zip(items, cells, strict=False):
+        image = denormalize(item["image"])
+        grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+        painted = overlay(grey, item["mask"].numpy().astype(np.uint8), spec)
+        cell.imshow(np.concatenate([image, painted], axis=1), interpolation="nearest")
+        cell.set_title(item["name"] if len(item["name"]) < 40 else f"…{item['name'][-38:]}", fontsize=7)
+    patches = [*_patches(spec), _patch("ignored", spec.ignore_color)]
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False)
+    figure.savefig(path, format="png")
+
+
 def legend(spec: DatasetSpec, path: Path) -> None:
     """Write the classes and their colours."""
     columns = -(-spec.num_classes // 20)
@@ -74,10 +103,11 @@ def legend(spec: DatasetSpec, path: Path) -> None:
 
 
 def _patches(spec: DatasetSpec) -> list[Patch]:
-    return [
-        Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor="0.5", linewidth=0.5, label=name)
-        for name, colour in zip(spec.classes, spec.palette, strict=True)
-    ]
+    return [_patch(name, colour) for name, colour in zip(spec.classes, spec.palette, strict=True)]
+
+
+def _patch(name: str, colour: tuple[int, int, int]) -> Patch:
+    return Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor="0.5", linewidth=0.5, label=name)
 
 
 def learning_curves(rows: Sequence[dict[str, float]], path: Path) -> None:

@@ -5,7 +5,6 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -13,12 +12,11 @@ from PIL import Image
 from hemnet.cli import log_to_terminal, run_entry
 from hemnet.compose import build_eval_transform, restore
 from hemnet.data import IMAGE_SUFFIXES, DataError, DatasetSpec, read_image
-from hemnet.figures import legend
+from hemnet.figures import legend, overlay
 from hemnet.inference import segment
 from hemnet.runs import Checkpoint, Run
 
 log = logging.getLogger(__name__)
-OPACITY = 0.55
 
 
 def predict(folder: str | Path, source: str | Path, which: Checkpoint, output: Path | None) -> Path:
@@ -71,8 +69,7 @@ def _images(source: Path) -> list[Path]:
 
 
 def _write(output: Path, stem: str, image_HWC: np.ndarray, classes_HW: np.ndarray, spec: DatasetSpec) -> None:
-    overlay = cv2.addWeighted(spec.colorize(classes_HW), OPACITY, image_HWC, 1 - OPACITY, 0)
-    Image.fromarray(overlay).save(output / f"{stem}_overlay.png")
+    Image.fromarray(overlay(image_HWC, classes_HW, spec)).save(output / f"{stem}_overlay.png")
     # A palette image: viewers show colours, programs read class indices.
     mask = Image.fromarray(classes_HW, mode="P")
     mask.putpalette([channel for colour in spec.palette for channel in colour])

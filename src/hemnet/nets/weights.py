@@ -1,13 +1,13 @@
 """Pretrained weights: from a local file, or from a URL whose file is checked against its hash."""
 
 import re
-from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urldefrag, urlparse
 
 import torch
 from torch import Tensor, nn
 
+from hemnet.download import DownloadError, download
 from hemnet.errors import HemnetError
 
 CLASSIFIER_KEYS = ("fc.",)
@@ -50,12 +50,9 @@ def _download(url: str) -> Path:
         )
     # The digest is part of the cached name, so a changed fragment never finds an older file.
     target = Path(torch.hub.get_dir()) / "checkpoints" / f"{digest.group(1)[:16]}-{name}"
-    if target.is_file():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch.hub.download_url_to_file(location, str(target), hash_prefix=digest.group(1))
-    except (OSError, HTTPException, RuntimeError) as error:
+        download(location, target, f"sha256:{digest.group(1)}")
+    except DownloadError as error:
         raise HemnetError(f"could not fetch pretrained weights from {url}: {error}; {REMEDY}") from error
     return target
 

@@ -1,0 +1,153 @@
+"""Walking a data set: which samples cannot be used, and how often each class comes.
+
+Shapes: H, W image height and width, C = 3 colour channels.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+
+from hemnet.data.readers import Reader, Sample
+from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
+
+CHUNK = 16
+
+
+@dataclass
+class Survey:
+    """What was found in a split, or a piece of it.
+
+    Attributes:
+        problems: a message for each sample that cannot be used, and for each name that several have.
+        readable, unusable: samples that can, and cannot, be used.
+        pixels, images: (256,) int64: pixels of each mask value, and images that have any.
+        unlabelled: samples that can be used, of which every pixel is ignored.
+        names: of the samples that can be used.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    readable: int = 0
+    unusable: int = 0
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    images: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    unlabelled: int = 0
+    names: set[str] = field(default_factory=set)
+
+    def add(self, other: "Survey") -> None:
+        """Take up what was found in a further piece."""
+        repeated = sorted(self.names & other.names)
+        self.problems += other.problems + [f"{name}: several samples have this name" for name in repeated]
+        self.readable += other.readable
+        self.unusable += other.unusable
+        self.pixels += other.pixels
+        self.images += other.images
+        self.unlabelled += other.unlabelled
+        self.names |= other.names
+
+    @property
+    def samples(self) -> int:
+        """Samples that were read, or should have been."""
+        return self.readable + self.unusable
+
+    @property
+    def ignored_share(self) -> float:
+        """Share of ignored pixels, 0..1; 0 where no sample can be used."""
+        return float(self.pixels[IGNORE_INDEX] / max(1, self.pixels.sum()))
+
+    def frequencies(self, spec: DatasetSpec) -> np.ndarray:
+        """Return (num_classes,) float64, each class's share of the labelled pixels; 0 if there are none."""
+        pixels = self.pixels[: spec.num_classes]
+        return pixels / max(1, pixels.sum())
+
+    def never_seen(self, spec: DatasetSpec) -> list[str]:
+        """Return the classes of which there is no pixel."""
+        return [name for name, count in zip(spec.classes, self.pixels, strict=False) if not count]
+
+    def to_dict(self, spec: DatasetSpec) -> dict[str, Any]:
+        """Return counts, problems and classes as plain containers."""
+        classes = {
+            name: {"pixels": int(self.pixels[k]), "images": int(self.images[k])}
+            for k, name in enumerate(spec.classes)
+        }
+        return {
+            "samples": self.samples,
+            "readable": self.readable,
+            "unlabelled": self.unlabelled,
+            "ignored_pixels": int(self.pixels[IGNORE_INDEX]),
+            "classes": classes,
+            "never_seen": self.never_seen(spec),
+            "problems": self.problems,
+        }
+
+
+def walk(reader: Reader, workers: int = 0) -> Iterator[Survey]:
+    """Read every sample once, and yield what was found, a few samples at a time and in order.
+
+    Args:
+        reader: the split. Whatever it raises for a sample becomes a problem.
+        workers: processes that share the work; 0 for this one alone.
+
+    Raises:
+        DataError: a worker died, as one does that runs out of memory.
+    """
+    chunks = [range(start, min(start + CHUNK, len(reader))) for start in range(0, len(reader), CHUNK)]
+    if not workers:
+        yield from (_survey(reader, chunk) for chunk in chunks)
+        return
+    with ProcessPoolExecutor(workers, initializer=_init_worker, initargs=(reader,)) as pool:
+        try:
+            yield from pool.map(_survey_own, chunks)
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"{reader.spec.name}: a process died while reading, perhaps for want of memory; use fewer "
+                "workers, or none, to see at which file"
+            ) from error
+
+
+# A reader holds a list of all files: a worker gets it once, not with every chunk.
+_own: list[Reader] = []
+
+
+def _init_worker(reader: Reader) -> None:
+    cv2.setNumThreads(0)  # one worker is one core
+    _own[:] = [reader]
+
+
+def _survey_own(indices: range) -> Survey:
+    return _survey(_own[0], indices)
+
+
+def _survey(reader: Reader, indices: range) -> Survey:
+    found = Survey()
+    for index in indices:
+        try:
+            sample = reader.read(index)
+            _require_sound(sample, reader.spec)
+        except DataError as error:
+            found.add(Survey(problems=[str(error)], unusable=1))
+        except Exception as error:  # one bad file never stops the walk, whatever a decoder makes of it
+            found.add(Survey(problems=[f"sample {index}: {type(error).__name__}: {error}"], unusable=1))
+        else:
+            counts = np.bincount(sample.mask_HW.ravel(), minlength=256)
+            unlabelled = int(counts[IGNORE_INDEX] == counts.sum())
+            found.add(Survey([], 1, 0, counts, (counts > 0).astype(np.int64), unlabelled, {sample.name}))
+    return found
+
+
+def _require_sound(sample: Sample, spec: DatasetSpec) -> None:
+    """Raise a DataError if a sample is not what a reader has to give, whichever reader it is."""
+    image, mask = sample.image_HWC, sample.mask_HW
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(f"{sample.name}: the image is {image.shape} {image.dtype}, not (H, W, 3) uint8")
+    if mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
+        raise DataError(f"{sample.name}: the mask is {mask.shape} {mask.dtype}, the image {image.shape}")
+    unknown = sorted(set(np.unique(mask).tolist()) - {*range(spec.num_classes), IGNORE_INDEX})
+    if unknown:
+        raise DataError(
+            f"{sample.name}: unknown labels {unknown}, {spec.name} has {spec.num_classes} classes"
+        )
