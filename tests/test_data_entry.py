@@ -98,7 +98,7 @@ def test_a_split_that_cannot_be_opened_is_a_problem_and_the_other_is_walked(
     (root / "valannot" / "val_1.png").unlink()
     assert not check(["data=camvid", f"data.root={root}"], 0, tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())["splits"]
-    assert "no mask for 1 of 2 images (val_1.png)" in found["val"]["problems"][0]
+    assert "no mask for 1 of 2 samples (val_1)" in found["val"]["problems"][0]
     assert found["train"]["readable"] == 3
     assert "no mask for 1 of 2" in capsys.readouterr().out
     with pytest.raises(DataError, match="nowhere"):
