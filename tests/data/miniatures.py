@@ -81,6 +81,35 @@ def write_voc(root: Path, labels: Sequence[int] = VOC_LABELS, save: Callable = s
     return truth
 
 
+def write_voc_scenes(root: Path, train: int, val: int) -> None:
+    """VOCdevkit and SBD with as many images as asked for: a box of a class, void around it, on a background.
+
+    Every other training image is of SBD alone.
+    """
+    rng = np.random.default_rng(0)
+    devkit, sbd = root / "VOCdevkit" / "VOC2012", root / "benchmark_RELEASE" / "dataset"
+    colours = rng.integers(0, 256, (21, 3))
+    names = {"train": [f"2008_{i:06}" for i in range(train)], "val": [f"2009_{i:06}" for i in range(val)]}
+    for split, listed in names.items():
+        for name in listed:
+            height, width = int(rng.integers(48, 80)), int(rng.integers(64, 96))
+            raw = np.zeros((height, width), np.uint8)
+            top, left, label = rng.integers(4, 16), rng.integers(4, 24), rng.integers(1, 21)
+            raw[top - 2 : top + 30, left - 2 : left + 34] = 255
+            raw[top : top + 28, left : left + 32] = label
+            image = colours[np.where(raw == 255, 0, raw)] + rng.integers(-20, 20, (height, width, 3))
+            (devkit / "JPEGImages").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(devkit / "JPEGImages" / f"{name}.jpg")
+            if split == "train" and name in listed[1::2]:
+                save_sbd(sbd / "cls" / f"{name}.mat", np.where(raw == 255, 0, raw))
+            else:
+                save_palette(devkit / "SegmentationClass" / f"{name}.png", raw)
+    save_list(devkit / "ImageSets" / "Segmentation" / "train.txt", names["train"][::2])
+    save_list(devkit / "ImageSets" / "Segmentation" / "val.txt", names["val"])
+    save_list(sbd / "train.txt", names["train"][1::2])
+    save_list(sbd / "val.txt", names["val"][:1])
+
+
 def write_sbd(root: Path) -> Truth:
     """VOC and SBD: SBD has two images of its own, one of VOC train and two of VOC val, with other labels."""
     voc = write_voc(root)
