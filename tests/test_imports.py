@@ -27,9 +27,10 @@ RANK = {
     "cli": 6,
     "train": 7,
     "evaluate": 7,
+    "cost": 7,
     "predict": 7,
 }
-CONFIGURED = {"check", "compose", "runs", "cli", "train", "evaluate", "predict"}
+CONFIGURED = {"check", "compose", "runs", "cli", "train", "evaluate", "predict", "cost"}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")
 
 

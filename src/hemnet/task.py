@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hemnet.data import IGNORE_INDEX, Batch, DatasetSpec
+from hemnet.inference import PLAIN, Inference
 from hemnet.metrics import ConfusionMatrix, summarize
 from hemnet.nets import Segmenter
 from hemnet.optim import Optimization, cross_entropy
@@ -30,6 +31,9 @@ class SegmentationTask(pl.LightningModule):
         auxiliary_weight: weight of the auxiliary head's loss.
         channels_last: memory format of the convolutions; faster on most hardware.
         compile: run the network through ``torch.compile`` (in place, so checkpoints stay interchangeable).
+
+    Attributes:
+        inference: how a validation step runs the network; plain unless set, as it is by ``hemnet.evaluate``.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class SegmentationTask(pl.LightningModule):
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         if compile:
             self.network.compile()
+        self.inference: Inference = PLAIN
         self.confusion = ConfusionMatrix(spec.num_classes, IGNORE_INDEX)
 
     def forward(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -76,7 +81,7 @@ class SegmentationTask(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Count one batch and return its predicted classes, (B, H, W) int64, for callbacks to show."""
         mask = batch["mask"]
-        logits = self(batch["image"], _size(mask))
+        logits = self.inference(self, batch["image"], _size(mask))
         prediction = logits.argmax(1)
         self.confusion.update(prediction, mask)
         loss = cross_entropy(logits, mask, IGNORE_INDEX)
