@@ -38,6 +38,7 @@ EXPECTED_WARNINGS = (
     "Experiment logs directory .* exists and is not empty",  # the run directory itself
     ".*does not have many workers",  # the recipe says how many
     ".*isinstance.treespec, LeafSpec.. is deprecated",  # between Lightning and torch
+    "It is recommended to use `self.log",  # every rank logs the same counts, summed before
     "The number of training batches .* is smaller than the logging interval",
 )
 
