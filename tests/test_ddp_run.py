@@ -23,6 +23,7 @@ def test_two_ranks_leave_one_run(make_camvid: MakeCamVid, tmp_path: Path) -> Non
         "data.train_transform.base_size=null", "data.train_transform.crop_size=32", "data.batch_size=2",
         "data.eval_transform.size=null", "data.num_workers=0", "trainer.max_epochs=2", "trainer.precision=32",
         "trainer.check_val_every_n_epoch=1", "trainer.devices=2", "trainer.strategy=ddp",
+        "data.eval_batch_size=1",  # so that one rank has a batch more than the other
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     done = subprocess.run(
@@ -39,3 +40,4 @@ def test_two_ranks_leave_one_run(make_camvid: MakeCamVid, tmp_path: Path) -> Non
     # One process counts every sample once; so did the two.
     scores = evaluate(run_dir, "last", ["trainer.devices=1", "trainer.strategy=auto"])
     assert scores["val/miou"] == pytest.approx(result["metrics"]["val/miou"], abs=1e-7)
+    assert scores["val/loss"] == pytest.approx(result["metrics"]["val/loss"], rel=1e-6)

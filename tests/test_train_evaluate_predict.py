@@ -64,7 +64,7 @@ def test_round_trip(head: str, make_camvid: MakeCamVid, tmp_path: Path) -> None:
     logged = [row["val/miou"] for row in Run.open(run_dir).metrics() if "val/miou" in row]
     assert scores["val/miou"] == pytest.approx(result["metrics"]["val/miou"], abs=1e-12)
     assert scores["val/miou"] == pytest.approx(logged[-1], abs=1e-7)  # Lightning logs in float32
-    written = json.loads((run_dir / "evaluation_last.json").read_text())
+    written = json.loads((run_dir / "evaluation" / "last" / "result.json").read_text())
     assert written["metrics"]["val/miou"] == pytest.approx(scores["val/miou"])
 
     output = predict(run_dir, tmp_path / "camvid" / "val", "last", None)
@@ -227,7 +227,7 @@ def test_the_command_line(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     scored = call("hemnet.evaluate", str(run_dir), "--checkpoint", "best", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     assert "mean IoU" in scored.stdout
-    assert (run_dir / "evaluation_best.json").exists()
+    assert (run_dir / "evaluation" / "best" / "result.json").exists()
 
     shown = call("hemnet.predict", str(run_dir), str(tmp_path / "camvid" / "val" / "val_0.png"), cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -252,7 +252,7 @@ def test_a_user_s_mistake_ends_in_one_message(arguments: list[str], said: str, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("entry", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("entry", ["train", "evaluate", "predict", "cost"])
 def test_help(entry: str, tmp_path: Path) -> None:
     done = call(f"hemnet.{entry}", "--help", cwd=tmp_path)
     assert done.returncode == 0

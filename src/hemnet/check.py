@@ -13,7 +13,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from hemnet.errors import HemnetError
 
-GROUPS = ("data", "model", "optim", "task", "trainer", "callbacks", "logger")
+GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks", "logger")
 # The nodes that are containers rather than calls, and the keys that each may have; None: any.
 CONTAINERS: dict[str, set[str] | None] = {
     "": {"name", "seed", "runs", "run_dir", *GROUPS},

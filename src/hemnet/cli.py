@@ -1,9 +1,13 @@
-"""What the command-line entries share: reporting an error, changing a stored config, the score table."""
+"""What the command-line entries share: arguments, reporting an error, changing a stored config, tables."""
 
+import argparse
 import logging
 import math
+import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -14,6 +18,7 @@ from rich.table import Table
 
 from hemnet.check import ConfigError, check, explain
 from hemnet.errors import HemnetError
+from hemnet.inference import PLAIN
 
 USER_ERROR = 2
 """Exit status after an error that its message explains."""
@@ -28,19 +33,74 @@ def run_entry(entry: Callable[[], None]) -> None:
         sys.exit(USER_ERROR)
 
 
+# What Lightning warns of and this project means to do.
+EXPECTED_WARNINGS = (
+    "Experiment logs directory .* exists and is not empty",  # the run directory itself
+    ".*does not have many workers",  # the recipe says how many
+    ".*isinstance.treespec, LeafSpec.. is deprecated",  # between Lightning and torch
+    "It is recommended to use `self.log",  # every rank logs the same counts, summed before
+    "The number of training batches .* is smaller than the logging interval",
+)
+
+
+def ignore_expected_warnings() -> None:
+    """Keep Lightning's warnings about what this project means to do off the terminal."""
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
 def log_to_terminal() -> None:
     """Send log messages to the terminal, for the entries that write no run.log."""
+    ignore_expected_warnings()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
-def override(config: DictConfig, assignments: list[str]) -> DictConfig:
+# A key in Hydra's grammar before an equals sign; no slash, so that a path with one is none.
+ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command on a trained network takes: the run, the checkpoint, how the network is run."""
+    parser.add_argument("run", help="run directory, such as runs/synthetic_hem/20260101-120000-a1b2c3")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+    group = parser.add_argument_group(
+        "inference",
+        "changes the run's config, inference.*; by default the whole image once, at its own scale",
+    )
+    group.add_argument("--scales", nargs="+", type=float, metavar="S", help="average over these scales; "
+                       "the literature's are 0.5 0.75 1 1.25 1.5 1.75, with --flip")  # fmt: skip
+    group.add_argument("--flip", action="store_true", help="average over the mirror images too")
+    group.add_argument("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window of this size")
+    group.add_argument("--stride", nargs=2, type=int, metavar=("H", "W"), help="default: 2/3 of the window")
+
+
+def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line: return the options, and the ``key=value`` assignments, in any order among them.
+
+    The inference options come back as assignments too, so that they are checked as all keys are.
+    """
+    parser.add_argument_group("changes", "key=value changes the run's config, such as data.root=FOLDER")
+    parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [key=value ...]"
+    assignments = [word for word in sys.argv[1:] if ASSIGNMENT.match(word)]
+    options = parser.parse_args([word for word in sys.argv[1:] if not ASSIGNMENT.match(word)])
+    for name in ("scales", "window", "stride"):
+        if (values := getattr(options, name, None)) is not None:
+            assignments.append(f"inference.{name}={values}")
+    if getattr(options, "flip", False):
+        assignments.append("inference.flip=true")
+    return options, assignments
+
+
+def override(config: DictConfig, assignments: Sequence[str]) -> DictConfig:
     """Return a copy of a stored config with ``key=value`` assignments, in Hydra's grammar, made and checked.
 
     Raises:
         ConfigError: an assignment has no ``=``, or names a key that the config does not have.
     """
     changed = config.copy()
+    if "inference" not in changed:  # a run from before there was a choice
+        changed.inference = {"_target_": "hemnet.inference.Inference", **asdict(PLAIN)}
     OmegaConf.set_struct(changed, True)
     for assignment in assignments:
         if "=" not in assignment:
@@ -56,20 +116,35 @@ def override(config: DictConfig, assignments: list[str]) -> DictConfig:
     return changed
 
 
+SUMMARY = {
+    "mean IoU": "val/miou",
+    "mean accuracy": "val/mean_accuracy",
+    "pixel accuracy": "val/pixel_accuracy",
+}
+
+
 def print_scores(scores: Mapping[str, float], classes: Sequence[str], title: str) -> None:
     """Print the per-class and overall scores of ``hemnet.metrics.summarize`` as a table, in per cent."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("class")
     table.add_column("IoU %", justify="right")
     for name in classes:
         table.add_row(name, _percent(scores[f"val/iou/{name}"]))
     table.add_section()
-    for label, key in (
-        ("mean IoU", "miou"),
-        ("mean accuracy", "mean_accuracy"),
-        ("pixel accuracy", "pixel_accuracy"),
-    ):
-        table.add_row(label, _percent(scores[f"val/{key}"]))
+    for label, key in SUMMARY.items():
+        table.add_row(label, _percent(scores[key]))
+    print(title)  # not as the table's own, which would break it at the table's width
+    Console().print(table)
+
+
+def print_sweep(scores: Mapping[int | None, Mapping[str, float]], title: str) -> None:
+    """Print the overall scores for each number of EM iterations, a row each, in per cent."""
+    table = Table()
+    for heading in ("iterations", *(f"{label} %" for label in SUMMARY)):
+        table.add_column(heading, justify="right")
+    for iterations, found in scores.items():
+        table.add_row(str(iterations), *(_percent(found[key]) for key in SUMMARY.values()))
+    print(title)  # not as the table's own, which would break it at the table's width
     Console().print(table)
 
 

@@ -5,6 +5,7 @@
 
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hemnet.check import ConfigError, check, explain
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
+from hemnet.inference import Inference
 from hemnet.nets import Segmenter
 from hemnet.runs import Checkpoint, Run
 from hemnet.task import CHECKPOINT_FORMAT, SegmentationTask
@@ -128,6 +130,11 @@ def build_task(config: DictConfig, network: Segmenter, spec: DatasetSpec) -> Seg
     return _build(config, "task", network=network, spec=spec, optimization=_build(config, "optim"))
 
 
+def build_inference(config: DictConfig) -> Inference:
+    """Return how evaluation and prediction run the network."""
+    return _build(config, "inference")
+
+
 def build_trainer(config: DictConfig) -> pl.Trainer:
     """Return the trainer with the configured callbacks and loggers, keyed nodes of which null is left out."""
     parts: dict[str, list[Any]] = {
@@ -137,10 +144,10 @@ def build_trainer(config: DictConfig) -> pl.Trainer:
     return _build(config, "trainer", default_root_dir=config.run_dir, **parts)
 
 
-def build_evaluator(config: DictConfig) -> pl.Trainer:
-    """Return a trainer that evaluates on the configured device and leaves nothing behind."""
-    quiet = {"logger": False, "callbacks": [], "enable_checkpointing": False, "enable_model_summary": False}
-    return _build(config, "trainer", **quiet)
+def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
+    """Return a trainer that evaluates on the configured device and leaves nothing behind by itself."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    return _build(config, "trainer", callbacks=[*callbacks], **quiet)
 
 
 def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpec]:

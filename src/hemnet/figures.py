@@ -1,9 +1,9 @@
-"""The figures of a run: pages of predictions and learning curves, as PNG files.
+"""The figures of a run: pages of predictions, confusion matrices, learning curves, masks, as PNG files.
 
-Shapes: H, W image height and width, C = 3 colour channels.
+Shapes: H, W image height and width, C = 3 colour channels, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,11 @@ import cv2
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
+from PIL import Image
 
 from hemnet.data import IGNORE_INDEX, DatasetSpec, Item, denormalize
 
@@ -21,6 +24,9 @@ mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.righ
 
 ERROR_COLOUR = (214, 39, 40)
 OPACITY = 0.55
+# Up to so many classes, a confusion matrix has numbers in its cells, and names at its sides, and a page of
+# predictions names all.
+MOST_NUMBERS, MOST_NAMES, MOST_PATCHES = 12, 64, 30
 
 
 class Row(NamedTuple):
@@ -40,8 +46,9 @@ def predictions_page(rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show
     """
     titles = ("image", "truth", "prediction", "errors")[0 if show_images else 1 :]
     aspect = rows[0].truth.shape[0] / rows[0].truth.shape[1]
-    columns = min(6, spec.num_classes)
-    legend_height = 0.2 + 0.3 * -(-spec.num_classes // columns)
+    patches = _patches(spec, _shown((mask for row in rows for mask in (row.truth, row.prediction)), spec))
+    columns = min(6, len(patches))
+    legend_height = 0.2 + 0.3 * -(-len(patches) // columns)
     height = 9.8 / len(titles) * aspect * len(rows) + legend_height + 0.3
     figure = Figure(figsize=(10, height), layout="constrained", dpi=110)
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
@@ -53,7 +60,7 @@ def predictions_page(rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show
         cells[0].set_ylabel(row.name if len(row.name) < 20 else f"…{row.name[-18:]}", fontsize=7)
     for cell, title in zip(axes[0], titles, strict=True):
         cell.set_title(title, fontsize=9)
-    figure.legend(handles=_patches(spec), loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(path)
 
 
@@ -76,9 +83,11 @@ def contact_sheet(items: Sequence[Item], spec: DatasetSpec, path: Path) -> None:
 
     The images are of one size; three items go in a row, and the classes' colours below.
     """
-    rows, columns = -(-len(items) // 3), min(6, spec.num_classes + 1)
+    named = _patches(spec, _shown((item["mask"].numpy().astype(np.uint8) for item in items), spec))
+    patches = [*named, _patch("ignored", spec.ignore_color)]
+    rows, columns = -(-len(items) // 3), min(6, len(patches))
     height, width = items[0]["mask"].shape
-    legend_height = 0.2 + 0.3 * -(-(spec.num_classes + 1) // columns)
+    legend_height = 0.2 + 0.3 * -(-len(patches) // columns)
     size = (10, rows * (10 / 3 * height / (2 * width) + 0.25) + legend_height)
     figure = Figure(figsize=size, layout="constrained", dpi=110)
     for cell in (cells := figure.subplots(rows, 3, squeeze=False).ravel()):
@@ -89,7 +98,6 @@ def contact_sheet(items: Sequence[Item], spec: DatasetSpec, path: Path) -> None:
         painted = overlay(grey, item["mask"].numpy().astype(np.uint8), spec)
         cell.imshow(np.concatenate([image, painted], axis=1), interpolation="nearest")
         cell.set_title(item["name"] if len(item["name"]) < 40 else f"…{item['name'][-38:]}", fontsize=7)
-    patches = [*_patches(spec), _patch("ignored", spec.ignore_color)]
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(path, format="png")
 
@@ -98,16 +106,65 @@ def legend(spec: DatasetSpec, path: Path) -> None:
     """Write the classes and their colours."""
     columns = -(-spec.num_classes // 20)
     figure = Figure(figsize=(2.2 * columns, 0.24 * -(-spec.num_classes // columns) + 0.2), dpi=110)
-    figure.legend(handles=_patches(spec), loc="center", ncols=columns, frameon=False)
+    figure.legend(handles=_patches(spec, range(spec.num_classes)), loc="center", ncols=columns, frameon=False)
     figure.savefig(path)
 
 
-def _patches(spec: DatasetSpec) -> list[Patch]:
-    return [_patch(name, colour) for name, colour in zip(spec.classes, spec.palette, strict=True)]
+def _shown(masks: Iterable[np.ndarray], spec: DatasetSpec) -> Iterable[int]:
+    """Return the classes that a page's legend names: all, or of very many those on the page."""
+    if spec.num_classes <= MOST_PATCHES:
+        return range(spec.num_classes)
+    present = np.unique(np.concatenate([np.unique(mask) for mask in masks]))
+    return [int(label) for label in present if label != IGNORE_INDEX]
+
+
+def _patches(spec: DatasetSpec, shown: Iterable[int]) -> list[Patch]:
+    return [_patch(spec.classes[k], spec.palette[k]) for k in shown]
 
 
 def _patch(name: str, colour: tuple[int, int, int]) -> Patch:
     return Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor="0.5", linewidth=0.5, label=name)
+
+
+def write_mask(path: Path, classes_HW: np.ndarray, spec: DatasetSpec) -> None:
+    """Write class indices, (H, W) uint8, as a palette PNG: viewers show colours, programs read indices."""
+    mask = Image.fromarray(classes_HW, mode="P")
+    mask.putpalette([channel for colour in spec.palette for channel in colour])
+    mask.save(path)
+
+
+def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path) -> None:
+    """Write a confusion matrix as shares of each true class: a row sums to 1, or is grey if absent.
+
+    Args:
+        C_KK: counts, rows true classes, columns predicted ones.
+        spec: the classes; their names stand at the sides unless there are very many.
+        path: the PNG file.
+    """
+    count = spec.num_classes
+    total_K1 = C_KK.sum(1, keepdims=True)
+    share_KK = np.divide(C_KK, total_K1, out=np.full(C_KK.shape, np.nan), where=total_K1 > 0)
+    side = float(np.clip(0.32 * count, 4.5, 11))
+    figure = Figure(figsize=(side + 2, side + 1.5), layout="constrained", dpi=110)
+    axis = figure.subplots()
+    # A darkening by the square root: confusions of a few per cent are what one looks for.
+    colours = mpl.colormaps["Blues"].with_extremes(bad="0.85")
+    picture = axis.imshow(share_KK, cmap=colours, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    figure.colorbar(picture, ax=axis, shrink=0.7, format=PercentFormatter(1.0))
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.spines[:].set_visible(False)
+    if count <= MOST_NAMES:
+        font = min(9.0, 0.72 * 72 * side / count)
+        axis.set_xticks(range(count), spec.classes, rotation=90, fontsize=font)
+        axis.set_yticks(range(count), spec.classes, fontsize=font)
+    if count <= MOST_NUMBERS:
+        for (i, j), share in np.ndenumerate(share_KK):
+            if np.isfinite(share):
+                axis.text(
+                    j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=7,
+                    color="white" if share > 0.4 else "black",
+                )  # fmt: skip
+    figure.savefig(path)
 
 
 def learning_curves(rows: Sequence[dict[str, float]], path: Path) -> None:

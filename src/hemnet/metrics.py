@@ -12,6 +12,41 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
+def confusion(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Return C_KK, int64, of integer class maps of one shape.
+
+    Args:
+        prediction: predicted classes in [0, K), any shape.
+        target: true classes in [0, K) or ``ignore_index``.
+        num_classes: K.
+        ignore_index: label of the pixels that are not counted.
+
+    Raises:
+        ValueError: the shapes differ, the maps are not of integers, or a counted pixel's label or
+            prediction is not in [0, K).
+    """
+    if prediction.is_floating_point() or target.is_floating_point():
+        raise ValueError(
+            f"prediction is {prediction.dtype}, target {target.dtype}: give class indices, "
+            "such as logits.argmax(1), not scores"
+        )
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}: "
+            "resize the logits to the mask's size first"
+        )
+    counted = target != ignore_index
+    truth, guess = target[counted].long(), prediction[counted].long()
+    for name, labels in (("target", truth), ("prediction", guess)):
+        if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
+            raise ValueError(
+                f"{name} has labels in [{int(labels.min())}, {int(labels.max())}], outside "
+                f"[0, {num_classes}): map them to classes or to the ignore index {ignore_index}"
+            )
+    pairs = torch.bincount(truth * num_classes + guess, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes)
+
+
 class ConfusionMatrix(Metric):
     """Counts (true class, predicted class) pairs over a split; summed over ranks when computed.
 
@@ -32,32 +67,8 @@ class ConfusionMatrix(Metric):
         self.add_state("matrix", counts, dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Count integer class maps of one shape.
-
-        Raises:
-            ValueError: the shapes differ, the maps are not of integers, or a counted pixel's label or
-                prediction is not in [0, K). The matrix is then unchanged.
-        """
-        if prediction.is_floating_point() or target.is_floating_point():
-            raise ValueError(
-                f"prediction is {prediction.dtype}, target {target.dtype}: give class indices, "
-                "such as logits.argmax(1), not scores"
-            )
-        if prediction.shape != target.shape:
-            raise ValueError(
-                f"prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}: "
-                "resize the logits to the mask's size first"
-            )
-        counted = target != self.ignore_index
-        truth, guess = target[counted].long(), prediction[counted].long()
-        for name, labels in (("target", truth), ("prediction", guess)):
-            if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
-                raise ValueError(
-                    f"{name} has labels in [{int(labels.min())}, {int(labels.max())}], outside "
-                    f"[0, {self.num_classes}): map them to classes or to the ignore index {self.ignore_index}"
-                )
-        pairs = torch.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
-        self.matrix += pairs.reshape(self.num_classes, self.num_classes)
+        """Count integer class maps of one shape, see `confusion`; its errors leave the matrix unchanged."""
+        self.matrix += confusion(prediction, target, self.num_classes, self.ignore_index)
 
     def compute(self) -> Tensor:
         """Return C_KK, int64, over everything seen since the last reset; for K = 1 a scalar."""

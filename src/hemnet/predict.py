@@ -3,36 +3,51 @@
 import argparse
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from hemnet.cli import log_to_terminal, run_entry
-from hemnet.compose import build_eval_transform, restore
+from hemnet.cli import add_run_arguments, log_to_terminal, override, parse, run_entry
+from hemnet.compose import build_eval_transform, build_inference, restore
 from hemnet.data import IMAGE_SUFFIXES, DataError, DatasetSpec, read_image
-from hemnet.figures import legend, overlay
+from hemnet.figures import legend, overlay, write_mask
 from hemnet.inference import segment
 from hemnet.runs import Checkpoint, Run
 
 log = logging.getLogger(__name__)
 
 
-def predict(folder: str | Path, source: str | Path, which: Checkpoint, output: Path | None) -> Path:
+def predict(
+    folder: str | Path,
+    source: str | Path,
+    which: Checkpoint,
+    output: Path | None,
+    assignments: Sequence[str] = (),
+) -> Path:
     """Write a coloured overlay and an index mask for each image, and one legend; return their folder.
 
     An image that cannot be read is reported and passed over; the others are still segmented.
+
+    Args:
+        folder: the run.
+        source: an image, or a folder of images.
+        which: the checkpoint.
+        output: where to write; None is ``predictions`` in the run.
+        assignments: ``key=value`` changes to the run's config.
 
     Raises:
         hemnet.errors.HemnetError: there is no such run, checkpoint or image, or no image could be read.
     """
     run = Run.open(folder)
+    config = override(run.config, assignments)
     images = _images(Path(source))
     network, spec = restore(run, which)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)
-    transform = build_eval_transform(run.config)
+    transform, inference = build_eval_transform(config), build_inference(config)
     output = output or run.path / "predictions"
     output.mkdir(parents=True, exist_ok=True)
     failures = 0
@@ -45,7 +60,7 @@ def predict(folder: str | Path, source: str | Path, which: Checkpoint, output: P
             continue
         size = (image_HWC.shape[0], image_HWC.shape[1])
         image_CHW = transform.prepare(image_HWC).to(device)
-        classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size)
+        classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size, inference)
         _write(output, path.stem, image_HWC, classes_HW, spec)
     if failures == len(images):
         raise DataError(f"none of the {failures} images in {source} could be read; see the messages above")
@@ -70,21 +85,17 @@ def _images(source: Path) -> list[Path]:
 
 def _write(output: Path, stem: str, image_HWC: np.ndarray, classes_HW: np.ndarray, spec: DatasetSpec) -> None:
     Image.fromarray(overlay(image_HWC, classes_HW, spec)).save(output / f"{stem}_overlay.png")
-    # A palette image: viewers show colours, programs read class indices.
-    mask = Image.fromarray(classes_HW, mode="P")
-    mask.putpalette([channel for colour in spec.palette for channel in colour])
-    mask.save(output / f"{stem}_mask.png")
+    write_mask(output / f"{stem}_mask.png", classes_HW, spec)
 
 
 def _entry() -> None:
     parser = argparse.ArgumentParser(prog="python -m hemnet.predict", description=__doc__)
-    parser.add_argument("run", help="run directory, such as runs/synthetic_hem/20260101-120000-a1b2c3")
+    add_run_arguments(parser)
     parser.add_argument("input", help="an image, or a folder of images")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
     parser.add_argument("--output", type=Path, help="folder to write to; default: RUN/predictions")
-    options = parser.parse_args()
+    options, assignments = parse(parser)
     log_to_terminal()
-    predict(options.run, options.input, options.checkpoint, options.output)
+    predict(options.run, options.input, options.checkpoint, options.output, assignments)
 
 
 if __name__ == "__main__":

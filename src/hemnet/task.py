@@ -7,9 +7,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torchmetrics import MeanMetric
 
 from hemnet.data import IGNORE_INDEX, Batch, DatasetSpec
+from hemnet.inference import PLAIN, Inference
 from hemnet.metrics import ConfusionMatrix, summarize
 from hemnet.nets import Segmenter
 from hemnet.optim import HardPixels, Optimization, cross_entropy
@@ -31,6 +35,9 @@ class SegmentationTask(pl.LightningModule):
         auxiliary_weight: weight of the auxiliary head's loss.
         channels_last: memory format of the convolutions; faster on most hardware.
         compile: run the network through ``torch.compile`` (in place, so checkpoints stay interchangeable).
+
+    Attributes:
+        inference: how a validation step runs the network; plain unless set, as it is by ``hemnet.evaluate``.
     """
 
     def __init__(
@@ -54,7 +61,10 @@ class SegmentationTask(pl.LightningModule):
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         if compile:
             self.network.compile()
+        self.inference: Inference = PLAIN
         self.confusion = ConfusionMatrix(spec.num_classes, IGNORE_INDEX)
+        # Lightning's own mean over ranks is wrong where one has a sample more than another.
+        self.mean_loss = MeanMetric()
 
     def forward(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return logits (B, K, H, W) float32 of normalised images (B, 3, h, w), at ``size`` (H, W)."""
@@ -76,20 +86,39 @@ class SegmentationTask(pl.LightningModule):
         """Log the learning rate that this step uses."""
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
 
+    def on_validation_start(self) -> None:
+        """Give every rank the buffers of the first, once: its batch statistics are those of the checkpoint.
+
+        DDP would do so at each batch, and wait for ever where one rank has a batch more than another.
+        """
+        if dist.is_available() and dist.is_initialized():
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, src=0)
+        self._let_ddp_broadcast(False)
+
+    def on_validation_end(self) -> None:
+        """Leave training as it was."""
+        self._let_ddp_broadcast(True)
+
+    def _let_ddp_broadcast(self, wanted: bool) -> None:
+        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            self.trainer.strategy.model.require_forward_param_sync = wanted
+
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Count one batch and return its predicted classes, (B, H, W) int64, for callbacks to show."""
         mask = batch["mask"]
-        logits = self(batch["image"], _size(mask))
+        logits = self.inference(self, batch["image"], _size(mask))
         prediction = logits.argmax(1)
         self.confusion.update(prediction, mask)
-        loss = cross_entropy(logits, mask, IGNORE_INDEX)
-        self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True)
+        self.mean_loss.update(cross_entropy(logits, mask, IGNORE_INDEX), weight=len(mask))
         return prediction
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the split, computed from the matrix summed over all ranks."""
+        """Log the metrics of the split, computed from counts summed over all ranks."""
         scores = summarize(self.confusion.compute(), self.spec.classes, "val")
+        scores["val/loss"] = self.mean_loss.compute().item()
         self.confusion.reset()
+        self.mean_loss.reset()
         # Every rank holds the same matrix now, so nothing is left to synchronise.
         self.log_dict(scores, rank_zero_only=False)
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import warnings
 
 import hydra
 import pytorch_lightning as pl
@@ -11,7 +10,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.check import check, explain
-from hemnet.cli import print_scores, run_entry
+from hemnet.cli import ignore_expected_warnings, print_scores, run_entry
 from hemnet.compose import (
     CONF,
     build_data,
@@ -56,18 +55,8 @@ def _main(config: DictConfig) -> float:
     return train(config)
 
 
-# What Lightning warns of and this project means to do.
-EXPECTED_WARNINGS = (
-    "Experiment logs directory .* exists and is not empty",  # the run directory itself
-    ".*does not have many workers",  # the recipe says how many
-    ".*isinstance.treespec, LeafSpec.. is deprecated",  # between Lightning and torch
-    "The number of training batches .* is smaller than the logging interval",
-)
-
-
 def _entry() -> None:
-    for message in EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
+    ignore_expected_warnings()
     register_recipes()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they can be explained
     try:

@@ -228,6 +228,13 @@ def test_a_training_set_smaller_than_a_batch(monkeypatch):
         data.train_dataloader()
 
 
+def test_fewer_evaluation_samples_than_processes(monkeypatch):
+    on_rank(monkeypatch, 2, 3)
+    assert len(mosaic_data(length=3, batch_size=1).val_dataloader().sampler) == 1
+    with pytest.raises(DataError, match=r"2 evaluation samples for 3 processes.*trainer\.devices"):
+        mosaic_data(length=2, batch_size=1).val_dataloader()
+
+
 def test_different_classes_in_train_and_val():
     train, val = Mosaic("train", 4, num_classes=3), Mosaic("val", 4, num_classes=4)
     with pytest.raises(DataError, match="train has the classes"):

@@ -195,7 +195,16 @@ class SegmentationData(pl.LightningDataModule):
         return self._loader(self.train_dataset, sampler, self._batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """Every evaluation sample once, in order."""
+        """Every evaluation sample once, in order.
+
+        Raises:
+            DataError: there are fewer samples than processes, one of which would have nothing to do.
+        """
+        if len(self.val_dataset) < (world := _rank_and_world()[1]):
+            raise DataError(
+                f"{self.spec.name}: {len(self.val_dataset)} evaluation samples for {world} processes; "
+                "evaluate on fewer, with trainer.devices"
+            )
         sampler = ShardSampler(len(self.val_dataset))
         return self._loader(self.val_dataset, sampler, self._eval_batch_size, drop_last=False)
 

@@ -1,0 +1,108 @@
+"""What the report of an evaluation shows, collected while it runs, over all ranks.
+
+Shapes: K classes; C_KK the confusion matrix of `hemnet.metrics`.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+
+from hemnet.data import Batch, denormalize
+from hemnet.figures import Row, write_mask
+from hemnet.metrics import confusion, mean_iou, pixel_accuracy
+from hemnet.task import SegmentationTask
+
+
+class ImageScore(NamedTuple):
+    """Scores of one image from its own matrix; NaN where no pixel counts.
+
+    ``miou`` is the mean over the classes present in this image's truth or prediction: a way to order images,
+    not to be averaged into a score of the split.
+    """
+
+    miou: float
+    name: str
+    pixel_accuracy: float
+
+
+class EvaluationRecord(pl.Callback):
+    """Keeps the matrix of a split, the score of each image and the worst images; the same on every rank.
+
+    Args:
+        worst: how many of the worst images to keep whole.
+        masks: folder, which exists, for the predicted classes of each image as palette PNG ``<name>.png``, at
+            the size of its labels; null writes none. Each rank writes its own images.
+
+    Attributes:
+        matrix: C_KK, int64, of the last evaluation.
+        images: the score of each image, lowest first, those without one last.
+        rows: the worst images, worst first, the score in the name.
+    """
+
+    def __init__(self, worst: int = 0, masks: Path | None = None) -> None:
+        self.worst = worst
+        self.masks = masks
+        self._begin()
+
+    def _begin(self) -> None:
+        self.matrix = np.zeros((0, 0), np.int64)
+        self.images: list[ImageScore] = []
+        self.rows: list[Row] = []
+        self._candidates: list[tuple[ImageScore, Row]] = []
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the evaluation before."""
+        self._begin()
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        """Score each image of a batch; ``outputs`` are the predicted classes."""
+        assert isinstance(pl_module, SegmentationTask)
+        metric = pl_module.confusion
+        for i, name in enumerate(batch["name"]):
+            C_KK = confusion(outputs[i], batch["mask"][i], metric.num_classes, metric.ignore_index)
+            score = ImageScore(mean_iou(C_KK), name, pixel_accuracy(C_KK))
+            self.images.append(score)
+            if self._among_the_worst(score):
+                truth, prediction = (m[i].to("cpu", torch.uint8).numpy() for m in (batch["mask"], outputs))
+                label = f"{name} {100 * score.miou:.1f} %"
+                self._keep(score, Row(label, denormalize(batch["image"][i]), truth, prediction))
+            if self.masks is not None:
+                classes_HW = outputs[i].to("cpu", torch.uint8).numpy()
+                write_mask(self.masks / f"{name}.png", classes_HW, pl_module.spec)
+
+    def _among_the_worst(self, score: ImageScore) -> bool:
+        full = len(self._candidates) >= self.worst
+        return (
+            self.worst > 0 and not math.isnan(score.miou) and not (full and score > self._candidates[-1][0])
+        )
+
+    def _keep(self, score: ImageScore, row: Row) -> None:
+        self._candidates.append((score, row))
+        self._candidates.sort(key=lambda candidate: candidate[0])
+        del self._candidates[self.worst :]
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Bring the ranks together, before the task forgets its counts."""
+        assert isinstance(pl_module, SegmentationTask)
+        self.matrix = np.atleast_2d(pl_module.confusion.compute().cpu().numpy())
+        shares = _from_all_ranks((self.images, self._candidates))
+        images = [score for scores, _ in shares for score in scores]
+        self.images = sorted(images, key=lambda score: (math.isnan(score.miou), score))
+        candidates = sorted((c for _, found in shares for c in found), key=lambda candidate: candidate[0])
+        self.rows = [row for _, row in candidates[: self.worst]]
+        self._candidates = []
+
+
+def _from_all_ranks(own: Any) -> list[Any]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return [own]
+    shares: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, own)
+    return shares

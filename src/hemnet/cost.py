@@ -1,0 +1,225 @@
+"""What a network costs: ``python -m hemnet.cost RUN``, or ``python -m hemnet.cost experiment=NAME``.
+
+FLOPs (a multiplication and an addition are two; matrix products and convolutions are counted, what is done
+element by element is not), parameters, latency and, on a GPU, peak memory of a forward pass in evaluation
+mode.
+
+Shapes: B images, N positions, C channels, K components, T iterations.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+from hemnet.cli import override, parse, run_entry
+from hemnet.compose import build_data, build_network, load, restore
+from hemnet.data import DataError
+from hemnet.errors import HemnetError
+from hemnet.nets import Segmenter
+from hemnet.runs import Run, device_name, write_json
+
+
+@register_flop_formula(torch.ops.hemnet.em_forward)
+def em_flops(
+    x_shape: Sequence[int],
+    mu_shape: Sequence[int],
+    scale_shape: Sequence[int],
+    variance: float,
+    assignment: str,
+    normalize: str,
+    engine: str,
+    rows: int,
+    stride: int,
+    readout: bool,
+    tolerance: float | None,
+    accelerate: bool,
+    *,
+    out_shape: Any = None,
+) -> int:
+    """Return the FLOPs of `hemnet.em.operators.em_forward`, whose inside the counter does not see.
+
+    An E-step, an M-step and the readout are each a product of N x C and C x K: 2BNCK. The readout uses the
+    last E-step; without an iteration it takes one of its own. What stopping early saves is not known.
+
+    Args:
+        x_shape: (B, N, C).
+        mu_shape: (B, K, C).
+        scale_shape: (T, B).
+        variance: as the operator takes it, as the following; of these, only ``readout`` matters.
+        assignment: see there.
+        normalize: see there.
+        engine: see there.
+        rows: see there.
+        stride: see there.
+        readout: whether the features are reconstructed.
+        tolerance: see there.
+        accelerate: see there.
+        out_shape: shapes of the results, as the counter hands them on.
+    """
+    images, positions, channels = x_shape
+    products = 2 * scale_shape[0] + (1 + (scale_shape[0] == 0) if readout else 0)
+    return products * 2 * images * positions * channels * mu_shape[1]
+
+
+def count_flops(network: Segmenter, image_BCHW: Tensor) -> dict[str, int]:
+    """Return the FLOPs of ``total``, ``backbone`` and ``head`` for one batch of images."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(image_BCHW)
+    parts = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    owner = type(network).__name__
+    return {"total": parts["Global"], **{part: parts[f"{owner}.{part}"] for part in ("backbone", "head")}}
+
+
+def count_parameters(network: Segmenter) -> dict[str, int]:
+    """Return the parameters of ``total``, ``backbone``, ``head`` and ``auxiliary`` (for training only)."""
+
+    def count(module: nn.Module | None) -> int:
+        return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
+
+    parts = {"backbone": network.backbone, "head": network.head, "auxiliary": network.auxiliary}
+    return {"total": count(network), **{name: count(module) for name, module in parts.items()}}
+
+
+def measure(network: Segmenter, image_BCHW: Tensor, repeats: int) -> dict[str, float | None]:
+    """Time forward passes one after another, after warm-up.
+
+    Returns:
+        ``median_ms``, ``fastest_ms``, ``slowest_ms`` of a pass, and ``peak_memory_mib``: the most memory that
+        a pass needs besides weights and images, measured on CUDA, elsewhere None.
+    """
+    cuda = image_BCHW.is_cuda
+    times: list[float] = []
+    held = 0
+    with torch.inference_mode():
+        for _ in range(max(2, repeats // 5)):
+            network(image_BCHW)
+        if cuda:
+            torch.cuda.synchronize()
+            held = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(repeats):
+            started = time.perf_counter()
+            network(image_BCHW)
+            if cuda:
+                torch.cuda.synchronize()
+            times.append(1000 * (time.perf_counter() - started))
+    peak = (torch.cuda.max_memory_allocated() - held) / 2**20 if cuda else None
+    return {
+        "median_ms": statistics.median(times),
+        "fastest_ms": min(times),
+        "slowest_ms": max(times),
+        "peak_memory_mib": peak,
+    }
+
+
+def cost(
+    network: Segmenter, size: tuple[int, int], *, batch: int = 1, repeats: int = 20, device: str = "cpu"
+) -> dict[str, Any]:
+    """Return FLOPs, parameters, latency and memory of a network in evaluation mode, in float32.
+
+    Args:
+        network: the segmenter; moved to ``device``, in channels-last order as the project runs it.
+        size: (height, width) of the images.
+        batch: images per pass.
+        repeats: timed passes, after a fifth as many to warm up.
+        device: "cpu", "cuda" or another of torch's.
+    """
+    network = network.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image_BCHW = torch.randn(batch, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
+    return {
+        "size": list(size),
+        "batch": batch,
+        "flops": count_flops(network, image_BCHW),
+        "parameters": count_parameters(network),
+        "latency": measure(network, image_BCHW, repeats),
+        "repeats": repeats,
+        "precision": "float32",
+        "device": device_name("cpu" if device == "cpu" else "auto"),
+        "threads": torch.get_num_threads() if device == "cpu" else None,
+        "torch": torch.__version__,
+    }
+
+
+def _network(run: str | None, assignments: list[str], classes: int | None) -> tuple[Segmenter, str]:
+    if run is not None:
+        opened = Run.open(run)
+        opened.config = override(opened.config, assignments)
+        return restore(opened)[0], str(opened.path)
+    # No run directory is made; Hydra names one only within its own application.
+    config = load([*assignments, "run_dir=none"])
+    classes = classes or _classes(config)
+    return build_network(config, classes, pretrained=False), f"{config.name}, {classes} classes"
+
+
+def _classes(config: DictConfig) -> int:
+    try:
+        return build_data(config).spec.num_classes
+    except DataError as error:
+        raise HemnetError(f"how many classes? Give --classes N, or the data: {error}") from error
+
+
+def _print(found: dict[str, Any], name: str) -> None:
+    height, width = found["size"]
+    table = Table(title=f"{name}: {found['batch']} x {height} x {width}", title_justify="left")
+    for heading in ("", "total", "backbone", "head"):
+        table.add_column(heading, justify="right" if heading else "left")
+    parts = ("total", "backbone", "head")
+    table.add_row("GFLOPs", *(f"{found['flops'][part] / 1e9:.2f}" for part in parts))
+    table.add_row("parameters (M)", *(f"{found['parameters'][part] / 1e6:.2f}" for part in parts))
+    console = Console()
+    console.print(table)
+    if auxiliary := found["parameters"]["auxiliary"]:
+        console.print(
+            f"Of the total, {auxiliary / 1e6:.2f} M parameters are an auxiliary head's (training alone)."
+        )
+    latency = found["latency"]
+    where = found["device"] + (f", {found['threads']} threads" if found["threads"] else "")
+    console.print(
+        f"latency {latency['median_ms']:.1f} ms, the median of {found['repeats']} passes after warm-up "
+        f"({latency['fastest_ms']:.1f} to {latency['slowest_ms']:.1f}), {found['precision']}; {where}"
+    )
+    memory = latency["peak_memory_mib"]
+    console.print("peak memory: measured on CUDA only" if memory is None else f"peak memory {memory:.0f} MiB")
+
+
+def _entry() -> None:
+    parser = argparse.ArgumentParser(prog="python -m hemnet.cost", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument(
+        "run", nargs="?", help="run directory; without one, experiment=NAME or other key=value"
+    )
+    parser.add_argument(
+        "--size", nargs=2, type=int, default=(513, 513), metavar=("H", "W"), help="default: 513 513"
+    )
+    parser.add_argument("--batch", type=int, default=1, metavar="B", help="images per pass; default: 1")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed passes; default: 20")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
+    )
+    parser.add_argument("--classes", type=int, metavar="K", help="without a run; default: those of the data")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON too")
+    options, assignments = parse(parser)
+    if min(*options.size, options.batch, options.repeats) < 1:
+        raise HemnetError("--size, --batch and --repeats take numbers of at least 1")
+    network, name = _network(options.run, assignments, options.classes)
+    found = cost(
+        network, tuple(options.size), batch=options.batch, repeats=options.repeats, device=options.device
+    )
+    _print(found, name)
+    if options.output is not None:
+        write_json(options.output, {"network": name, **found})
+
+
+if __name__ == "__main__":
+    run_entry(_entry)

@@ -1,0 +1,231 @@
+"""The report of an evaluation, as a user asks for it, against the files it was computed from."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from files import write_camvid
+from omegaconf import OmegaConf
+from PIL import Image
+from test_train_evaluate_predict import call, tiny
+
+from hemnet import evaluate, predict
+from hemnet.check import ConfigError
+from hemnet.compose import load, restore
+from hemnet.data import CAMVID, normalize, read_image
+from hemnet.errors import HemnetError
+from hemnet.runs import Run
+from hemnet.train import train
+
+VAL = 5
+
+
+def blocky(path: Path, rng: np.random.Generator) -> None:
+    blocks = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    Image.fromarray(blocks.repeat(16, axis=0).repeat(16, axis=1)).save(path)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network trained for two steps, whose classifier is then drawn so that it predicts many classes."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    root = write_camvid(folder / "camvid", {"train": 4, "val": VAL}, (48, 64))
+    rng = np.random.default_rng(0)
+    for path in sorted(root.glob("*/*.png")):
+        if "annot" not in path.parent.name:
+            blocky(path, rng)
+    train(load(tiny(root, folder / "run", "trainer.max_epochs=1")))
+    network, _ = restore(Run.open(folder / "run"))
+    seen = []
+    network.head.classifier.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    with torch.no_grad():
+        network(torch.stack([normalize(read_image(p)) for p in sorted((root / "val").iterdir())]))
+    path = folder / "run" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    state = {k: checkpoint["state_dict"][f"network.head.classifier.{k}"] for k in ("weight", "bias")}
+    mean, deviation = (f(seen[0], (0, 2, 3)) for f in (torch.mean, torch.std))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(11, len(mean), generator=generator) / deviation.clamp_min(1e-6)
+    state["weight"].copy_(drawn[..., None, None])
+    state["bias"].copy_(-drawn @ mean)
+    torch.save(checkpoint, path)
+    return folder / "run"
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr("sys.argv", ["evaluate", *map(str, arguments)])
+    evaluate._entry()
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def slow_scores(
+    pairs: list[tuple[np.ndarray, np.ndarray]],
+) -> tuple[dict[int, tuple[float, float, int]], float]:
+    """IoU, accuracy and pixels of each class present, and the pixel accuracy, by sets of pixels."""
+    truth, guess = (np.concatenate([p[i].ravel() for p in pairs]).astype(int) for i in (0, 1))
+    guess, truth = guess[truth != 11], truth[truth != 11]
+    scores = {}
+    for k in range(11):
+        both, either = ((truth == k) & (guess == k)).sum(), ((truth == k) | (guess == k)).sum()
+        if either:
+            pixels = (truth == k).sum()
+            scores[k] = (both / either, both / pixels if pixels else math.nan, int(pixels))
+    return scores, float((truth == guess).mean())
+
+
+def test_the_report_agrees_with_the_masks_it_wrote(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("WARNING")
+    how = ["--scales", "0.5", "1", "1.5", "--flip"]
+    command(
+        monkeypatch, *how, "data.eval_batch_size=1", run_dir, "--voc-submission", tmp_path, "--worst", "2"
+    )
+    out = run_dir / "evaluation" / "last-scales-0.5-1-1.5-flip"
+    assert sorted(p.name for p in out.iterdir()) == [
+        "classes.csv", "confusion.png", "images.csv", "result.json", "worst.png"
+    ]  # fmt: skip
+    masks = tmp_path / "results" / "VOC2012" / "Segmentation" / "comp5_val_cls"
+    truths = {p.stem: np.asarray(Image.open(p)) for p in (run_dir.parent / "camvid" / "valannot").iterdir()}
+    pairs = {name: (truth, np.asarray(Image.open(masks / f"{name}.png"))) for name, truth in truths.items()}
+    assert len(list(masks.iterdir())) == len(pairs) == VAL
+
+    scores, pixel_accuracy = slow_scores(list(pairs.values()))
+    assert len({k for _, guess in pairs.values() for k in np.unique(guess)}) > 3, (
+        "a dull prediction shows little"
+    )
+    result = json.loads((out / "result.json").read_text())
+    mean = sum(s[0] for s in scores.values()) / len(scores)
+    assert result["metrics"]["val/miou"] == pytest.approx(mean, abs=1e-6)
+    assert result["metrics"]["val/pixel_accuracy"] == pytest.approx(pixel_accuracy, abs=1e-6)
+    assert result["inference"]["scales"] == [0.5, 1.0, 1.5]
+    assert (result["images"], result["iterations_eval"]) == (VAL, None)
+    assert "data.eval_batch_size=1" in result["overrides"]
+    rows = table(out / "classes.csv")
+    assert [row["class"] for row in rows] == list(CAMVID.classes)
+    for k, row in enumerate(rows):
+        assert float(row["iou"]) == pytest.approx(scores[k][0], abs=1e-6)
+        assert float(row["accuracy"]) == pytest.approx(scores[k][1], abs=1e-6)
+        assert int(row["pixels"]) == scores[k][2]
+
+    images = table(out / "images.csv")
+    assert {row["image"] for row in images} == set(pairs)
+    for row in images:
+        alone, accuracy = slow_scores([pairs[row["image"]]])
+        own = sum(s[0] for s in alone.values()) / len(alone)
+        assert float(row["miou"]) == pytest.approx(own, abs=1e-6)
+        assert float(row["pixel_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
+    assert [float(r["miou"]) for r in images] == sorted(float(r["miou"]) for r in images)
+    assert f"{100 * mean:.2f}" in capsys.readouterr().out
+    assert "scores 21 classes, this network has 11" in caplog.text
+
+    same = predict.predict(run_dir, run_dir.parent / "camvid" / "val", "last", tmp_path / "p",
+                           ["inference.scales=[0.5,1,1.5]", "inference.flip=true"])  # fmt: skip
+    for name, (_, guess) in pairs.items():
+        np.testing.assert_array_equal(np.asarray(Image.open(same / f"{name}_mask.png")), guess)
+
+
+def test_a_window_of_the_image_s_size_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_dir: Path
+) -> None:
+    found = []
+    for name, how in (
+        ("plain", []),
+        ("window", ["--window", "48", "64"]),
+        ("half", ["--window", "24", "32"]),
+    ):
+        command(monkeypatch, run_dir, *how, "--output", tmp_path / name)
+        found.append(json.loads((tmp_path / name / "result.json").read_text())["metrics"])
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_a_sweep_over_iterations_has_a_row_each(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(monkeypatch, run_dir, "--iterations", "0", "3", "8", "--worst", "0")
+    out = run_dir / "evaluation" / "last"
+    rows = table(out / "iterations.csv")
+    assert [row["iterations"] for row in rows] == ["0", "3", "8"]
+    plain = evaluate.evaluate(run_dir, "last", [])  # T = 3 is what the network was trained with
+    assert float(rows[1]["val/loss"]) == pytest.approx(plain["val/loss"], abs=1e-6)
+    assert len({row["val/loss"] for row in rows}) == 3
+    for row in rows:
+        result = json.loads((out / f"T{row['iterations']}" / "result.json").read_text())
+        assert result["iterations_eval"] == int(row["iterations"])
+        assert result["metrics"]["val/loss"] == pytest.approx(float(row["val/loss"]), abs=1e-6)
+        assert not (out / f"T{row['iterations']}" / "worst.png").exists()
+    assert "iterations" in capsys.readouterr().out
+
+
+def test_an_older_run_and_a_recipe_s_own_inference(run_dir: Path, tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    older.mkdir()
+    config = Run.open(run_dir).config
+    (older / "checkpoints").symlink_to(run_dir / "checkpoints")
+
+    def score(*assignments: str, **inference: object) -> float:
+        changed = config.copy()
+        if inference:
+            changed.inference.update(inference)
+        else:
+            del changed["inference"]
+        (older / "config.yaml").write_text(OmegaConf.to_yaml(changed))
+        return evaluate.evaluate(older, "last", list(assignments), worst=0)["val/loss"]
+
+    assert score() == evaluate.evaluate(run_dir, "last", [], worst=0)["val/loss"]
+    assert score(flip=True) == score("inference.flip=true") != score()
+
+
+def test_mistakes_are_named(run_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"inference: stride without a window"):
+        evaluate.evaluate(run_dir, "last", ["inference.stride=[4,4]"])
+    with pytest.raises(ConfigError, match=r"did you mean inference\.scales"):
+        evaluate.evaluate(run_dir, "last", ["inference.scale=[1]"])
+    with pytest.raises(ConfigError, match=r"inference\.window"):
+        evaluate.evaluate(run_dir, "last", ["inference.window=[4]"])
+    for wrong in ([-1], [2, 2]):
+        with pytest.raises(HemnetError, match="different numbers, 0 or more"):
+            evaluate.evaluate(run_dir, "last", [], iterations=wrong)
+    with pytest.raises(HemnetError, match="one prediction per image"):
+        evaluate.evaluate(run_dir, "last", [], iterations=[1, 2], submission=tmp_path)
+    train(load(tiny(run_dir.parent / "camvid", tmp_path / "fcn", "model/head=fcn", "trainer.max_epochs=1")))
+    with pytest.raises(HemnetError, match="no EM layer"):
+        evaluate.evaluate(tmp_path / "fcn", "last", [], iterations=[1])
+
+
+def test_training_validates_plainly_whatever_the_inference(run_dir: Path, tmp_path: Path) -> None:
+    found = []
+    for name, how in (("a", []), ("b", ["inference.flip=true", "inference.scales=[0.5]"])):
+        train(load(tiny(run_dir.parent / "camvid", tmp_path / name, "trainer.max_epochs=1", *how)))
+        found.append(json.loads((tmp_path / name / "result.json").read_text())["metrics"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_two_ranks_with_five_images_report_what_one_does(run_dir: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    shared = ["hemnet.evaluate", str(run_dir), "data.eval_batch_size=1", "--flip", "--worst", "3"]
+    for out, how in ((one, ["trainer.devices=1"]), (two, ["trainer.devices=2", "trainer.strategy=ddp"])):
+        done = call(*shared, *how, "--output", str(out), "--voc-submission", str(out), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("mean IoU") == 1, "one rank speaks"
+    results = [json.loads((out / "result.json").read_text()) for out in (one, two)]
+    assert [r["images"] for r in results] == [VAL, VAL]
+    # Float32 means of the same losses in another order.
+    assert results[0]["metrics"] == pytest.approx(results[1]["metrics"], abs=1e-6, nan_ok=True)
+    for name in ("classes.csv", "images.csv", "confusion.png", "worst.png"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    assert [len(list(out.rglob("comp5_val_cls/*.png"))) for out in (one, two)] == [VAL, VAL]
