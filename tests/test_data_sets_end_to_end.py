@@ -45,7 +45,7 @@ def test_every_data_set_trains_evaluates_and_predicts(name: str, tmp_path: Path)
     assert json.loads((run / "result.json").read_text())["steps"] == 2
     scored = call("hemnet.evaluate", str(run), cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
-    scores_equal(read(run / "result.json"), read(run / "evaluation_last.json"))
+    scores_equal(read(run / "result.json"), read(run / "evaluation" / "last" / "result.json"))
     image = next(path for path in sorted(root.rglob("*")) if path.suffix in (".jpg", ".png"))
     shown = call("hemnet.predict", str(run), str(image), cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -75,4 +75,4 @@ def test_the_voc_recipe_trains_on_a_few_hundred_images(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     scored = call("hemnet.evaluate", str(run), cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
-    scores_equal(read(run / "result.json"), read(run / "evaluation_last.json"))
+    scores_equal(read(run / "result.json"), read(run / "evaluation" / "last" / "result.json"))
