@@ -175,22 +175,26 @@ def _print(found: dict[str, Any], name: str) -> None:
     for heading in ("", "total", "backbone", "head"):
         table.add_column(heading, justify="right" if heading else "left")
     parts = ("total", "backbone", "head")
-    table.add_row("GFLOPs", *(f"{found['flops'][part] / 1e9:.2f}" for part in parts))
-    table.add_row("parameters (M)", *(f"{found['parameters'][part] / 1e6:.2f}" for part in parts))
+    table.add_row("GFLOPs", *(f"{found['flops'][part] / 1e9:.4g}" for part in parts))
+    table.add_row("parameters (M)", *(f"{found['parameters'][part] / 1e6:.4g}" for part in parts))
     console = Console()
     console.print(table)
     if auxiliary := found["parameters"]["auxiliary"]:
         console.print(
-            f"Of the total, {auxiliary / 1e6:.2f} M parameters are an auxiliary head's (training alone)."
+            f"Of the total, {auxiliary / 1e6:.4g} M parameters are an auxiliary head's (training alone)."
         )
     latency = found["latency"]
     where = found["device"] + (f", {found['threads']} threads" if found["threads"] else "")
     console.print(
-        f"latency {latency['median_ms']:.1f} ms, the median of {found['repeats']} passes after warm-up "
+        f"Latency: {latency['median_ms']:.1f} ms, the median of {found['repeats']} passes after warm-up "
         f"({latency['fastest_ms']:.1f} to {latency['slowest_ms']:.1f}), {found['precision']}; {where}"
     )
     memory = latency["peak_memory_mib"]
-    console.print("peak memory: measured on CUDA only" if memory is None else f"peak memory {memory:.0f} MiB")
+    console.print(
+        "Peak memory: measured on CUDA only."
+        if memory is None
+        else f"Peak memory: {memory:.0f} MiB besides weights and images."
+    )
 
 
 def _entry() -> None:

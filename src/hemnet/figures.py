@@ -45,13 +45,13 @@ def predictions_page(rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show
     holds class maps alone and can be passed on where the photographs cannot.
     """
     titles = ("image", "truth", "prediction", "errors")[0 if show_images else 1 :]
-    aspect = rows[0].truth.shape[0] / rows[0].truth.shape[1]
+    aspects = [row.truth.shape[0] / row.truth.shape[1] for row in rows]
     patches = _patches(spec, _shown((mask for row in rows for mask in (row.truth, row.prediction)), spec))
     columns = min(6, len(patches))
     legend_height = 0.2 + 0.3 * -(-len(patches) // columns)
-    height = 9.8 / len(titles) * aspect * len(rows) + legend_height + 0.3
+    height = 9.8 / len(titles) * sum(aspects) + legend_height + 0.3
     figure = Figure(figsize=(10, height), layout="constrained", dpi=110)
-    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    axes = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=aspects)
     for row, cells in zip(rows, axes, strict=True):
         for cell, picture in zip(cells, _pictures(row, spec, show_images), strict=True):
             cell.imshow(picture, interpolation="nearest")

@@ -229,10 +229,11 @@ def test_a_training_set_smaller_than_a_batch(monkeypatch):
 
 
 def test_fewer_evaluation_samples_than_processes(monkeypatch):
+    few, enough = (mosaic_data(length=length, batch_size=1) for length in (2, 3))
     on_rank(monkeypatch, 2, 3)
-    assert len(mosaic_data(length=3, batch_size=1).val_dataloader().sampler) == 1
+    assert list(enough.val_dataloader().sampler) == [2]
     with pytest.raises(DataError, match=r"2 evaluation samples for 3 processes.*trainer\.devices"):
-        mosaic_data(length=2, batch_size=1).val_dataloader()
+        few.val_dataloader()
 
 
 def test_different_classes_in_train_and_val():
