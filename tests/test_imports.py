@@ -29,10 +29,11 @@ RANK = {
     "train": 7,
     "evaluate": 7,
     "predict": 7,
+    "export": 7,
     "bench": 7,
     "data.__main__": 7,
 }
-CONFIGURED = {"check", "compose", "runs", "cli", "train", "evaluate", "predict", "data.__main__"}
+CONFIGURED = {"check", "compose", "runs", "cli", "train", "evaluate", "predict", "export", "data.__main__"}
 # Optional, so only these import it, and they only on demand.
 TRITON = {"triton.py", "triton_kernels.py"}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")
