@@ -6,8 +6,9 @@ EXP ?= synthetic_hem
 ARGS ?=
 CHECKPOINT ?= last
 BENCH ?= em
+FORMAT ?= onnx
 .DEFAULT_GOAL := help
-.PHONY: help setup data train evaluate predict bench test test-quick lint format clean
+.PHONY: help setup data train evaluate predict export bench test test-quick lint format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,6 +33,10 @@ predict: setup ## segment images: RUN=<run directory> INPUT=<image or folder> [C
 	@test -n "$(RUN)" && test -n "$(INPUT)" || \
 		{ echo "name a run and images: make predict RUN=runs/... INPUT=photos/"; exit 2; }
 	$(PY) -m hemnet.predict $(RUN) $(INPUT) --checkpoint $(CHECKPOINT) $(ARGS)
+
+export: setup ## write a network for use without hemnet: RUN=<run directory> [FORMAT=onnx|torch] [CHECKPOINT=last|best]
+	@test -n "$(RUN)" || { echo "name a run: make export RUN=runs/..."; exit 2; }
+	$(PY) -m hemnet.export $(RUN) --format $(FORMAT) --checkpoint $(CHECKPOINT) $(ARGS)
 
 bench: setup ## time and memory of the EM engines on this machine: [ARGS="--iterations 1 3 ..."]
 	$(PY) -m hemnet.bench $(BENCH) $(ARGS)

@@ -30,10 +30,13 @@ RANK = {
     "evaluate": 7,
     "cost": 7,
     "predict": 7,
+    "export": 7,
     "bench": 7,
     "data.__main__": 7,
 }
-CONFIGURED = {"check", "compose", "runs", "cli", "train", "evaluate", "predict", "cost", "data.__main__"}
+CONFIGURED = {
+    "check", "compose", "runs", "cli", "train", "evaluate", "predict", "cost", "export", "data.__main__",
+}  # fmt: skip
 # Optional, so only these import it, and they only on demand.
 TRITON = {"triton.py", "triton_kernels.py"}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")

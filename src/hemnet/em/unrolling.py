@@ -235,7 +235,7 @@ def _flow(record: bool, gradient: Gradient, iterations: int, mu_BKC: Tensor) -> 
 
 def _per_iteration(highway_scale: HighwayScale, iterations: int, like_BKC: Tensor) -> Tensor:
     """The scale as (T, B), without a copy from the host that would wait for the device."""
-    images = len(like_BKC)
+    images = like_BKC.shape[0]  # not len(), which would fix the number of images in an export
     if isinstance(highway_scale, Tensor):
         return highway_scale.to(like_BKC).expand(iterations).unsqueeze(1).expand(-1, images)
     if isinstance(highway_scale, Sequence):

@@ -1,0 +1,289 @@
+"""Write a trained network as one file that runs without hemnet: ``python -m hemnet.export RUN``.
+
+The file maps normalised images (B, 3, H, W) float32 to logits (B, K, H, W) float32, for any batch and size,
+and holds as JSON what is needed to use it: classes, colours, normalisation (see `describe`).
+
+Shapes: B images, K classes, H and W pixels.
+"""
+
+import argparse
+import copy
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import hemnet
+from hemnet.cli import log_to_terminal, run_entry
+from hemnet.compose import restore
+from hemnet.data import IGNORE_INDEX, DatasetSpec
+from hemnet.data.transforms import MEAN_RGB, STD_RGB
+from hemnet.em import HighwayEM
+from hemnet.errors import HemnetError
+from hemnet.nets import Segmenter
+from hemnet.nets.portable import portable_copy
+from hemnet.runs import Checkpoint, Run
+
+log = logging.getLogger(__name__)
+
+Format = Literal["onnx", "torch"]
+SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+METADATA_KEY = "hemnet"
+"""Where the JSON is: this key of an ONNX file's metadata_props, the extra file ``hemnet.json`` of a .pt2."""
+TOLERANCE = 1e-3
+"""Largest accepted difference of logits, in units of the largest logit.
+
+Rounding in float32 leaves about 1e-6, which the responsibilities of an EM layer can amplify where two
+components tie; an operation that was translated wrongly, or fixed to one size, is off by the order of 1.
+"""
+DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
+TRACED_SHAPE = (2, 3, 75, 101)
+ODD_SHAPE = (3, 3, 61, 90)
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def export(
+    folder: str | Path,
+    form: Format,
+    which: Checkpoint = "last",
+    output: str | Path | None = None,
+    opset: int | None = None,
+) -> Path:
+    """Write the network of a run to one file, load the file again and hold it against the network.
+
+    A file that is there already is replaced only by one that has passed.
+
+    Args:
+        folder: run directory.
+        form: ``onnx``, or ``torch`` for a ``torch.export`` program.
+        which: checkpoint, ``last`` or ``best``.
+        output: file to write; None is ``RUN/model_<which>`` with the format's suffix.
+        opset: ONNX operator set; None is torch's default. Only for ``onnx``.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        hemnet.errors.HemnetError: there is no such run or checkpoint; the output cannot be written; the
+            extra ``export`` is not installed; the network cannot be translated, or not faithfully.
+    """
+    run = Run.open(folder)
+    path = Path(output) if output else run.path / f"model_{which}{SUFFIX[form]}"
+    if opset is not None and form != "onnx":
+        raise HemnetError(
+            f"opset {opset} is of ONNX, not of the format {form}: leave it out, or ask for onnx"
+        )
+    if form == "onnx":
+        _require_onnx()
+    network, spec = restore(run, which)
+    partial = _writable(path, SUFFIX[form])
+    try:
+        portable = portable_copy(network)
+        about = json.dumps(describe(run, which, spec))
+        program = _trace(portable)
+        if form == "onnx":
+            _write_onnx(program, partial, about, opset)
+        else:
+            torch.export.save(program, partial, extra_files={f"{METADATA_KEY}.json": about})
+        loaded = _load_onnx(partial) if form == "onnx" else _load_torch(partial)
+        _compare(loaded, network, _crop_shape(run))
+        os.replace(partial, path)
+    except OSError as error:
+        raise HemnetError(f"cannot write {path} ({error}): choose another --output") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"written to {path}, {path.stat().st_size / 2**20:.1f} MiB")
+    return path
+
+
+def describe(run: Run, which: Checkpoint, spec: DatasetSpec) -> dict[str, Any]:
+    """Return what a user of the file must know, in plain containers.
+
+    Args:
+        run: the run.
+        which: its checkpoint.
+        spec: the classes of the network.
+    """
+    return {
+        "hemnet": hemnet.__version__,
+        "run": str(run.config.name),
+        "checkpoint": which,
+        "data": spec.name,
+        "classes": list(spec.classes),
+        "palette": [list(colour) for colour in spec.palette],
+        "ignore_index": IGNORE_INDEX,
+        "mean": list(MEAN_RGB),
+        "std": list(STD_RGB),
+        "input": "image: float32 (batch, 3, height, width), RGB, (value / 255 - mean) / std; any batch, any "
+        "height and width above the backbone's output stride (8 to 32)",
+        "output": "logits: float32 (batch, classes, height, width); the class is the argmax over axis 1",
+        # What images were resized to in evaluation, null for not at all: (height, width), or one number.
+        "eval_size": _plain_config(run, "data.eval_transform.size"),
+    }
+
+
+def _trace(portable: nn.Module) -> ExportedProgram:
+    dynamic = {"image": dict.fromkeys(DYNAMIC_AXES, Dim.DYNAMIC)}
+    try:
+        with torch.no_grad(), _quiet():
+            example = (torch.randn(TRACED_SHAPE),)
+            return torch.export.export(portable, example, dynamic_shapes=dynamic, strict=False)
+    except Exception as error:  # the tracer raises what the traced code and its own passes raise
+        raise HemnetError(
+            f"this network cannot be traced for free batch and size: {_first(error)}"
+        ) from error
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401  here, as the others: optional, and slow to import
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise HemnetError(
+            f"the format onnx needs the extra 'export' ({error}): pip install 'hemnet[export]'"
+        ) from error
+
+
+def _write_onnx(program: ExportedProgram, path: Path, about: str, opset: int | None) -> None:
+    try:
+        with _quiet():
+            written = torch.onnx.export(
+                program,
+                input_names=["image"],
+                output_names=["logits"],
+                dynamic_shapes={"image": DYNAMIC_AXES},
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # as many kinds as there are operators
+        raise HemnetError(f"this network has no translation to ONNX: {_first(error)}") from error
+    assert written is not None
+    got = written.model.opset_imports.get("")
+    if opset is not None and got != opset:
+        raise HemnetError(
+            f"this network cannot be written in opset {opset}, only in {got}: leave --opset out"
+        )
+    written.model.metadata_props[METADATA_KEY] = about
+    written.save(str(path))
+
+
+def _load_onnx(path: Path) -> Forward:
+    import onnx
+    import onnxruntime
+
+    onnx.checker.check_model(str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda image: torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
+
+
+def _load_torch(path: Path) -> Forward:
+    return torch.export.load(path).module()
+
+
+@torch.no_grad()
+def _compare(loaded: Forward, network: Segmenter, crop: tuple[int, int, int, int]) -> None:
+    """Print how far the file is from the network at two sizes; raise a HemnetError if it is too far."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, HighwayEM):
+            module.tolerance = None  # left out of the file too, which said so
+    generator = torch.Generator().manual_seed(0)
+    for shape in (crop, ODD_SHAPE):
+        image = torch.randn(shape, generator=generator)
+        expected, size = network(image).logits, "x".join(map(str, shape))
+        try:
+            with _quiet():
+                found = loaded(image)
+            if found.shape != expected.shape:
+                raise ValueError(f"it gives {tuple(found.shape)}, not {tuple(expected.shape)}")
+            difference = (found - expected).abs().max().item()
+        except Exception as error:  # of the runtime, which has as many kinds as there are operators
+            raise HemnetError(
+                f"the exported network fails on an image of {size}, so it was not kept: {_first(error)}"
+            ) from error
+        limit = TOLERANCE * expected.abs().max().item()
+        agreed = (found.argmax(1) == expected.argmax(1)).double().mean().item()
+        print(
+            f"image {size}: largest difference of logits {difference:.2e} (accepted: {limit:.2e}), "
+            f"same class in {100 * agreed:.3f} % of the pixels"
+        )
+        if not difference <= limit:  # so that NaN fails
+            raise HemnetError(
+                f"the exported network differs from the trained one by {difference:.2e} at {size}, more than "
+                f"{limit:.2e}, so it was not kept: export in the other format, and report this"
+            )
+
+
+def _crop_shape(run: Run) -> tuple[int, int, int, int]:
+    """One image of the size that the network was trained at."""
+    crop = _plain_config(run, "data.train_transform.crop_size") or 64
+    height, width = (crop, crop) if isinstance(crop, int) else crop
+    return 1, 3, height, width
+
+
+def _plain_config(run: Run, key: str) -> Any:
+    value = OmegaConf.select(run.config, key)
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _writable(path: Path, suffix: str) -> Path:
+    """Return where to write until the file has passed; finds out now, not after minutes, if it cannot be."""
+    if path.suffix != suffix:
+        raise HemnetError(f"{path} should end in {suffix}, by which other programs know the format")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+    except OSError as error:
+        raise HemnetError(f"cannot write {path} ({error}): choose another --output") from error
+    return partial
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch's exporters tell their own developers."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or '(no message)').splitlines()[0]}"
+
+
+def _entry() -> None:
+    parser = argparse.ArgumentParser(prog="python -m hemnet.export", description=__doc__)
+    parser.add_argument("run", help="run directory, such as runs/synthetic_hem/20260101-120000-a1b2c3")
+    parser.add_argument("--format", choices=get_args(Format), required=True,
+                        help="onnx (needs the extra 'export'), or torch: a torch.export program")  # fmt: skip
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+    parser.add_argument("--output", type=Path, help="file to write; default: RUN/model_CHECKPOINT.{onnx,pt2}")
+    parser.add_argument("--opset", type=int, help="operator set of ONNX; default: torch's")
+    options = parser.parse_args()
+    log_to_terminal()
+    export(options.run, options.format, options.checkpoint, options.output, options.opset)
+
+
+if __name__ == "__main__":
+    run_entry(_entry)

@@ -1,0 +1,94 @@
+"""A copy of a network in operators that every exporter knows.
+
+Shapes: B images, C channels, h and w positions of a map, s bins.
+"""
+
+import copy
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from hemnet.em import HighwayEM
+from hemnet.errors import HemnetError
+from hemnet.nets.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
+
+
+def portable_copy(network: Segmenter) -> nn.Module:
+    """Return a copy of a network that maps images to logits in plain torch operators alone, in eval mode.
+
+    EM layers run their ``reference`` engine, whose result is that of the others up to rounding. Their
+    ``tolerance`` is left out, with a message: a graph does all its iterations. The auxiliary head, which
+    only training runs, is left out too.
+
+    Args:
+        network: the trained network; it is not changed.
+
+    Raises:
+        HemnetError: an EM layer uses Anderson acceleration, for which there are no plain operators.
+    """
+    network = copy.deepcopy(network).cpu().eval()
+    network.auxiliary = None
+    for name, module in list(network.named_modules()):
+        if isinstance(module, HighwayEM):
+            _use_plain_engine(name, module)
+        for key, child in module.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size != 1:
+                setattr(module, key, BinMeans(child))
+    return _Logits(network)
+
+
+class _Logits(nn.Module):
+    def __init__(self, network: Segmenter) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image).logits
+
+
+class BinMeans(nn.Module):
+    """Adaptive average pooling as two matrix products, which ONNX has for any size.
+
+    ONNX has no adaptive pooling: exporters write it out for the size that they traced.
+
+    Args:
+        pool: the pooling to do.
+    """
+
+    def __init__(self, pool: nn.AdaptiveAvgPool2d) -> None:
+        super().__init__()
+        size = pool.output_size
+        self.bins = size if isinstance(size, tuple) else (size, size)
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        """Map (B, C, h, w) to (B, C, s, s): one mean for each bin."""
+        (rows, columns), (h, w) = self.bins, x_BChw.shape[2:]
+        return _bin_weights(h, rows, x_BChw) @ x_BChw @ _bin_weights(w, columns, x_BChw).mT
+
+
+def _bin_weights(length: int, bins: int | None, like: Tensor) -> Tensor:
+    """(s, length): row i averages positions floor(i·length/s) up to, not with, ceil((i+1)·length/s)."""
+    bins = length if bins is None else bins
+    i_s1 = torch.arange(bins, device=like.device)[:, None]
+    first_s1 = i_s1 * length // bins
+    end_s1 = ((i_s1 + 1) * length + bins - 1) // bins
+    position = torch.arange(length, device=like.device)
+    inside = (position >= first_s1) & (position < end_s1)
+    return inside.to(like.dtype) / (end_s1 - first_s1).to(like.dtype)
+
+
+def _use_plain_engine(name: str, layer: HighwayEM) -> None:
+    if layer.acceleration != "none":
+        raise HemnetError(
+            f"{name} uses acceleration={layer.acceleration}, which has no translation: train with "
+            "model.head.acceleration=none to export"
+        )
+    if layer.tolerance is not None:
+        log.warning(
+            "%s: tolerance=%g is left out: the file always does all iterations", name, layer.tolerance
+        )
+        layer.tolerance = None
+    layer.engine, layer.gradient = "reference", "detached"

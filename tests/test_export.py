@@ -1,0 +1,210 @@
+"""Export: the files against the networks, at sizes and batches that the exporter did not see."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from test_train_evaluate_predict import call, tiny
+from torch import nn
+
+from hemnet import export as entry
+from hemnet.compose import build_network, load, restore
+from hemnet.data import CAMVID
+from hemnet.em import HighwayEM
+from hemnet.errors import HemnetError
+from hemnet.export import TOLERANCE, export
+from hemnet.nets import Segmenter
+from hemnet.nets.portable import BinMeans, portable_copy
+from hemnet.predict import predict
+from hemnet.runs import Run
+from hemnet.task import CHECKPOINT_FORMAT
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "run_onnx.py"
+HEADS = ("hem", "em", "emanet", "fcn", "deeplabv3plus", "pspnet", "nonlocal")
+
+
+def make_run(tmp_path: Path, *overrides: str) -> Run:
+    """A run as training leaves it, as far as export reads it; no weight or statistic is special."""
+    config = load(tiny(tmp_path, tmp_path / "run", "name=tiny", *overrides))
+    run = Run.create(tmp_path / "run", config)
+    network = build_network(config, CAMVID.num_classes)
+    network.train()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for _ in range(3):
+            network(torch.randn(2, 3, 40, 40))  # the statistics of batch normalisation
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    about = {"format": CHECKPOINT_FORMAT, "spec": CAMVID.to_dict()}
+    torch.save({"state_dict": state, "hemnet": about}, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    return run
+
+
+def files_of(run: Run) -> set[str]:
+    return {path.name for path in run.path.iterdir()}
+
+
+def onnx_logits(path: Path, image: torch.Tensor) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path))
+    return session.run(None, {"image": image.numpy()})[0]
+
+
+def assert_equals_network(found: np.ndarray, network: Segmenter, image: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected = network(image).logits.numpy()
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+SHAPES = [(1, 3, 33, 47), (4, 3, 64, 40), (2, 3, 19, 130)]
+
+
+def test_a_torch_program_is_the_network_at_any_size_and_says_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, "model/head=hem")
+    path = export(run.path, "torch")
+    assert path == run.path / "model_last.pt2"
+    out = capsys.readouterr().out
+    assert "image 1x3x32x32: largest difference of logits" in out
+    assert "image 3x3x61x90" in out
+    extra = {"hemnet.json": ""}
+    program = torch.export.load(path, extra_files=extra)
+    network, _ = restore(run)
+    for shape in SHAPES:
+        image = torch.randn(shape)
+        assert_equals_network(program.module()(image).detach().numpy(), network, image)
+    about = json.loads(extra["hemnet.json"])
+    assert about["classes"] == list(CAMVID.classes)
+    assert about["palette"][0] == list(CAMVID.palette[0])
+    assert about["ignore_index"] == 255
+    assert about["mean"] == [0.485, 0.456, 0.406]
+    assert about["std"] == [0.229, 0.224, 0.225]
+    assert (about["checkpoint"], about["data"]) == ("last", "camvid")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_exports_in_both_formats(head: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path, f"model/head={head}", "model/auxiliary=fcn", "model.auxiliary.channels=8")
+    network, _ = restore(run)
+    program = torch.export.load(export(run.path, "torch"))
+    path = export(run.path, "onnx")
+    model = onnx.load(path)
+    assert [d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch", "", "height", "width"
+    ]  # fmt: skip
+    assert not [name for name in program.state_dict if "auxiliary" in name]
+    for shape in SHAPES:
+        image = torch.randn(shape)
+        assert_equals_network(onnx_logits(path, image), network, image)
+        assert_equals_network(program.module()(image).detach().numpy(), network, image)
+
+
+@pytest.mark.slow
+def test_the_example_needs_neither_torch_nor_hemnet_and_predicts_the_same(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "model/head=hem", "data.eval_transform.size=null")
+    done = call("hemnet.export", str(run.path), "--format", "onnx", "--opset", "19", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = run.path / "model_last.onnx"
+    assert {o.domain: o.version for o in onnx.load(path).opset_import}[""] == 19
+    image = np.random.default_rng(0).integers(0, 256, (45, 67, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    # The example runs in the same environment, where torch could be imported: so it is made unimportable.
+    script = (
+        "import runpy, sys; sys.modules['torch'] = sys.modules['hemnet'] = None;"
+        f"sys.argv = ['run_onnx.py', {str(path)!r}, 'photo.png', 'mask.png'];"
+        f"runpy.run_path({str(EXAMPLE)!r}, run_name='__main__');"
+        "assert not [m for m in sys.modules if m.startswith(('torch.', 'hemnet.'))]"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    output = predict(run.path, tmp_path / "photo.png", "last", tmp_path / "out")
+    expected, found = Image.open(output / "photo_mask.png"), Image.open(tmp_path / "mask.png")
+    assert found.getpalette() == expected.getpalette()
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    assert len(np.unique(expected)) > 1
+    assert shown.stdout.split() == [CAMVID.classes[k] for k in np.unique(expected)]
+
+
+@pytest.mark.parametrize(
+    ("size", "bins"), [((13, 19), 6), ((6, 12), (2, 3)), ((4, 5), 6), ((7, 9), (None, 1))]
+)
+def test_pooling_by_matrices_is_adaptive_pooling(
+    size: tuple[int, int], bins: int | tuple[int | None, int | None]
+) -> None:
+    pool = nn.AdaptiveAvgPool2d(bins)
+    x = torch.randn(2, 3, *size)
+    torch.testing.assert_close(BinMeans(pool)(x), pool(x), atol=1e-6, rtol=1e-5)
+
+
+def test_the_copy_is_plain_and_the_network_stays_as_it_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, _ = restore(make_run(tmp_path, "model/head=hem", "model.head.tolerance=0.5"))
+    (plain,) = (m for m in portable_copy(network).modules() if isinstance(m, HighwayEM))
+    (layer,) = (m for m in network.modules() if isinstance(m, HighwayEM))
+    assert (plain.engine, plain.tolerance) == ("reference", None)
+    assert (layer.engine, layer.tolerance) == ("auto", 0.5)
+    assert "tolerance=0.5 is left out" in caplog.text
+
+
+def test_what_differs_from_the_network_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, "model/head=fcn")
+    (run.path / "model_last.pt2").write_bytes(b"an earlier one")
+    before = files_of(run)
+    loads, program = entry._load_torch, entry._trace(portable_copy(restore(run)[0]))
+    monkeypatch.setattr(entry, "_trace", lambda network: program)
+    for factor in (1 + 3 * TOLERANCE, float("nan")):
+        monkeypatch.setattr(entry, "_load_torch", lambda path, f=factor: lambda image: loads(path)(image) * f)
+        with pytest.raises(HemnetError, match="differs from the trained one"):
+            export(run.path, "torch")
+        assert files_of(run) == before
+        assert (run.path / "model_last.pt2").read_bytes() == b"an earlier one"
+
+
+def test_mistakes_are_named_before_the_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(HemnetError, match="no run at"):
+        export(tmp_path / "none", "torch")
+    run = make_run(
+        tmp_path, "model/head=hem", "model.head.gradient=implicit", "model.head.acceleration=anderson"
+    )
+    before = files_of(run)
+    with pytest.raises(HemnetError, match="acceleration=anderson"):
+        export(run.path, "torch")
+    with pytest.raises(HemnetError, match="no checkpoint"):
+        export(run.path, "torch", "best")
+    (tmp_path / "file").touch()
+    with pytest.raises(HemnetError, match="choose another --output"):
+        export(run.path, "torch", output=tmp_path / "file" / "model.pt2")
+    (tmp_path / "folder.pt2").mkdir()
+    with pytest.raises(HemnetError, match="it is a folder"):
+        export(run.path, "torch", output=tmp_path / "folder.pt2")
+    with pytest.raises(HemnetError, match=r"should end in \.onnx"):
+        export(run.path, "onnx", output=tmp_path / "model.pt2")
+    with pytest.raises(HemnetError, match="leave it out, or ask for onnx"):
+        export(run.path, "torch", opset=18)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(HemnetError, match=r"pip install 'hemnet\[export\]'"):
+        export(run.path, "onnx")
+    assert files_of(run) == before
+
+
+@pytest.mark.slow
+def test_a_user_s_mistake_ends_in_one_message(tmp_path: Path) -> None:
+    done = call("hemnet.export", "runs/none", "--format", "onnx", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no run at runs/none" in done.stderr
+    assert "Traceback" not in done.stderr
+    shown = call("hemnet.export", "--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "--opset" in shown.stdout
