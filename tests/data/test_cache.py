@@ -250,7 +250,7 @@ def test_damage_is_noticed_and_made_good(
 def test_a_sample_that_cannot_be_read_leaves_nothing_behind(camvid_root: Path, tmp_path: Path) -> None:
     path = camvid_root / "train" / "train_3.png"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(DataError, match="train_3.png: not a readable image"):
+    with pytest.raises(DataError, match=r"train_3\.png: not a readable image"):
         Cached(CamVid(camvid_root, "train"), tmp_path / "cache").prepare()
     assert not list((tmp_path / "cache").iterdir())
     reader = CamVid(camvid_root, "val")
