@@ -6,8 +6,6 @@ with backward, and the figures are held against the roofline of the device and t
 """
 
 import argparse
-import math
-import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +15,12 @@ import torch
 from hemnet.bench import agreement, roofline
 from hemnet.bench.bars import verdicts
 from hemnet.bench.contenders import HIGHWAY_SCALE, NAMES, Contender, LeftOut, enlist
+from hemnet.bench.options import BenchError, count, positive, require_place, say, setting
 from hemnet.bench.problem import Problem, Shape, draw
 from hemnet.bench.report import Absence, Pair, Report, Result
 from hemnet.bench.tables import print_report
 from hemnet.bench.timing import Budget, Run, interleave, peak_extra_memory
-from hemnet.errors import HemnetError
-from hemnet.runs import environment, write_json
+from hemnet.runs import write_json
 
 SHAPES = {"cpu": Shape(2, 4225, 256, 64), "cuda": Shape(16, 4225, 512, 64)}
 DTYPES = {"cpu": ["float32"], "cuda": ["bfloat16", "float32"]}
@@ -30,27 +28,23 @@ ITERATIONS = [1, 3, 8, 16, 64]
 HIGHWAY_ENGINES = ("recompute", "triton")
 
 
-class BenchError(HemnetError):
-    """An option that cannot be followed here."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     option = parser.add_argument
     option(
-        "--iterations", type=_count, nargs="+", default=ITERATIONS, metavar="T", help="default: 1 3 8 16 64"
+        "--iterations", type=count, nargs="+", default=ITERATIONS, metavar="T", help="default: 1 3 8 16 64"
     )
     option("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     option("--dtype", choices=("float32", "bfloat16"), nargs="+", help="of the features; default: float32, "
            "on CUDA bfloat16 too")  # fmt: skip
-    option("--shape", type=_count, nargs=4, metavar=("B", "N", "C", "K"), help="images, positions, channels, "
+    option("--shape", type=count, nargs=4, metavar=("B", "N", "C", "K"), help="images, positions, channels, "
            "components; default: 2 4225 256 64, on CUDA 16 4225 512 64")  # fmt: skip
     option("--engines", choices=NAMES, nargs="+", default=list(NAMES), help="default: all; reference always")
-    option("--repeats", type=_count, default=50, metavar="N", help="rounds at most; default: 50")
-    option("--seconds", type=_seconds, default=20.0, help="for the rounds of one pass at one T, up to four "
+    option("--repeats", type=count, default=50, metavar="N", help="rounds at most; default: 50")
+    option("--seconds", type=positive, default=20.0, help="for the rounds of one pass at one T, up to four "
            "times that to complete five; default: 20")  # fmt: skip
-    option("--compile-up-to", type=_count, default=8, metavar="T", help="largest T to compile; default: 8")
-    option("--threads", type=_count, metavar="N", help="CPU threads; default: PyTorch's")
+    option("--compile-up-to", type=count, default=8, metavar="T", help="largest T to compile; default: 8")
+    option("--threads", type=count, metavar="N", help="CPU threads; default: PyTorch's")
     option("--json", type=Path, metavar="FILE", help="write everything that was measured there")
 
 
@@ -61,8 +55,7 @@ def run(options: argparse.Namespace) -> None:
         BenchError: if there is no such device, or no folder for the file.
         hemnet.bench.agreement.Disagreement: if a contender is wrong.
     """
-    if options.json is not None and not options.json.parent.is_dir():
-        raise BenchError(f"--json: the folder {options.json.parent} does not exist; make it first")
+    require_place(options.json)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BenchError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
     if options.threads is not None:
@@ -79,11 +72,9 @@ def measure(options: argparse.Namespace) -> Report:
     """Measure every type and T that the options name."""
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shape = Shape(*options.shape) if options.shape else SHAPES[device.type]
-    _say("measuring the device")
+    say("measuring the device")
     named = dict(zip("BNCK", shape, strict=True))
-    # The command without the folder of the installation: these files are passed on.
-    setting = environment() | {"command": ["python", "-m", "hemnet.bench", *sys.argv[1:]]}
-    report = Report(setting, device.type, named, roofline.measure_bandwidth(device))
+    report = Report(setting(), device.type, named, roofline.measure_bandwidth(device))
     for dtype in options.dtype or DTYPES[device.type]:
         problem = draw(shape, getattr(torch, dtype), device)
         for iterations in sorted(set(options.iterations)):
@@ -103,7 +94,7 @@ class _Depth:
 
     def measure(self) -> None:
         """Add to the report; nothing is timed before all that will be has been checked."""
-        _say(f"{self.dtype}, T={self.iterations}: comparing with float64")
+        say(f"{self.dtype}, T={self.iterations}: comparing with float64")
         contenders = self.enlist()
         twins = [
             (c, enlist(c.name, self.problem, self.iterations, highway_scale=0.0))
@@ -112,7 +103,7 @@ class _Depth:
         ]
         errors = self.check(contenders, HIGHWAY_SCALE)
         self.check([plain for _, plain in twins], 0.0)
-        _say(f"{self.dtype}, T={self.iterations}: timing")
+        say(f"{self.dtype}, T={self.iterations}: timing")
         self.race(contenders, errors)
         for highway, plain in twins:
             self.pair(highway, plain)
@@ -180,23 +171,3 @@ class _Depth:
         forward, both = roofline.forward_work(*size), roofline.forward_backward_work(*size)
         bandwidth = self.report.bandwidth
         return forward.bound(bandwidth, rates[dtype]), both.bound(bandwidth, rates[dtype])
-
-
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count: give a whole number, 1 or more")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: give a number of seconds above 0")
-    return value

@@ -1,4 +1,4 @@
-"""The report of the EM benchmark as text, in tables that are Markdown as they stand."""
+"""Reports as text, above all that of the EM benchmark, in tables that are Markdown as they stand."""
 
 from statistics import median
 
@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hemnet.bench.report import Report, Result
+from hemnet.bench.report import Report, Result, Verdict
 from hemnet.bench.timing import paired
 
 # Wide enough for every table, so that they read the same on a terminal, in a pipe and in a file.
@@ -31,10 +31,11 @@ def print_report(report: Report) -> None:
     for line in _absences(report):
         console.print(line, soft_wrap=True)
     console.print("\nThe project's bars\n")
-    console.print(_verdicts(report))
+    console.print(verdict_table(report.verdicts))
 
 
-def _table(columns: str, text_columns: int = 1) -> Table:
+def markdown(columns: str, text_columns: int = 1) -> Table:
+    """Return an empty table of these columns, "name | name | ..."; the first few are text, to the left."""
     table = Table(box=box.MARKDOWN)
     for index, name in enumerate(columns.split(" | ")):
         table.add_column(name, justify="left" if index < text_columns else "right", no_wrap=True)
@@ -42,7 +43,7 @@ def _table(columns: str, text_columns: int = 1) -> Table:
 
 
 def _times(report: Report, dtype: str) -> Table:
-    table = _table(
+    table = markdown(
         "contender | T | forward | / reference | x bound | fwd+bwd | / reference | x bound | peak MB | rounds"
         " | compile s"
     )
@@ -70,7 +71,7 @@ def _rounds(result: Result) -> str:
 
 
 def _growth(report: Report, dtype: str) -> Table:
-    table = _table("contender | ratio | T over T")
+    table = markdown("contender | ratio | T over T")
     for contender in dict.fromkeys(result.contender for result in report.results):
         growth = report.growth(dtype, contender)
         if growth is not None:
@@ -80,7 +81,7 @@ def _growth(report: Report, dtype: str) -> Table:
 
 
 def _pairs(report: Report, dtype: str) -> Table:
-    table = _table("engine | T | time | memory | rounds")
+    table = markdown("engine | T | time | memory | rounds")
     for pair in (pair for pair in report.pairs if pair.dtype == dtype):
         table.add_row(
             pair.engine, str(pair.iterations), str(pair.time), f"{pair.memory:.3f}", str(len(pair.plain))
@@ -99,8 +100,9 @@ def _absences(report: Report) -> list[str]:
     ]
 
 
-def _verdicts(report: Report) -> Table:
-    table = _table("bar | figure | verdict", text_columns=3)
-    for verdict in report.verdicts:
+def verdict_table(verdicts: list[Verdict]) -> Table:
+    """Return bars, figures and verdicts as a table."""
+    table = markdown("bar | figure | verdict", text_columns=3)
+    for verdict in verdicts:
         table.add_row(verdict.bar, verdict.figure, verdict.verdict)
     return table

@@ -1,8 +1,9 @@
 """Data sets: what they are, how they are read, augmented and batched."""
 
+from hemnet.data.cache import Cached
 from hemnet.data.files import IMAGE_SUFFIXES
 from hemnet.data.module import Batch, EpochSampler, SampleDataset, SegmentationData, ShardSampler, collate
-from hemnet.data.readers import Reader, Sample, read_image
+from hemnet.data.readers import Fingerprint, Reader, Sample, read_image
 from hemnet.data.sets.ade20k import ADE20K
 from hemnet.data.sets.camvid import CAMVID, CamVid
 from hemnet.data.sets.cityscapes import Cityscapes
@@ -21,6 +22,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "VOC",
     "Batch",
+    "Cached",
     "CamVid",
     "Cityscapes",
     "CocoStuff10k",
@@ -29,6 +31,7 @@ __all__ = [
     "DatasetSpec",
     "EpochSampler",
     "EvalTransform",
+    "Fingerprint",
     "Folder",
     "Item",
     "Mosaic",

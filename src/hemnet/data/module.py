@@ -4,6 +4,7 @@ Shapes: B images in a batch, H, W height and width.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypedDict
 
 import cv2
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from hemnet.data.cache import Cached
 from hemnet.data.readers import Reader
 from hemnet.data.spec import DataError
 from hemnet.data.streams import stream
@@ -34,25 +36,28 @@ class SampleDataset(Dataset[Item]):
 
     The key is (epoch, index), or an index alone, which stands for epoch 0. The epoch comes with the key
     because a persistent worker holds a copy of the data set that the main process can no longer change.
+
+    Attributes:
+        reader: of the samples before the transform.
     """
 
     def __init__(self, reader: Reader, transform: Transform, seed: int) -> None:
-        self._reader, self._transform, self._seed = reader, transform, seed
+        self.reader, self._transform, self._seed = reader, transform, seed
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self.reader)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(
-                f"sample {index} is out of range for {len(self)} {self._reader.spec.name} samples"
+                f"sample {index} is out of range for {len(self)} {self.reader.spec.name} samples"
             )
         try:
-            sample = self._reader.read(index)
+            sample = self.reader.read(index)
             return self._transform(sample, stream(self._seed, "augment", epoch, index))
         except Exception as error:
-            error.add_note(f"while preparing sample {index} of {self._reader.spec.name}")
+            error.add_note(f"while preparing sample {index} of {self.reader.spec.name}")
             raise
 
 
@@ -150,13 +155,18 @@ class SegmentationData(pl.LightningDataModule):
         eval_batch_size: evaluation images per process and step; 1 where sizes differ.
         num_workers: worker processes of each loader; 0 loads in the main process.
         seed: of the shuffling and the augmentation, >= 0.
+        cache: folder for a file of the decoded samples of each reader, made when its loader first is; None:
+            decode every time. See `Cached`, also for what is raised then.
+        cache_gib: size in GiB, > 0, that such a file may have.
 
     Attributes:
         spec: the classes. train_dataset, val_dataset: map data sets; `val_dataset[i]` is sample i as tensors.
+        num_workers: of the loaders that are made from now on.
 
     Raises:
-        DataError: the specs differ, a reader is empty, or the training set is smaller than a batch.
-        ValueError: a batch size below 1, or negative num_workers or seed.
+        DataError: the specs differ, a reader is empty, the training set is smaller than a batch, or a
+            reader is to be cached that cannot be.
+        ValueError: a batch size below 1, negative num_workers or seed, or `cache_gib` not above 0.
     """
 
     def __init__(
@@ -169,6 +179,8 @@ class SegmentationData(pl.LightningDataModule):
         eval_batch_size: int = 1,
         num_workers: int = 0,
         seed: int = 0,
+        cache: str | Path | None = None,
+        cache_gib: float = 16.0,
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
@@ -182,10 +194,12 @@ class SegmentationData(pl.LightningDataModule):
         if not len(val):
             raise DataError(f"the evaluation split of {val.spec.name} is empty; choose another split")
         self.spec = train.spec
+        if cache is not None:
+            train, val = Cached(train, cache, cache_gib), Cached(val, cache, cache_gib)
         self.train_dataset = SampleDataset(train, train_transform, seed)
         self.val_dataset = SampleDataset(val, eval_transform, seed)
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
-        self._num_workers, self._seed = num_workers, seed
+        self.num_workers, self._seed = num_workers, seed
         self._check_batch_fits(EpochSampler(len(train), seed))
 
     def train_dataloader(self) -> DataLoader[Item]:
@@ -218,15 +232,17 @@ class SegmentationData(pl.LightningDataModule):
     def _loader(
         self, dataset: SampleDataset, sampler: Sampler, batch_size: int, drop_last: bool
     ) -> DataLoader[Item]:
+        if isinstance(dataset.reader, Cached):
+            dataset.reader.prepare()  # here, and not in every worker
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             drop_last=drop_last,
             collate_fn=collate,
-            num_workers=self._num_workers,
+            num_workers=self.num_workers,
             worker_init_fn=_init_worker,
-            persistent_workers=self._num_workers > 0,
+            persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # A loader draws its workers' seeds from this generator. From the global one it would draw once an
             # epoch, or just once with persistent workers: dropout would depend on the number of workers.

@@ -3,12 +3,15 @@
 Shapes: H, W image height and width, C = 3 colour channels.
 """
 
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
+import PIL
 from PIL import Image, ImageOps
 
 from hemnet.data.files import Files, few
@@ -28,6 +31,16 @@ class Sample(NamedTuple):
     image_HWC: np.ndarray
     mask_HW: np.ndarray
     name: str
+
+
+class Fingerprint(NamedTuple):
+    """What a reader reads, as digests in hex: a change of either may change its samples.
+
+    settings: its class, options and the paths of its files. files: their sizes and times of change.
+    """
+
+    settings: str
+    files: str
 
 
 class Reader(Protocol):
@@ -150,6 +163,25 @@ class FileReader:
                 f"{image_HWC.shape[:2]}; the two must be equal, so replace the one that is wrong"
             )
         return Sample(image_HWC, self._to_classes(raw_HW, mask), name)
+
+    def fingerprint(self) -> Fingerprint:
+        """Return what the samples depend on: classes, encoding, and the state of the files.
+
+        A subclass with a `read` of its own, and options for it, has to add these to the settings.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        paths = [(name, os.path.abspath(image), os.path.abspath(mask)) for name, image, mask in self._files]
+        labels = [(label, int(self._class_of_label[label])) for label in sorted(self._known)]
+        settings = (kind, PIL.__version__, self._spec, labels, self._mat_keys, paths)
+        try:
+            states = [os.stat(path) for files in self._files for path in (files.image, files.mask)]
+        except OSError as error:
+            raise DataError(f"{error.filename}: {error.strerror}; restore the file") from error
+        files = [(state.st_size, state.st_mtime_ns) for state in states]
+        return Fingerprint(*(hashlib.sha256(repr(part).encode()).hexdigest() for part in (settings, files)))
 
     def _to_classes(self, raw_HW: np.ndarray, path: str) -> np.ndarray:
         unknown = sorted(set(np.flatnonzero(np.bincount(raw_HW.ravel())).tolist()) - self._known)

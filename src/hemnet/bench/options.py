@@ -1,0 +1,55 @@
+"""What the subjects share: kinds of options, their errors, and notes on the way."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from hemnet.errors import HemnetError
+from hemnet.runs import environment
+
+
+class BenchError(HemnetError):
+    """An option that cannot be followed here."""
+
+
+def require_place(file: Path | None) -> None:
+    """Raise a BenchError if the folder of the file for ``--json`` does not exist."""
+    if file is not None and not file.parent.is_dir():
+        raise BenchError(f"--json: the folder {file.parent} does not exist; make it first")
+
+
+def setting() -> dict[str, Any]:
+    """Return the environment, the command without the folder of the installation: reports are passed on."""
+    return environment() | {"command": ["python", "-m", "hemnet.bench", *sys.argv[1:]]}
+
+
+def say(what: str) -> None:
+    """Tell what is being done, apart from the report."""
+    print(what, file=sys.stderr, flush=True)
+
+
+def count(text: str) -> int:
+    """Read a whole number, 1 or more."""
+    if whole(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count: give a whole number, 1 or more")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """Read a whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no count: give a whole number")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """Read a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} will not do: give a number above 0")
+    return value

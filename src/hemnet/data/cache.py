@@ -1,0 +1,273 @@
+"""Decoded samples in one memory-mapped file, so that a set is decoded once and not once an epoch.
+
+The file: the samples' bytes one after another, image then mask, all uint8; a JSON index; a footer with the
+index's length and checksum. It is written under another name and renamed when whole.
+
+Shapes: H, W image height and width, C = 3 colour channels.
+"""
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from hemnet.data.readers import Fingerprint, Reader, Sample
+from hemnet.data.spec import DataError, DatasetSpec
+from hemnet.download import exclusive
+
+log = logging.getLogger(__name__)
+GIB = 1 << 30
+CHUNK = 1 << 26
+PROBES = 16
+_MAGIC = b"hemnet\x00\x01"  # the last byte is the version of the format
+_FOOTER = struct.Struct(f"<QI{len(_MAGIC)}s")
+
+
+@runtime_checkable
+class Cacheable(Reader, Protocol):
+    """A reader that can tell when it would read something else."""
+
+    def fingerprint(self) -> Fingerprint:
+        """Return what a cache of its samples has to be compared with."""
+        ...
+
+
+class Unusable(Exception):
+    """A file that is no cache, or not of these samples; the message says why."""
+
+
+class Cached:
+    """A reader whose samples are decoded once, into a file, and then copied from it.
+
+    They are the very samples of the reader, as fresh arrays. The file is made by `prepare`, or else when the
+    first sample is read. One that is cut short, damaged, or older than a change to the reader's files is
+    made anew; a reader with other files or options has a file of its own. Processes that want the same file
+    at the same time take turns, so that one makes it and the others use it. The folder may be deleted
+    whenever nobody reads.
+
+    Args:
+        reader: a reader with a fingerprint, as all those of files on disk have.
+        folder: where the file is to be; made if missing.
+        max_gib: size in GiB, > 0, above which the file is not made.
+
+    Attributes:
+        reader: the reader.
+
+    Raises:
+        ValueError: `max_gib` is not positive.
+        DataError: the reader has no fingerprint.
+    """
+
+    def __init__(self, reader: Reader, folder: str | Path, max_gib: float = 16.0) -> None:
+        if not max_gib > 0:
+            raise ValueError(f"the size that a cache may have must be > 0 GiB, got {max_gib}")
+        if not isinstance(reader, Cacheable):
+            raise DataError(
+                f"{reader.spec.name}: a {type(reader).__name__} has no fingerprint, by which a cache could "
+                "tell that it is out of date; set data.cache=null, or give it a method fingerprint()"
+            )
+        self.reader, self._folder, self._max_gib = reader, Path(folder), max_gib
+        self._fingerprint: Fingerprint | None = None
+        self._store: Store | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the map out: every process opens its own, and need not check what was checked."""
+        return self.__dict__ | {"_store": None}
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """Classes and colours."""
+        return self.reader.spec
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def read(self, index: int) -> Sample:
+        """Return sample `index` as the reader does, as fresh arrays; see `prepare` for what is raised."""
+        return self.prepare().read(index)
+
+    def prepare(self) -> "Store":
+        """Open the file, after making it where there is none that can be used.
+
+        Raises:
+            DataError: a sample cannot be read, the file would be too large for the limit or the disk, it
+                cannot be written, or the reader's files change meanwhile.
+        """
+        if self._store is None:
+            checked = self._fingerprint is not None  # then this is a copy of one that has looked
+            self._fingerprint = self._fingerprint or self.reader.fingerprint()
+            path = self._folder / f"{self.spec.name}-{self._fingerprint.settings[:16]}.cache"
+            try:
+                self._store = Store(path, self._fingerprint, check=not checked)
+            except Unusable:
+                self._store = self._make(path, self._fingerprint)
+        return self._store
+
+    def _make(self, path: Path, fingerprint: Fingerprint) -> "Store":
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with exclusive(self._folder):
+                try:
+                    return Store(path, fingerprint)  # another process was faster
+                except Unusable as reason:
+                    self._write(path, fingerprint, str(reason))
+                return Store(path, fingerprint)
+        except (OSError, Unusable) as error:
+            raise DataError(
+                f"{path}: the cache cannot be kept there ({error}); set data.cache to a folder on another "
+                "disk, or data.cache=null to do without"
+            ) from error
+
+    def _write(self, path: Path, fingerprint: Fingerprint, reason: str) -> None:
+        size, start = self._require_room(), time.monotonic()
+        log.info("%s: %s; decoding %d samples into it, about %.2f GiB", path, reason, len(self), size / GIB)
+        for abandoned in path.parent.glob(f"{path.name}.*.part"):  # who has the lock writes alone
+            abandoned.unlink(missing_ok=True)
+        part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            write_store(part, self.reader, fingerprint, int(self._max_gib * GIB))
+            if self.reader.fingerprint() != fingerprint:
+                raise DataError(f"{self.spec.name}: files were changed while they were cached; start again")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        log.info("%s: done in %.1f s", path, time.monotonic() - start)
+
+    def _require_room(self) -> float:
+        """Return the size to expect, in bytes, from a few samples spread over the set."""
+        probes = [self.reader.read(i) for i in range(0, len(self), 1 + len(self) // PROBES)]
+        sizes = [sample.image_HWC.nbytes + sample.mask_HW.nbytes for sample in probes]
+        size = len(self) * sum(sizes) / max(1, len(sizes))
+        if size > self._max_gib * GIB:
+            raise _too_large(self.spec.name, size, self._max_gib * GIB)
+        free = shutil.disk_usage(self._folder).free
+        if size > free:
+            raise DataError(
+                f"{self._folder}: the cache of {self.spec.name} takes about {size / GIB:.2f} GiB, and the "
+                f"disk has {free / GIB:.2f} GiB left; free some, set data.cache to a folder elsewhere, or "
+                "data.cache=null to do without"
+            )
+        return size
+
+
+class _Index(NamedTuple):
+    """The samples of a file: names, (height, width) of each, and the CRC-32 of all their bytes."""
+
+    names: list[str]
+    sizes: list[tuple[int, int]]
+    crc: int
+
+
+class Store:
+    """The samples in a file, mapped into memory and read only.
+
+    Args:
+        path: the file.
+        fingerprint: of the reader whose samples are wanted.
+        check: whether to compare every byte with the checksum, which also brings the file into memory.
+
+    Raises:
+        Unusable: no file, not whole, damaged, or made from other files.
+    """
+
+    def __init__(self, path: Path, fingerprint: Fingerprint, check: bool = True) -> None:
+        index = _read_index(path, fingerprint)
+        self._names, self._sizes = index.names, np.array(index.sizes, np.int64).reshape(-1, 2)
+        # Sample i is from starts[i] to starts[i + 1]: 3 bytes of colour and a label a pixel.
+        self._starts = np.concatenate([[0], np.cumsum(4 * self._sizes.prod(axis=1))])
+        self._bytes = np.memmap(path, np.uint8, "r")[: self._starts[-1]]
+        if check and _crc(self._bytes) != index.crc:
+            raise Unusable("the cache is damaged")
+
+    def read(self, index: int) -> Sample:
+        """Return sample `index` as fresh arrays, which may be written to."""
+        (height, width), start = self._sizes[index], self._starts[index]
+        middle = start + 3 * height * width
+        image = np.array(self._bytes[start:middle]).reshape(height, width, 3)
+        mask = np.array(self._bytes[middle : self._starts[index + 1]]).reshape(height, width)
+        return Sample(image, mask, self._names[index])
+
+
+def write_store(path: Path, reader: Reader, fingerprint: Fingerprint, limit: int) -> None:
+    """Write all samples of a reader to a new file.
+
+    Args:
+        path: the file; there must be none yet.
+        reader: of (H, W, 3) and (H, W) uint8.
+        fingerprint: what `Store` will compare.
+        limit: bytes of samples, above which to stop.
+
+    Raises:
+        DataError: a sample that cannot be read, or is not of that form; more than `limit` bytes.
+        OSError: the disk is full, or cannot be written to.
+    """
+    index, total = _Index([], [], 0), 0
+    with path.open("xb") as file:
+        for i in range(len(reader)):
+            image_HWC, mask_HW, name = reader.read(i)
+            if (image_HWC.dtype, mask_HW.dtype) != (np.uint8, np.uint8) or (
+                image_HWC.shape != (*mask_HW.shape, 3)
+            ):
+                raise DataError(
+                    f"{name}: image {image_HWC.shape} {image_HWC.dtype} and mask {mask_HW.shape} "
+                    f"{mask_HW.dtype} are not (H, W, 3) and (H, W) uint8, and cannot be cached"
+                )
+            total += image_HWC.nbytes + mask_HW.nbytes
+            if total > limit:
+                raise _too_large(reader.spec.name, total, limit)
+            for array in (image_HWC, mask_HW):
+                content = np.ascontiguousarray(array).data
+                index = index._replace(crc=zlib.crc32(content, index.crc))
+                file.write(content)
+            index.names.append(name)
+            index.sizes.append((mask_HW.shape[0], mask_HW.shape[1]))
+        text = json.dumps({"fingerprint": fingerprint._asdict(), **index._asdict()}).encode()
+        file.write(text + _FOOTER.pack(len(text), zlib.crc32(text), _MAGIC))
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut could leave the new name with no content
+
+
+def _read_index(path: Path, fingerprint: Fingerprint) -> _Index:
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END) - _FOOTER.size
+            file.seek(max(0, end))
+            footer = file.read(_FOOTER.size)
+            length, crc, magic = _FOOTER.unpack(footer) if len(footer) == _FOOTER.size else (0, 0, b"")
+            if magic != _MAGIC or length > end:
+                raise Unusable("the cache is not whole")
+            file.seek(end - length)
+            text = file.read(length)
+    except OSError as error:
+        raise Unusable("no cache yet" if isinstance(error, FileNotFoundError) else str(error)) from error
+    if zlib.crc32(text) != crc:
+        raise Unusable("the index of the cache is damaged")
+    content = json.loads(text)
+    if Fingerprint(**content.pop("fingerprint")) != fingerprint:
+        raise Unusable("files were changed since the cache was made")
+    index = _Index(**content)
+    if sum(4 * height * width for height, width in index.sizes) != end - length:
+        raise Unusable("the cache is not whole")
+    return index
+
+
+def _crc(content: np.ndarray) -> int:
+    crc = 0
+    for start in range(0, len(content), CHUNK):
+        crc = zlib.crc32(content[start : start + CHUNK].data, crc)
+    return crc
+
+
+def _too_large(name: str, size: float, limit: float) -> DataError:
+    return DataError(
+        f"{name}: its cache takes {size / GIB:.2f} GiB or more, the limit is {limit / GIB:.2f} GiB; set "
+        "data.cache=null to do without, or raise the limit with +data.cache_gib=<GiB>"
+    )
