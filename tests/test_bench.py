@@ -99,7 +99,7 @@ def test_the_compiled_reference_takes_part_up_to_a_depth(
     [
         (["em", "--iterations", "0"], "give a whole number, 1 or more"),
         (["em", "--shape", "1", "50", "8"], "expected 4 arguments"),
-        (["em", "--seconds", "-1"], "give a number of seconds above 0"),
+        (["em", "--seconds", "-1"], "give a number above 0"),
         (["em", "--engines", "fast"], "choose from"),
         (["em", "--json", "/no/such/folder/file.json"], "make it first"),
         ([], "subject"),

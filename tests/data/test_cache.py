@@ -145,19 +145,25 @@ def repaint(root: Path) -> None:
     Image.fromarray(np.full((24, 32, 3), 9, np.uint8)).save(root / "train" / "train_2.png")
 
 
+def pad(path: Path) -> None:
+    """Make a PNG file 4096 bytes long; decoders stop before."""
+    path.write_bytes(path.read_bytes().ljust(4096, b"\0"))
+
+
 def relabel(root: Path) -> None:
     """Another mask of as many bytes."""
     path = root / "trainannot" / "train_2.png"
-    size, swapped = path.stat().st_size, np.asarray(Image.open(path)).copy()
+    before, swapped = path.stat(), np.array(Image.open(path))
     swapped[0, 0], swapped[0, 1] = swapped[0, 1], swapped[0, 0]
     Image.fromarray(swapped).save(path)
-    with path.open("ab") as file:
-        file.write(b"\0" * max(0, size - path.stat().st_size))
-    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+    pad(path)
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
 
 
 @pytest.mark.parametrize("change", [repaint, relabel])
 def test_a_changed_file_is_noticed(change: Callable[[Path], None], camvid_root: Path, tmp_path: Path) -> None:
+    pad(camvid_root / "trainannot" / "train_2.png")
     Cached(CamVid(camvid_root, "train"), tmp_path / "cache").prepare()
     before = CamVid(camvid_root, "train").read(2)
     change(camvid_root)
