@@ -33,8 +33,9 @@ class NonLocalBlock(nn.Module):
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         """Map (B, C, h, w) to the same shape."""
-        q, k, v = (part.flatten(2).mT for part in self.query_key_value(x_BChw).chunk(3, dim=1))
-        attended_BNd = F.scaled_dot_product_attention(q, k, v)
+        # With an axis for heads, of which there is one: ONNX translates attention in no other form.
+        q, k, v = (part.flatten(2).mT[:, None] for part in self.query_key_value(x_BChw).chunk(3, dim=1))
+        attended_BNd = F.scaled_dot_product_attention(q, k, v)[:, 0]
         return x_BChw + self.bn(self.out(attended_BNd.mT.unflatten(2, x_BChw.shape[2:])))
 
 
