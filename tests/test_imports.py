@@ -24,6 +24,7 @@ RANK = {
     "callbacks": 4,
     "runs": 4,
     "check": 4,
+    "identity": 4,
     "compose": 5,
     "cli": 6,
     "train": 7,
@@ -35,7 +36,7 @@ RANK = {
     "data.__main__": 7,
 }
 CONFIGURED = {
-    "check", "compose", "runs", "cli", "train", "evaluate", "predict", "cost", "export", "data.__main__",
+    "check", "compose", "identity", "runs", "cli", "train", "evaluate", "predict", "cost", "export", "data.__main__",
 }  # fmt: skip
 # Optional, so only these import it, and they only on demand.
 TRITON = {"triton.py", "triton_kernels.py"}

@@ -16,7 +16,7 @@ from hemnet.errors import HemnetError
 GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks", "logger")
 # The nodes that are containers rather than calls, and the keys that each may have; None: any.
 CONTAINERS: dict[str, set[str] | None] = {
-    "": {"name", "seed", "runs", "run_dir", *GROUPS},
+    "": {"name", "sweep", "seed", "runs", "run_dir", "resume", *GROUPS},
     "model": {"backbone", "head", "auxiliary", "num_components"},
     "callbacks": None,
     "logger": None,

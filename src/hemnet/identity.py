@@ -1,0 +1,74 @@
+"""What tells the runs of an experiment apart, read from a run's configuration."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+PLAIN_HEADS = {
+    "FCNHead": "fcn",
+    "NonLocalHead": "nonlocal",
+    "PSPHead": "pspnet",
+    "DeepLabV3PlusHead": "deeplabv3plus",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is a run of. The four settings of EM are None where the head has no EM layer.
+
+    Attributes:
+        experiment: the recipe.
+        sweep: the sweep that the run belongs to; None if it stands alone.
+        seed: of everything random.
+        head: ``hem``, ``em`` (highway scale 0), ``emanet`` (dot products, no gradient through EM), or the
+            name of a head without EM.
+        iterations: T in training.
+        highway_scale: h; a schedule's values joined by ``/``, and ``learned`` if it is trained.
+        gradient: how the iterations are differentiated.
+        variance: sigma squared as configured; None also where it is left to the layer.
+    """
+
+    experiment: str
+    sweep: str | None
+    seed: int
+    head: str
+    iterations: int | None = None
+    highway_scale: float | str | None = None
+    gradient: str | None = None
+    variance: float | None = None
+
+    def tags(self) -> list[str]:
+        """Short labels for a tracker: sweep, head, T, h, gradient mode, seed."""
+        named = {"sweep": self.sweep, "T": self.iterations, "h": self.highway_scale, "seed": self.seed}
+        labels = [f"{name}={value}" for name, value in named.items() if value is not None]
+        return [f"head={self.head}", *labels, *([] if self.gradient is None else [self.gradient])]
+
+
+def identity(config: DictConfig) -> Identity:
+    """Return what the run with this configuration is a run of."""
+    node: Any = OmegaConf.to_container(config.model.head, resolve=True)
+    about = {"experiment": config.name, "sweep": config.get("sweep"), "seed": config.seed}
+    target = str(node["_target_"]).rpartition(".")[2]
+    if target != "EMHead":
+        return Identity(**about, head=PLAIN_HEADS.get(target, target))
+    scale = _scale(node)
+    if node.get("gradient") == "detached" and node.get("assignment") == "dot":
+        head = "emanet"
+    else:
+        head = "em" if scale == 0 else "hem"
+    return Identity(
+        **about,
+        head=head,
+        iterations=node.get("iterations"),
+        highway_scale=scale,
+        gradient=node.get("gradient"),
+        variance=node.get("variance"),
+    )
+
+
+def _scale(node: dict[str, Any]) -> float | str:
+    if node.get("learn_scale", "none") != "none":
+        return "learned"
+    scale = node.get("highway_scale", 0.5)
+    return "/".join(f"{h:g}" for h in scale) if isinstance(scale, list) else float(scale)
