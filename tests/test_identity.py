@@ -12,7 +12,7 @@ from hemnet.identity import Identity, identity
         (["model/head=hem"], "hem", 3, 0.5, "unrolled"),
         (["model/head=em", "model.head.iterations=8"], "em", 8, 0.0, "unrolled"),
         (["model/head=hem", "model.head.highway_scale=0"], "em", 3, 0.0, "unrolled"),
-        (["model/head=hem", "model.head.highway_scale=[0.5,0.25,-0.5]"], "hem", 3, "0.5/0.25/-0.5", "unrolled"),
+        (["model/head=hem", "model.head.highway_scale=[0.5,2,-0.5]"], "hem", 3, "0.5/2/-0.5", "unrolled"),
         (["model/head=hem", "model.head.learn_scale=shared"], "hem", 3, "learned", "unrolled"),
         (["model/head=em", "model.head.gradient=detached"], "em", 3, 0.0, "detached"),
         (["model/head=emanet"], "emanet", 3, 0.0, "detached"),

@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "hemnet"
 # Each unit may import those of lower rank, and its own package.
 RANK = {
     "errors": -1,
+    "files": -1,
     "ranks": 0,
     "download": 0,
     "em": 1,
@@ -36,7 +37,8 @@ RANK = {
     "data.__main__": 7,
 }
 CONFIGURED = {
-    "check", "compose", "identity", "runs", "cli", "train", "evaluate", "predict", "cost", "export", "data.__main__",
+    "check", "compose", "identity", "runs", "cli",
+    "train", "evaluate", "predict", "cost", "export", "data.__main__",
 }  # fmt: skip
 # Optional, so only these import it, and they only on demand.
 TRITON = {"triton.py", "triton_kernels.py"}

@@ -11,7 +11,6 @@ import copy
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -30,6 +29,7 @@ from hemnet.data import IGNORE_INDEX, DatasetSpec
 from hemnet.data.transforms import MEAN_RGB, STD_RGB
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
+from hemnet.files import replacing
 from hemnet.nets import Segmenter
 from hemnet.nets.portable import portable_copy
 from hemnet.runs import Checkpoint, Run
@@ -86,23 +86,21 @@ def export(
         )
     if form == "onnx":
         _require_onnx()
+    if path.suffix != SUFFIX[form]:
+        raise HemnetError(f"{path} should end in {SUFFIX[form]}, by which other programs know the format")
     network, spec = restore(run, which)
-    partial = _writable(path, SUFFIX[form])
     try:
-        portable = portable_copy(network)
-        about = json.dumps(describe(run, which, spec))
-        program = _trace(portable)
-        if form == "onnx":
-            _write_onnx(program, partial, about, opset)
-        else:
-            torch.export.save(program, partial, extra_files={f"{METADATA_KEY}.json": about})
-        loaded = _load_onnx(partial) if form == "onnx" else _load_torch(partial)
-        _compare(loaded, network, _crop_shape(run))
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            about = json.dumps(describe(run, which, spec))
+            program = _trace(portable_copy(network))
+            if form == "onnx":
+                _write_onnx(program, partial, about, opset)
+            else:
+                torch.export.save(program, partial, extra_files={f"{METADATA_KEY}.json": about})
+            loaded = _load_onnx(partial) if form == "onnx" else _load_torch(partial)
+            _compare(loaded, network, _crop_shape(run))
     except OSError as error:
         raise HemnetError(f"cannot write {path} ({error}): choose another --output") from error
-    finally:
-        partial.unlink(missing_ok=True)
     print(f"written to {path}, {path.stat().st_size / 2**20:.1f} MiB")
     return path
 
@@ -237,21 +235,6 @@ def _crop_shape(run: Run) -> tuple[int, int, int, int]:
 def _plain_config(run: Run, key: str) -> Any:
     value = OmegaConf.select(run.config, key)
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-
-
-def _writable(path: Path, suffix: str) -> Path:
-    """Return where to write until the file has passed; finds out now, not after minutes, if it cannot be."""
-    if path.suffix != suffix:
-        raise HemnetError(f"{path} should end in {suffix}, by which other programs know the format")
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-    except OSError as error:
-        raise HemnetError(f"cannot write {path} ({error}): choose another --output") from error
-    return partial
 
 
 @contextmanager

@@ -342,6 +342,6 @@ def test_processes_that_want_the_same_file_at_once_make_one(camvid_root: Path, t
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     Cached(Drawn([(4, 4)]), tmp_path).prepare()
     file = the_file(tmp_path)
-    file.rename(f"{file}.12345678.part")
+    file.rename(file.with_name(f".{file.stem}.12345678.part{file.suffix}"))
     Cached(Drawn([(4, 4)]), tmp_path).prepare()
     assert the_file(tmp_path) == file

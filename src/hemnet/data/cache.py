@@ -9,7 +9,6 @@ Shapes: H, W image height and width, C = 3 colour channels.
 import json
 import logging
 import os
-import secrets
 import shutil
 import struct
 import time
@@ -22,6 +21,7 @@ import numpy as np
 from hemnet.data.readers import Fingerprint, Reader, Sample
 from hemnet.data.spec import DataError, DatasetSpec
 from hemnet.download import exclusive
+from hemnet.files import remove_abandoned, replacing
 
 log = logging.getLogger(__name__)
 GIB = 1 << 30
@@ -129,16 +129,11 @@ class Cached:
     def _write(self, path: Path, fingerprint: Fingerprint, reason: str) -> None:
         size, start = self._require_room(), time.monotonic()
         log.info("%s: %s; decoding %d samples into it, about %.2f GiB", path, reason, len(self), size / GIB)
-        for abandoned in path.parent.glob(f"{path.name}.*.part"):  # who has the lock writes alone
-            abandoned.unlink(missing_ok=True)
-        part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-        try:
+        remove_abandoned(path)  # who has the lock writes alone
+        with replacing(path) as part:
             write_store(part, self.reader, fingerprint, int(self._max_gib * GIB))
             if self.reader.fingerprint() != fingerprint:
                 raise DataError(f"{self.spec.name}: files were changed while they were cached; start again")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
         log.info("%s: done in %.1f s", path, time.monotonic() - start)
 
     def _require_room(self) -> float:
@@ -197,10 +192,10 @@ class Store:
 
 
 def write_store(path: Path, reader: Reader, fingerprint: Fingerprint, limit: int) -> None:
-    """Write all samples of a reader to a new file.
+    """Write all samples of a reader to a file.
 
     Args:
-        path: the file; there must be none yet.
+        path: the file; what it holds is lost.
         reader: of (H, W, 3) and (H, W) uint8.
         fingerprint: what `Store` will compare.
         limit: bytes of samples, above which to stop.
@@ -210,7 +205,7 @@ def write_store(path: Path, reader: Reader, fingerprint: Fingerprint, limit: int
         OSError: the disk is full, or cannot be written to.
     """
     index, total = _Index([], [], 0), 0
-    with path.open("xb") as file:
+    with path.open("wb") as file:
         for i in range(len(reader)):
             image_HWC, mask_HW, name = reader.read(i)
             if (image_HWC.dtype, mask_HW.dtype) != (np.uint8, np.uint8) or (
@@ -231,8 +226,6 @@ def write_store(path: Path, reader: Reader, fingerprint: Fingerprint, limit: int
             index.sizes.append((mask_HW.shape[0], mask_HW.shape[1]))
         text = json.dumps({"fingerprint": fingerprint._asdict(), **index._asdict()}).encode()
         file.write(text + _FOOTER.pack(len(text), zlib.crc32(text), _MAGIC))
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut could leave the new name with no content
 
 
 def _read_index(path: Path, fingerprint: Fingerprint) -> _Index:

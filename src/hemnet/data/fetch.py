@@ -12,6 +12,7 @@ from hemnet.data.archives import ArchiveError, unpack
 from hemnet.data.catalogue import Catalogued, Source
 from hemnet.data.spec import DataError
 from hemnet.download import PATIENT, Patience, download, exclusive, file_digest, require_digest
+from hemnet.files import replacing
 
 log = logging.getLogger(__name__)
 DOWNLOADS = ".download"
@@ -172,6 +173,6 @@ def _read_marks(root: Path) -> dict[str, Any]:
 
 
 def _write_mark(root: Path, source: Source, mark: dict[str, Any]) -> None:
-    new = root / f"{MARKER}.new"
-    new.write_text(json.dumps(_read_marks(root) | {source.name: mark}, indent=2) + "\n")
-    new.replace(root / MARKER)
+    marks = _read_marks(root) | {source.name: mark}
+    with replacing(root / MARKER) as new:
+        new.write_text(json.dumps(marks, indent=2) + "\n")

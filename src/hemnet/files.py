@@ -1,0 +1,42 @@
+"""Files that are either whole or not there, whatever goes wrong while they are written."""
+
+import glob
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield an empty file to write in place of ``path``, which it becomes when the block ends.
+
+    It is in the folder of ``path``, which is made, has the same suffix and a hidden name of its own. Until
+    the block ends, and for good if it raises, ``path`` stays as it was; then the new file is removed. Only a
+    killed process leaves it behind, see `remove_abandoned`.
+
+    Args:
+        path: the file to make or to replace.
+
+    Raises:
+        OSError: ``path`` cannot be written, which is found out before the block is entered as far as it can.
+    """
+    if path.is_dir():
+        raise IsADirectoryError("it is a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    try:
+        part.touch(exist_ok=False)
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())  # else a power cut could leave the new name with no content
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of files to replace ``path``; only for who alone writes it."""
+    for part in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
+        part.unlink(missing_ok=True)
