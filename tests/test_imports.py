@@ -25,7 +25,10 @@ RANK = {
     "callbacks": 4,
     "runs": 4,
     "check": 4,
-    "identity": 4,
+    "identity": 3,
+    "provenance": 3,
+    "records": 4,
+    "sweeps": 5,
     "compose": 5,
     "cli": 6,
     "train": 7,
@@ -37,7 +40,7 @@ RANK = {
     "data.__main__": 7,
 }
 CONFIGURED = {
-    "check", "compose", "identity", "runs", "cli",
+    "check", "compose", "identity", "provenance", "runs", "sweeps", "cli",
     "train", "evaluate", "predict", "cost", "export", "data.__main__",
 }  # fmt: skip
 # Optional, so only these import it, and they only on demand.

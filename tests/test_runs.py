@@ -7,7 +7,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
-from hemnet.runs import REDACTED, Run, redacted, write_json
+from hemnet.provenance import REDACTED, redacted
+from hemnet.runs import Run, write_json
 
 
 @pytest.fixture

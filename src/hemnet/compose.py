@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hemnet.check import ConfigError, check, explain
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
+from hemnet.identity import job_name
 from hemnet.inference import Inference
 from hemnet.nets import Segmenter
 from hemnet.runs import Checkpoint, Run
@@ -31,21 +32,35 @@ CONF = PROJECT / "conf"
 EXPERIMENTS = PROJECT / "experiments"
 
 
+# Here rather than where they are needed first: jobs of a cluster get these by importing this module.
+# The time for people, the random part so that runs started in one second get directories of their own.
+OmegaConf.register_new_resolver(
+    "run_id",
+    lambda: f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
+    use_cache=True,
+    replace=True,
+)
+OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+
+
 def register_recipes(folder: Path = EXPERIMENTS) -> None:
-    """Make each ``folder/NAME.yaml`` known to Hydra as ``experiment=NAME``, with ``name: NAME`` in it."""
-    # The time for people, the random part so that runs started in one second get directories of their own.
-    OmegaConf.register_new_resolver(
-        "run_id",
-        lambda: f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
-        use_cache=True,
-        replace=True,
-    )
-    store = ConfigStore.instance()
+    """Make recipes and sweeps known to Hydra.
+
+    ``folder/NAME.yaml`` is ``experiment=NAME`` and has ``name: NAME`` in it; ``folder/sweeps/NAME.yaml`` is
+    ``sweep=NAME``, has ``sweep: NAME`` in it, and its jobs' directories in a folder of that name.
+    """
     for path in sorted(folder.glob("*.yaml")):
-        recipe = OmegaConf.merge(OmegaConf.load(path), {"name": path.stem})
-        store.store(
-            group="experiment", name=path.stem, node=recipe, package="_global_", provider="experiments"
-        )
+        _register("experiment", path, {"name": path.stem})
+    for path in sorted((folder / "sweeps").glob("*.yaml")):
+        place = {"sweep": {"dir": "${runs}/sweeps/" + path.stem}}
+        _register("sweep", path, {"sweep": path.stem, "hydra": place})
+
+
+def _register(group: str, path: Path, added: dict[str, Any]) -> None:
+    node = OmegaConf.merge(OmegaConf.load(path), added)
+    ConfigStore.instance().store(
+        group=group, name=path.stem, node=node, package="_global_", provider="experiments"
+    )
 
 
 def load(overrides: list[str]) -> DictConfig:

@@ -26,7 +26,8 @@ from hemnet.compose import build_data, build_network, load, restore
 from hemnet.data import DataError
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
-from hemnet.runs import Run, device_name, write_json
+from hemnet.provenance import device_name
+from hemnet.runs import Run, write_json
 
 
 @register_flop_formula(torch.ops.hemnet.em_forward)

@@ -36,8 +36,9 @@ from hemnet.figures import confusion_figure, predictions_page
 from hemnet.inference import PLAIN, Inference
 from hemnet.metrics import iou, recall
 from hemnet.nets import Segmenter
+from hemnet.provenance import device_name
 from hemnet.ranks import rank
-from hemnet.runs import Checkpoint, Run, device_name, write_json
+from hemnet.runs import Checkpoint, Run, write_json
 
 log = logging.getLogger(__name__)
 VOC_CLASSES = 21

@@ -1,5 +1,8 @@
-"""What tells the runs of an experiment apart, read from a run's configuration."""
+"""What tells the runs of an experiment apart, read from their configurations and overrides."""
 
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +14,10 @@ PLAIN_HEADS = {
     "PSPHead": "pspnet",
     "DeepLabV3PlusHead": "deeplabv3plus",
 }
+# Keys that say where and how a run is made rather than what it is.
+PLACEMENT = ("sweep", "resume", "run_dir", "runs", "logger", "callbacks", "hydra", "data.root", "data.cache",
+             "data.num_workers")  # fmt: skip
+LONGEST_NAME = 150
 
 
 @dataclass(frozen=True)
@@ -72,3 +79,45 @@ def _scale(node: dict[str, Any]) -> float | str:
         return "learned"
     scale = node.get("highway_scale", 0.5)
     return "/".join(f"{h:g}" for h in scale) if isinstance(scale, list) else float(scale)
+
+
+def is_placement(key: str) -> bool:
+    """Whether a configuration key, such as ``data.root``, changes only where and how a run is made."""
+    return any(key == other or key.startswith(f"{other}.") for other in PLACEMENT)
+
+
+def differences(one: DictConfig, other: DictConfig) -> list[str]:
+    """Return the keys, apart from placement, at which two resolved configurations differ."""
+    flat_one, flat_other = dict(_leaves(one)), dict(_leaves(other))
+    keys = sorted(flat_one.keys() | flat_other.keys())
+    return [key for key in keys if flat_one.get(key) != flat_other.get(key) and not is_placement(key)]
+
+
+def job_name(overrides: Sequence[str]) -> str:
+    """Return a folder's name for the job with these ``key=value`` overrides, placement left out.
+
+    The same overrides give the same name, whatever else is in the sweep: by it a job is found again.
+    """
+    pairs = [override.lstrip("+~").partition("=")[::2] for override in overrides]
+    pairs = [(key, value) for key, value in pairs if not is_placement(key)]
+    leaves = [re.split(r"[./]", key)[-1] for key, _ in pairs]
+    named = [
+        f"{leaf if leaves.count(leaf) == 1 else key}-{value}"
+        for leaf, (key, value) in zip(leaves, pairs, strict=True)
+    ]
+    # Nothing that a shell or Hydra's grammar would read as more than a name.
+    name = re.sub(r"[^\w.+-]+", "-", "_".join(named)) or "job"
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _leaves(config: DictConfig) -> Iterable[tuple[str, Any]]:
+    def walk(node: Any, path: str) -> Iterable[tuple[str, Any]]:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                yield from walk(value, f"{path}.{key}" if path else str(key))
+        else:
+            yield path, node
+
+    return walk(OmegaConf.to_container(config), "")

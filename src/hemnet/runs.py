@@ -4,35 +4,28 @@ config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{l
 """
 
 import csv
+import fcntl
 import json
 import logging
 import math
-import platform
-import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.resolvers import oc
 
 from hemnet.errors import HemnetError
+from hemnet.files import replacing
+from hemnet.identity import differences
+from hemnet.provenance import device_name, environment, redacted
 from hemnet.ranks import rank
 
 log = logging.getLogger(__name__)
 Checkpoint = Literal["last", "best"]
-PACKAGES = ("hemnet", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
-            "albumentations", "opencv-python-headless", "wandb")  # fmt: skip
-SECRET_NAME = re.compile(r"(api_?key|secret|token|passw(or)?d|credential)", re.IGNORECASE)
-REDACTED = "<redacted>"
+Resume = Literal["auto"]
 
 
 @dataclass
@@ -46,24 +39,95 @@ class Run:
     config: DictConfig
     _started: float = field(default_factory=time.monotonic)
     _outcome: dict[str, Any] = field(default_factory=dict)
+    _lock: IO[str] | None = None
 
     @classmethod
-    def create(cls, path: str | Path, config: DictConfig) -> Self:
-        """Make a run directory and write its config and environment.
+    def create(cls, path: str | Path, config: DictConfig, resume: Resume | None = None) -> Self:
+        """Make a run directory and write its config and environment; or go on with the run that is there.
+
+        Args:
+            path: the directory.
+            config: of the run.
+            resume: what to do with a run that is there already. None refuses; "auto" goes on with it:
+                `resumes_from` is where, and nothing is left to do if its `status` is "finished".
 
         Raises:
-            HemnetError: the directory already holds a run, which is never overwritten.
+            HemnetError: the directory holds a run already, one with another configuration, or one that
+                another process is at.
         """
-        path = Path(path)
+        run = cls(Path(path), config)
         if rank() != 0:
-            return cls(path, config)
-        if (path / "config.yaml").exists():
-            raise HemnetError(f"{path} already holds a run: choose another run_dir, or delete it first")
+            return run
+        exists = (run.path / "config.yaml").exists()
+        if exists and resume is None:
+            raise HemnetError(
+                f"{path} already holds a run: choose another run_dir, delete it first, or go on with it by "
+                "resume=auto"
+            )
         for folder in ("checkpoints", "figures"):
-            (path / folder).mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(redacted(config), path / "config.yaml")
-        write_json(path / "environment.json", environment())
-        return cls(path, config)
+            (run.path / folder).mkdir(parents=True, exist_ok=True)
+        if exists:
+            run._check_same(config)
+            if run.status == "finished":
+                return run
+        run._acquire()
+        run._forget_unsaved_steps()
+        OmegaConf.save(redacted(config), run.path / "config.yaml")
+        write_json(run.path / "environment.json", environment())
+        return run
+
+    def _acquire(self) -> None:
+        """Hold the directory until the run ends or its process does."""
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HemnetError(
+                f"another process is training in {self.path}: wait for it or stop it"
+            ) from error
+
+    def _check_same(self, config: DictConfig) -> None:
+        changed = differences(Run.open(self.path).config, redacted(config))
+        if changed:
+            raise HemnetError(
+                f"the run in {self.path} was made with another configuration, differing in "
+                f"{', '.join(changed[:5])}{', ...' if changed[5:] else ''}: choose another run_dir or delete it"
+            )
+
+    def _forget_unsaved_steps(self) -> None:
+        """Take from metrics.csv what came after the last checkpoint: it will come again."""
+        path = self.path / "metrics.csv"
+        rows = self.metrics()
+        if not rows:
+            return
+        saved = self.saved_step
+        kept = [row for row in rows if row["step"] < saved]
+        with replacing(path) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, sorted(set().union(*rows)))
+            writer.writeheader()
+            writer.writerows(kept)
+
+    @property
+    def resumes_from(self) -> Path | None:
+        """The checkpoint that training goes on from; None if it begins."""
+        path = self.path / "checkpoints" / "last.ckpt"
+        return path if path.is_file() else None
+
+    @property
+    def saved_step(self) -> int:
+        """How many optimizer steps the last checkpoint has behind it; 0 without one."""
+        path = self.resumes_from
+        if path is None:
+            return 0
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+    @property
+    def status(self) -> str | None:
+        """The status in result.json: "finished", "failed" or "preempted"; None before a run has ended."""
+        try:
+            return str(self.result["status"])
+        except (OSError, ValueError, KeyError):
+            return None
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -104,6 +168,8 @@ class Run:
             "device": device_name(self.config.trainer.get("accelerator", "cpu")),
         }
         write_json(self.path / "result.json", result | self._outcome | note)
+        if self._lock is not None:
+            self._lock.close()
 
     def record(self, **outcome: Any) -> None:
         """Keep facts for result.json: ``metrics``, ``steps``, and others worth keeping."""
@@ -143,96 +209,10 @@ class Run:
         return json.loads((self.path / "result.json").read_text())
 
 
-def redacted(config: DictConfig) -> DictConfig:
-    """Return a resolved copy of a config without its secrets.
-
-    A value under a name such as ``api_key`` is replaced, and so is the same string elsewhere. A value taken
-    from an environment variable stays an interpolation, except from this project's own ``HEMNET_*`` ones.
-    """
-    with _masked_environment():
-        content = OmegaConf.to_container(config, resolve=True)
-    return OmegaConf.create(_redact(content, set(_secrets(content))))
-
-
-@contextmanager
-def _masked_environment() -> Iterator[None]:
-    def mask(key: str, default: Any = None) -> Any:
-        return oc.env(key, default) if key.startswith("HEMNET_") else f"${{oc.env:{key}}}"
-
-    OmegaConf.register_new_resolver("oc.env", mask, replace=True)
-    try:
-        yield
-    finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-
-
-def _secrets(node: Any, secret: bool = False) -> Iterator[str]:
-    """Yield the strings below every key with a secret's name."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _secrets(value, secret or bool(SECRET_NAME.search(str(key))))
-    elif isinstance(node, list):
-        for value in node:
-            yield from _secrets(value, secret)
-    elif secret and isinstance(node, str):
-        yield node
-
-
-def _redact(node: Any, secrets: set[str]) -> Any:
-    if isinstance(node, dict):
-        return {key: _redact(value, secrets) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_redact(value, secrets) for value in node]
-    return REDACTED if isinstance(node, str) and node in secrets else node
-
-
-def environment() -> dict[str, Any]:
-    """Return what a run ran on: versions, git revision, device, command, time. No environment variables."""
-    return {
-        "command": [_redact_argument(argument) for argument in sys.argv],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "git": {"revision": _git("rev-parse", "HEAD"), "modified": bool(_git("status", "--porcelain"))},
-        "device": device_name("auto"),
-        "cpu_threads": torch.get_num_threads(),
-    }
-
-
-def device_name(accelerator: str) -> str:
-    """Return the name of the device that a trainer with this ``accelerator`` computes on."""
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else []
-    return f"cpu ({models[0] if models else platform.processor() or platform.machine()})"
-
-
-def _redact_argument(argument: str) -> str:
-    name, equals, _ = argument.partition("=")
-    return f"{name}={REDACTED}" if equals and SECRET_NAME.search(name) else argument
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git(*arguments: str) -> str | None:
-    """Return what git says of the source tree; None where there is no git or no repository."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file in which NaN, such as the IoU of an absent class, is null: JSON has no NaN."""
-    path.write_text(json.dumps(_plain(content), indent=2) + "\n")
+    with replacing(path) as part:
+        part.write_text(json.dumps(_plain(content), indent=2) + "\n")
 
 
 def _plain(value: Any) -> Any:

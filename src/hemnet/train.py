@@ -32,14 +32,20 @@ def train(config: DictConfig) -> float:
     The scores in result.json are those of the last checkpoint: nothing is chosen on the validation set.
     """
     check(config)
-    with Run.create(config.run_dir, config) as run:
+    run = Run.create(config.run_dir, config, config.resume)
+    if run.status == "finished":
+        log.info("%s is finished: nothing is left to do", run.path)
+        return run.result["metrics"]["val/miou"]
+    with run:
         log.info("run directory: %s", run.path)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = build_data(config)
         network = build_network(config, data.spec.num_classes)
         task = build_task(config, network, data.spec)
         trainer = build_trainer(config)
-        trainer.fit(task, datamodule=data)
+        if run.resumes_from:
+            log.info("going on after step %d", run.saved_step)
+        trainer.fit(task, datamodule=data, ckpt_path=run.resumes_from, weights_only=True)
         run.record(steps=trainer.global_step)
         (scores,) = build_evaluator(config).validate(task, datamodule=data, verbose=False)
         run.record(metrics=scores)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hemnet.errors import HemnetError
-from hemnet.runs import environment
+from hemnet.provenance import environment
 
 
 class BenchError(HemnetError):

@@ -1,0 +1,55 @@
+"""What training writes while it goes on: metrics.csv and checkpoints, both such that nothing is lost."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
+from pytorch_lightning.loggers import CSVLogger
+
+from hemnet.files import replacing
+
+
+class MetricsFile(CSVLogger):
+    """metrics.csv in the run directory; a run that is resumed adds to its rows, where Lightning deletes them.
+
+    Args:
+        save_dir: the run directory.
+    """
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__(save_dir, name="", version="")
+
+    @property
+    def experiment(self) -> Any:
+        """Lightning's writer; on the ranks but the first, one that does nothing."""
+        if self._experiment is None:
+            earlier = _rows(Path(self.log_dir) / "metrics.csv")
+            writer = super().experiment  # deletes the file
+            if earlier:
+                writer.metrics = earlier
+                writer.save()
+        return super().experiment
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+class SafeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside the one it replaces, brings it to disk, and then renames it.
+
+    Lightning's own way writes in the folder for temporary files and copies from there: where the copy fails,
+    the checkpoint before is lost too.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write ``checkpoint`` to ``path``, which holds the one before until this one is whole."""
+        with replacing(Path(path)) as part:
+            torch.save(checkpoint, part)

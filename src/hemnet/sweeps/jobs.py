@@ -1,0 +1,126 @@
+"""A job: one training run as a process of its own, and how it went."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hemnet.runs import Run
+
+Status = Literal["waiting", "running", "finished", "failed", "preempted", "skipped"]
+CONSOLE = "console.log"
+# How long a job that is told to stop may take to write its result.
+GRACE_SECONDS = 15.0
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Job:
+    """One training run of a sweep.
+
+    Attributes:
+        name: its directory's name.
+        path: its run directory.
+        overrides: what ``hemnet.train`` is given besides.
+        status: ``skipped`` means that the run was finished before.
+        error: why it failed; the whole story is in ``console.log`` in its directory.
+        seconds: how long its process ran.
+    """
+
+    name: str
+    path: Path
+    overrides: Sequence[str]
+    status: Status = "waiting"
+    error: str = ""
+    seconds: float = 0.0
+    _process: subprocess.Popen[bytes] | None = None
+    _started: float = field(default_factory=time.monotonic)
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Start the process, in a group of its own and with nothing to read from."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        here = _quoted(self.path.absolute())
+        places = [f"hydra.run.dir={here}", f"run_dir={here}", "resume=auto"]
+        command = [sys.executable, "-m", "hemnet.train", *self.overrides, *places]
+        self._started = time.monotonic()
+        with (self.path / CONSOLE).open("ab") as console:
+            self._process = subprocess.Popen(
+                command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=console,
+                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+        self.status = "running"
+
+    def poll(self) -> bool:
+        """Return whether the process has ended, and note how."""
+        assert self._process is not None
+        self.seconds = time.monotonic() - self._started
+        code = self._process.poll()
+        if code is None:
+            return False
+        _kill_group(self._process, signal.SIGKILL)  # ranks that outlive the first have no use
+        if code == 0 and self._run.status == "finished":
+            self.status = "finished"
+        else:
+            self.status = "preempted" if self._run.status == "preempted" else "failed"
+            self.error = self._reason(code)
+        return True
+
+    def stop(self) -> None:
+        """Interrupt the process as Ctrl-C does, and kill what is left of it after a while."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        _kill_group(self._process, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE_SECONDS)
+        _kill_group(self._process, signal.SIGKILL)
+        self._process.wait()
+        self.status = "preempted"
+
+    @property
+    def miou(self) -> float | None:
+        """The final val/miou; None if there is none yet, or it is not a number."""
+        result = self._run.result if self._run.status == "finished" else {}
+        return result.get("metrics", {}).get("val/miou")
+
+    @property
+    def console(self) -> list[str]:
+        """The lines that the process has printed, over all its starts."""
+        path = self.path / CONSOLE
+        return path.read_text(errors="replace").splitlines() if path.is_file() else []
+
+    @property
+    def _run(self) -> Run:
+        return Run(self.path, config=_NO_CONFIG)
+
+    def _reason(self, code: int) -> str:
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        lines = [line for line in self.console if line.strip()]
+        return lines[-1].strip() if lines else f"exit status {code}, without a word"
+
+
+_NO_CONFIG: Any = None  # only the files of a run are read here, and it may have none yet
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as a string of Hydra's grammar."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+def _die_with_parent() -> None:
+    """On Linux, have the kernel stop this process when the sweep's is gone, even if that was killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _kill_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

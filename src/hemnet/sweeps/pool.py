@@ -1,0 +1,124 @@
+"""Running jobs side by side, each with its share of the machine."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from hemnet.errors import HemnetError
+from hemnet.sweeps.jobs import Job
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A share of the machine, which one job has at a time.
+
+    Attributes:
+        threads: for numerical libraries.
+        devices: ids of GPUs as CUDA_VISIBLE_DEVICES takes them; None leaves that as it is.
+    """
+
+    threads: int
+    devices: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a job in this slot."""
+        variables = {"OMP_NUM_THREADS": str(self.threads)} | os.environ
+        if self.devices is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = self.devices
+        return variables
+
+
+def make_slots(
+    parallel: int | None, devices: Sequence[int | str] | None, *, gpu: bool, per_job: int
+) -> list[Slot]:
+    """Divide the machine.
+
+    Args:
+        parallel: how many jobs at a time, at most; None is as many as there are GPUs for, or 1 on CPU.
+        devices: the GPUs to deal out; None is all that are visible.
+        gpu: whether the jobs compute on GPUs.
+        per_job: how many GPUs, or processes on CPU, one job takes.
+
+    Raises:
+        HemnetError: there are not enough GPUs for one job.
+    """
+    if parallel is not None and parallel < 1:
+        raise HemnetError(f"hydra.launcher.parallel is {parallel}: it must be at least 1, or null")
+    if not gpu:
+        count = parallel or 1
+        return [Slot(max(1, (os.cpu_count() or 1) // (count * per_job)))] * count
+    ids = [str(device) for device in (_visible() if devices is None else devices)]
+    groups = [ids[i : i + per_job] for i in range(0, len(ids) - per_job + 1, per_job)]
+    if not groups:
+        raise HemnetError(
+            f"a job takes {per_job} GPUs and there are {len(ids)}: set trainer.devices, "
+            "hydra.launcher.devices or trainer=cpu"
+        )
+    used = groups[: parallel or len(groups)]
+    threads = max(1, (os.cpu_count() or 1) // (len(used) * per_job))
+    return [Slot(threads, ",".join(group)) for group in used]
+
+
+def _visible() -> list[str]:
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [name for name in listed.split(",") if name]
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], changed: Callable[[], None]) -> None:
+    """Run all waiting jobs, in their order, as slots come free; no job's failure is another's.
+
+    Args:
+        jobs: their attributes tell how they are.
+        slots: how many run at a time, and where.
+        changed: called whenever time has passed or a job has started or ended.
+
+    Raises:
+        KeyboardInterrupt: by Ctrl-C or SIGTERM; running jobs have then been interrupted too.
+    """
+    waiting = [job for job in jobs if job.status == "waiting"]
+    running: list[tuple[Job, Slot]] = []
+    free = list(slots)
+    with _interruptible():
+        try:
+            while waiting or running:
+                while waiting and free:
+                    job, slot = waiting.pop(0), free.pop(0)
+                    running.append((job, slot))
+                    job.start(slot.environment())
+                changed()
+                time.sleep(POLL_SECONDS)
+                for job, slot in list(running):
+                    if job.poll():
+                        running.remove((job, slot))
+                        free.append(slot)
+        finally:
+            for job, _ in running:
+                job.stop()
+            changed()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make SIGTERM what Ctrl-C is, so that jobs do not outlive the sweep."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not for other threads to handle
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

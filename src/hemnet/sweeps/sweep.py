@@ -1,0 +1,71 @@
+"""A sweep: jobs, of which some are finished, run and reported."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from hemnet.errors import HemnetError
+from hemnet.identity import differences
+from hemnet.provenance import redacted
+from hemnet.runs import Run
+from hemnet.sweeps.board import Board
+from hemnet.sweeps.jobs import CONSOLE, Job
+from hemnet.sweeps.pool import make_slots, run_jobs
+
+TRACEBACK_LINES = 25
+
+
+def run_sweep(
+    jobs: Sequence[Job],
+    configs: Sequence[DictConfig],
+    folder: Path,
+    parallel: int | None,
+    devices: Sequence[int | str] | None,
+) -> None:
+    """Run the jobs that are not finished, show how they stand, and report those that fail.
+
+    Args:
+        jobs: to run; two of one name are one.
+        configs: theirs.
+        folder: of the sweep.
+        parallel: see `hemnet.sweeps.pool.make_slots`.
+        devices: see there.
+
+    Raises:
+        HemnetError: jobs failed; the message names them and says how they ended.
+    """
+    for job, config in zip(jobs, configs, strict=True):
+        _skip_if_finished(job, config)
+    first = configs[0].trainer
+    per_job = first.devices if isinstance(first.devices, int) and first.devices > 0 else 1
+    slots = make_slots(parallel, devices, gpu=first.accelerator != "cpu", per_job=per_job)
+    print(f"{len(jobs)} jobs, {len(slots)} at a time, in {folder}", flush=True)
+    with Board(jobs, folder) as board:
+        run_jobs(jobs, slots, board.update)
+    _report(jobs, folder)
+
+
+def _skip_if_finished(job: Job, config: DictConfig) -> None:
+    if not (job.path / "config.yaml").is_file():
+        return
+    run = Run.open(job.path)
+    # One that is finished but was made with another configuration will say so when it is started.
+    if run.status == "finished" and not differences(run.config, redacted(config)):
+        job.status = "skipped"
+
+
+def _report(jobs: Sequence[Job], folder: Path) -> None:
+    counts = Counter(job.status for job in jobs)
+    print(f"{', '.join(f'{count} {status}' for status, count in counts.items())}; {folder / 'jobs.csv'}")
+    failed = [job for job in jobs if job.status == "failed"]
+    for job in failed:
+        print(f"\n--- {job.name}: the end of {job.path / CONSOLE}")
+        print("\n".join(job.console[-TRACEBACK_LINES:]))
+    if failed:
+        names = "\n  ".join(f"{job.name}: {job.error}" for job in failed)
+        raise HemnetError(
+            f"{len(failed)} of {len(jobs)} jobs failed:\n  {names}\n"
+            "The same command runs them again, and them alone"
+        )

@@ -1,0 +1,63 @@
+"""Hydra's launcher of this project: each job of a multirun is a process of its own, run once.
+
+Hydra looks for plugins in the package ``hydra_plugins`` alone, hence this place.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+
+class ProcessLauncher(Launcher):
+    """Runs the jobs of a multirun as processes, side by side, and those that are finished not again.
+
+    Args:
+        parallel: how many jobs at a time; null is as many as there are GPUs for, or 1 on CPU.
+        devices: ids of the GPUs to deal out; null is all that are visible. A job gets ``trainer.devices``
+            of them.
+    """
+
+    def __init__(self, parallel: int | None = None, devices: list[int | str] | None = None) -> None:
+        self.parallel = parallel
+        self.devices = devices
+        self._context: HydraContext | None = None
+        self._config: DictConfig | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives every launcher."""
+        self._context, self._config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs with these overrides; raise an error at the end if any of them failed."""
+        # Hydra imports every plugin at every start, also where there is nothing to launch.
+        from hemnet.sweeps.jobs import Job
+        from hemnet.sweeps.sweep import run_sweep
+
+        assert self._config is not None
+        folder = Path(self._config.hydra.sweep.dir)
+        jobs, configs = [], []
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            config = self._compose(overrides, number)
+            path = folder / str(config.hydra.sweep.subdir)
+            with open_dict(config):
+                del config.hydra
+                config.run_dir = str(path)
+            jobs.append(Job(path.name, path, list(overrides)))
+            configs.append(config)
+        devices = None if self.devices is None else list(self.devices)
+        run_sweep(jobs, configs, folder, self.parallel, devices)
+        return [
+            JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=job.miou)
+            for job in jobs
+        ]
+
+    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        assert self._context is not None
+        config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        return config
