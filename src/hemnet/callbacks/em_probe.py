@@ -65,10 +65,7 @@ def spread_samples(trainer: pl.Trainer, count: int) -> list[Item]:
     loader = trainer.val_dataloaders
     if loader is None:
         return []
-    total = len(loader.dataset)
-    return [
-        loader.dataset[i] for i in np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
-    ]
+    return [loader.dataset[i] for i in spread(count, len(loader.dataset))]
 
 
 @contextmanager
@@ -85,9 +82,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def fits(
-    trainer: pl.Trainer, task: SegmentationTask, item: Item
-) -> dict[str, tuple[EMResult, tuple[int, int]]]:
+def fits(trainer: pl.Trainer, task: SegmentationTask, item: Item) -> dict[str, Fit]:
     """Fit one image with each EM layer as evaluation does, and keep the trajectory.
 
     The network up to the layer runs in the precision of the run, the fit and what is asked of it in float32
@@ -98,10 +93,12 @@ def fits(
         head's, are left out.
     """
     layers = em_layers(task.network)
+    if not layers:
+        return {}
     features_BChw: dict[str, Tensor] = {}
 
     def keep(prefix: str, x_BChw: Tensor) -> None:
-        features_BChw[prefix] = x_BChw
+        features_BChw[prefix] = x_BChw.clone()  # what follows may write into it
 
     precision = trainer.precision_plugin
     image_BCHW = precision.convert_input(item["image"][None].to(task.device))
@@ -116,7 +113,7 @@ def fits(
         finally:
             for handle in handles:
                 handle.remove()
-        found = {}
+        found: dict[str, Fit] = {}
         for prefix, x_BChw in features_BChw.items():
             x_BChw = x_BChw.to(torch.promote_types(x_BChw.dtype, torch.float32))
             result = layers[prefix].run(x_BChw, return_trajectory=True)
