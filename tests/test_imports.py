@@ -21,6 +21,8 @@ RANK = {
     "optim": 2,
     "inference": 2,
     "figures": 2,
+    "em_figures": 2,
+    "flops": 3,
     "task": 3,
     "callbacks": 4,
     "runs": 4,

@@ -29,11 +29,10 @@ class PredictionImages(pl.Callback):
         self._seen = 0
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin a new page, of samples spread over the split: neighbours may be frames of one video."""
+        """Begin a new page, of samples spread over the split."""
         loader = trainer.val_dataloaders
         assert loader is not None
-        total = len(loader.sampler)
-        self._wanted = set(np.linspace(0, total - 1, min(self.count, total)).round().astype(int).tolist())
+        self._wanted = set(spread(self.count, len(loader.sampler)))
         self._rows, self._seen = [], 0
 
     def on_validation_batch_end(
@@ -55,3 +54,8 @@ class PredictionImages(pl.Callback):
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(key="val/predictions", images=[str(self.path)])
+
+
+def spread(count: int, total: int) -> list[int]:
+    """Return ``count`` of ``total`` indices, or all, evenly spread: neighbours may be frames of one video."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()

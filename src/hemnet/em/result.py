@@ -79,9 +79,19 @@ class EMResult:
     _e_BKC: Tensor = field(repr=False)
     _mixture: Mixture = field(repr=False)
 
-    def responsibilities(self) -> Tensor:
-        """Z of the last E-step, (B, N, K), float32 or float64; rows sum to 1. Recomputed, not stored."""
-        return _responsibilities(self._x_BNC, self._e_BKC, self._mixture)
+    def responsibilities(self, iteration: int | None = None) -> Tensor:
+        """Z of the last E-step, (B, N, K), float32 or float64; rows sum to 1. Recomputed, not stored.
+
+        Args:
+            iteration: t in 0 ... T for z under mu^(t) instead, which takes the trajectory; z under mu^(T)
+                is one E-step further than the last.
+
+        Raises:
+            ValueError: if the trajectory was not kept.
+        """
+        if iteration is None:
+            return _responsibilities(self._x_BNC, self._e_BKC, self._mixture)
+        return _responsibilities(self._x_BNC, self._kept()[iteration], self._mixture)
 
     @torch.no_grad()
     def diagnostics(self) -> Diagnostics:
@@ -90,11 +100,10 @@ class EMResult:
         Raises:
             ValueError: if the trajectory was not kept.
         """
-        if self.trajectory is None:
-            raise ValueError("diagnostics need the trajectory: call unroll with return_trajectory=True")
+        trajectory_TBKC = self._kept()
         gaussian = self._mixture.assignment == "gaussian"
         likelihood, occupancy, entropy = [], [], []
-        for mu_BKC in self.trajectory:
+        for mu_BKC in trajectory_TBKC:
             z_BNK = _responsibilities(self._x_BNC, mu_BKC, self._mixture)
             occupancy.append(z_BNK.mean(dim=1))
             entropy.append(torch.special.entr(z_BNK).sum(dim=2).mean(dim=1))
@@ -102,10 +111,15 @@ class EMResult:
                 likelihood.append(log_likelihood(self._x_BNC, mu_BKC, variance=self._mixture.variance))
         return Diagnostics(
             log_likelihood=torch.stack(likelihood) if gaussian else None,
-            step_length=self.trajectory.diff(dim=0).flatten(2).norm(dim=2),
+            step_length=trajectory_TBKC.diff(dim=0).flatten(2).norm(dim=2),
             occupancy=torch.stack(occupancy),
             entropy=torch.stack(entropy),
         )
+
+    def _kept(self) -> Tensor:
+        if self.trajectory is None:
+            raise ValueError("this needs the trajectory: call unroll with return_trajectory=True")
+        return self.trajectory
 
 
 def unfilled_flow(iterations: int, like_BKC: Tensor, *, reached: int) -> Tensor:

@@ -1,0 +1,121 @@
+"""What the probes of EM layers share: the layers of a network, a fixed validation batch, the fits of a layer.
+
+A probe never disturbs training: it draws no random numbers, and leaves the modes of all modules, their
+statistics and the moving averages of the initial means as they were.
+
+Shapes: B images, C channels, H and W pixels of an image, h and w positions of a feature map.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from hemnet.callbacks.prediction_images import spread
+from hemnet.data import Item
+from hemnet.em import HighwayEM
+from hemnet.em.result import EMResult
+from hemnet.task import SegmentationTask
+
+
+class Fit(NamedTuple):
+    """One image fitted by an EM layer, with its trajectory; ``size`` (h, w) is that of the feature map."""
+
+    result: EMResult
+    size: tuple[int, int]
+
+
+def em_layers(network: nn.Module) -> dict[str, HighwayEM]:
+    """Return the EM layers of a network by their path in metric names.
+
+    The first one's is empty, as most networks have one alone; another's is its module path and a slash:
+    ``gradient/means/00``, and ``gradient/head.second.em/means/00``.
+    """
+    found = [(name, module) for name, module in network.named_modules() if isinstance(module, HighwayEM)]
+    return {f"{name}/" if i else "": layer for i, (name, layer) in enumerate(found)}
+
+
+def log_metrics(trainer: pl.Trainer, metrics: dict[str, float], step: int) -> None:
+    """Hand finite metrics to all loggers of the first rank at once, under the step's own number.
+
+    Lightning's ``self.log`` would write them only every ``log_every_n_steps``, and no step of the probe's.
+    """
+    finite = {name: value for name, value in metrics.items() if np.isfinite(value)}
+    for logger in trainer.loggers if trainer.is_global_zero else []:
+        if finite:
+            logger.log_metrics(finite, step=step)
+
+
+def numbered(name: str, values: Sequence[float] | Tensor) -> dict[str, float]:
+    """Return ``name/00``, ``name/01``, ... for the values per iteration."""
+    return {f"{name}/{t:02d}": float(value) for t, value in enumerate(values)}
+
+
+def last_step(trainer: pl.Trainer) -> int:
+    """Return the number of the last optimizer step taken, from 0, as the rows of val/* have; 0 before any."""
+    return max(trainer.global_step - 1, 0)
+
+
+def spread_samples(trainer: pl.Trainer, count: int) -> list[Item]:
+    """Return ``count`` validation samples, or all, spread over the whole split."""
+    loader = trainer.val_dataloaders
+    if loader is None:
+        return []
+    return [loader.dataset[i] for i in spread(count, len(loader.dataset))]
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, without gradients or compilation, then back as it was."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        # A compiled network would not see hooks set after its compilation.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def fits(trainer: pl.Trainer, task: SegmentationTask, item: Item) -> dict[str, Fit]:
+    """Fit one image with each EM layer as evaluation does, and keep the trajectory.
+
+    The network up to the layer runs in the precision of the run, the fit and what is asked of it in float32
+    (float64 where the features are), so that differences between iterations are not rounded away.
+
+    Returns:
+        By the layer's path as in `em_layers`; layers that evaluation does not run, such as an auxiliary
+        head's, are left out.
+    """
+    layers = em_layers(task.network)
+    if not layers:
+        return {}
+    features_BChw: dict[str, Tensor] = {}
+
+    def keep(prefix: str, x_BChw: Tensor) -> None:
+        features_BChw[prefix] = x_BChw.clone()  # what follows may write into it
+
+    precision = trainer.precision_plugin
+    image_BCHW = precision.convert_input(item["image"][None].to(task.device))
+    with evaluating(task.network):
+        handles = [
+            layer.register_forward_pre_hook(lambda _, given, prefix=prefix: keep(prefix, given[0]))
+            for prefix, layer in layers.items()
+        ]
+        try:
+            with precision.forward_context():
+                task(image_BCHW)
+        finally:
+            for handle in handles:
+                handle.remove()
+        found: dict[str, Fit] = {}
+        for prefix, x_BChw in features_BChw.items():
+            x_BChw = x_BChw.to(torch.promote_types(x_BChw.dtype, torch.float32))
+            result = layers[prefix].run(x_BChw, return_trajectory=True)
+            found[prefix] = Fit(result, (x_BChw.shape[-2], x_BChw.shape[-1]))
+    return found

@@ -1,0 +1,152 @@
+"""How much gradient reaches each EM iteration, and the backbone behind them.
+
+Shapes: R ranks, T iterations 0..T, Q the two rows of `hemnet.em.result.GradientFlow`: means, features.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from hemnet.callbacks.em_probe import em_layers, log_metrics, numbered
+from hemnet.em.result import GradientFlow
+from hemnet.task import SegmentationTask
+
+# Modules of a backbone that stand before its first stage.
+STEM = ("conv1", "bn1")
+
+
+class GradientFlowProbe(pl.Callback):
+    """Logs gradient/* at every n-th optimizer step and at the last, at the number of that step, from 0.
+
+    All norms are of the gradient of the loss that the step minimises: over all images of the batch together,
+    those of all micro-batches and ranks, before clipping, without the loss scale of 16-bit precision.
+
+    - ``gradient/means/{t}``: |∂loss/∂mu^(t)| / |∂loss/∂mu^(T)|, t = 0..T; ``gradient/means_last``: the
+      norm for t = T itself.
+    - ``gradient/share/{t}``: share of the gradient into the EM layer's features that iteration t injects
+      (see `hemnet.em.result.GradientFlow`), t = 0..T, T being the reconstruction; sums to 1.
+    - ``gradient/backbone/<stage>`` and ``gradient/backbone/all``: norm of the parameters' gradient.
+
+    Where the gradient mode lets nothing through, ``means`` and ``share`` are 0 ("one_step", "implicit") or
+    absent ("detached", heads without EM). What is not finite is not logged: a step that overflowed, and
+    ``means/00`` with engine "reference" where the initial means take no gradient, as it is not computed.
+
+    Steps between are untouched; a recorded one costs a pass over the EM layer's features more, runs without
+    torch.compile, and takes the same step.
+
+    Args:
+        every_n_steps: optimizer steps from one record to the next, 1 or more.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps is {every_n_steps}: give 1 or more optimizer steps")
+        self.every_n_steps = every_n_steps
+        self._last = -1
+        self._step = -1
+        self._norms: dict[str, list[Tensor]] = {}
+        self._recording = ExitStack()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note which step will be the last."""
+        total = trainer.estimated_stepping_batches
+        self._last = int(total) - 1 if total < float("inf") else -1
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Begin to record at the first micro-batch of a step that is due."""
+        step = trainer.global_step
+        if self._step >= 0 or not (step % self.every_n_steps == 0 or step == self._last):
+            return
+        assert isinstance(pl_module, SegmentationTask)
+        self._step = step
+        self._recording.enter_context(torch.compiler.set_stance("force_eager"))
+        for prefix, layer in em_layers(pl_module.network).items():
+            self._norms[prefix] = []
+            handle = layer.register_gradient_flow_hook(partial(self._note, prefix))
+            self._recording.callback(handle.remove)
+
+    def _note(self, prefix: str, flow: GradientFlow) -> None:
+        self._norms[prefix].append(torch.stack([flow.means, flow.features]).detach())
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Log the step and stop recording.
+
+        Lightning calls this once all gradients of the step are there, averaged over the ranks and rid of the
+        loss scale, and before it clips them.
+        """
+        if self._step < 0:
+            return
+        assert isinstance(pl_module, SegmentationTask)
+        step, norms = self._step, self._norms
+        self._stop()
+        metrics = backbone_norms(pl_module.network.backbone)
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scale = trainer.world_size * (1.0 if scaler is None else scaler.get_scale())
+        for prefix, layer in em_layers(pl_module.network).items():
+            means, share, last = self._flow(pl_module, norms[prefix], layer.iterations)
+            if last > 0:
+                metrics |= numbered(f"gradient/{prefix}means", means)
+                metrics |= numbered(f"gradient/{prefix}share", share)
+                metrics[f"gradient/{prefix}means_last"] = last / scale
+                self._histograms(trainer, step, {f"{prefix}flow": means, f"{prefix}share": share})
+        log_metrics(trainer, metrics, step)
+
+    def _flow(
+        self, task: SegmentationTask, norms: list[Tensor], iterations: int
+    ) -> tuple[Tensor, Tensor, float]:
+        """Return means/{t}, share/{t} and the norm of the last mean's gradient, of all ranks together."""
+        # Every rank takes part, with zeros where it recorded nothing. Squares are summed in float64, as those
+        # of a gradient that has faded would underflow; on the host, as not every device has it.
+        own_QT = torch.zeros(2, iterations + 1, dtype=torch.float64)
+        if norms:
+            own_QT = torch.cat(norms, dim=2).cpu().double().norm(dim=2)
+        gathered = task.all_gather(own_QT.float().to(task.device))
+        assert isinstance(gathered, Tensor)
+        all_RQT = gathered.cpu().double().reshape(-1, *own_QT.shape)
+        means_T, features_T = all_RQT.norm(dim=0)
+        last = means_T[-1].item()
+        return means_T / last, features_T / features_T.sum(), last
+
+    def _histograms(self, trainer: pl.Trainer, step: int, values: Mapping[str, Tensor]) -> None:
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            if hasattr(logger, "log_histogram"):
+                for name, found in values.items():
+                    if found.isfinite().all():
+                        logger.log_histogram(f"gradient/{name}", found.tolist(), step)
+
+    def _stop(self) -> None:
+        self._recording.close()
+        self._step, self._norms = -1, {}
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Stop recording; Lightning calls this also when training ends by an error."""
+        self._stop()
+
+
+def backbone_norms(backbone: nn.Module) -> dict[str, float]:
+    """Return the norms of the parameters' gradient as gradient/backbone/<stage> and gradient/backbone/all.
+
+    A stage is a child module under its own name, those of the stem together. One without a gradient, being
+    frozen, is left out.
+    """
+    norms: dict[str, list[Tensor]] = {}
+    for name, parameter in backbone.named_parameters():
+        if parameter.grad is not None:
+            stage = name.split(".")[0]
+            norm = torch.linalg.vector_norm(parameter.grad)
+            norms.setdefault("stem" if stage in STEM else stage, []).append(norm)
+    if not norms:
+        return {}
+    totals = torch.stack([torch.stack(found).norm() for found in norms.values()])
+    values = [*totals.tolist(), totals.norm().item()]
+    return {f"gradient/backbone/{s}": v for s, v in zip([*norms, "all"], values, strict=True)}

@@ -1,0 +1,103 @@
+"""The page of what EM's components attend to, as a PNG file.
+
+Shapes: H and W pixels of an image, h and w positions of a feature map, K components, S iterations, shown.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+# Inches: the page, and what stands around the maps of an image.
+WIDTH, LABEL, TITLE, GAP, FOOT, LARGEST_MAP = 10.0, 0.75, 0.3, 0.04, 0.65, 1.7
+# Of the image before the maps, in maps.
+IMAGE_WIDTH = 2
+
+
+class Attention(NamedTuple):
+    """What EM's components attend to in one image.
+
+    ``image`` (H, W, 3) uint8; ``components``, K indices, and ``shares``, K, the share of positions that each
+    holds at last; ``maps`` (K, S, h, w): their responsibilities, 0..1.
+    """
+
+    name: str
+    image: np.ndarray
+    components: Sequence[int]
+    shares: Sequence[float]
+    maps: np.ndarray
+
+
+def attention_page(
+    images: Sequence[Attention], iterations: Sequence[int], path: Path, *, show_images: bool = True
+) -> None:
+    """Write a row of maps for each component of each image: its responsibilities under mu^(t), from 0 to 1.
+
+    Args:
+        images: what to show, at least one.
+        iterations: the t of the maps, S of them.
+        path: the PNG file.
+        show_images: whether the image stands before its rows; without, the page can be passed on where the
+            photographs cannot.
+    """
+    lead = IMAGE_WIDTH if show_images else 0
+    side = min(LARGEST_MAP, (WIDTH - LABEL) / (len(iterations) + lead))
+    width = LABEL + side * (len(iterations) + lead)
+    rows = [side * one.image.shape[0] / one.image.shape[1] for one in images]
+    height = sum(TITLE + len(one.maps) * row for one, row in zip(images, rows, strict=True)) + FOOT
+    page = _Page(width, height)
+    top = 0.0
+    for one, row in zip(images, rows, strict=True):
+        top += TITLE
+        page.text(GAP, top - 0.1, one.name if len(one.name) < 60 else f"…{one.name[-58:]}", size=8)
+        if show_images:
+            page.picture(one.image, 0, top, IMAGE_WIDTH * side, IMAGE_WIDTH * row)
+        for k, (component, share) in enumerate(zip(one.components, one.shares, strict=True)):
+            label = f"k = {component}\n{100 * share:.0f} %"
+            page.text(lead * side + LABEL - 0.06, top + row / 2, label, size=7, ha="right", va="center")
+            for s, t in enumerate(iterations):
+                left = LABEL + side * (lead + s)
+                # At the size of the image, so that a map covers what its positions cover.
+                big = cv2.resize(one.maps[k, s], one.image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+                page.picture(big, left, top, side, row)
+                if k == 0:
+                    page.text(left + side / 2, top - 0.06, f"t = {t}", size=8, ha="center")
+            top += row
+    page.scale("responsibility under the means of iteration t")
+    page.figure.savefig(path)
+
+
+class _Page:
+    """A figure whose parts are placed in inches from the top left."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.figure = Figure(figsize=(width, height), dpi=110)
+        self._width, self._height = width, height
+
+    def text(
+        self, left: float, bottom: float, text: str, *, size: float, ha: str = "left", va: str = "baseline"
+    ) -> None:
+        self.figure.text(left / self._width, 1 - bottom / self._height, text, fontsize=size, ha=ha, va=va)
+
+    def picture(self, picture: np.ndarray, left: float, top: float, width: float, height: float) -> None:
+        axis = self._axis(left, top, width - GAP, height - GAP)
+        axis.imshow(picture, cmap="magma", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+        axis.set_axis_off()
+
+    def scale(self, label: str) -> None:
+        axis = self._axis(self._width / 2 - 1.5, self._height - FOOT + 0.15, 3, 0.1)
+        colours = mpl.cm.ScalarMappable(Normalize(0, 1), "magma")
+        self.figure.colorbar(colours, cax=axis, orientation="horizontal")
+        axis.tick_params(labelsize=7)
+        axis.set_xlabel(label, fontsize=8)
+
+    def _axis(self, left: float, top: float, width: float, height: float) -> Axes:
+        bottom = self._height - top - height
+        W, H = self._width, self._height
+        return self.figure.add_axes((left / W, bottom / H, width / W, height / H))
