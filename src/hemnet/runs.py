@@ -91,7 +91,7 @@ class Run:
         if changed:
             raise HemnetError(
                 f"the run in {self.path} was made with another configuration, differing in "
-                f"{', '.join(changed[:5])}{', ...' if changed[5:] else ''}: choose another run_dir or delete it"
+                f"{', '.join(changed[:5])}{', ...' if changed[5:] else ''}: choose another run_dir"
             )
 
     def _forget_unsaved_steps(self) -> None:
