@@ -1,9 +1,11 @@
 """Run directories: complete however the run ends, never overwritten, and free of secrets."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
@@ -97,3 +99,57 @@ def test_json_files_hold_no_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": [float("nan"), 1.0], "b": {"c": float("inf")}})
     content = (tmp_path / "x.json").read_text()
     json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+def interrupted(path: Path, config: DictConfig, saved: int | None) -> None:
+    """Leave a run that logged steps 0 to 3 and was killed, its last checkpoint after `saved` steps."""
+    with contextlib.suppress(RuntimeError), Run.create(path, config):
+        rows = ["step,train/loss,val/miou", "0,2.5,", "1,2.25,0.1", "2,2.0,", "3,1.75,0.2"]
+        (path / "metrics.csv").write_text("\n".join(rows) + "\n")
+        if saved is not None:
+            torch.save({"global_step": saved}, path / "checkpoints" / "last.ckpt")
+        raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize(("saved", "rows"), [(2, [0, 1]), (4, [0, 1, 2, 3]), (None, [])])
+def test_a_run_is_gone_on_with_from_its_last_checkpoint(
+    tmp_path: Path, config: DictConfig, saved: int | None, rows: list[int]
+) -> None:
+    interrupted(tmp_path, config, saved)
+    with Run.create(tmp_path, config, "auto") as run:
+        assert (run.resumes_from is None) == (saved is None)
+        assert run.saved_step == (saved or 0)
+        assert [row["step"] for row in run.metrics()] == rows
+        if rows:
+            assert run.metrics()[1] == {"step": 1, "train/loss": 2.25, "val/miou": 0.1}
+    assert run.status == "finished"
+
+
+def test_a_run_of_another_configuration_is_not_gone_on_with(tmp_path: Path, config: DictConfig) -> None:
+    interrupted(tmp_path, config, 2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = OmegaConf.merge(config, {"seed": 4, "trainer": {"max_epochs": 3}, "run_dir": "moved"})
+    with pytest.raises(HemnetError, match=r"differing in seed, trainer\.max_epochs: choose"):
+        Run.create(tmp_path, other, "auto")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    Run.create(tmp_path, OmegaConf.merge(config, {"run_dir": "moved", "data": {"root": "/x"}}), "auto")
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, config: DictConfig) -> None:
+    with Run.create(tmp_path, config) as run:
+        run.record(metrics={"val/miou": 0.5})
+    before = (tmp_path / "result.json").stat().st_mtime_ns
+    assert Run.create(tmp_path, config, "auto").status == "finished"
+    assert (tmp_path / "result.json").stat().st_mtime_ns == before
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path: Path, config: DictConfig) -> None:
+    with Run.create(tmp_path, config), pytest.raises(HemnetError, match="another process is training in"):
+        Run.create(tmp_path, config, "auto")
+
+
+def test_a_lock_ends_with_its_run(tmp_path: Path, config: DictConfig) -> None:
+    interrupted(tmp_path, config, None)
+    with Run.create(tmp_path, config, "auto") as run:
+        pass
+    assert run.status == "finished"

@@ -1,5 +1,6 @@
-"""Files that are either whole or not there, whatever goes wrong while they are written."""
+"""Files that are either whole or not there, whatever goes wrong while they are written; reading tables."""
 
+import csv
 import glob
 import os
 import secrets
@@ -40,3 +41,11 @@ def remove_abandoned(path: Path) -> None:
     """Remove what killed processes left of files to replace ``path``; only for who alone writes it."""
     for part in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
         part.unlink(missing_ok=True)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with a header, each without its empty cells; [] if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]

@@ -1,6 +1,5 @@
 """What training writes while it goes on: metrics.csv and checkpoints, both such that nothing is lost."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.loggers import CSVLogger
 
-from hemnet.files import replacing
+from hemnet.files import read_table, replacing
 
 
 class MetricsFile(CSVLogger):
@@ -25,19 +24,12 @@ class MetricsFile(CSVLogger):
     def experiment(self) -> Any:
         """Lightning's writer; on the ranks but the first, one that does nothing."""
         if self._experiment is None:
-            earlier = _rows(Path(self.log_dir) / "metrics.csv")
+            earlier = read_table(Path(self.log_dir) / "metrics.csv")
             writer = super().experiment  # deletes the file
             if earlier:
                 writer.metrics = earlier
                 writer.save()
         return super().experiment
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 class SafeCheckpoints(TorchCheckpointIO):

@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
-from hemnet.files import replacing
+from hemnet.files import read_table, replacing
 from hemnet.identity import differences
 from hemnet.provenance import device_name, environment, redacted
 from hemnet.ranks import rank
@@ -97,11 +97,11 @@ class Run:
     def _forget_unsaved_steps(self) -> None:
         """Take from metrics.csv what came after the last checkpoint: it will come again."""
         path = self.path / "metrics.csv"
-        rows = self.metrics()
+        rows = read_table(path)
         if not rows:
             return
         saved = self.saved_step
-        kept = [row for row in rows if row["step"] < saved]
+        kept = [row for row in rows if int(row["step"]) < saved]
         with replacing(path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, sorted(set().union(*rows)))
             writer.writeheader()
@@ -197,11 +197,8 @@ class Run:
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the rows of metrics.csv in order, each without its empty cells; [] if there is none."""
-        path = self.path / "metrics.csv"
-        if not path.is_file():
-            return []
-        with path.open(newline="") as file:
-            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        rows = read_table(self.path / "metrics.csv")
+        return [{key: float(value) for key, value in row.items()} for row in rows]
 
     @property
     def result(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from hemnet.compose import (
     register_recipes,
 )
 from hemnet.figures import learning_curves
+from hemnet.ranks import rank
 from hemnet.runs import Run
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ def train(config: DictConfig) -> float:
     The scores in result.json are those of the last checkpoint: nothing is chosen on the validation set.
     """
     check(config)
+    if rank() != 0:
+        logging.getLogger().setLevel(logging.WARNING)  # the first rank speaks for all
     run = Run.create(config.run_dir, config, config.resume)
     if run.status == "finished":
         log.info("%s is finished: nothing is left to do", run.path)

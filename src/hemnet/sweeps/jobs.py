@@ -46,13 +46,10 @@ class Job:
     def start(self, environment: Mapping[str, str]) -> None:
         """Start the process, in a group of its own and with nothing to read from."""
         self.path.mkdir(parents=True, exist_ok=True)
-        here = _quoted(self.path.absolute())
-        places = [f"hydra.run.dir={here}", f"run_dir={here}", "resume=auto"]
-        command = [sys.executable, "-m", "hemnet.train", *self.overrides, *places]
         self._started = time.monotonic()
         with (self.path / CONSOLE).open("ab") as console:
             self._process = subprocess.Popen(
-                command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=console,
+                self.command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=console,
                 stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
         self.status = "running"
@@ -82,6 +79,13 @@ class Job:
         _kill_group(self._process, signal.SIGKILL)
         self._process.wait()
         self.status = "preempted"
+
+    @property
+    def command(self) -> list[str]:
+        """What its process runs."""
+        here = _quoted(self.path.absolute())
+        places = [f"hydra.run.dir={here}", f"run_dir={here}", "resume=auto"]
+        return [sys.executable, "-m", "hemnet.train", *self.overrides, *places]
 
     @property
     def miou(self) -> float | None:

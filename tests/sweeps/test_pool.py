@@ -1,0 +1,174 @@
+"""Jobs side by side, with processes that take a moment instead of training."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hemnet.errors import HemnetError
+from hemnet.sweeps.jobs import Job
+from hemnet.sweeps.pool import Slot, make_slots, run_jobs
+
+RESULT = {"status": "finished", "metrics": {"val/miou": 0.5}}
+FINISH = f"import json; json.dump({RESULT}, open('result.json', 'w'))"
+
+
+class Script(Job):
+    """A job that runs a Python script in its directory."""
+
+    @property
+    def command(self) -> list[str]:
+        code = f"import os; os.chdir({str(self.path)!r})\n" + "\n".join(self.overrides)
+        return [sys.executable, "-c", code]
+
+
+def script(tmp_path: Path, name: str, *lines: str) -> Script:
+    return Script(name, tmp_path / name, lines)
+
+
+def test_a_failure_is_told_and_stops_no_other(tmp_path: Path) -> None:
+    jobs = [
+        script(tmp_path, "raises", "raise ValueError('the reason')"),
+        script(tmp_path, "dies", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"),
+        script(tmp_path, "lies", "print('ended well, but without a result')"),
+        script(tmp_path, "works", FINISH),
+    ]
+    run_jobs(jobs, [Slot(1), Slot(1)], lambda: None)
+    assert [job.status for job in jobs] == ["failed", "failed", "failed", "finished"]
+    assert jobs[0].error == "ValueError: the reason"
+    assert any("Traceback" in line for line in jobs[0].console)
+    assert jobs[1].error == "killed by SIGKILL"
+    assert jobs[2].error == "ended well, but without a result"
+    assert jobs[3].miou == 0.5
+
+
+def test_jobs_share_slots_and_no_more_run_than_there_are(tmp_path: Path) -> None:
+    report = "import os, time; open('env', 'w').write(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.3)"
+    jobs = [script(tmp_path, str(i), report, FINISH) for i in range(4)]
+    most = 0
+
+    def watch() -> None:
+        nonlocal most
+        most = max(most, sum(job.status == "running" for job in jobs))
+
+    run_jobs(jobs, [Slot(1, "0,1"), Slot(1, "2,3")], watch)
+    assert most == 2
+    assert [job.status for job in jobs] == ["finished"] * 4
+    assert {(job.path / "env").read_text() for job in jobs} == {"0,1", "2,3"}
+
+
+def test_jobs_that_do_not_wait_are_left_alone(tmp_path: Path) -> None:
+    job = script(tmp_path, "done", "raise SystemExit(1)")
+    job.status = "skipped"
+    run_jobs([job], [Slot(1)], lambda: None)
+    assert job.status == "skipped"
+    assert not job.path.exists()
+
+
+def test_what_a_job_leaves_running_is_killed(tmp_path: Path) -> None:
+    child = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    )
+    job = script(tmp_path, "parent", child, "open('child', 'w').write(str(p.pid))", FINISH)
+    run_jobs([job], [Slot(1)], lambda: None)
+    wait_until_gone(int((job.path / "child").read_text()))
+
+
+def test_an_interrupt_ends_the_running_jobs_and_starts_no_others(tmp_path: Path) -> None:
+    jobs = [script(tmp_path, str(i), "import time; time.sleep(60)") for i in range(2)]
+
+    def interrupt() -> None:
+        if jobs[0].status == "running":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, [Slot(1)], _once(interrupt))
+    assert [job.status for job in jobs] == ["preempted", "waiting"]
+
+
+def test_sigterm_is_an_interrupt(tmp_path: Path) -> None:
+    job = script(tmp_path, "long", "import time; time.sleep(60)")
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([job], [Slot(1)], lambda: None)
+    assert job.status == "preempted"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is asked for on Linux")
+def test_jobs_die_with_a_sweep_that_is_killed(tmp_path: Path) -> None:
+    sleep = "open('pid', 'w').write(str(__import__('os').getpid())); __import__('time').sleep(60)"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from test_pool import script;"
+        "from hemnet.sweeps.pool import Slot, run_jobs;"
+        "run_jobs([script(Path(sys.argv[2]), 'job', sys.argv[3])], [Slot(1)], lambda: None)"
+    )
+    sweep = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path), sleep])
+    pid_file = tmp_path / "job" / "pid"
+    deadline = time.monotonic() + 60
+    while not (pid_file.is_file() and pid_file.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    sweep.kill()
+    sweep.wait()
+    wait_until_gone(int(pid_file.read_text()))
+
+
+def test_slots() -> None:
+    cores = os.cpu_count() or 1
+    assert make_slots(None, None, gpu=False, per_job=1) == [Slot(cores)]
+    assert make_slots(2, None, gpu=False, per_job=1) == [Slot(max(1, cores // 2))] * 2
+    gpus = make_slots(None, [0, 1, 2, 3, 4], gpu=True, per_job=2)
+    assert [slot.devices for slot in gpus] == ["0,1", "2,3"]
+    assert [slot.devices for slot in make_slots(1, ["GPU-a", 7], gpu=True, per_job=1)] == ["GPU-a"]
+    with pytest.raises(HemnetError, match="takes 2 GPUs and there are 1"):
+        make_slots(None, [3], gpu=True, per_job=2)
+    with pytest.raises(HemnetError, match="parallel is 0"):
+        make_slots(0, None, gpu=False, per_job=1)
+
+
+def test_visible_gpus_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert [slot.devices for slot in make_slots(None, None, gpu=True, per_job=1)] == ["4", "6"]
+
+
+def test_threads_that_the_user_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert Slot(1).environment()["OMP_NUM_THREADS"] == "3"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert Slot(1).environment()["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_run_directory_is_quoted_for_hydra(tmp_path: Path) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    path = tmp_path / "it's, a=b {x}"
+    *_, run_dir, resume = Job("job", path, ["seed=1"]).command
+    assert OverridesParser.create().parse_override(run_dir).value() == str(path)
+    assert resume == "resume=auto"
+    assert json.dumps(["seed=1"]) == json.dumps(list(Job("job", path, ["seed=1"]).overrides))
+
+
+def _once(action: object) -> object:
+    called = []
+
+    def wrapped() -> None:
+        if not called and callable(action):
+            called.append(True)
+            action()
+
+    return wrapped
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or state.read_text().split(")")[-1].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {pid} is still there")

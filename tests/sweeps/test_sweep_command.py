@@ -1,0 +1,129 @@
+"""Sweeps as a user starts them: each job once, failures told, finished ones skipped, little lost by a kill."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from files import MakeCamVid
+
+TINY = [
+    "data=camvid", "model.backbone.width=4", "model.head.channels=8", "model.num_components=4",
+    "data.train_transform.crop_size=[32,32]", "data.batch_size=2", "data.num_workers=0", "logger=csv",
+    "trainer.max_epochs=1", "trainer.precision=32", "callbacks.predictions=null", "callbacks.attention=null",
+]  # fmt: skip
+
+
+def command(folder: Path, root: Path, *overrides: str) -> list[str]:
+    places = [f"data.root={root}", f"hydra.sweep.dir={folder}"]
+    return [sys.executable, "-m", "hemnet.train", "--multirun", *TINY, *places, *overrides]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+
+
+def sweep(folder: Path, root: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(folder, root, *overrides), cwd=folder.parent, env=environment(), capture_output=True,
+        text=True, stdin=subprocess.DEVNULL, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def jobs(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "jobs.csv").open(newline="") as file:
+        return {row["job"].split("_logger")[0].split("seed-")[1]: row for row in csv.DictReader(file)}
+
+
+def result(folder: Path, seed: str) -> dict:
+    (path,) = folder.glob(f"*seed-{seed}*/result.json")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_failures_are_told_and_only_they_run_again(make_camvid: MakeCamVid, tmp_path: Path) -> None:
+    folder, root = tmp_path / "sweep", make_camvid()
+    done = sweep(folder, root, "seed=0,oops,2", "hydra.launcher.parallel=2")
+    assert done.returncode == 2
+    assert {name: job["status"] for name, job in jobs(folder).items()} == {
+        "0": "finished", "oops": "failed", "2": "finished",
+    }  # fmt: skip
+    assert "1 of 3 jobs failed" in done.stderr
+    assert "seed" in jobs(folder)["oops"]["error"]
+    assert float(jobs(folder)["2"]["val/miou"]) == pytest.approx(result(folder, "2")["metrics"]["val/miou"])
+
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
+    again = sweep(folder, root, "seed=0,oops,2")
+    assert again.returncode == 2
+    assert [job["status"] for job in jobs(folder).values()] == ["skipped", "failed", "skipped"]
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+    # Made with another configuration under the same name, a run is neither skipped nor overwritten.
+    (name,) = (path.parent.name for path in times if "seed-0" in str(path))
+    changed = sweep(folder, root, "seed=0", f"hydra.sweep.subdir={name}", "optim.head_lr_multiple=2.0")
+    assert changed.returncode == 2
+    assert "another configuration, differing in optim.head_lr_multiple" in changed.stderr
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="jobs die with a killed sweep on Linux")
+def test_a_killed_sweep_goes_on_where_its_jobs_were(make_camvid: MakeCamVid, tmp_path: Path) -> None:
+    folder, root = tmp_path / "sweep", make_camvid(train=24)
+    long = (
+        "seed=0",
+        "trainer.max_epochs=8",
+        "trainer.check_val_every_n_epoch=4",
+        "trainer.log_every_n_steps=1",
+    )
+    first = subprocess.Popen(
+        command(folder, root, *long), cwd=tmp_path, env=environment(), stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: list(folder.glob("*/checkpoints/last.ckpt")))
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    (run,) = (path.parent.parent for path in folder.glob("*/checkpoints/last.ckpt"))
+    assert not (run / "result.json").exists()
+    assert (second := sweep(folder, root, *long)).returncode == 0, second.stderr
+    (started,) = (
+        line for line in (run / "run.log").read_text().splitlines() if "going on after step" in line
+    )
+    saved = int(started.rsplit(" ", 1)[1])
+    assert saved > 0
+    assert saved % 12 == 0  # 24 images, 2 a step: whole epochs
+    assert result(folder, "0")["steps"] == 96
+    with (run / "metrics.csv").open(newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert steps == list(range(96))
+
+
+@pytest.mark.slow
+def test_ranks_do_not_sweep_by_themselves(make_camvid: MakeCamVid, tmp_path: Path) -> None:
+    folder, root = tmp_path / "sweep", make_camvid(train=8)
+    done = sweep(folder, root, "seed=0,1", "trainer.devices=2", "trainer.strategy=ddp")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert [result(folder, seed)["steps"] for seed in ("0", "1")] == [2, 2]  # 8 images, 2 a rank and step
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == sorted(jobs_folders(folder))
+    assert len(list(folder.rglob("result.json"))) == 2
+    for run in folder.glob("*/run.log"):
+        assert run.read_text().count("run directory:") == 1
+
+
+def jobs_folders(folder: Path) -> list[str]:
+    with (folder / "jobs.csv").open(newline="") as file:
+        return [row["job"] for row in csv.DictReader(file)]
+
+
+def wait_for(condition: object) -> None:
+    deadline = time.monotonic() + 200
+    while callable(condition) and not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.1)
