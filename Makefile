@@ -8,7 +8,7 @@ CHECKPOINT ?= last
 BENCH ?= em
 FORMAT ?= onnx
 .DEFAULT_GOAL := help
-.PHONY: help setup data train sweep evaluate predict export bench test test-quick lint format clean
+.PHONY: help setup data train sweep search evaluate predict export bench test test-quick lint format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,6 +28,10 @@ train: setup ## train: EXP=<recipe> ARGS="key=value ..."
 sweep: setup ## train many: SWEEP=<smoke, unroll_depth, highway_scale, gradient_mode, baselines> [ARGS="key=value,value ..."]
 	@test -n "$(SWEEP)" || { echo "name a sweep: make sweep SWEEP=smoke"; exit 2; }
 	$(PY) -m hemnet.train --multirun sweep=$(SWEEP) $(ARGS)
+
+search: setup ## search for settings with Optuna: SEARCH=<experiments/searches/NAME> [ARGS="--trials 40 key=value ..."]
+	@test -n "$(SEARCH)" || { echo "name a search: make search SEARCH=hem"; exit 2; }
+	$(PY) -m hemnet.search $(SEARCH) $(ARGS)
 
 evaluate: setup ## score a trained network: RUN=<run directory> [CHECKPOINT=last|best] [ARGS=..]
 	@test -n "$(RUN)" || { echo "name a run: make evaluate RUN=runs/..."; exit 2; }

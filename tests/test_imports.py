@@ -34,6 +34,7 @@ RANK = {
     "compose": 5,
     "cli": 6,
     "train": 7,
+    "search": 7,
     "evaluate": 7,
     "cost": 7,
     "predict": 7,
@@ -42,7 +43,7 @@ RANK = {
     "data.__main__": 7,
 }
 CONFIGURED = {
-    "check", "compose", "identity", "provenance", "runs", "sweeps", "cli",
+    "check", "compose", "identity", "provenance", "runs", "sweeps", "search", "cli",
     "train", "evaluate", "predict", "cost", "export", "data.__main__",
 }  # fmt: skip
 # Optional, so only these import it, and they only on demand.

@@ -47,13 +47,14 @@ def register_recipes(folder: Path = EXPERIMENTS) -> None:
     """Make recipes and sweeps known to Hydra.
 
     ``folder/NAME.yaml`` is ``experiment=NAME`` and has ``name: NAME`` in it; ``folder/sweeps/NAME.yaml`` is
-    ``sweep=NAME``, has ``sweep: NAME`` in it, and its jobs' directories in a folder of that name.
+    ``sweep=NAME``, has ``sweep: NAME`` in it, goes on with what is there, and keeps its jobs in a folder of
+    that name.
     """
     for path in sorted(folder.glob("*.yaml")):
         _register("experiment", path, {"name": path.stem})
     for path in sorted((folder / "sweeps").glob("*.yaml")):
         place = {"sweep": {"dir": "${runs}/sweeps/" + path.stem}}
-        _register("sweep", path, {"sweep": path.stem, "hydra": place})
+        _register("sweep", path, {"sweep": path.stem, "resume": "auto", "hydra": place})
 
 
 def _register(group: str, path: Path, added: dict[str, Any]) -> None:

@@ -1,12 +1,14 @@
 """Files that are either whole or not there, whatever goes wrong while they are written; reading tables."""
 
 import csv
+import fcntl
 import glob
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
@@ -49,3 +51,18 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def hold(folder: Path) -> IO[str]:
+    """Return a lock on a folder, which lasts until it is closed or the process ends.
+
+    Raises:
+        BlockingIOError: another process, or this one, holds the folder.
+    """
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise
+    return lock

@@ -4,7 +4,6 @@ config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{l
 """
 
 import csv
-import fcntl
 import json
 import logging
 import math
@@ -18,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
-from hemnet.files import read_table, replacing
+from hemnet.files import hold, read_table, replacing
 from hemnet.identity import differences
 from hemnet.provenance import device_name, environment, redacted
 from hemnet.ranks import rank
@@ -78,9 +77,8 @@ class Run:
 
     def _acquire(self) -> None:
         """Hold the directory until the run ends or its process does."""
-        self._lock = (self.path / ".lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = hold(self.path)
         except BlockingIOError as error:
             raise HemnetError(
                 f"another process is training in {self.path}: wait for it or stop it"

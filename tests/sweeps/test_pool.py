@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,16 @@ def test_jobs_share_slots_and_no_more_run_than_there_are(tmp_path: Path) -> None
     assert {(job.path / "env").read_text() for job in jobs} == {"0,1", "2,3"}
 
 
-def test_jobs_that_do_not_wait_are_left_alone(tmp_path: Path) -> None:
-    job = script(tmp_path, "done", "raise SystemExit(1)")
-    job.status = "skipped"
-    run_jobs([job], [Slot(1)], lambda: None)
-    assert job.status == "skipped"
-    assert not job.path.exists()
+def test_the_next_job_is_asked_for_when_there_is_a_slot(tmp_path: Path) -> None:
+    ended: list[Job] = []
+
+    def jobs() -> Iterator[Job]:
+        for i in range(3):
+            assert len(ended) == i
+            yield script(tmp_path, str(i), FINISH)
+
+    run_jobs(jobs(), [Slot(1)], lambda: None, ended.append)
+    assert [job.status for job in ended] == ["finished"] * 3
 
 
 def test_what_a_job_leaves_running_is_killed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sweeps as a user starts them: each job once, failures told, finished ones skipped, little lost by a kill."""
+"""Sweeps as a user starts them: each job once, failures told, finished ones skipped, kills survived."""
 
 import csv
 import json

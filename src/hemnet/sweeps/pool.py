@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -74,33 +74,41 @@ def _visible() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], changed: Callable[[], None]) -> None:
-    """Run all waiting jobs, in their order, as slots come free; no job's failure is another's.
+def run_jobs(
+    jobs: Iterable[Job],
+    slots: Sequence[Slot],
+    changed: Callable[[], None],
+    ended: Callable[[Job], None] = lambda _: None,
+) -> None:
+    """Run jobs, in their order, as slots come free; no job's failure is another's.
 
     Args:
-        jobs: their attributes tell how they are.
+        jobs: the next is asked for when there is a slot for it. Their attributes tell how they are.
         slots: how many run at a time, and where.
         changed: called whenever time has passed or a job has started or ended.
+        ended: called with each job that has ended by itself.
 
     Raises:
         KeyboardInterrupt: by Ctrl-C or SIGTERM; running jobs have then been interrupted too.
     """
-    waiting = [job for job in jobs if job.status == "waiting"]
+    waiting = iter(jobs)
     running: list[tuple[Job, Slot]] = []
     free = list(slots)
     with _interruptible():
         try:
-            while waiting or running:
-                while waiting and free:
-                    job, slot = waiting.pop(0), free.pop(0)
-                    running.append((job, slot))
-                    job.start(slot.environment())
+            while True:
+                while free and (job := next(waiting, None)) is not None:
+                    running.append((job, free.pop(0)))
+                    job.start(running[-1][1].environment())
                 changed()
+                if not running:
+                    break
                 time.sleep(POLL_SECONDS)
                 for job, slot in list(running):
                     if job.poll():
                         running.remove((job, slot))
                         free.append(slot)
+                        ended(job)
         finally:
             for job, _ in running:
                 job.stop()

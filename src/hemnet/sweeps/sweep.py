@@ -12,7 +12,7 @@ from hemnet.provenance import redacted
 from hemnet.runs import Run
 from hemnet.sweeps.board import Board
 from hemnet.sweeps.jobs import CONSOLE, Job
-from hemnet.sweeps.pool import make_slots, run_jobs
+from hemnet.sweeps.pool import Slot, make_slots, run_jobs
 
 TRACEBACK_LINES = 25
 
@@ -38,13 +38,18 @@ def run_sweep(
     """
     for job, config in zip(jobs, configs, strict=True):
         _skip_if_finished(job, config)
-    first = configs[0].trainer
-    per_job = first.devices if isinstance(first.devices, int) and first.devices > 0 else 1
-    slots = make_slots(parallel, devices, gpu=first.accelerator != "cpu", per_job=per_job)
+    slots = slots_for(configs[0], parallel, devices)
     print(f"{len(jobs)} jobs, {len(slots)} at a time, in {folder}", flush=True)
     with Board(jobs, folder) as board:
-        run_jobs(jobs, slots, board.update)
+        run_jobs((job for job in jobs if job.status == "waiting"), slots, board.update)
     _report(jobs, folder)
+
+
+def slots_for(config: DictConfig, parallel: int | None, devices: Sequence[int | str] | None) -> list[Slot]:
+    """Divide the machine among jobs with this configuration's trainer, as `make_slots` does."""
+    trainer = config.trainer
+    per_job = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
+    return make_slots(parallel, devices, gpu=trainer.accelerator != "cpu", per_job=per_job)
 
 
 def _skip_if_finished(job: Job, config: DictConfig) -> None:

@@ -1,0 +1,211 @@
+"""Search for settings with Optuna: ``python -m hemnet.search NAME [key=value ...]``.
+
+``experiments/searches/NAME.yaml`` says what is searched; a trial is a whole run, in a process of its own. The
+same command goes on with a search that was stopped.
+"""
+
+import argparse
+import csv
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from hemnet.cli import parse, run_entry
+from hemnet.compose import EXPERIMENTS, load
+from hemnet.errors import HemnetError
+from hemnet.files import hold, replacing
+from hemnet.sweeps.board import Board
+from hemnet.sweeps.jobs import Job
+from hemnet.sweeps.pool import run_jobs
+from hemnet.sweeps.sweep import slots_for
+
+if TYPE_CHECKING:  # an optional extra, and slow to import
+    import optuna
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched: configuration keys, each a range or a list of choices.
+
+    Attributes:
+        ranges: by key: ``{low, high}`` and perhaps ``log: true``, whole numbers if both ends are; or a list.
+    """
+
+    ranges: dict[str, Any]
+
+    def suggest(self, trial: "optuna.Trial") -> list[str]:
+        """Return the overrides of a trial."""
+        return [f"{key}={self._value(trial, key, spec)}" for key, spec in self.ranges.items()]
+
+    def _value(self, trial: "optuna.Trial", key: str, spec: Any) -> Any:
+        if isinstance(spec, list):
+            return trial.suggest_categorical(key, spec)
+        low, high, log = spec["low"], spec["high"], bool(spec.get("log", False))
+        if isinstance(low, int) and isinstance(high, int):
+            return trial.suggest_int(key, low, high, log=log)
+        return trial.suggest_float(key, low, high, log=log)
+
+    def __post_init__(self) -> None:
+        for key, spec in self.ranges.items():
+            right = isinstance(spec, list) and spec
+            if isinstance(spec, dict):
+                right = {"low", "high"} <= spec.keys() <= {"low", "high", "log"} and spec["low"] < spec[
+                    "high"
+                ]
+            if not right:
+                raise HemnetError(
+                    f"space.{key} is {spec!r}: write {{low: 0.1, high: 10, log: true}}, or a list of choices"
+                )
+
+
+class Search:
+    """An Optuna study whose trials are runs.
+
+    Args:
+        name: of the search.
+        recipe: the contents of its file.
+        assignments: further overrides of every trial.
+        folder: where the study and its runs are.
+    """
+
+    def __init__(self, name: str, recipe: DictConfig, assignments: Sequence[str], folder: Path) -> None:
+        unknown = recipe.keys() - {"experiment", "trials", "overrides", "space"}
+        if unknown or not {"experiment", "trials", "space"} <= recipe.keys():
+            raise HemnetError(
+                f"the search {name} must have experiment, trials and space, and may have overrides; "
+                f"unknown: {', '.join(sorted(map(str, unknown))) or 'none'}"
+            )
+        content: Any = OmegaConf.to_container(recipe, resolve=True)
+        self.folder = folder
+        self.trials = int(content["trials"])
+        self.space = Space(content["space"])
+        self.overrides = [
+            f"experiment={content['experiment']}", *content.get("overrides", []), *assignments
+        ]  # fmt: skip
+        self.jobs: list[Job] = []
+        self._study = self._open()
+
+    def _open(self) -> "optuna.Study":
+        try:
+            import optuna
+        except ImportError as error:
+            raise HemnetError("a search needs Optuna: pip install 'hemnet[search]'") from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        study = optuna.create_study(
+            storage=f"sqlite:///{self.folder / 'study.db'}", study_name="study", direction="maximize",
+            load_if_exists=True,
+        )  # fmt: skip
+        # Trials that run side by side must not all be the same best guess; and a search that is gone on with
+        # must not begin by the guesses of its first day.
+        study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), constant_liar=True)
+        return study
+
+    def jobs_to_run(self, total: int) -> Iterator[Job]:
+        """Yield the trials that a stopped search left unfinished, then new ones up to ``total``."""
+        import optuna
+
+        for left in self._study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+            yield self._job(left.number, [f"{key}={value}" for key, value in left.params.items()])
+        while len(self._study.trials) < total:
+            trial = self._study.ask()
+            yield self._job(trial.number, self.space.suggest(trial))
+
+    def _job(self, number: int, chosen: list[str]) -> Job:
+        name = f"trial-{number:04d}"
+        self.jobs.append(Job(name, self.folder / name, [*self.overrides, *chosen]))
+        return self.jobs[-1]
+
+    def tell(self, job: Job) -> None:
+        """Hand a trial's score to the study; without one, or with NaN, the trial has failed."""
+        import optuna
+
+        number = int(job.name.removeprefix("trial-"))
+        if job.miou is None or math.isnan(job.miou):
+            self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+        else:
+            self._study.tell(number, job.miou)
+        self.write()
+
+    def write(self) -> None:
+        """Write trials.csv, the best first."""
+        trials = sorted(
+            self._study.trials, key=lambda trial: -math.inf if trial.value is None else trial.value
+        )
+        with replacing(self.folder / "trials.csv") as part, part.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["trial", "state", "val/miou", *self.space.ranges])
+            for trial in [*best_first, *others]:
+                values = [trial.params.get(key) for key in self.space.ranges]
+                writer.writerow([f"trial-{trial.number:04d}", trial.state.name, trial.value, *values])
+
+    def best(self) -> "optuna.trial.FrozenTrial":
+        """Return the best trial.
+
+        Raises:
+            HemnetError: none has a score.
+        """
+        try:
+            return self._study.best_trial
+        except ValueError as error:
+            errors = {job.error for job in self.jobs if job.error}
+            raise HemnetError(
+                f"no trial in {self.folder} has a score: {'; '.join(sorted(errors)) or 'none was run'}"
+            ) from error
+
+
+def search(name: str, assignments: Sequence[str], *, trials: int | None, parallel: int | None) -> Search:
+    """Run a search, or go on with it, until it has its number of trials; print the best.
+
+    Args:
+        name: of ``experiments/searches/NAME.yaml``.
+        assignments: ``key=value`` for every trial; ``runs=FOLDER`` says where they go.
+        trials: in all; None is what the file says.
+        parallel: see `hemnet.sweeps.pool.make_slots`.
+
+    Raises:
+        HemnetError: the search is unknown or wrong, is running elsewhere, or no trial has a score.
+    """
+    path = EXPERIMENTS / "searches" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise HemnetError(f"no search {name} at {path}: known are {known}")
+    recipe = OmegaConf.load(path)
+    assert isinstance(recipe, DictConfig)
+    config = load([f"experiment={recipe.experiment}", *assignments, "run_dir=unused"])
+    found = Search(name, recipe, assignments, Path(config.runs) / "searches" / name)
+    try:
+        lock = hold(found.folder)
+    except BlockingIOError as error:
+        raise HemnetError(f"another search is running in {found.folder}: wait for it or stop it") from error
+    with lock, Board(found.jobs, found.folder) as board:
+        slots = slots_for(config, parallel, None)
+        run_jobs(found.jobs_to_run(trials or found.trials), slots, board.update, found.tell)
+    best = found.best()
+    settings = " ".join(f"{key}={value}" for key, value in best.params.items())
+    print(
+        f"best of {len(found._study.trials)}: val/miou {best.value:.4f}, trial-{best.number:04d}: {settings}"
+    )
+    return found
+
+
+def _entry() -> None:
+    parser = argparse.ArgumentParser(prog="python -m hemnet.search", description=__doc__.splitlines()[0])
+    parser.add_argument("name", help="of experiments/searches/NAME.yaml")
+    parser.add_argument("--trials", type=int, help="in all, those of earlier days among them")
+    parser.add_argument(
+        "--parallel", type=int, help="trials at a time; default: as many as there are GPUs, or 1"
+    )
+    options, assignments = parse(parser)
+    search(options.name, assignments, trials=options.trials, parallel=options.parallel)
+
+
+if __name__ == "__main__":
+    run_entry(_entry)
