@@ -1,16 +1,13 @@
 """Every data set through the command line, on a miniature: train, evaluate, predict; and the VOC recipe."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from miniatures import WRITERS, write_voc_scenes
 from PIL import Image
 from test_train_evaluate_predict import call
-
-sys.path.append(str(Path(__file__).parent / "data"))
-from miniatures import WRITERS, write_voc_scenes
 
 # A network of a few thousand weights; two steps.
 SMALL = [

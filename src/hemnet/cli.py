@@ -60,10 +60,15 @@ def log_to_terminal() -> None:
 ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every command on a trained network takes: the run, the checkpoint, how the network is run."""
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command on a trained network takes: the run and the checkpoint."""
     parser.add_argument("run", help="run directory, such as runs/synthetic_hem/20260101-120000-a1b2c3")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command that runs a trained network takes: also how it is run."""
+    add_checkpoint_arguments(parser)
     group = parser.add_argument_group(
         "inference",
         "changes the run's config, inference.*; by default the whole image once, at its own scale",

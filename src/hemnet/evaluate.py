@@ -82,6 +82,7 @@ def evaluate(
     trainer = build_evaluator(config, [record])
     output = output or run.path / "evaluation" / folder_name(which, task.inference)
     title = f"{run.config.name}, seed {run.config.seed}, {output.name}"
+    what = {"checkpoint": which, "overrides": list(assignments), "inference": asdict(task.inference)}
     found: dict[int | None, dict[str, float]] = {}
     counts: Sequence[int | None] = iterations or [None]
     for count in counts:
@@ -90,23 +91,16 @@ def evaluate(
         (scores,) = trainer.validate(task, datamodule=data, verbose=False)
         found[count] = dict(scores)
         if trainer.is_global_zero:
-            about = {
-                "checkpoint": which,
-                "overrides": list(assignments),
-                "inference": asdict(task.inference),
+            result = what | {
                 "iterations_eval": count,
                 "images": len(record.images),
                 "seconds": round(time.monotonic() - started, 1),
                 "device": device_name(config.trainer.accelerator),
                 "metrics": found[count],
             }
-            _write_report(output if count is None else output / f"T{count}", about, record, spec)
+            _write_report(output if count is None else output / f"T{count}", result, record, spec)
     if trainer.is_global_zero:
-        if iterations:
-            _write_sweep(found, output, title)
-        else:
-            print_scores(found[None], spec.classes, title)
-        print(f"written to {output}")
+        _conclude(found, spec, output, title)
     return found[counts[-1]]
 
 
@@ -173,6 +167,16 @@ def _write_report(place: Path, result: dict[str, Any], record: EvaluationRecord,
     (place / "worst.png").unlink(missing_ok=True)  # that of an evaluation before
     if record.rows:
         predictions_page(record.rows, spec, place / "worst.png")
+
+
+def _conclude(
+    found: Mapping[int | None, Mapping[str, float]], spec: DatasetSpec, output: Path, title: str
+) -> None:
+    if None in found:
+        print_scores(found[None], spec.classes, title)
+    else:
+        _write_sweep(found, output, title)
+    print(f"written to {output}")
 
 
 def _write_sweep(found: Mapping[int | None, Mapping[str, float]], output: Path, title: str) -> None:

@@ -7,7 +7,6 @@ Shapes: B images, K classes, H and W pixels.
 """
 
 import argparse
-import copy
 import io
 import json
 import logging
@@ -23,15 +22,14 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import hemnet
-from hemnet.cli import log_to_terminal, run_entry
+from hemnet.cli import add_checkpoint_arguments, log_to_terminal, run_entry
 from hemnet.compose import restore
 from hemnet.data import IGNORE_INDEX, DatasetSpec
 from hemnet.data.transforms import MEAN_RGB, STD_RGB
-from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
 from hemnet.files import replacing
 from hemnet.nets import Segmenter
-from hemnet.nets.portable import portable_copy
+from hemnet.nets.portable import drop_tolerance, portable_copy
 from hemnet.runs import Checkpoint, Run
 
 log = logging.getLogger(__name__)
@@ -89,6 +87,7 @@ def export(
     if path.suffix != SUFFIX[form]:
         raise HemnetError(f"{path} should end in {SUFFIX[form]}, by which other programs know the format")
     network, spec = restore(run, which)
+    drop_tolerance(network)  # here too, because the file is held against it
     try:
         with replacing(path) as partial:
             about = json.dumps(describe(run, which, spec))
@@ -194,10 +193,6 @@ def _load_torch(path: Path) -> Forward:
 @torch.no_grad()
 def _compare(loaded: Forward, network: Segmenter, crop: tuple[int, int, int, int]) -> None:
     """Print how far the file is from the network at two sizes; raise a HemnetError if it is too far."""
-    network = copy.deepcopy(network)
-    for module in network.modules():
-        if isinstance(module, HighwayEM):
-            module.tolerance = None  # left out of the file too, which said so
     generator = torch.Generator().manual_seed(0)
     for shape in (crop, ODD_SHAPE):
         image = torch.randn(shape, generator=generator)
@@ -257,10 +252,9 @@ def _first(error: Exception) -> str:
 
 def _entry() -> None:
     parser = argparse.ArgumentParser(prog="python -m hemnet.export", description=__doc__)
-    parser.add_argument("run", help="run directory, such as runs/synthetic_hem/20260101-120000-a1b2c3")
+    add_checkpoint_arguments(parser)
     parser.add_argument("--format", choices=get_args(Format), required=True,
                         help="onnx (needs the extra 'export'), or torch: a torch.export program")  # fmt: skip
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
     parser.add_argument("--output", type=Path, help="file to write; default: RUN/model_CHECKPOINT.{onnx,pt2}")
     parser.add_argument("--opset", type=int, help="operator set of ONNX; default: torch's")
     options = parser.parse_args()

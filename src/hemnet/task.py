@@ -17,6 +17,7 @@ from hemnet.inference import PLAIN, Inference
 from hemnet.metrics import ConfusionMatrix, summarize
 from hemnet.nets import Segmenter
 from hemnet.optim import HardPixels, Optimization, cross_entropy
+from hemnet.ranks import distributed
 
 CHECKPOINT_FORMAT = 1
 
@@ -91,7 +92,7 @@ class SegmentationTask(pl.LightningModule):
 
         DDP would do so at each batch, and wait for ever where one rank has a batch more than another.
         """
-        if dist.is_available() and dist.is_initialized():
+        if distributed():
             for buffer in self.network.buffers():
                 dist.broadcast(buffer, src=0)
         self._let_ddp_broadcast(False)

@@ -9,8 +9,8 @@ from em_helpers import ASSIGNMENTS, NORMALIZATIONS, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
+from hemnet.bench.timing import peak_extra_memory
 from hemnet.em import unroll
 from hemnet.em.unrolled import kept_every
 
@@ -229,13 +229,7 @@ def peak_bytes(engine: str, iterations: int) -> int:
         torch.autograd.grad(y, (x, mu), dy)
 
     work()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        work()
-    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = itertools.accumulate(
-        event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())
-    )
-    return max(held)
+    return peak_extra_memory(work, torch.device("cpu"))
 
 
 def test_memory_does_not_grow_with_the_iterations():

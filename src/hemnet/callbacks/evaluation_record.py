@@ -15,6 +15,7 @@ import torch.distributed as dist
 from hemnet.data import Batch, denormalize
 from hemnet.figures import Row, write_mask
 from hemnet.metrics import confusion, mean_iou, pixel_accuracy
+from hemnet.ranks import distributed
 from hemnet.task import SegmentationTask
 
 
@@ -101,7 +102,7 @@ class EvaluationRecord(pl.Callback):
 
 
 def _from_all_ranks(own: Any) -> list[Any]:
-    if not (dist.is_available() and dist.is_initialized()):
+    if not distributed():
         return [own]
     shares: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(shares, own)

@@ -18,6 +18,7 @@ from hemnet.data.readers import Reader
 from hemnet.data.spec import DataError
 from hemnet.data.streams import stream
 from hemnet.data.transforms import Item, Transform
+from hemnet.ranks import distributed
 
 
 class Batch(TypedDict):
@@ -107,9 +108,7 @@ class ShardSampler(Sampler[int]):
 
 
 def _rank_and_world() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+    return (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
 
 
 def collate(items: list[Item]) -> Batch:

@@ -98,7 +98,7 @@ def em_fixed_point(
         f"would still move them by {worst:.1e} of their length, tolerance {forward_tolerance:.1e}. "
         "Raise iterations, lower the highway scale, use acceleration='anderson', or gradient='unrolled'",
     )
-    return step.mu_BKC.clone(), step.mass_BK, step.length_BK
+    return step.mu_BKC, step.mass_BK, step.length_BK
 
 
 @em_fixed_point.register_fake

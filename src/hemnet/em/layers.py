@@ -193,8 +193,8 @@ class HighwayEM(InitialMeans):
             # An alias has its gradient when the backward pass leaves this layer, whatever else x feeds.
             x_BCHW = x_BCHW.view_as(x_BCHW)
         result = self.run(x_BCHW, record_gradient_flow=watched)
-        if watched:
-            x_BCHW.register_hook(lambda _: self._report(result.gradient_flow))
+        if (flow := result.gradient_flow) is not None:
+            x_BCHW.register_hook(lambda _: self._report(flow))
         if self.training:
             self.note(result.means.detach())
         channels_last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
@@ -227,10 +227,9 @@ class HighwayEM(InitialMeans):
             f"learn_scale={self.learn_scale!r}, means={means}"
         )
 
-    def _report(self, flow: GradientFlow | None) -> None:
+    def _report(self, flow: GradientFlow) -> None:
         for hook in list(self._flow_hooks.values()):
-            if flow is not None:
-                hook(flow)
+            hook(flow)
 
 
 def _initial_logits(

@@ -47,7 +47,7 @@ def em_forward(
         stride: keep mu^(0), mu^(stride), ... before mu^(T) for the backward pass; 0 keeps none.
         readout: whether to compute the reconstruction; it is empty otherwise.
         tolerance: as in `hemnet.em.unroll`.
-        accelerate: whether to mix steps by Anderson's method.
+        accelerate: whether to mix steps by Anderson's method; only with stride 0.
 
     Returns:
         The reconstruction (B, N, C) in the type of x; the last R means (R, B, K, C); the kept ones

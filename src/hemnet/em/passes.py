@@ -41,6 +41,22 @@ def logit_factors(mu_BKC: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
     return w_BKC, -0.5 * (w_BKC * (mu_BKC + centre_B1C)).sum(dim=2)
 
 
+def common_log_normalizer(mu_BKC: Tensor, total_B1C: Tensor, positions: int, variance: float) -> Tensor:
+    """What `logit_factors` leaves out of the Gaussian log-normalizer, (B,).
+
+    It is Σ_n (x_n·c - |c|²/2) / σ² with c the centre of the means.
+
+    Args:
+        mu_BKC: the means.
+        total_B1C: Σ_n x_n.
+        positions: N.
+        variance: σ².
+    """
+    centre_B1C = mu_BKC.mean(dim=1, keepdim=True)
+    common_B1C = centre_B1C * (total_B1C - positions / 2 * centre_B1C)
+    return common_B1C.sum(dim=(1, 2)) / variance
+
+
 class Passes(Protocol):
     """The passes over one batch of features x (B, N, C), in the dtype of the means (float32 or float64)."""
 
@@ -117,10 +133,9 @@ class TorchPasses:
         self._latest = (mu_BKC, logits_BNK.sub_(lse_BN1).exp_())
         if self._total_B1C is None:
             self._total_B1C = self._x_BNC.sum(dim=1, keepdim=True)
-        # What `logit_factors` left out, for the Gaussian: Σ_n (x_n·c - |c|²/2) / σ² with c the centre.
-        centre_B1C = mu_BKC.mean(dim=1, keepdim=True)
-        shared_B1C = centre_B1C * (self._total_B1C - self._x_BNC.shape[1] / 2 * centre_B1C)
-        return lse_BN1.sum(dim=(1, 2)) + shared_B1C.sum(dim=(1, 2)) / self._mixture.variance
+        return lse_BN1.sum(dim=(1, 2)) + common_log_normalizer(
+            mu_BKC, self._total_B1C, self._x_BNC.shape[1], self._mixture.variance
+        )
 
     def readout(self, e_BKC: Tensor, mu_BKC: Tensor) -> Tensor:
         """See `Passes`."""

@@ -75,7 +75,7 @@ def pull_history(
     d_BKC = direct.pop().clone() if direct else torch.zeros_like(history.final_BKC)
     readout = None if dy_BNC is None else (dy_BNC, history.final_BKC)
     for t, mu_BKC, step in history.backwards(passes, mixture):
-        aside_BKC = torch.zeros_like(d_BKC)
+        aside_BKC = None
         if readout is not None:
             d_BKC += passes.readout_vjp(mu_BKC, readout[0])
         if flow_QTB is not None and t == len(dscale_TB) - 1:
@@ -96,7 +96,8 @@ def pull_history(
             energy_B=None if flow_QTB is None else flow_QTB[1, t],
         )
         readout = None
-        d_BKC += aside_BKC
+        if aside_BKC is not None:
+            d_BKC += aside_BKC
         if direct:
             d_BKC += direct.pop()
         if flow_QTB is not None:
@@ -112,13 +113,12 @@ def _pull_readout(
     to_features: bool,
     energy_B: Tensor,
 ) -> Tensor:
-    standing = History.standing(mu_BKC)
-    _, _, step = next(standing.backwards(passes, mixture))
+    one_BK = torch.ones_like(mu_BKC[:, :, 0])
     back_BKC, _ = pull_step(
         passes,
         mu_BKC,
-        standing.scale_TB[0],
-        step,
+        one_BK[:, 0],
+        Step(mu_BKC, one_BK, one_BK),  # one that did not move the means
         torch.zeros_like(mu_BKC),
         mixture,
         readout,

@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from hemnet.em.passes import Mixture, logit_factors
+from hemnet.em.passes import Mixture, common_log_normalizer, logit_factors
 from hemnet.em.triton_kernels import INTERPRETED, gather, scatter
 
 MAX_CHANNELS, MAX_COMPONENTS = 1024, 256
@@ -94,10 +94,9 @@ class TritonPasses:
         self._latest = (mu_BKC, sums_BKC, mass_BK)
         if self._total_B1C is None:
             self._total_B1C = self._x_BNC.sum(dim=1, keepdim=True, dtype=torch.float32)
-        # What `logit_factors` left out, for the Gaussian: Σ_n (x_n·c - |c|²/2) / σ² with c the centre.
-        centre_B1C = mu_BKC.mean(dim=1, keepdim=True)
-        shared_B1C = centre_B1C * (self._total_B1C - self._x_BNC.shape[1] / 2 * centre_B1C)
-        return lse_B + shared_B1C.sum(dim=(1, 2)) / self._mixture.variance
+        return lse_B + common_log_normalizer(
+            mu_BKC, self._total_B1C, self._x_BNC.shape[1], self._mixture.variance
+        )
 
     def readout(self, e_BKC: Tensor, mu_BKC: Tensor) -> Tensor:
         """See `Passes`; in the type of x."""

@@ -110,26 +110,7 @@ def unroll(
         return_trajectory,
         _flow(record_gradient_flow, gradient, iterations, mu_BKC),
     )
-    if gradient == "one_step" and iterations:
-        fit = run.one_step(mu_BKC, scale_TB)
-    elif gradient == "implicit":
-        fit = run.implicit(mu_BKC, scale_TB, implicit or Implicit())
-    elif gradient == "detached":
-        fit = run.quietly(mu_BKC, scale_TB)
-    else:
-        fit = run.unrolled(mu_BKC if gradient == "unrolled" else mu_BKC.detach(), scale_TB)
-    return EMResult(
-        reconstruction=fit.y_BNC,
-        means=fit.tail_RBKC[-1],
-        trajectory=fit.tail_RBKC if return_trajectory else None,
-        iterations=fit.count_B,
-        engine=run.engine,
-        gradient_flow=None if run.flow_QTB is None else GradientFlow(*run.flow_QTB),
-        implicit_residual=fit.residual_B,
-        _x_BNC=x_BNC,
-        _e_BKC=fit.tail_RBKC[-min(iterations, 1) - 1],
-        _mixture=run.mixture,
-    )
+    return run.result(run.fit(gradient, mu_BKC, scale_TB, implicit or Implicit()), iterations)
 
 
 class _Fit(NamedTuple):
@@ -150,6 +131,31 @@ class _Run:
     accelerate: bool
     whole: bool
     flow_QTB: Tensor | None
+
+    def fit(self, gradient: Gradient, mu_BKC: Tensor, scale_TB: Tensor, how: Implicit) -> _Fit:
+        """All iterations and the reconstruction, with the graph of a gradient mode."""
+        if gradient == "one_step" and len(scale_TB):
+            return self.one_step(mu_BKC, scale_TB)
+        if gradient == "implicit":
+            return self.implicit(mu_BKC, scale_TB, how)
+        if gradient == "detached":
+            return self.quietly(mu_BKC, scale_TB)
+        return self.unrolled(mu_BKC if gradient == "unrolled" else mu_BKC.detach(), scale_TB)
+
+    def result(self, fit: _Fit, iterations: int) -> EMResult:
+        """What `unroll` returns of a fit."""
+        return EMResult(
+            reconstruction=fit.y_BNC,
+            means=fit.tail_RBKC[-1],
+            trajectory=fit.tail_RBKC if self.whole else None,
+            iterations=fit.count_B,
+            engine=self.engine,
+            gradient_flow=None if self.flow_QTB is None else GradientFlow(*self.flow_QTB),
+            implicit_residual=fit.residual_B,
+            _x_BNC=self.x_BNC,
+            _e_BKC=fit.tail_RBKC[-min(iterations, 1) - 1],
+            _mixture=self.mixture,
+        )
 
     def unrolled(self, mu_BKC: Tensor, scale_TB: Tensor, *, last: int = 0) -> _Fit:
         """All iterations with a graph; `last`, if not 0: they are the last ones, the flow's last rows."""

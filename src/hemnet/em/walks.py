@@ -20,7 +20,8 @@ WINDOW = 5
 class Path:
     """T+1 means, the T steps between them as taken, and per image how many of them moved it.
 
-    `scale_TB` is the highway scale in effect: 1 from where an image has stopped.
+    An accelerated path has no `steps`: no gradient is pulled back through its mixes. `scale_TB` is the
+    highway scale in effect: 1 from where an image has stopped.
     """
 
     means: list[Tensor]
@@ -81,7 +82,6 @@ def accelerated_walk(
         mu_BKC = torch.where(taken_B[:, None, None], proposal_BKC, mu_BKC)
         move_BKC = torch.where(taken_B[:, None, None], step.mu_BKC - proposal_BKC, move_BKC)
         path.means.append(mu_BKC)
-        path.steps.append(step)
         if tolerance is not None:
             done_B = done_B | _is_short(move_BKC, mu_BKC, h_B, tolerance)
             if done_B.all():

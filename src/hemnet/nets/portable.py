@@ -31,6 +31,7 @@ def portable_copy(network: Segmenter) -> nn.Module:
     """
     network = copy.deepcopy(network).cpu().eval()
     network.auxiliary = None
+    drop_tolerance(network)
     for name, module in list(network.named_modules()):
         if isinstance(module, HighwayEM):
             _use_plain_engine(name, module)
@@ -38,6 +39,20 @@ def portable_copy(network: Segmenter) -> nn.Module:
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size != 1:
                 setattr(module, key, BinMeans(child))
     return _Logits(network)
+
+
+def drop_tolerance(network: nn.Module) -> None:
+    """Have the EM layers of a network always do all iterations, with a message for each that did not.
+
+    Args:
+        network: is changed.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, HighwayEM) and module.tolerance is not None:
+            log.warning(
+                "%s: tolerance=%g is left out: the file always does all iterations", name, module.tolerance
+            )
+            module.tolerance = None
 
 
 class _Logits(nn.Module):
@@ -86,9 +101,4 @@ def _use_plain_engine(name: str, layer: HighwayEM) -> None:
             f"{name} uses acceleration={layer.acceleration}, which has no translation: train with "
             "model.head.acceleration=none to export"
         )
-    if layer.tolerance is not None:
-        log.warning(
-            "%s: tolerance=%g is left out: the file always does all iterations", name, layer.tolerance
-        )
-        layer.tolerance = None
     layer.engine, layer.gradient = "reference", "detached"
