@@ -35,7 +35,7 @@ class RunCost(pl.Callback):
     - ``cost/parameters``: of the network, heads for training included; ``cost/em_parameters``: of them, those
       of the modules that hold an EM layer, such as `hemnet.nets.heads.EMUnit`: what EM adds to an FCN head.
     - ``cost/gflops``: of a forward pass over one image of the training crop, as evaluation runs it; counted
-      by `hemnet.flops`.
+      as by `hemnet.flops`.
     """
 
     def __init__(self) -> None:
