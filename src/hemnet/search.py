@@ -136,13 +136,13 @@ class Search:
 
     def write(self) -> None:
         """Write trials.csv, the best first."""
-        trials = sorted(
-            self._study.trials, key=lambda trial: -math.inf if trial.value is None else trial.value
-        )
+        trials = self._study.trials
+        scored = sorted((t for t in trials if t.value is not None), key=lambda t: -t.value)
+        others = [t for t in trials if t.value is None]
         with replacing(self.folder / "trials.csv") as part, part.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["trial", "state", "val/miou", *self.space.ranges])
-            for trial in [*best_first, *others]:
+            for trial in [*scored, *others]:
                 values = [trial.params.get(key) for key in self.space.ranges]
                 writer.writerow([f"trial-{trial.number:04d}", trial.state.name, trial.value, *values])
 
