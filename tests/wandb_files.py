@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 HEADER, BLOCK, PIECE = 7, 32768, 7
@@ -17,6 +18,7 @@ def offline_runs(folder: Path) -> list[Path]:
 
 
 def records(offline_run: Path) -> Iterator[Record]:
+    wandb.teardown()  # on a busy machine the file of a finished run is still being written
     (path,) = offline_run.glob("*.wandb")
     content, at, piece = path.read_bytes(), HEADER, b""
     while at < len(content):

@@ -18,7 +18,7 @@ from hemnet.errors import HemnetError
 
 log = logging.getLogger(__name__)
 INSTALL = "pip install 'hemnet[dashboards]'"
-SAVE_SECONDS = 20.0
+SAVE_SECONDS = 12.0
 COLUMNS = ("head", "T", "h", "gradient", "variance", "seed", "sweep")
 TITLE = "Highway EM: gradient flow and accuracy"
 MISS = "Empty where no run logged it."
