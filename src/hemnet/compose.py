@@ -21,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from hemnet.check import ConfigError, check, explain
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
-from hemnet.identity import job_name
+from hemnet.identity import identity, job_name
 from hemnet.inference import Inference
 from hemnet.nets import Segmenter
+from hemnet.provenance import redacted
 from hemnet.runs import Checkpoint, Run
 from hemnet.task import CHECKPOINT_FORMAT, SegmentationTask
 
@@ -157,7 +158,18 @@ def build_trainer(config: DictConfig) -> pl.Trainer:
         group: [_build(config, f"{group}.{name}") for name, node in config[group].items() if node is not None]
         for group in ("callbacks", "logger")
     }
+    for logger in parts["logger"]:
+        if hasattr(logger, "describe"):
+            _describe(logger, config)
     return _build(config, "trainer", default_root_dir=config.run_dir, **parts)
+
+
+def _describe(logger: Any, config: DictConfig) -> None:
+    """Tell a tracker what the run is a run of, and give it the configuration without secrets."""
+    about = identity(config)
+    nested: Any = OmegaConf.to_container(redacted(config))
+    group = about.sweep or about.experiment
+    logger.describe(group=group, job_type=about.head, tags=about.tags(), config=nested | about.columns())
 
 
 def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:

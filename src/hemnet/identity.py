@@ -51,6 +51,20 @@ class Identity:
         labels = [f"{name}={value}" for name, value in named.items() if value is not None]
         return [f"head={self.head}", *labels, *([] if self.gradient is None else [self.gradient])]
 
+    def columns(self) -> dict[str, Any]:
+        """What a tracker's table groups by, each key a column: experiment, head, T, h, gradient, variance.
+
+        Sweep and seed are keys of the configuration as it is.
+        """
+        return {
+            "experiment": self.experiment,
+            "head": self.head,
+            "T": self.iterations,
+            "h": self.highway_scale,
+            "gradient": self.gradient,
+            "variance": self.variance,
+        }
+
 
 def identity(config: DictConfig) -> Identity:
     """Return what the run with this configuration is a run of."""

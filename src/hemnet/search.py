@@ -137,7 +137,9 @@ class Search:
     def write(self) -> None:
         """Write trials.csv, the best first."""
         trials = self._study.trials
-        scored = sorted((t for t in trials if t.value is not None), key=lambda t: -t.value)
+        scored = sorted(
+            (t for t in trials if t.value is not None), key=lambda t: t.value or 0.0, reverse=True
+        )
         others = [t for t in trials if t.value is None]
         with replacing(self.folder / "trials.csv") as part, part.open("w", newline="") as file:
             writer = csv.writer(file)

@@ -1,20 +1,16 @@
-"""Callbacks and the W&B logger, on a tiny run."""
+"""Callbacks, on a tiny run."""
 
 import logging
 import re
-import socket
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 from PIL import Image
 from toy import data, task, trainer
 
 from hemnet.callbacks.prediction_images import PredictionImages
 from hemnet.callbacks.progress import RunProgress
-from hemnet.callbacks.wandb_run import wandb_logger
 from hemnet.figures import Row, legend, predictions_page
 
 
@@ -48,62 +44,3 @@ def test_a_page_without_images_has_none_of_their_colours(tmp_path: Path) -> None
         assert (pixels == (10, 200, 30)).all(axis=-1).any() == show_images
     legend(spec, tmp_path / "legend.png")
     assert Image.open(tmp_path / "legend.png").size[0] > 100
-
-
-def offline_runs(folder: Path) -> list[Path]:
-    return sorted((folder / "wandb").glob("offline-run-*"))
-
-
-def fit_with(logger: object, tmp_path: Path) -> None:
-    fit = trainer(tmp_path, max_epochs=1, enable_checkpointing=False, logger=logger)
-    fit.fit(task(), datamodule=data())
-
-
-def test_without_a_key_wandb_is_offline_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    fit_with(wandb_logger(str(tmp_path)), tmp_path)
-    assert len(offline_runs(tmp_path)) == 1
-
-
-def test_without_a_server_wandb_is_offline_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
-    started = time.monotonic()
-    fit_with(wandb_logger(str(tmp_path)), tmp_path)
-    assert time.monotonic() - started < 30
-    assert len(offline_runs(tmp_path)) == 1
-
-
-def test_each_job_of_a_process_has_a_run_of_its_own(tmp_path: Path) -> None:
-    identifiers = set()
-    for _ in range(2):
-        logger = wandb_logger(str(tmp_path), tags=["a"])
-        identifiers.add(logger.experiment.id)
-        fit_with(logger, tmp_path)
-    assert len(identifiers) == len(offline_runs(tmp_path)) == 2
-
-
-def test_a_failed_job_ends_its_run_too(tmp_path: Path) -> None:
-    import wandb
-
-    class Broken(pl.Callback):
-        def on_train_batch_start(self, *_: object) -> None:
-            raise RuntimeError("broken")
-
-    logger = wandb_logger(str(tmp_path))
-    fit = trainer(tmp_path, max_epochs=1, callbacks=[Broken()], logger=logger, enable_checkpointing=False)
-    with pytest.raises(RuntimeError, match="broken"):
-        fit.fit(task(), datamodule=data())
-    assert wandb.run is None
-
-
-def test_an_unknown_mode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "onlin")
-    with pytest.raises(ValueError, match="WANDB_MODE is 'onlin'"):
-        wandb_logger(str(tmp_path))

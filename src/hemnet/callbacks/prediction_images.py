@@ -53,7 +53,7 @@ class PredictionImages(pl.Callback):
         predictions_page(self._rows, pl_module.spec, self.path, show_images=self.show_images)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
-                logger.log_image(key="val/predictions", images=[str(self.path)])
+                logger.log_image(key="val/predictions", images=[str(self.path)], step=trainer.global_step)
 
 
 def spread(count: int, total: int) -> list[int]:

@@ -1,74 +1,199 @@
 """Weights & Biases: a logger that never prompts nor blocks, and whose run ends when training does."""
 
 import logging
+import math
 import netrc
 import os
+import re
+import secrets
+import shlex
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import urlparse
 
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
-
-from hemnet.ranks import rank
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 log = logging.getLogger(__name__)
 DEFAULT_SERVER = "https://api.wandb.ai"
 REACH_SECONDS = 3.0
+STEP = "trainer/global_step"
+IOU = "val/iou/"
+LONGEST_TAG = 64  # W&B refuses the whole run for a longer one
 Mode = Literal["online", "offline", "disabled"]
 
 
 class FinishingWandbLogger(WandbLogger):
-    """Ends its run with training, also when that fails, so that the process's next job starts its own."""
+    """Logs one run, online if there are a key and a reachable server, else offline.
 
-    def finalize(self, status: str) -> None:
-        """Finish the run; Lightning calls this with ``success`` or ``failed``."""
-        super().finalize(status)
-        self.experiment.finish(exit_code=0 if status == "success" else 1)
-
-
-def wandb_logger(
-    save_dir: str,
-    project: str = "hemnet",
-    name: str | None = None,
-    group: str | None = None,
-    tags: list[str] | None = None,
-    mode: Mode | None = None,
-) -> FinishingWandbLogger:
-    """Return a logger online if there are a key and a reachable server, else offline.
+    The W&B run starts with the first thing logged and ends with training, also when that fails, so that the
+    process's next job starts its own. Its id is kept in ``save_dir/wandb/id.txt``: a logger that is given the
+    same directory again, as one of a resumed training is, continues the run. Under a W&B agent the run is the
+    agent's.
 
     Args:
         save_dir: where the W&B files of the run go; ``wandb sync`` uploads them later.
         project: W&B project.
         name: run name; null lets W&B choose.
-        group: of runs that belong together.
-        tags: of the run.
+        group: of runs that belong together; null is what `describe` says.
+        tags: of the run, besides those that `describe` gives.
         mode: ``online``, ``offline`` or ``disabled``; null follows ``WANDB_MODE``, else decides as above.
             ``online`` without key or server is offline with a warning.
+
+    Raises:
+        ValueError: ``WANDB_MODE`` is none of the modes.
     """
-    import wandb  # here, since it costs a second that a run without W&B need not pay
 
-    def start(mode: Mode) -> wandb.Run:
-        settings = wandb.Settings(mode=mode, silent=True, init_timeout=20, console="off", disable_git=True)
-        return wandb.init(project=project, name=name, group=group, tags=tags, dir=save_dir, settings=settings)
+    def __init__(
+        self,
+        save_dir: str,
+        project: str = "hemnet",
+        name: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        mode: Mode | None = None,
+    ) -> None:
+        super().__init__(name=name, save_dir=save_dir, project=project)
+        self.directory = Path(save_dir)
+        self.mode: Mode = mode or _mode_of_environment()
+        self._about: dict[str, Any] = {"group": group, "tags": tags or []}
+        self._iou: dict[str, float] = {}
 
-    chosen: Mode = mode or _mode_of_environment()
-    if rank() != 0:
-        chosen = "disabled"  # the first rank logs for all
-    if chosen == "online":
-        obstacle = _obstacle()
-        if obstacle:
-            log.info(
-                "W&B is offline: %s; upload later with `wandb sync %s/wandb/*-run-*`", obstacle, save_dir
-            )
-            chosen = "offline"
-    wandb.teardown()  # a run left open by an earlier job of this process must not be joined
-    try:
-        run = start(chosen)
-    except Exception as error:
-        log.warning("W&B could not start online (%s); this run is logged offline", error)
-        run = start("offline")
-    return FinishingWandbLogger(experiment=run, save_dir=save_dir)
+    def describe(self, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any]) -> None:
+        """Say what the run is, before anything is logged; the composition does.
+
+        Args:
+            group: of runs that belong together, unless the constructor was given one.
+            job_type: the kind of run.
+            tags: labels besides those given to the constructor; cut at 64 characters.
+            config: plain and without secrets: it is uploaded as it is.
+        """
+        labels = dict.fromkeys(tag[:LONGEST_TAG] for tag in [*tags, *self._about["tags"]] if tag)
+        self._about = {
+            "group": self._about["group"] or group,
+            "job_type": job_type,
+            "tags": list(labels),
+            "config": dict(config),
+        }
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, started when first asked for; on ranks other than the first, one that does nothing."""
+        if self._experiment is None and getattr(self, "_attach_id", None) is None:
+            self._experiment = self._start()
+        return super().experiment
+
+    def _start(self) -> Any:
+        import wandb  # here, since it costs a second that a run without W&B need not pay
+
+        problem = obstacle() if self.mode == "online" else None
+        if problem:
+            self.mode = "offline"
+            log.info("W&B is offline: %s; upload later with `%s`", problem, self.sync_command)
+        wandb.teardown()  # a run left open by an earlier job of this process must not be joined
+        try:
+            run = self._init(self.mode)
+        except Exception as error:
+            if self.mode != "online":
+                raise
+            self.mode = "offline"
+            log.warning("W&B could not start online (%s); this run is logged offline", error)
+            run = self._init(self.mode)
+        # Every metric is drawn over the optimizer step. The summary of each is its last value.
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+        return run
+
+    def _init(self, mode: Mode) -> Any:
+        import wandb
+
+        settings = wandb.Settings(
+            mode=mode,
+            silent=True,
+            init_timeout=20,
+            console="off",
+            # Command lines and paths may hold secrets: environment.json has what is safe to tell of both.
+            x_disable_meta=True,
+            disable_git=True,
+            disable_code=True,
+            save_code=False,
+        )
+        options: dict[str, Any] = {"project": self._project, "name": self._name, "dir": str(self.directory)}
+        options |= self._about
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if "WANDB_SWEEP_ID" in os.environ:  # W&B then takes project and id from its agent
+            del options["project"]
+            run = wandb.init(**options, settings=settings)
+        else:
+            run = wandb.init(**options, id=self._kept_id(), resume="allow", settings=settings)
+        if mode != "disabled":
+            self._id_file.parent.mkdir(exist_ok=True)
+            self._id_file.write_text(run.id + "\n")
+        return run
+
+    @property
+    def _id_file(self) -> Path:
+        return self.directory / "wandb" / "id.txt"
+
+    def _kept_id(self) -> str:
+        """Return the id kept in the directory, else a new one, drawn apart from the seed of the training."""
+        kept = self._id_file.read_text().strip() if self._id_file.is_file() else ""
+        return kept if re.fullmatch(r"[\w-]{1,64}", kept) else secrets.token_hex(5)
+
+    @property
+    def sync_command(self) -> str:
+        """What to type to upload the run after it was offline, all parts of a resumed one in their order."""
+        return f"wandb sync {shlex.quote(str(self.directory))}/wandb/offline-run-*"
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log numbers, or W&B objects such as images, at an optimizer step."""
+        self._iou |= {key.removeprefix(IOU): value for key, value in metrics.items() if key.startswith(IOU)}
+        super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def log_histogram(self, key: str, values: Sequence[float], step: int) -> None:
+        """Log how values are distributed; those that are not finite are left out, and so is an empty rest."""
+        import wandb
+
+        finite = [float(value) for value in values if math.isfinite(value)]
+        if finite:
+            self.log_metrics({key: wandb.Histogram(finite)}, step)
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Keep the best value of a watched metric in the summary, such as ``val/miou_best``.
+
+        The checkpoint callback knows it, also after training was resumed.
+        """
+        super().after_save_checkpoint(checkpoint_callback)
+        if checkpoint_callback.monitor and checkpoint_callback.best_model_score is not None:
+            best = float(checkpoint_callback.best_model_score)
+            self.experiment.summary[f"{checkpoint_callback.monitor}_best"] = best
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Finish the run; Lightning calls this with ``success`` or ``failed``.
+
+        The IoU of each class at the last validation becomes the table ``val/iou_table``.
+        """
+        super().finalize(status)
+        if self._experiment is None:
+            return
+        if self._iou:
+            self.log_table("val/iou_table", ["class", "IoU"], [[c, float(v)] for c, v in self._iou.items()])
+        run = self._experiment
+        run.finish(exit_code=0 if status == "success" else 1)
+        if self.mode == "offline":
+            log.info("upload the W&B run with `%s`", self.sync_command)
+
+
+# The name in configurations.
+wandb_logger = FinishingWandbLogger
 
 
 def _mode_of_environment() -> Mode:
@@ -79,8 +204,8 @@ def _mode_of_environment() -> Mode:
     raise ValueError(f"WANDB_MODE is {value!r}: set it to one of {', '.join(get_args(Mode))}, or unset it")
 
 
-def _obstacle() -> str | None:
-    """Return why an online run cannot be, or None."""
+def obstacle() -> str | None:
+    """Return why nothing can be sent to the W&B server now, or None; asks within seconds."""
     server = urlparse(os.environ.get("WANDB_BASE_URL", DEFAULT_SERVER))
     host, port = server.hostname or "", server.port or (443 if server.scheme == "https" else 80)
     if not os.environ.get("WANDB_API_KEY") and not _in_netrc(host):

@@ -1,0 +1,1 @@
+"""What experiments found: reports from run directories, and the W&B dashboard."""
