@@ -1,1 +1,4 @@
-"""What experiments found: reports from run directories, and the W&B dashboard."""
+"""The report over run directories: what they say, with intervals and paired tests, as one page to read.
+
+collect -> groups -> chapters (mathematics in statistics, pictures in plots) -> contents -> page
+"""

@@ -1,0 +1,35 @@
+"""The report over runs: ``python -m hemnet.report [FOLDER ...]`` writes report/index.html."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from hemnet.cli import log_to_terminal, run_entry
+
+
+def _page() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m hemnet.report",
+        description="Write one page, with figures and tables, on all runs in the folders: means over seeds with 95% "
+        "intervals, paired tests, gradient flow, convergence, cost. Reads run directories alone.",
+    )
+    parser.add_argument(
+        "folders", nargs="*", type=Path, default=[Path("runs")], metavar="FOLDER",
+        help="run directories, or folders that hold some, such as runs/sweeps/smoke; default: runs",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("report"), metavar="FOLDER", help="default: report")
+    parser.add_argument("--no-images", action="store_true", help="leave predictions and attention maps out")
+    options = parser.parse_args()
+    from hemnet.report.build import build  # here, so that --help need not wait for matplotlib
+
+    build(options.folders, options.out, images=not options.no_images)
+
+
+def _entry() -> None:
+    log_to_terminal()
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every glyph that a PDF embeds
+    _page()
+
+
+if __name__ == "__main__":
+    run_entry(_entry)

@@ -1,0 +1,131 @@
+"""The whole report: from folders of runs to a page, figures and tables on disk."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hemnet.errors import HemnetError
+from hemnet.report.collect import collect
+from hemnet.report.contents import Block, Chart, Table
+from hemnet.report.costs import costs
+from hemnet.report.flow import backbone, convergence, gradient_flow, learning
+from hemnet.report.groups import Section, sections
+from hemnet.report.images import Album
+from hemnet.report.overview import overview, problems
+from hemnet.report.page import MARK, Part, render
+from hemnet.report.plots import save, style
+from hemnet.report.scores import (
+    Chapter,
+    against_depth,
+    against_heads,
+    against_scale,
+    every_group,
+    gradient_modes,
+    per_class,
+)
+from hemnet.report.variants import Variant, variants
+
+log = logging.getLogger(__name__)
+LISTED = "files.json"
+"""Names what a report consists of, so that the next one in the same folder removes what it no longer has."""
+
+
+def build(folders: Sequence[Path], out: Path, *, images: bool = True) -> Path:
+    """Write the report on all runs at or below the folders and return the path of its page.
+
+    Args:
+        folders: run directories, or folders that hold some.
+        out: the folder of the report; an earlier report in it is replaced, anything else left alone.
+        images: whether the page shows predictions and attention maps.
+
+    Raises:
+        HemnetError: a folder is missing, there is no run, or ``out`` holds a page that is no report.
+    """
+    _refuse_foreign(out)
+    records, unreadable = collect(folders)
+    made = sections(records)
+    album = Album() if images else None
+    parts = list(_parts(made, album))
+    opening = [overview(records, unreadable, made)]
+    closing = [block] if (block := problems(records, unreadable, Path.cwd())) else []
+    svgs, files = _write_items([*opening, *closing, *(block for part in parts for block in part.blocks)], out)
+    page = out / "index.html"
+    page.write_text(render(parts, opening, closing, svgs), encoding="utf-8")
+    _forget_old(out, files)
+    counted = sum(len(section.runs) for section in made)
+    log.info("%d runs found, %d finished and counted; the report is %s", len(records), counted, page)
+    return page
+
+
+def _refuse_foreign(out: Path) -> None:
+    page = out / "index.html"
+    if out.exists() and not out.is_dir():
+        raise HemnetError(f"{out} is a file: name a folder for the report with --out")
+    if page.is_file() and MARK not in page.read_text(encoding="utf-8", errors="replace"):
+        raise HemnetError(
+            f"{page} is no report of hemnet and is not replaced: name another folder with --out"
+        )
+
+
+def _parts(made: Sequence[Section], album: Album | None) -> Iterator[Part]:
+    """Yield a part per section; sections of one setting, such as the trials of a search, share one."""
+    for i, section in enumerate(made):
+        slug = f"{_slug(section.experiment)}_{i}" if len(made) > 1 else _slug(section.experiment)
+        yield _part(section, slug, album)
+
+
+def _part(section: Section, slug: str, album: Album | None) -> Part:
+    chapters: list[Chapter] = []
+    found = variants(section)
+    for i, variant in enumerate(found):
+        place = slug if i == 0 else f"{slug}_v{i}"
+        chapters += _variant_chapters(section, variant, place)
+    first = found[0] if found else None
+    for chapter in (against_heads, per_class, learning, costs):
+        chapters += [made] if (made := chapter(section, first, slug)) else []
+    blocks = [chapter.block for chapter in chapters] + [every_group(section, slug)]
+    if album is not None and (pictures := album.block(section, first)):
+        blocks.append(pictures)
+    return Part(section.title, [text for chapter in chapters for text in chapter.findings], blocks)
+
+
+def _variant_chapters(section: Section, variant: Variant, slug: str) -> list[Chapter]:
+    made = []
+    for chapter in (against_depth, against_scale, gradient_modes, gradient_flow, backbone, convergence):
+        if found := chapter(section, variant, slug):
+            if variant.label:
+                found.block.title += f" ({variant.label})"
+                found.findings = [f"{variant.label}: {text}" for text in found.findings]
+            made.append(found)
+    return made
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() and c.isascii() else "_" for c in name)
+
+
+def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], list[str]]:
+    """Write every table and chart; return the SVG of each chart, and the files relative to ``out``."""
+    for folder in ("figures", "tables"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    svgs: dict[str, str] = {}
+    files: list[str] = []
+    with style():
+        for item in (item for block in blocks for item in block.items):
+            if isinstance(item, Chart):
+                svgs[item.name] = save(item.draw(), out / "figures", item.name)
+                files += [f"figures/{item.name}.{end}" for end in ("pdf", "svg")]
+            elif isinstance(item, Table):
+                for end, text in (("csv", item.csv()), ("tex", item.tex())):
+                    (out / "tables" / f"{item.name}.{end}").write_text(text, encoding="utf-8")
+                    files.append(f"tables/{item.name}.{end}")
+    return svgs, files
+
+
+def _forget_old(out: Path, files: Sequence[str]) -> None:
+    listing = out / LISTED
+    old = json.loads(listing.read_text()) if listing.is_file() else []
+    for name in set(old) - set(files):
+        (out / name).unlink(missing_ok=True)
+    listing.write_text(json.dumps(files, indent=1) + "\n")

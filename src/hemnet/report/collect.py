@@ -1,0 +1,180 @@
+"""From run directories to records: what each run is, how it ended, and what it measured.
+
+Shapes: S logged steps; a curve is (S, 2): optimizer step and value.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from hemnet.errors import HemnetError
+from hemnet.identity import Identity, identity
+from hemnet.runs import Run
+
+# Folders of a run, none of which holds a run of its own.
+INNER = {"evaluation", "checkpoints", "figures", "wandb"}
+PER_ITERATION = re.compile(r"(.+)/(\d+)$")
+"""A metric per iteration, ``family/t``: of these only three phases of training are kept."""
+KEPT_CURVES = re.compile(r"val/miou$|train/loss$|gradient/backbone/|gradient/means_last$")
+PHASES = ("start", "middle", "end")
+PHASE_SHARE = 0.1
+"""Share of the logged steps that a phase is averaged over: one batch's gradient is noisy."""
+MOST_POINTS = 200
+
+
+@dataclass
+class Record:
+    """One run, read.
+
+    Attributes:
+        path: the run directory.
+        identity: what it is a run of.
+        config: resolved, as nested plain containers.
+        status: ``finished``, ``failed``, ``preempted``, or ``unfinished`` (no result: running or killed).
+        error: of a run that failed, or of reading it.
+        result: result.json, {} if there is none.
+        environment: environment.json, likewise.
+        scores: final scores, NaN where result.json has null.
+        curves: (S, 2) per metric of `KEPT_CURVES`, thinned to at most `MOST_POINTS`.
+        phases: ``family`` -> (3, t+1): mean over each phase of training, per iteration.
+        cost: the last value of each ``cost/*``.
+        superseded: whether a later run of the same settings and seed takes its place.
+    """
+
+    path: Path
+    identity: Identity
+    config: dict[str, Any]
+    status: str
+    error: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
+    phases: dict[str, np.ndarray] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    superseded: bool = False
+
+    @property
+    def miou(self) -> float:
+        """The final ``val/miou``; NaN if there is none."""
+        return self.scores.get("val/miou", float("nan"))
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A directory that should be a run, and why it cannot be read."""
+
+    path: Path
+    error: str
+
+
+def collect(folders: Sequence[Path]) -> tuple[list[Record], list[Unreadable]]:
+    """Read every run at or below the folders, in the order of their paths.
+
+    Raises:
+        HemnetError: a folder is missing, or there is no run in any.
+    """
+    records: list[Record] = []
+    unreadable: list[Unreadable] = []
+    for path in sorted({path for folder in folders for path in _find(folder)}):
+        try:
+            records.append(read(path))
+        except Exception as error:  # whatever is wrong with one run, the others have their report
+            unreadable.append(Unreadable(path, f"{type(error).__name__}: {error}"))
+    if not records and not unreadable:
+        named = " ".join(map(str, folders))
+        raise HemnetError(f"no run in {named}: train first (make train, make sweep), or name other folders")
+    return records, unreadable
+
+
+def _find(folder: Path) -> Iterator[Path]:
+    if not folder.is_dir():
+        raise HemnetError(f"{folder} is no folder: name run directories or folders that hold some")
+    for path, names, files in os.walk(folder):
+        if "config.yaml" in files:
+            yield Path(path).resolve()
+        names[:] = [name for name in names if name not in INNER and not name.startswith(".")]
+
+
+def read(path: Path) -> Record:
+    """Read one run directory.
+
+    Raises:
+        Exception: of many kinds, since anything may be wrong with the files.
+    """
+    run = Run.open(path)
+    config: Any = OmegaConf.to_container(run.config, resolve=False)
+    result = _json(path / "result.json")
+    record = Record(
+        path,
+        identity(run.config),
+        config,
+        status=str(result.get("status", "unfinished")),
+        error=str(result.get("error", "")),
+        result=result,
+        environment=_json(path / "environment.json"),
+        scores={k: _number(v) for k, v in (result.get("metrics") or {}).items()},
+    )
+    if record.status == "finished":
+        _read_metrics(record, run)
+    return record
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is no JSON object")
+    return content
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _read_metrics(record: Record, run: Run) -> None:
+    columns: dict[str, list[tuple[float, float]]] = {}
+    for row in run.metrics():
+        step = row.get("step", float("nan"))
+        for name, value in row.items():
+            columns.setdefault(name, []).append((step, value))
+    families: dict[str, dict[int, np.ndarray]] = {}
+    for name, points in columns.items():
+        curve_S2 = np.array(points)
+        if match := PER_ITERATION.match(name):
+            families.setdefault(match[1], {})[int(match[2])] = curve_S2
+        elif name.startswith("cost/"):
+            record.cost[name] = float(curve_S2[-1, 1])
+        elif KEPT_CURVES.match(name):
+            record.curves[name] = _thinned(curve_S2)
+    for family, curves in families.items():
+        values = np.full((len(PHASES), max(curves) + 1), np.nan)
+        for t, curve_S2 in curves.items():
+            values[:, t] = _phases(curve_S2[:, 1], geometric=family == "gradient/means")
+        record.phases[family] = values
+
+
+def _phases(values_S: np.ndarray, geometric: bool) -> np.ndarray:
+    """Return the means over the first, the middle and the last tenth; geometric for what spans decades."""
+    size = len(values_S)
+    width = max(1, round(PHASE_SHARE * size))
+    begins = (0, (size - width) // 2, size - width)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled_S = np.log(values_S) if geometric else values_S
+        means = np.array([scaled_S[begin : begin + width].mean() for begin in begins])
+    return np.exp(means) if geometric else means
+
+
+def _thinned(curve_S2: np.ndarray) -> np.ndarray:
+    """Return at most `MOST_POINTS` points: means of neighbours, so that no peak is picked by chance."""
+    if len(curve_S2) <= MOST_POINTS:
+        return curve_S2
+    return np.array([chunk.mean(axis=0) for chunk in np.array_split(curve_S2, MOST_POINTS)])

@@ -1,0 +1,144 @@
+"""What a report is made of: tables, charts and pictures, in blocks; tables as CSV and as LaTeX too."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hemnet.report.statistics import Estimate
+
+Cell = str | int | float | Estimate | None
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its heading, the format of its numbers, and whether they show their sign.
+
+    Attributes:
+        heading: as it is printed, and the CSV's name of the column.
+        digits: significant digits where ``fixed`` is false, else decimals.
+        fixed: decimals or significant digits.
+        signed: whether a plus is written.
+    """
+
+    heading: str
+    digits: int = 3
+    fixed: bool = True
+    signed: bool = False
+
+    def text(self, value: float) -> str:
+        """Return a number as it is printed."""
+        if not np.isfinite(value):
+            return MISSING
+        sign = "+" if self.signed else ""
+        if self.fixed:
+            return f"{value:{sign}.{self.digits}f}"
+        return f"{value:{sign}.{self.digits}g}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a file name, in which a cell is text, a number, an estimate or missing."""
+
+    name: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+    def texts(self) -> list[list[str]]:
+        """Return the cells as the page prints them."""
+        return [[_text(c, v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
+
+    def numeric(self) -> list[bool]:
+        """Return for each column whether it holds numbers, which stand to the right."""
+        return [not any(isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
+
+    def csv(self) -> str:
+        """Return the table as CSV in full precision; an estimate is three columns."""
+        wide = [any(isinstance(row[i], Estimate) for row in self.rows) for i in range(len(self.columns))]
+        lines: list[list[object]] = [[]]
+        for column, three in zip(self.columns, wide, strict=True):
+            lines[0] += [column.heading, *(f"{column.heading} {end}" for end in ("low", "high") if three)]
+        for row in self.rows:
+            line: list[object] = []
+            for value, three in zip(row, wide, strict=True):
+                line += _raw(value, three)
+            lines.append(line)
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows(lines)
+        return out.getvalue()
+
+    def tex(self) -> str:
+        """Return the table as LaTeX for the package booktabs."""
+        align = "".join("r" if numeric else "l" for numeric in self.numeric())
+        body = "".join(" & ".join(map(escape_tex, row)) + r" \\" + "\n" for row in self.texts())
+        heads = " & ".join(escape_tex(column.heading) for column in self.columns)
+        return (
+            f"% \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n\\caption{{{escape_tex(self.caption)}}}\n"
+            f"\\label{{tab:{self.name}}}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n{heads} \\\\\n\\midrule\n"
+            f"{body}\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+        )
+
+
+def _text(column: Column, value: Cell) -> str:
+    if isinstance(value, Estimate):
+        half = value.half_width
+        mean = column.text(value.mean)
+        return mean if half is None else f"{mean} ± {column.text(half).lstrip('+')}"
+    if isinstance(value, float):
+        return column.text(value)
+    return MISSING if value is None else str(value)
+
+
+def _raw(value: Cell, three: bool) -> list[object]:
+    if isinstance(value, Estimate):
+        return [value.mean, value.low, value.high]
+    return [value, *([None, None] if three else [])]
+
+
+TEX_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "σ²": r"$\sigma^2$", "×": r"$\times$",
+    "μ": r"$\mu$", "\n": " ",
+}  # fmt: skip
+
+
+def escape_tex(text: str) -> str:
+    """Return text in which nothing is a command of LaTeX."""
+    return re.sub("|".join(map(re.escape, TEX_SPECIAL)), lambda match: TEX_SPECIAL[match[0]], text)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with a file name; ``draw`` makes it when it is saved, so that one is in memory at a time."""
+
+    name: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A raster image, as it stands in the page: ``data`` is a data URI."""
+
+    caption: str
+    data: str
+
+
+@dataclass
+class Block:
+    """A heading with paragraphs, and what is shown below them."""
+
+    title: str
+    paragraphs: list[str] = field(default_factory=list)
+    items: list[Table | Chart | Picture] = field(default_factory=list)
+
+    def kinds(self) -> list[tuple[str, Table | Chart | Picture]]:
+        """Return each item with its kind's name, for the template."""
+        return [(type(item).__name__.lower(), item) for item in self.items]

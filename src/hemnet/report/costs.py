@@ -1,0 +1,81 @@
+"""The chapter on cost: time, memory, parameters and FLOPs of every setting, and of hem over em."""
+
+from collections.abc import Mapping
+
+from hemnet.report.contents import Block, Cell, Column, Table
+from hemnet.report.groups import Group, Section, scale_text
+from hemnet.report.scores import Chapter
+from hemnet.report.statistics import Estimate, estimate
+from hemnet.report.variants import Variant
+
+COSTS = {
+    "seconds_per_step": ("s per step", 3),
+    "peak_memory_mib": ("peak MiB", 4),
+    "parameters": ("parameters", 8),
+    "em_parameters": ("of the EM layer", 8),
+    "gflops": ("GFLOPs", 4),
+}
+HOW = (
+    "Seconds are the median training step of a run; other work on the machine at the same time distorts them, and "
+    "jobs that ran side by side share it. Peak memory is that of the training process. GFLOPs are of the forward "
+    "pass of one training crop. Ratios pair runs of the same T and seed."
+)
+
+
+def costs(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
+    """Return the table of costs, and hem over em where both were measured."""
+    names = [name for name in COSTS if any(group.costs(name) for group in section.groups)]
+    if not names:
+        return None
+    block = Block("Cost", [HOW])
+    rows: list[list[Cell]] = [
+        [group.label, *(_cost(estimate(list(group.costs(name).values()))) for name in names)]
+        for group in section.groups
+        if any(group.costs(name) for name in names)
+    ]
+    columns = [Column("setting"), *(Column(COSTS[name][0], COSTS[name][1], False) for name in names)]
+    block.items.append(Table(f"{slug}_cost", "Cost of each setting, means over seeds.", columns, rows))
+    chapter = Chapter(block)
+    if variant is not None:
+        _add_ratios(chapter, variant, names, slug)
+    return chapter
+
+
+def _cost(found: Estimate | None) -> Cell:
+    """Return a mean with its interval, or the number alone where it is the same in every run."""
+    return found.mean if found is not None and not found.half_width else found
+
+
+def _add_ratios(chapter: Chapter, variant: Variant, names: list[str], slug: str) -> None:
+    hem = f"hem (h={scale_text(variant.scale)})"
+    rows: list[list[Cell]] = []
+    for t in variant.depths:
+        sides = variant.at("em", t), variant.at("hem", t)
+        if sides[0] is None or sides[1] is None:
+            continue
+        found = [estimate(list(_ratios(sides[0], sides[1], name).values())) for name in names]
+        if not any(found):
+            continue
+        rows.append([t, *map(_cost, found)])
+        for name, ratio in zip(names, found, strict=True):
+            if name == "seconds_per_step" and ratio is not None:
+                chapter.findings.append(_time_sentence(t, hem, ratio))
+    if rows:
+        columns = [Column("T"), *(Column(COSTS[name][0], 4, False) for name in names)]
+        caption = (
+            f"Cost of {hem} over em: means of the ratios of runs with the same seed, with 95% intervals."
+        )
+        chapter.block.items.append(Table(f"{slug}_cost_ratio", caption, columns, rows))
+
+
+def _time_sentence(t: int, hem: str, ratio: Estimate) -> str:
+    start = f"Time of a step, {hem} / em at T={t}: {ratio.mean:.3g}"
+    if ratio.low is None or ratio.high is None:
+        return f"{start} on one seed: no interval from one seed."
+    verdict = "told apart from 1" if ratio.low > 1 or ratio.high < 1 else "inside the noise"
+    return f"{start} (95% interval {ratio.low:.3g} to {ratio.high:.3g}, n={ratio.n} seeds): {verdict}."
+
+
+def _ratios(em: Group, hem: Group, name: str) -> Mapping[int, float]:
+    plain, highway = em.costs(name), hem.costs(name)
+    return {seed: highway[seed] / plain[seed] for seed in plain.keys() & highway.keys() if plain[seed]}

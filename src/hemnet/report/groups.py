@@ -1,0 +1,215 @@
+"""Which runs may be averaged, and which may be compared: decided by their whole configurations.
+
+Runs whose settings agree in all but the seed are a group. Groups whose settings agree in all but the head are
+a section: one recipe, one budget, one way to train. Nothing is compared across sections.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hemnet.report.collect import Record
+from hemnet.report.statistics import Estimate, estimate
+
+Settings = Mapping[str, str]
+
+# Where a run is made and what watches it; none of it changes what is learnt.
+LEFT_OUT = ("seed", "name", "sweep", "runs", "run_dir", "logger", "inference", "data.seed", "data.root")
+LEFT_OUT_NAMES = {
+    "root", "cache", "num_workers", "pin_memory", "devices", "num_nodes", "strategy", "accelerator", "profiler",
+    "default_root_dir", "log_every_n_steps", "benchmark", "enable_progress_bar", "enable_model_summary",
+    "detect_anomaly", "num_sanity_val_steps", "eval_batch_size",
+}  # fmt: skip
+WATCHERS = ("hemnet.callbacks.", "pytorch_lightning.callbacks.ModelCheckpoint")
+HEAD = "model.head."
+DIMENSIONS = {f"{HEAD}{name}" for name in ("_target_", "iterations", "highway_scale", "gradient")}
+"""What `hemnet.identity` has already said of a head."""
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of a run that its outcome depends on, as dotted keys, without the seed.
+
+    The batch size is that of a step over all processes, since it stands per process in a configuration.
+    """
+    trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
+    acting = {name: node for name, node in callbacks.items() if node and not _watches(node)}
+    flat = dict(_flatten({**config, "callbacks": acting}))
+    kept = {
+        key: value
+        for key, value in flat.items()
+        if not any(key == out or key.startswith(f"{out}.") for out in LEFT_OUT)
+        and key.rpartition(".")[2] not in LEFT_OUT_NAMES
+    }
+    processes = _count(trainer.get("devices", 1)) * _count(trainer.get("num_nodes", 1))
+    if (batch := (config.get("data") or {}).get("batch_size")) is not None:
+        kept["data.batch_size"] = str(batch * processes)
+    return kept
+
+
+def _watches(node: Mapping[str, Any]) -> bool:
+    return str(node.get("_target_", "")).startswith(WATCHERS)
+
+
+def _count(devices: Any) -> int:
+    if isinstance(devices, list):
+        return len(devices)
+    return devices if isinstance(devices, int) and devices > 0 else 1
+
+
+def _flatten(node: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        # 1 and 1.0 are one setting.
+        yield prefix, f"{node:g}" if isinstance(node, float) else "none" if node is None else str(node)
+
+
+@dataclass(eq=False)
+class Group:
+    """Runs that differ in nothing but the seed.
+
+    Attributes:
+        head: as `hemnet.identity` names it; T, h and gradient likewise, None without an EM layer.
+        iterations: T.
+        scale: h.
+        gradient: how the iterations are differentiated.
+        rest: the head's further settings.
+        label: all that tells the group from the others of its section, in words.
+        runs: the finished runs by seed.
+        lost: runs of these settings that did not finish.
+    """
+
+    head: str
+    iterations: int | None
+    scale: float | str | None
+    gradient: str | None
+    rest: Settings
+    label: str = ""
+    runs: dict[int, Record] = field(default_factory=dict)
+    lost: list[Record] = field(default_factory=list)
+
+    def by_seed(self, metric: str = "val/miou") -> dict[int, float]:
+        """Return a final score of each seed; NaN where a run has none."""
+        return {seed: run.scores.get(metric, float("nan")) for seed, run in sorted(self.runs.items())}
+
+    def score(self, metric: str = "val/miou") -> Estimate | None:
+        """Return the mean over seeds and its interval."""
+        return estimate(list(self.by_seed(metric).values()))
+
+    def phase(self, family: str, phase: int, t: int) -> dict[int, float]:
+        """Return one per-iteration metric in one phase of training by seed, for the runs that logged it."""
+        found = {}
+        for seed, run in sorted(self.runs.items()):
+            values = run.phases.get(family)
+            if values is not None and t < values.shape[1] and np.isfinite(values[phase, t]):
+                found[seed] = float(values[phase, t])
+        return found
+
+    def costs(self, name: str) -> dict[int, float]:
+        """Return one ``cost/NAME`` by seed, for the runs that logged it."""
+        key = f"cost/{name}"
+        return {seed: run.cost[key] for seed, run in sorted(self.runs.items()) if key in run.cost}
+
+
+@dataclass(eq=False)
+class Section:
+    """Groups that may be compared.
+
+    Attributes:
+        experiment: the recipe.
+        settings: all that its groups share.
+        groups: those with a finished run.
+        label: what tells the section from the others of its experiment; "" if it is alone.
+    """
+
+    experiment: str
+    settings: Settings
+    groups: list[Group]
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        """Experiment and label."""
+        return f"{self.experiment} ({self.label})" if self.label else self.experiment
+
+    @property
+    def runs(self) -> list[Record]:
+        """Every run that counts."""
+        return [run for group in self.groups for run in group.runs.values()]
+
+
+def sections(records: Sequence[Record]) -> list[Section]:
+    """Sort records into sections of groups; of two runs of one seed in a group, the later one counts."""
+    found: dict[tuple[str, frozenset[tuple[str, str]]], dict[Any, Group]] = defaultdict(dict)
+    for record in sorted(records, key=_age):
+        own = settings(record.config)
+        shared = frozenset((k, v) for k, v in own.items() if not k.startswith(HEAD))
+        who = record.identity
+        rest = {k: v for k, v in own.items() if k.startswith(HEAD) and k not in DIMENSIONS}
+        key = (who.head, who.iterations, who.highway_scale, who.gradient, frozenset(rest.items()))
+        group = found[who.experiment, shared].setdefault(key, Group(*key[:4], rest))
+        if record.status != "finished":
+            group.lost.append(record)
+            continue
+        if (earlier := group.runs.get(who.seed)) is not None:
+            earlier.superseded = True
+        group.runs[who.seed] = record
+    made = [
+        Section(experiment, dict(shared), sorted((g for g in groups.values() if g.runs), key=_order))
+        for (experiment, shared), groups in found.items()
+    ]
+    made = sorted((s for s in made if s.groups), key=lambda s: (s.experiment, -len(s.runs)))
+    for section in made:
+        rivals = [other.settings for other in made if other.experiment == section.experiment]
+        section.label = differences(section.settings, rivals)
+        _label(section.groups)
+    return made
+
+
+def _age(record: Record) -> tuple[str, str]:
+    return str(record.environment.get("started", "")), str(record.path)
+
+
+def _order(group: Group) -> Any:
+    scale = group.scale if isinstance(group.scale, float) else np.inf
+    return group.iterations is None, group.head, group.iterations or 0, scale, str(group.gradient)
+
+
+def _label(groups: Sequence[Group]) -> None:
+    modes = {group.gradient for group in groups if group.head in ("em", "hem")}
+    for group in groups:
+        parts = [group.head] + ([] if group.iterations is None else [f"T={group.iterations}"])
+        if group.head == "hem":
+            parts.append(f"h={scale_text(group.scale)}")
+        if group.head in ("em", "hem") and len(modes) > 1:
+            parts.append(str(group.gradient))
+        kind = ("em", "hem") if group.head in ("em", "hem") else (group.head,)
+        further = differences(group.rest, [other.rest for other in groups if other.head in kind])
+        group.label = ", ".join([*parts, *([further] if further else [])])
+
+
+def scale_text(scale: float | str | None) -> str:
+    """Return a highway scale for a label."""
+    return f"{scale:g}" if isinstance(scale, float) else str(scale)
+
+
+def differences(own: Settings, rivals: Sequence[Settings], most: int = 6) -> str:
+    """Return the settings in ``own`` that are not the same in all of ``rivals``, as ``key=value``."""
+    keys = sorted({key for rival in rivals for key in rival})
+    varying = [key for key in keys if len({rival.get(key) for rival in rivals}) > 1]
+    shown = [f"{_short(key, varying)}={own.get(key, 'not set')}" for key in varying[:most]]
+    return ", ".join(shown + ([f"and {len(varying) - most} more"] if len(varying) > most else []))
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """Return the end of a dotted key that no other of the keys has."""
+    parts = key.split(".")
+    for size in range(1, len(parts)):
+        end = ".".join(parts[-size:])
+        if sum(other == end or other.endswith(f".{end}") for other in keys) == 1:
+            return end
+    return key

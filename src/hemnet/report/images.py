@@ -1,0 +1,65 @@
+"""Pages of predictions and attention maps from run directories, made small enough for one page."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from hemnet.report.contents import Block, Picture
+from hemnet.report.groups import Group, Section
+from hemnet.report.variants import Variant, others
+
+PAGES = {"predictions.png": "predictions", "attention.png": "attention maps"}
+WIDTH, TALLEST, QUALITY = 1000, 4000, 70
+MOST_RUNS = 4
+"""Per section and kind of page."""
+
+
+class Album:
+    """Pictures for one page, up to a total size.
+
+    Args:
+        budget: bytes of data URIs in all.
+    """
+
+    def __init__(self, budget: int = 5_000_000) -> None:
+        self.left = budget
+
+    def block(self, section: Section, variant: Variant | None) -> Block | None:
+        """Return the pages of the first seed of em, hem and other heads; None if they wrote none."""
+        groups = others(section)
+        if variant is not None:
+            groups = [g for head in ("em", "hem") if (g := variant.at(head, variant.chosen))] + groups
+        block = Block("Samples", ["The first seed of each head, from the last validation of training."])
+        for file, what in PAGES.items():
+            self._add(block, [g for g in groups if _page(g, file).is_file()][:MOST_RUNS], file, what)
+        return block if block.items or len(block.paragraphs) > 1 else None
+
+    def _add(self, block: Block, groups: Sequence[Group], file: str, what: str) -> None:
+        for group in groups:
+            caption = f"{group.label}, seed {min(group.runs)}: {what}"
+            try:
+                data = _data_uri(_page(group, file))
+            except OSError as error:  # a run that was killed while it wrote the page
+                block.paragraphs.append(f"{caption} cannot be read: {error}")
+                continue
+            if len(data) > self.left:
+                block.paragraphs.append(f"{caption} left out: the page would be too large to send.")
+                continue
+            self.left -= len(data)
+            block.items.append(Picture(caption, data))
+
+
+def _page(group: Group, file: str) -> Path:
+    return group.runs[min(group.runs)].path / "figures" / file
+
+
+def _data_uri(path: Path) -> str:
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((WIDTH, TALLEST), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()

@@ -1,0 +1,81 @@
+"""The chapters on what the report is made of: runs, machines, revisions, and the jobs that did not finish."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hemnet.report.collect import Record, Unreadable
+from hemnet.report.contents import MISSING, Block, Cell, Column, Table
+from hemnet.report.groups import Section
+
+STATUSES = ("finished", "failed", "preempted", "unfinished")
+
+
+def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: Sequence[Section]) -> Block:
+    """Return what the report is made of."""
+    hours = sum(float(record.result.get("seconds") or 0) for record in records) / 3600
+    counted = [run for section in made for run in section.runs]
+    seeds = sorted({run.identity.seed for run in counted})
+    facts: list[tuple[str, str]] = [
+        ("runs", f"{len(records) + len(unreadable)} found, {len(counted)} finished and counted"),
+        ("seeds", ", ".join(map(str, seeds)) or "none"),
+        ("recipes", ", ".join(sorted({record.identity.experiment for record in records}))),
+        ("devices", _counted(str(record.result.get("device") or "unknown") for record in records)),
+        ("revisions", _counted(_revision(record) for record in records)),
+        ("hours of training", f"{hours:.2f}"),
+    ]
+    table = Table("overview", "What this report is made of.", (Column(""), Column("")), facts)
+    return Block("What it is made of", [], [table, _status_table(records, unreadable)])
+
+
+def _counted(values: Iterable[str]) -> str:
+    return "; ".join(f"{value} ({count})" for value, count in Counter(values).most_common())
+
+
+def _revision(record: Record) -> str:
+    git = record.environment.get("git") or {}
+    revision = str(git.get("revision") or "unknown")[:10]
+    return f"{revision}, with changes" if git.get("modified") else revision
+
+
+def _status_table(records: Sequence[Record], unreadable: Sequence[Unreadable]) -> Table:
+    rows: list[list[Cell]] = []
+    for who in sorted({_job(record) for record in records}):
+        mine = [record for record in records if _job(record) == who]
+        counts = Counter(record.status if record.status in STATUSES else "failed" for record in mine)
+        again = sum(record.superseded for record in mine)
+        rows.append([*who, *(counts[status] for status in STATUSES), again])
+    caption = "Jobs of each sweep." + (f" {len(unreadable)} more cannot be read." if unreadable else "")
+    columns = (Column("recipe"), Column("sweep"), *map(Column, STATUSES), Column("replaced by a later run"))
+    return Table("jobs", caption, columns, rows)
+
+
+def _job(record: Record) -> tuple[str, str]:
+    return record.identity.experiment, record.identity.sweep or MISSING
+
+
+def problems(records: Sequence[Record], unreadable: Sequence[Unreadable], folder: Path) -> Block | None:
+    """Return the runs that do not count, each with its reason; paths are relative to ``folder`` if below it."""
+    rows: list[list[Cell]] = []
+    for record in records:
+        if record.status != "finished":
+            reason = record.error or "no result.json: still running, or killed"
+            rows.append([_place(record.path, folder), record.status, reason])
+        elif record.superseded:
+            rows.append(
+                [_place(record.path, folder), "replaced", "a later run has the same settings and seed"]
+            )
+        elif record.miou != record.miou:
+            rows.append(
+                [_place(record.path, folder), "finished", "no val/miou: it is NaN or was not written"]
+            )
+    rows += [[_place(bad.path, folder), "unreadable", bad.error] for bad in unreadable]
+    if not rows:
+        return None
+    columns = (Column("run"), Column("status"), Column("reason"))
+    table = Table("problems", "Runs that do not count, and why.", columns, rows)
+    return Block("Runs that do not count", [], [table])
+
+
+def _place(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

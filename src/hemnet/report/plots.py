@@ -1,0 +1,217 @@
+"""The charts: drawn for a column as wide as a phone, in colours that the colour-blind tell apart.
+
+Shapes: S points of a curve, (S, 2): step and value; n seeds.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hemnet.report.statistics import estimate
+
+WIDTH = 4.6
+"""Inches: at 390 pixels of a phone, a point of type is about a pixel."""
+STYLE = {
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"], "font.size": 10,
+    "axes.titlesize": 10, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "hemnet", "pdf.fonttype": 42,
+    "figure.constrained_layout.use": True, "axes.axisbelow": True, "text.parse_math": False,
+}  # fmt: skip
+# Okabe and Ito's palette.
+BLUE, VERMILION, GREEN, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8A000", "#666666",
+)  # fmt: skip
+HEAD_COLOURS = {
+    "em": BLUE, "hem": VERMILION, "emanet": GREEN, "fcn": GREY, "pspnet": PURPLE, "deeplabv3plus": SKY,
+    "nonlocal": YELLOW,
+}  # fmt: skip
+MARKERS = {"em": "s", "hem": "o"}
+DASHES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+
+
+def head_colour(head: str) -> str:
+    """Return the colour of a head, the same in every chart."""
+    return HEAD_COLOURS.get(head, "#000000")
+
+
+def scale_colour(position: float) -> str:
+    """Return a colour for a place, 0 to 1, on a scale such as that of h or T."""
+    return mpl.colors.to_hex(mpl.colormaps["viridis"](0.9 * (1 - position)))
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw and save in the report's style."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def save(figure: Figure, folder: Path, name: str) -> str:
+    """Write a figure as PDF and SVG, the same bytes for the same content, and return the SVG."""
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None})
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    return (folder / f"{name}.svg").read_text()
+
+
+@dataclass(frozen=True)
+class Line:
+    """Values by seed at each x, drawn as means with intervals."""
+
+    label: str
+    colour: str
+    points: Mapping[float, Mapping[int, float]]
+    marker: str = "o"
+    dashes: str = "-"
+
+
+def score_chart(
+    lines: Sequence[Line], levels: Sequence[tuple[str, str, float]], xlabel: str, positions: str = "even"
+) -> Figure:
+    """Draw mIoU against T or h: means with 95% intervals, single seeds faint, further heads as levels.
+
+    Args:
+        lines: one per head or T.
+        levels: label, colour and mean of heads that do not have the x axis.
+        xlabel: of the x axis.
+        positions: ``even`` sets the x values side by side at equal distances, ``true`` where they are.
+    """
+    figure = Figure(figsize=(WIDTH, 3.6))
+    axis = figure.subplots()
+    xs = sorted({x for line in lines for x in line.points})
+    place = {x: float(i) if positions == "even" else x for i, x in enumerate(xs)}
+    gap = min(
+        (b - a for a, b in zip(sorted(place.values()), sorted(place.values())[1:], strict=False)), default=1
+    )
+    for i, line in enumerate(lines):
+        shift = gap * 0.08 * (i - (len(lines) - 1) / 2)
+        _score_line(axis, line, place, shift)
+    for (label, colour, mean), dash in zip(levels, DASHES * len(levels), strict=False):
+        axis.axhline(mean, color=colour, linestyle=dash, linewidth=1.3, label=label)
+    axis.set_xticks([place[x] for x in xs], [f"{x:g}" for x in xs])
+    axis.set(xlabel=xlabel, ylabel="mIoU")
+    _legend(figure, axis)
+    return figure
+
+
+def _score_line(axis: Axes, line: Line, place: Mapping[float, float], shift: float) -> None:
+    xs, means, halves = [], [], []
+    for x, by_seed in sorted(line.points.items()):
+        if (found := estimate(list(by_seed.values()))) is None:
+            continue
+        values = [value for value in by_seed.values() if np.isfinite(value)]
+        axis.plot([place[x] + shift] * len(values), values, ".", color=line.colour, alpha=0.3, markersize=5)
+        xs.append(place[x] + shift)
+        means.append(found.mean)
+        halves.append(found.half_width or 0.0)
+    axis.errorbar(
+        xs, means, yerr=halves, color=line.colour, marker=line.marker, linestyle=line.dashes, capsize=3,
+        markersize=5, linewidth=1.6, elinewidth=1.1, label=line.label,
+    )  # fmt: skip
+
+
+def _legend(figure: Figure, axis: Axes, columns: int = 3) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        longest = max(map(len, labels))
+        fit = max(1, min(columns, int(60 // (longest + 8))))
+        figure.legend(handles, labels, loc="outside lower center", ncols=fit)
+
+
+Draw = Callable[[Axes, int, int], None]
+
+
+def grid(
+    rows: Sequence[str], columns: Sequence[str], draw: Draw, *, xlabel: str, ylabel: str, log: bool = False,
+    share_y: str = "all", height: float = 1.25,
+) -> Figure:  # fmt: skip
+    """Draw small multiples: ``draw(axis, row, column)`` fills each, and one legend serves all.
+
+    Args:
+        rows: a title for each row, at its left.
+        columns: a title for each column, at its top.
+        draw: fills a panel.
+        xlabel: below the last row.
+        ylabel: at the left of all.
+        log: whether the y axes are logarithmic.
+        share_y: as of matplotlib's subplots.
+        height: of a row, in inches.
+    """
+    figure = Figure(figsize=(WIDTH, height * len(rows) + 1.0))
+    axes = figure.subplots(len(rows), len(columns), squeeze=False, sharey=share_y, sharex="row")  # type: ignore[arg-type]
+    for r, c in np.ndindex(axes.shape):
+        axis = axes[r, c]
+        if log:
+            axis.set_yscale("log")
+        draw(axis, r, c)
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
+        if r == 0:
+            axis.set_title(columns[c])
+        if c == 0 and rows[r]:
+            axis.set_ylabel(rows[r])
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    _legend(figure, max(axes.ravel(), key=lambda axis: len(axis.lines)))
+    return figure
+
+
+def draw_profile(axis: Axes, label: str, colour: str, marker: str, values: Sequence[Sequence[float]]) -> None:
+    """Draw per-iteration values of several seeds: the mean (geometric on a logarithmic axis), and each seed."""
+    geometric = axis.get_yscale() == "log"
+    for one in values:
+        axis.plot(range(len(one)), one, color=colour, alpha=0.3, linewidth=0.7)
+    stacked = np.array(values, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.exp(np.log(stacked).mean(0)) if geometric else stacked.mean(0)
+    axis.plot(range(len(mean)), mean, color=colour, marker=marker, markersize=3, linewidth=1.5, label=label)
+
+
+def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray], dashes: str = "-") -> None:
+    """Draw curves (S, 2) of several seeds: their mean, and the range of the seeds as a band."""
+    steps = max(curves, key=len)[:, 0]
+    stacked = np.array([np.interp(steps, curve[:, 0], curve[:, 1], right=np.nan) for curve in curves])
+    geometric = axis.get_yscale() == "log"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.exp(np.log(stacked).mean(0)) if geometric else stacked.mean(0)
+    axis.plot(steps, mean, color=colour, linewidth=1.4, linestyle=dashes, label=label)
+    if len(curves) > 1:
+        axis.fill_between(steps, stacked.min(0), stacked.max(0), color=colour, alpha=0.15, linewidth=0)
+
+
+def bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[Sequence[float]]]]) -> Figure:
+    """Draw the IoU of each class as horizontal bars: label, colour and seeds' values per class of each side."""
+    count, thick = len(sides), 0.8 / len(sides)
+    figure = Figure(figsize=(WIDTH, 0.9 + len(classes) * (0.14 + 0.13 * count)))
+    axis = figure.subplots()
+    for i, (label, colour, values) in enumerate(sides):
+        found = [estimate(seeds) for seeds in values]
+        places = np.arange(len(classes)) + thick * (i - (count - 1) / 2)
+        means = [np.nan if e is None else e.mean for e in found]
+        halves = [np.nan if e is None or e.half_width is None else e.half_width for e in found]
+        axis.barh(
+            places, means, thick * 0.92, xerr=halves, color=colour, label=label, error_kw={"elinewidth": 0.9}
+        )
+    axis.set_yticks(range(len(classes)), [c if len(c) < 22 else f"{c[:20]}…" for c in classes])
+    axis.set(xlabel="IoU", ylim=(len(classes) - 0.5, -0.5), xlim=(0, None))
+    axis.grid(visible=False, axis="y")
+    _legend(figure, axis)
+    return figure
+
+
+def forest(rows: Sequence[tuple[str, str, Sequence[float]]]) -> Figure:
+    """Draw one line per setting: label, colour and the seeds' values, as mean, 95% interval and dots."""
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(rows)))
+    axis = figure.subplots()
+    for y, (_, colour, values) in enumerate(rows):
+        axis.plot(values, [y] * len(values), ".", color=colour, alpha=0.35)
+        if (found := estimate(values)) is not None:
+            axis.errorbar([found.mean], [y], xerr=[found.half_width or 0.0], fmt="o", color=colour, capsize=3)
+    axis.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+    axis.set(xlabel="mIoU", ylim=(len(rows) - 0.5, -0.5))
+    return figure

@@ -1,0 +1,135 @@
+"""Means over seeds with their intervals, paired tests, and what may be said of them in words.
+
+Shapes: n seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+"""Of every interval; a difference is called supported where its p after Holm is below 1 - LEVEL."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95% t-interval; ``low`` and ``high`` are None where one value gives no interval."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval, which is symmetric about the mean."""
+        return None if self.high is None else self.high - self.mean
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Return mean and interval of the values that are finite; None if none is."""
+    x_n = np.asarray(values, float)
+    x_n = x_n[np.isfinite(x_n)]
+    if not len(x_n):
+        return None
+    mean = float(x_n.mean())
+    if len(x_n) == 1:
+        return Estimate(mean, None, None, 1)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(x_n) - 1) * x_n.std(ddof=1) / np.sqrt(len(x_n)))
+    return Estimate(mean, mean - half, mean + half, len(x_n))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``first`` minus ``second`` over the seeds that both have.
+
+    Attributes:
+        where: what the two share, such as ``T=8``.
+        first: what is compared.
+        second: with what.
+        difference: mean of the differences and its interval, unadjusted; None without a common seed.
+        p: two-sided, of the paired t-test; None below two common seeds.
+        p_holm: p after Holm's correction over the comparisons of one family; set by `holm`.
+        seeds: the common seeds.
+    """
+
+    where: str
+    first: str
+    second: str
+    difference: Estimate | None
+    p: float | None
+    seeds: tuple[int, ...]
+    p_holm: float | None = None
+
+    @property
+    def supported(self) -> bool:
+        """Whether the difference is told apart from the noise of the seeds."""
+        return self.p_holm is not None and self.p_holm < 1 - LEVEL
+
+    @property
+    def verdict(self) -> str:
+        """What may be said: supported, inside the noise, or why nothing may."""
+        if self.difference is None:
+            return "no common seed"
+        if self.p_holm is None:
+            return "no interval from one seed"
+        return "supported" if self.supported else "inside the noise"
+
+
+def compare(
+    where: str, first: tuple[str, Mapping[int, float]], second: tuple[str, Mapping[int, float]]
+) -> Comparison:
+    """Compare two settings, each a name and a value per seed, seed by seed; NaN counts as no value."""
+    a, b = (
+        {seed: value for seed, value in side[1].items() if np.isfinite(value)} for side in (first, second)
+    )
+    seeds = tuple(sorted(a.keys() & b.keys()))
+    differences_n = np.array([a[seed] - b[seed] for seed in seeds])
+    return Comparison(where, first[0], second[0], estimate(differences_n), _p_value(differences_n), seeds)
+
+
+def _p_value(differences_n: np.ndarray) -> float | None:
+    """Return the two-sided p of a t-test of mean 0; 1 where nothing differs at all."""
+    n = len(differences_n)
+    if n < 2:
+        return None
+    spread = differences_n.std(ddof=1) / np.sqrt(n)
+    if spread == 0:
+        return 1.0 if differences_n.mean() == 0 else 0.0
+    return float(2 * stats.t.sf(abs(differences_n.mean()) / spread, n - 1))
+
+
+def holm(family: Sequence[Comparison]) -> list[Comparison]:
+    """Return a family of comparisons with Holm's step-down correction over those that have a p."""
+    tested = sorted((i for i, c in enumerate(family) if c.p is not None), key=lambda i: family[i].p or 0.0)
+    corrected, running = list(family), 0.0
+    for rank, i in enumerate(tested):
+        p = family[i].p
+        assert p is not None
+        running = max(running, min(1.0, (len(tested) - rank) * p))
+        corrected[i] = replace(family[i], p_holm=running)
+    return corrected
+
+
+def sentence(found: Comparison, unit: str = "mIoU", digits: int = 3) -> str:
+    """Return a comparison in words, such as ``hem vs em at T=8: +0.021 mIoU (95% interval ...): supported``."""
+    start = f"{found.first} vs {found.second}" + (f" at {found.where}" if found.where else "")
+    if found.difference is None:
+        return f"{start}: no seed that both finished, so nothing to compare."
+    mean = f"{found.difference.mean:+.{digits}f} {unit}"
+    if found.difference.low is None or found.p is None or found.p_holm is None:
+        return f"{start}: {mean} on seed {found.seeds[0]} alone: no interval from one seed."
+    interval = f"95% interval {found.difference.low:+.{digits}f} to {found.difference.high:+.{digits}f}"
+    after = "" if found.p_holm == found.p else f", {p_text(found.p_holm)} after Holm"
+    return f"{start}: {mean} ({interval}, n={len(found.seeds)} seeds, p{_equals(found.p)}{after}): {found.verdict}."
+
+
+def p_text(p: float) -> str:
+    """Return a p-value to two digits, ``<0.001`` below that."""
+    return "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _equals(p: float) -> str:
+    return p_text(p) if p < 0.001 else f"={p_text(p)}"
