@@ -11,6 +11,7 @@ import pytest
 import torch
 from files import MakeCamVid
 from PIL import Image
+from tiny import TINY
 
 from hemnet.check import ConfigError
 from hemnet.compose import load, restore
@@ -20,13 +21,6 @@ from hemnet.evaluate import evaluate
 from hemnet.predict import predict
 from hemnet.runs import Run
 from hemnet.train import train
-
-TINY = [
-    "data=camvid", "model/backbone=resnet18", "model.backbone.width=4", "model.head.channels=8",
-    "model.num_components=4", "trainer.check_val_every_n_epoch=1",
-    "data.train_transform.crop_size=[32,32]", "data.batch_size=2", "data.num_workers=0", "logger=csv",
-    "trainer.max_epochs=2", "trainer.precision=32",
-]  # fmt: skip
 
 
 def tiny(root: Path, run_dir: Path, *overrides: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.cli import parse, run_entry
+from hemnet.cli import run_entry
 from hemnet.compose import EXPERIMENTS, load
 from hemnet.errors import HemnetError
 from hemnet.files import hold, replacing
@@ -86,9 +86,9 @@ class Search:
         self.folder = folder
         self.trials = int(content["trials"])
         self.space = Space(content["space"])
-        self.overrides = [
-            f"experiment={content['experiment']}", *content.get("overrides", []), *assignments
-        ]  # fmt: skip
+        self.overrides = _last_wins(
+            [f"experiment={content['experiment']}", *content.get("overrides", []), *assignments]
+        )
         self.jobs: list[Job] = []
         self._study = self._open()
 
@@ -163,6 +163,11 @@ class Search:
             ) from error
 
 
+def _last_wins(overrides: Sequence[str]) -> list[str]:
+    """Return overrides without those that a later one replaces, of which Hydra would complain."""
+    return list({override.partition("=")[0]: override for override in overrides}.values())
+
+
 def search(name: str, assignments: Sequence[str], *, trials: int | None, parallel: int | None) -> Search:
     """Run a search, or go on with it, until it has its number of trials; print the best.
 
@@ -181,7 +186,7 @@ def search(name: str, assignments: Sequence[str], *, trials: int | None, paralle
         raise HemnetError(f"no search {name} at {path}: known are {known}")
     recipe = OmegaConf.load(path)
     assert isinstance(recipe, DictConfig)
-    config = load([f"experiment={recipe.experiment}", *assignments, "run_dir=unused"])
+    config = load(_last_wins([f"experiment={recipe.experiment}", *assignments, "run_dir=unused"]))
     found = Search(name, recipe, assignments, Path(config.runs) / "searches" / name)
     try:
         lock = hold(found.folder)
@@ -205,8 +210,9 @@ def _entry() -> None:
     parser.add_argument(
         "--parallel", type=int, help="trials at a time; default: as many as there are GPUs, or 1"
     )
-    options, assignments = parse(parser)
-    search(options.name, assignments, trials=options.trials, parallel=options.parallel)
+    parser.add_argument("overrides", nargs="*", help="key=value of every trial, as hemnet.train takes them")
+    options = parser.parse_intermixed_args()
+    search(options.name, options.overrides, trials=options.trials, parallel=options.parallel)
 
 
 if __name__ == "__main__":

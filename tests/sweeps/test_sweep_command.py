@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 from files import MakeCamVid
+from tiny import PLAIN
 
-TINY = [
-    "data=camvid", "model.backbone.width=4", "model.head.channels=8", "model.num_components=4",
-    "data.train_transform.crop_size=[32,32]", "data.batch_size=2", "data.num_workers=0", "logger=csv",
-    "trainer.max_epochs=1", "trainer.precision=32", "callbacks.predictions=null", "callbacks.attention=null",
-]  # fmt: skip
+TINY = [*PLAIN, "trainer.max_epochs=1"]
 
 
 def command(folder: Path, root: Path, *overrides: str) -> list[str]:

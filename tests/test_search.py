@@ -1,0 +1,144 @@
+"""Searching settings: trials are runs, a stopped search goes on, and only real scores count."""
+
+import csv
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from files import MakeCamVid
+from omegaconf import DictConfig, OmegaConf
+from tiny import PLAIN
+
+from hemnet.compose import EXPERIMENTS, load
+from hemnet.errors import HemnetError
+from hemnet.search import Search, Space
+from hemnet.sweeps.jobs import Job
+
+RECIPE = {
+    "experiment": "synthetic_hem", "trials": 4, "overrides": ["seed=1"],
+    "space": {"optim.optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True},
+              "model.head.iterations": {"low": 1, "high": 4}, "model/head": ["em", "hem"]},
+}  # fmt: skip
+
+
+def recipe(**changes: object) -> DictConfig:
+    return OmegaConf.create(RECIPE | changes)
+
+
+def finish(job: Job, miou: float | None) -> None:
+    job.path.mkdir(parents=True)
+    value = "null" if miou is None else repr(miou)
+    (job.path / "result.json").write_text(f'{{"status": "finished", "metrics": {{"val/miou": {value}}}}}')
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_trials_stay_in_their_ranges_and_the_best_is_first(tmp_path: Path) -> None:
+    found = Search("demo", recipe(), ["data.num_workers=0"], tmp_path)
+    for i, job in enumerate(found.jobs_to_run(12)):
+        assert job.overrides[:3] == ["experiment=synthetic_hem", "seed=1", "data.num_workers=0"]
+        chosen = dict(pair.split("=") for pair in job.overrides[3:])
+        assert 1e-4 <= float(chosen["optim.optimizer.lr"]) <= 1e-1
+        assert chosen["model.head.iterations"] in "1234"
+        assert chosen["model/head"] in ("em", "hem")
+        finish(job, 0.1 * (i % 7))
+        found.tell(job)
+    assert found.best().value == pytest.approx(0.6)
+    scores = [float(row["val/miou"]) for row in rows(tmp_path)]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 12
+
+
+def test_without_a_score_a_trial_has_failed(tmp_path: Path) -> None:
+    found = Search("demo", recipe(), [], tmp_path)
+    jobs = list(found.jobs_to_run(3))
+    finish(jobs[0], None)  # NaN, as result.json writes it
+    finish(jobs[1], 0.25)
+    for job in jobs:  # the third left nothing
+        found.tell(job)
+    assert [row["state"] for row in rows(tmp_path)] == ["COMPLETE", "FAIL", "FAIL"]
+    assert found.best().number == 1
+
+
+def test_a_search_goes_on_with_the_trials_it_left(tmp_path: Path) -> None:
+    first = Search("demo", recipe(), [], tmp_path)
+    left, done = list(first.jobs_to_run(2))
+    finish(done, 0.5)
+    first.tell(done)
+
+    second = Search("demo", recipe(), [], tmp_path)
+    jobs = list(second.jobs_to_run(3))
+    assert (jobs[0].name, jobs[0].path) == (left.name, left.path)
+    assert sorted(jobs[0].overrides) == sorted(left.overrides)
+    assert [job.name for job in jobs] == ["trial-0000", "trial-0002"]
+    finish(jobs[0], 0.75)
+    second.tell(jobs[0])
+    assert second.best().number == 0
+
+
+def test_guesses_of_the_second_day_are_new(tmp_path: Path) -> None:
+    def day(total: int) -> list[tuple[str, ...]]:
+        found = Search("demo", recipe(), [], tmp_path)
+        jobs = list(found.jobs_to_run(total))
+        for job in jobs:
+            finish(job, 0.5)
+            found.tell(job)
+        return [tuple(job.overrides) for job in jobs]
+
+    assert not set(day(3)) & set(day(6))
+
+
+@pytest.mark.parametrize("spec", [{"low": 2, "high": 1}, {"low": 1}, {"low": 1, "high": 2, "step": 1}, [], 3])
+def test_a_wrong_range_is_explained(spec: object) -> None:
+    with pytest.raises(HemnetError, match=r"space\.seed is .*: write \{low"):
+        Space({"seed": spec})
+
+
+def test_a_wrong_recipe_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(HemnetError, match="unknown: trails"):
+        Search("demo", recipe(trails=3), [], tmp_path)
+    with pytest.raises(HemnetError, match=r"no trial in .* has a score"):
+        Search("demo", recipe(), [], tmp_path).best()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((EXPERIMENTS / "searches").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_searches_that_come_with_the_project_name_keys_that_exist(path: Path, tmp_path: Path) -> None:
+    content = OmegaConf.load(path)
+    assert isinstance(content, DictConfig)
+    found = Search(path.stem, content, [], tmp_path)
+    for job in found.jobs_to_run(3):
+        config = load([*job.overrides, "run_dir=unused"])
+        for override in job.overrides[2:]:
+            key, _, value = override.partition("=")
+            assert math.isclose(float(OmegaConf.select(config, key)), float(value))
+
+
+@pytest.mark.slow
+def test_the_command_runs_trials_and_goes_on(make_camvid: MakeCamVid, tmp_path: Path) -> None:
+    root = make_camvid()
+
+    def search(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "hemnet.search", "hem", *arguments, *PLAIN, f"data.root={root}",
+             "experiment=camvid_hem_small", "trainer.max_epochs=1", f"runs={tmp_path}"],
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=300, check=False,
+        )  # fmt: skip
+
+    assert (first := search("--trials", "2", "--parallel", "2")).returncode == 0, first.stderr
+    folder = tmp_path / "searches" / "hem"
+    assert [row["state"] for row in rows(folder)] == ["COMPLETE"] * 2
+    assert "val/miou" in first.stdout
+    assert (second := search("--trials", "3")).returncode == 0, second.stderr
+    assert len(list(folder.glob("trial-*/result.json"))) == 3
+    assert "trial-0000" not in second.stdout.splitlines()[0]
+    assert len(optuna.load_study(study_name="study", storage=f"sqlite:///{folder / 'study.db'}").trials) == 3
