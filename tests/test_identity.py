@@ -54,7 +54,7 @@ def test_a_job_is_named_by_what_it_changes() -> None:
     )
     assert job_name(["runs=/c"]) == "job"
     long = [f"data.train.key{i}=0.123456789" for i in range(30)]
-    assert len(job_name(long)) < 200
+    assert len(job_name(long)) < 255
     assert job_name(long) != job_name([*long[:-1], "data.train.key29=0.2"])
 
 

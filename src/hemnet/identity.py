@@ -17,7 +17,7 @@ PLAIN_HEADS = {
 # Keys that say where and how a run is made rather than what it is.
 PLACEMENT = ("sweep", "resume", "run_dir", "runs", "logger", "callbacks", "hydra", "data.root", "data.cache",
              "data.num_workers")  # fmt: skip
-LONGEST_NAME = 150
+LONGEST_NAME = 200  # file systems take 255 bytes
 
 
 @dataclass(frozen=True)
