@@ -1,5 +1,6 @@
 """A sweep: jobs, of which some are finished, run and reported."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,8 @@ def _skip_if_finished(job: Job, config: DictConfig) -> None:
 def _report(jobs: Sequence[Job], folder: Path) -> None:
     counts = Counter(job.status for job in jobs)
     print(f"{', '.join(f'{count} {status}' for status, count in counts.items())}; {folder / 'jobs.csv'}")
+    if any(folder.glob("*/wandb/offline-run-*")):
+        print(f"upload the W&B runs with `wandb sync {shlex.quote(str(folder))}/*/wandb/offline-run-*`")
     failed = [job for job in jobs if job.status == "failed"]
     for job in failed:
         print(f"\n--- {job.name}: the end of {job.path / CONSOLE}")
