@@ -33,10 +33,12 @@ RANK = {
     "predict": 7,
     "export": 7,
     "bench": 7,
+    "report": 7,
     "data.__main__": 7,
 }
 CONFIGURED = {
-    "check", "compose", "identity", "runs", "cli", "train", "evaluate", "predict", "cost", "export", "data.__main__",
+    "check", "compose", "identity", "runs", "cli", "train", "evaluate", "predict", "cost", "export", "report",
+    "data.__main__",
 }  # fmt: skip
 # Optional, so only these import it, and they only on demand.
 TRITON = {"triton.py", "triton_kernels.py"}

@@ -54,8 +54,8 @@ def write_run(
             "val/miou": miou, "val/mean_accuracy": miou, "val/pixel_accuracy": miou,
             **{f"val/iou/{name}": miou if i else None for i, name in enumerate(classes)},
         }  # fmt: skip
-        result: dict[str, Any] = {"status": status, "experiment": config.name, "seed": seed, "metrics": scores,
-                                  "seconds": 360.0, "steps": 1500, "device": "cpu (test)"}  # fmt: skip
+        about = {"status": status, "experiment": config.name, "seed": seed}
+        result: dict[str, Any] = {**about, "metrics": scores, "seconds": 360.0, "device": "cpu (test)"}
         (path / "result.json").write_text(json.dumps(result | ({} if error is None else {"error": error})))
     return path
 
@@ -68,7 +68,11 @@ def plausible_rows(
     rows: list[dict[str, float]] = []
     for step in range(every, steps + 1, every):
         done = step / steps
-        row = {"step": step - 1, "train/loss": 1.2 * np.exp(-2 * done) + 0.05 * rng.random(), "train/lr": 2e-3}
+        row = {
+            "step": step - 1,
+            "train/loss": 1.2 * np.exp(-2 * done) + 0.05 * rng.random(),
+            "train/lr": 2e-3,
+        }
         fade = (0.25 + 0.3 * done) * (1 - abs(h)) + abs(h)
         for t in range(T + 1):
             row[f"gradient/means/{t:02d}"] = fade ** (T - t) * np.exp(0.1 * rng.normal()) if t < T else 1.0
@@ -79,7 +83,9 @@ def plausible_rows(
             row[f"gradient/backbone/{stage}"] = (0.2 + 0.1 * i) * (1 + h) * np.exp(-done + 0.2 * rng.normal())
         rows.append(row)
         if step % (steps // 4) == 0:
-            rows.append({"step": step - 1, "val/miou": final * (1 - np.exp(-4 * done)), "val/loss": 1 - done / 2})
+            rows.append(
+                {"step": step - 1, "val/miou": final * (1 - np.exp(-4 * done)), "val/loss": 1 - done / 2}
+            )
             gain, rate = 4 * done + 1, 1 - 0.6 * (1 - h)
             inside: dict[str, float] = {"step": step - 1}
             for t in range(T + 1):
@@ -89,14 +95,20 @@ def plausible_rows(
                 if t < T:
                     inside[f"em/step_length/{t:02d}"] = 0.5 * rate**t
             rows.append(inside)
-    cost = {"seconds_per_step": 0.08 + 0.004 * T + 0.002 * rng.random() + 0.001 * (h > 0), "peak_memory_mib": 900.0,
-            "parameters": 1_000_000.0, "gflops": 3.2 + 0.1 * T, "em_parameters": 4096.0}  # fmt: skip
+    seconds = 0.08 + 0.004 * T + 0.002 * rng.random() + 0.001 * (h > 0)
+    cost = {"seconds_per_step": seconds, "peak_memory_mib": 900.0, "parameters": 1_000_000.0}
+    cost |= {"gflops": 3.2 + 0.1 * T, "em_parameters": 4096.0}
     rows.append({"step": steps - 1, **{f"cost/{name}": value for name, value in cost.items()}})
     return rows
 
 
 def write_study(
-    root: Path, *, depths: Sequence[int] = (1, 3, 8), scales: Sequence[float] = (0.5,), seeds: int = 3, heads=("fcn",)
+    root: Path,
+    *,
+    depths: Sequence[int] = (1, 3, 8),
+    scales: Sequence[float] = (0.5,),
+    seeds: int = 3,
+    heads=("fcn",),
 ) -> None:
     """Write em and hem over T, h and seeds, and further heads over seeds, as one sweep."""
     rng = np.random.default_rng(0)
@@ -106,13 +118,21 @@ def write_study(
             for h in (0.0, *scales):
                 miou = 0.86 + luck - 0.004 * T * (1 - h) + 0.004 * rng.normal()
                 head = "em" if h == 0 else "hem"
-                overrides = (f"model/head={head}", f"model.head.iterations={T}", f"model.head.highway_scale={h}")
+                overrides = (
+                    f"model/head={head}",
+                    f"model.head.iterations={T}",
+                    f"model.head.highway_scale={h}",
+                )
                 path = root / "sweeps" / "depth" / f"{head}_T{T}_h{h}_s{seed}"
                 rows = plausible_rows(T, h, seed, final=miou)
                 write_run(path, overrides, seed=seed, sweep="depth", miou=miou, rows=rows)
         for i, head in enumerate(heads):
             miou = 0.42 + 0.1 * i + 0.02 * rng.normal()
-            rows = [{"step": s, "val/miou": miou * s / 1500, "train/loss": 1.0} for s in (375, 750, 1125, 1500)]
-            rows.append({"step": 1500, "cost/seconds_per_step": 0.07, "cost/parameters": 9e5, "cost/gflops": 3.0})
+            rows = [
+                {"step": s, "val/miou": miou * s / 1500, "train/loss": 1.0} for s in (375, 750, 1125, 1500)
+            ]
+            rows.append(
+                {"step": 1500, "cost/seconds_per_step": 0.07, "cost/parameters": 9e5, "cost/gflops": 3.0}
+            )
             path = root / "sweeps" / "depth" / f"{head}_s{seed}"
             write_run(path, (f"model/head={head}",), seed=seed, sweep="depth", miou=miou, rows=rows)
