@@ -122,8 +122,10 @@ def _score_line(axis: Axes, line: Line, place: Mapping[float, float], shift: flo
     )  # fmt: skip
 
 
-def _legend(figure: Figure, axis: Axes, columns: int = 3) -> None:
-    found = list(zip(*axis.get_legend_handles_labels(), strict=True))
+def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
+    """Name each label once below a figure, in as many columns as fit its width."""
+    pairs = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+    found = list({label: (handle, label) for handle, label in reversed(pairs)}.values())[::-1]
     if found:
         # Measured lines, which are containers of matplotlib's, before levels.
         handles, labels = zip(*sorted(found, key=lambda pair: not isinstance(pair[0], tuple)), strict=True)
@@ -178,7 +180,7 @@ def grid(
         if r == len(rows) - 1:
             axis.set_xlabel(xlabel)
     figure.supylabel(ylabel, fontsize=10)
-    _legend(figure, max(axes.ravel(), key=lambda axis: len(axis.lines)))
+    _legend(figure, *axes.ravel())
     return figure
 
 
