@@ -8,7 +8,7 @@ CHECKPOINT ?= last
 BENCH ?= em
 FORMAT ?= onnx
 .DEFAULT_GOAL := help
-.PHONY: help setup data train sweep search evaluate predict export bench test test-quick lint format clean
+.PHONY: help setup data train sweep search evaluate predict export report bench test test-quick lint format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ predict: setup ## segment images: RUN=<run directory> INPUT=<image or folder> [C
 export: setup ## write a network for use without hemnet: RUN=<run directory> [FORMAT=onnx|torch] [CHECKPOINT=last|best]
 	@test -n "$(RUN)" || { echo "name a run: make export RUN=runs/..."; exit 2; }
 	$(PY) -m hemnet.export $(RUN) --format $(FORMAT) --checkpoint $(CHECKPOINT) $(ARGS)
+
+report: setup ## one page on all runs, with figures and tables, in report/: [ARGS="runs/sweeps/smoke ..."]
+	$(PY) -m hemnet.report $(ARGS)
 
 bench: setup ## time and memory of the EM engines on this machine: [ARGS="--iterations 1 3 ..."]
 	$(PY) -m hemnet.bench $(BENCH) $(ARGS)

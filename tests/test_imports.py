@@ -39,13 +39,13 @@ RANK = {
     "cost": 7,
     "predict": 7,
     "export": 7,
-    "report": 7,
     "bench": 7,
+    "report": 7,
     "data.__main__": 7,
 }
 CONFIGURED = {
     "check", "compose", "identity", "provenance", "runs", "sweeps", "search", "cli",
-    "train", "evaluate", "predict", "cost", "export", "data.__main__",
+    "train", "evaluate", "predict", "cost", "export", "report", "data.__main__",
 }  # fmt: skip
 # Optional, so only these import it, and they only on demand.
 TRITON = {"triton.py", "triton_kernels.py"}

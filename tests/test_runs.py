@@ -75,6 +75,22 @@ def test_metrics_are_read_back_without_empty_cells(tmp_path: Path, config: DictC
     assert run.metrics() == [{"step": 1.0, "train/loss": 0.5}, {"step": 2.0, "val/miou": 0.25}]
 
 
+def test_curves_are_the_metrics_column_by_column(tmp_path: Path, config: DictConfig) -> None:
+    run = Run.create(tmp_path / "run", config)
+    assert run.curves() == {}
+    path = run.path / "metrics.csv"
+    path.write_text("")
+    assert run.curves() == {}
+    path.write_text(
+        "step,train/loss,val/miou,empty\n1,0.5,,\n2,,0.25,\n3,nan,0.5,\n4,0.1"
+    )  # the last is torn
+    found = run.curves()
+    assert list(found) == ["train/loss", "val/miou"]
+    assert str(found["train/loss"].tolist()) == "[[1.0, 0.5], [3.0, nan], [4.0, 0.1]]"
+    assert found["val/miou"].tolist() == [[2, 0.25], [3, 0.5]]
+    assert list(run.curves(lambda name: name.startswith("val/"))) == ["val/miou"]
+
+
 def test_secrets_stay_out_of_the_stored_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", "sekret")
     monkeypatch.setenv("HEMNET_DATA", "/sets")

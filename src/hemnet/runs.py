@@ -8,11 +8,14 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -197,6 +200,35 @@ class Run:
         """Return the rows of metrics.csv in order, each without its empty cells; [] if there is none."""
         rows = read_table(self.path / "metrics.csv")
         return [{key: float(value) for key, value in row.items()} for row in rows]
+
+    def curves(self, wanted: Callable[[str], object] = bool) -> dict[str, np.ndarray]:
+        """Return what metrics.csv has, metric by metric: many times faster than `metrics` for long runs.
+
+        Args:
+            wanted: says of a metric's name whether it is read; by default every one is.
+
+        Returns:
+            (S, 2) float64 per metric: optimizer step and value, where it was logged.
+
+        Raises:
+            ValueError: a cell is no number, as in a file that is still being written.
+        """
+        path = self.path / "metrics.csv"
+        if not path.is_file():
+            return {}
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        names = rows.pop(0) if rows else []
+        # A torn last row is shorter than the others.
+        columns = dict(zip(names, zip_longest(*rows, fillvalue=""), strict=False))
+        steps = columns.get("step", ())
+        found = {}
+        for name, cells in columns.items():
+            if name != "step" and wanted(name):
+                points = [(step, cell) for step, cell in zip(steps, cells, strict=True) if cell and step]
+                if points:
+                    found[name] = np.array(points, dtype=str).astype(np.float64)
+        return found
 
     @property
     def result(self) -> dict[str, Any]:

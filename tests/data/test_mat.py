@@ -1,8 +1,5 @@
 """Label maps from MATLAB files."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -81,9 +78,3 @@ def test_version_7_3_and_missing_files_say_what_to_do(tmp_path):
         read_mat(tmp_path / "a.mat", "S")
     with pytest.raises(DataError, match=r"none\.mat: no such file"):
         read_mat(tmp_path / "none.mat", "S")
-
-
-def test_without_scipy_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(DataError, match=r"pip install 'hemnet\[mat\]'"):
-        read_mat(tmp_path / "a.mat", "S")

@@ -23,13 +23,11 @@ def read_mat(path: str | Path, variable: str, *fields: str) -> np.ndarray:
         (H, W) uint8 or uint16 raw labels, C-contiguous.
 
     Raises:
-        DataError: SciPy is not installed; the file is missing, corrupt, of version 7.3, or lacks the
+        DataError: the file is missing, corrupt, of version 7.3, or lacks the
             variable or field; the labels are no (H, W) array of integers in 0..65535.
     """
-    try:
-        from scipy.io import loadmat  # here, because it is slow to import and few sets need it
-    except ImportError:
-        raise DataError(f"{path}: MATLAB files need SciPy: pip install 'hemnet[mat]'") from None
+    from scipy.io import loadmat  # here, because it is slow to import and few sets need it
+
     try:
         with open(path, "rb") as file:
             value: Any = loadmat(file, variable_names=[variable])

@@ -10,8 +10,8 @@ from hemnet.cli import log_to_terminal, run_entry
 def _page() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m hemnet.report",
-        description="Write one page, with figures and tables, on all runs in the folders: means over seeds with 95% "
-        "intervals, paired tests, gradient flow, convergence, cost. Reads run directories alone.",
+        description="Write one page, with figures and tables, on all runs in the folders: means over seeds "
+        "with 95%% intervals, paired tests, gradient flow, convergence, cost. Reads run directories alone.",
     )
     parser.add_argument(
         "folders", nargs="*", type=Path, default=[Path("runs")], metavar="FOLDER",

@@ -9,21 +9,15 @@ from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
 from hemnet.report.contents import Block, Chart, Table
 from hemnet.report.costs import costs
-from hemnet.report.flow import backbone, convergence, gradient_flow, learning
+from hemnet.report.flow import backbone, gradient_flow
 from hemnet.report.groups import Section, sections
+from hemnet.report.heads import against_heads, every_group, gradient_modes, per_class
 from hemnet.report.images import Album
 from hemnet.report.overview import overview, problems
 from hemnet.report.page import MARK, Part, render
 from hemnet.report.plots import save, style
-from hemnet.report.scores import (
-    Chapter,
-    against_depth,
-    against_heads,
-    against_scale,
-    every_group,
-    gradient_modes,
-    per_class,
-)
+from hemnet.report.scores import Chapter, against_depth, against_scale
+from hemnet.report.training import convergence, learning
 from hemnet.report.variants import Variant, variants
 
 log = logging.getLogger(__name__)
@@ -70,9 +64,17 @@ def _refuse_foreign(out: Path) -> None:
 
 def _parts(made: Sequence[Section], album: Album | None) -> Iterator[Part]:
     """Yield a part per section; sections of one setting, such as the trials of a search, share one."""
-    for i, section in enumerate(made):
-        slug = f"{_slug(section.experiment)}_{i}" if len(made) > 1 else _slug(section.experiment)
-        yield _part(section, slug, album)
+    for experiment in dict.fromkeys(section.experiment for section in made):
+        mine = [section for section in made if section.experiment == experiment]
+        lone = [section for section in mine if len(section.groups) == 1]
+        if len(lone) == 1:
+            lone = []
+        slug = _slug(experiment)
+        for i, section in enumerate(section for section in mine if section not in lone):
+            yield _part(section, f"{slug}_{i}" if i else slug, album)
+        if lone:
+            title = f"{experiment}, settings with nothing to compare"
+            yield Part(title, [], [every_group(lone, f"{slug}_lone")])
 
 
 def _part(section: Section, slug: str, album: Album | None) -> Part:
@@ -84,10 +86,11 @@ def _part(section: Section, slug: str, album: Album | None) -> Part:
     first = found[0] if found else None
     for chapter in (against_heads, per_class, learning, costs):
         chapters += [made] if (made := chapter(section, first, slug)) else []
-    blocks = [chapter.block for chapter in chapters] + [every_group(section, slug)]
+    blocks = [chapter.block for chapter in chapters] + [every_group([section], slug)]
     if album is not None and (pictures := album.block(section, first)):
         blocks.append(pictures)
-    return Part(section.title, [text for chapter in chapters for text in chapter.findings], blocks)
+    findings = [(chapter.block.title, chapter.findings) for chapter in chapters if chapter.findings]
+    return Part(section.title, findings, blocks)
 
 
 def _variant_chapters(section: Section, variant: Variant, slug: str) -> list[Chapter]:
@@ -96,7 +99,6 @@ def _variant_chapters(section: Section, variant: Variant, slug: str) -> list[Cha
         if found := chapter(section, variant, slug):
             if variant.label:
                 found.block.title += f" ({variant.label})"
-                found.findings = [f"{variant.label}: {text}" for text in found.findings]
             made.append(found)
     return made
 

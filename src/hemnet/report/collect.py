@@ -20,9 +20,12 @@ from hemnet.runs import Run
 
 # Folders of a run, none of which holds a run of its own.
 INNER = {"evaluation", "checkpoints", "figures", "wandb"}
+WANTED = re.compile(
+    r"val/miou$|cost/|gradient/backbone/|gradient/(means|share)/\d+$"
+    r"|em/(log_likelihood|step_length|components|entropy)/\d+$"
+)
 PER_ITERATION = re.compile(r"(.+)/(\d+)$")
 """A metric per iteration, ``family/t``: of these only three phases of training are kept."""
-KEPT_CURVES = re.compile(r"val/miou$|train/loss$|gradient/backbone/|gradient/means_last$")
 PHASES = ("start", "middle", "end")
 PHASE_SHARE = 0.1
 """Share of the logged steps that a phase is averaged over: one batch's gradient is noisy."""
@@ -42,7 +45,7 @@ class Record:
         result: result.json, {} if there is none.
         environment: environment.json, likewise.
         scores: final scores, NaN where result.json has null.
-        curves: (S, 2) per metric of `KEPT_CURVES`, thinned to at most `MOST_POINTS`.
+        curves: (S, 2) per other metric of `WANTED`, thinned to at most `MOST_POINTS`.
         phases: ``family`` -> (3, t+1): mean over each phase of training, per iteration.
         cost: the last value of each ``cost/*``.
         superseded: whether a later run of the same settings and seed takes its place.
@@ -141,19 +144,13 @@ def _number(value: Any) -> float:
 
 
 def _read_metrics(record: Record, run: Run) -> None:
-    columns: dict[str, list[tuple[float, float]]] = {}
-    for row in run.metrics():
-        step = row.get("step", float("nan"))
-        for name, value in row.items():
-            columns.setdefault(name, []).append((step, value))
     families: dict[str, dict[int, np.ndarray]] = {}
-    for name, points in columns.items():
-        curve_S2 = np.array(points)
+    for name, curve_S2 in run.curves(WANTED.match).items():
         if match := PER_ITERATION.match(name):
             families.setdefault(match[1], {})[int(match[2])] = curve_S2
         elif name.startswith("cost/"):
             record.cost[name] = float(curve_S2[-1, 1])
-        elif KEPT_CURVES.match(name):
+        else:
             record.curves[name] = _thinned(curve_S2)
     for family, curves in families.items():
         values = np.full((len(PHASES), max(curves) + 1), np.nan)

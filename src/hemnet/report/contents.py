@@ -79,8 +79,9 @@ class Table:
         body = "".join(" & ".join(map(escape_tex, row)) + r" \\" + "\n" for row in self.texts())
         heads = " & ".join(escape_tex(column.heading) for column in self.columns)
         return (
-            f"% \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n\\caption{{{escape_tex(self.caption)}}}\n"
-            f"\\label{{tab:{self.name}}}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n{heads} \\\\\n\\midrule\n"
+            f"% \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n"
+            f"\\caption{{{escape_tex(self.caption)}}}\n\\label{{tab:{self.name}}}\n"
+            f"\\begin{{tabular}}{{{align}}}\n\\toprule\n{heads} \\\\\n\\midrule\n"
             f"{body}\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
         )
 
@@ -104,8 +105,8 @@ def _raw(value: Cell, three: bool) -> list[object]:
 TEX_SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "σ²": r"$\sigma^2$", "×": r"$\times$",
-    "μ": r"$\mu$", "\n": " ",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "σ²": r"$\sigma^2$",
+    "×": r"$\times$", "−": "--", "…": r"\ldots{}", "μ": r"$\mu$", "\n": " ",
 }  # fmt: skip
 
 

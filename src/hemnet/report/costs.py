@@ -16,9 +16,9 @@ COSTS = {
     "gflops": ("GFLOPs", 4),
 }
 HOW = (
-    "Seconds are the median training step of a run; other work on the machine at the same time distorts them, and "
-    "jobs that ran side by side share it. Peak memory is that of the training process. GFLOPs are of the forward "
-    "pass of one training crop. Ratios pair runs of the same T and seed."
+    "Seconds are the median training step of a run; other work on the machine at the same time distorts "
+    "them, and jobs that ran side by side share it. Peak memory is that of the training process. GFLOPs are "
+    "of the forward pass of one training crop. Ratios pair runs of the same T and seed."
 )
 
 
@@ -49,6 +49,7 @@ def _cost(found: Estimate | None) -> Cell:
 def _add_ratios(chapter: Chapter, variant: Variant, names: list[str], slug: str) -> None:
     hem = f"hem (h={scale_text(variant.scale)})"
     rows: list[list[Cell]] = []
+    times: dict[int, Estimate] = {}
     for t in variant.depths:
         sides = variant.at("em", t), variant.at("hem", t)
         if sides[0] is None or sides[1] is None:
@@ -57,23 +58,36 @@ def _add_ratios(chapter: Chapter, variant: Variant, names: list[str], slug: str)
         if not any(found):
             continue
         rows.append([t, *map(_cost, found)])
-        for name, ratio in zip(names, found, strict=True):
-            if name == "seconds_per_step" and ratio is not None:
-                chapter.findings.append(_time_sentence(t, hem, ratio))
+        if (time := dict(zip(names, found, strict=True)).get("seconds_per_step")) is not None:
+            times[t] = time
+    if times:
+        chapter.findings.append(_time_sentence(hem, times))
     if rows:
-        columns = [Column("T"), *(Column(COSTS[name][0], 4, False) for name in names)]
+        columns = [Column("T"), *(Column(COSTS[name][0]) for name in names)]
         caption = (
             f"Cost of {hem} over em: means of the ratios of runs with the same seed, with 95% intervals."
         )
         chapter.block.items.append(Table(f"{slug}_cost_ratio", caption, columns, rows))
 
 
-def _time_sentence(t: int, hem: str, ratio: Estimate) -> str:
-    start = f"Time of a step, {hem} / em at T={t}: {ratio.mean:.3g}"
-    if ratio.low is None or ratio.high is None:
-        return f"{start} on one seed: no interval from one seed."
-    verdict = "told apart from 1" if ratio.low > 1 or ratio.high < 1 else "inside the noise"
-    return f"{start} (95% interval {ratio.low:.3g} to {ratio.high:.3g}, n={ratio.n} seeds): {verdict}."
+def _time_sentence(hem: str, ratios: Mapping[int, Estimate]) -> str:
+    """Return the ratio at each T in one sentence; at which T it is told apart from 1."""
+    told = ", ".join(f"{_ratio(ratio)} at T={t}" for t, ratio in ratios.items())
+    apart = [
+        f"T={t}"
+        for t, ratio in ratios.items()
+        if ratio.low and ratio.high and (ratio.low > 1 or ratio.high < 1)
+    ]
+    start = f"Time of a step, {hem} / em: {told}"
+    if all(ratio.low is None for ratio in ratios.values()):
+        return f"{start}: no interval from one seed."
+    end = f"the 95% interval leaves 1 out at {', '.join(apart)}" if apart else "every 95% interval holds 1"
+    return f"{start}; {end} (not corrected for their number)."
+
+
+def _ratio(ratio: Estimate) -> str:
+    half = ratio.half_width
+    return f"{ratio.mean:.3f}" if half is None else f"{ratio.mean:.3f} ± {half:.3f}"
 
 
 def _ratios(em: Group, hem: Group, name: str) -> Mapping[int, float]:

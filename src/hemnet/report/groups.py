@@ -19,12 +19,13 @@ Settings = Mapping[str, str]
 # Where a run is made and what watches it; none of it changes what is learnt.
 LEFT_OUT = ("seed", "name", "sweep", "runs", "run_dir", "logger", "inference", "data.seed", "data.root")
 LEFT_OUT_NAMES = {
-    "root", "cache", "num_workers", "pin_memory", "devices", "num_nodes", "strategy", "accelerator", "profiler",
-    "default_root_dir", "log_every_n_steps", "benchmark", "enable_progress_bar", "enable_model_summary",
-    "detect_anomaly", "num_sanity_val_steps", "eval_batch_size",
+    "root", "cache", "num_workers", "pin_memory", "devices", "num_nodes", "strategy", "accelerator",
+    "profiler", "default_root_dir", "log_every_n_steps", "benchmark", "enable_progress_bar",
+    "enable_model_summary", "detect_anomaly", "num_sanity_val_steps", "eval_batch_size",
 }  # fmt: skip
 WATCHERS = ("hemnet.callbacks.", "pytorch_lightning.callbacks.ModelCheckpoint")
 HEAD = "model.head."
+USUAL_MODE = "unrolled"
 DIMENSIONS = {f"{HEAD}{name}" for name in ("_target_", "iterations", "highway_scale", "gradient")}
 """What `hemnet.identity` has already said of a head."""
 
@@ -185,7 +186,7 @@ def _label(groups: Sequence[Group]) -> None:
         parts = [group.head] + ([] if group.iterations is None else [f"T={group.iterations}"])
         if group.head == "hem":
             parts.append(f"h={scale_text(group.scale)}")
-        if group.head in ("em", "hem") and len(modes) > 1:
+        if group.head in ("em", "hem") and len(modes) > 1 and group.gradient != USUAL_MODE:
             parts.append(str(group.gradient))
         kind = ("em", "hem") if group.head in ("em", "hem") else (group.head,)
         further = differences(group.rest, [other.rest for other in groups if other.head in kind])

@@ -24,7 +24,7 @@ def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: 
         ("revisions", _counted(_revision(record) for record in records)),
         ("hours of training", f"{hours:.2f}"),
     ]
-    table = Table("overview", "What this report is made of.", (Column(""), Column("")), facts)
+    table = Table("overview", "What this report is made of.", (Column("what"), Column("found")), facts)
     return Block("What it is made of", [], [table, _status_table(records, unreadable)])
 
 
@@ -55,7 +55,7 @@ def _job(record: Record) -> tuple[str, str]:
 
 
 def problems(records: Sequence[Record], unreadable: Sequence[Unreadable], folder: Path) -> Block | None:
-    """Return the runs that do not count, each with its reason; paths are relative to ``folder`` if below it."""
+    """Return the runs that do not count, and why; paths are relative to ``folder`` where below it."""
     rows: list[list[Cell]] = []
     for record in records:
         if record.status != "finished":

@@ -14,10 +14,10 @@ MARK = '<meta name="generator" content="hemnet.report">'
 
 @dataclass(frozen=True)
 class Part:
-    """A section of the report: its title, what it found in sentences, its blocks."""
+    """A section of the report: its title, what each chapter found in sentences, its blocks."""
 
     title: str
-    findings: Sequence[str]
+    findings: Sequence[tuple[str, Sequence[str]]]
     blocks: Sequence[Block]
 
 
@@ -49,8 +49,7 @@ def _uri(svg: str) -> str:
 
 def _verdict(finding: str) -> str:
     """Return the class of a finding for the style sheet."""
-    for end, name in ((": supported.", "supported"), (": told apart from 1.", "supported"),
-                      (": inside the noise.", "noise")):  # fmt: skip
+    for end, name in ((": supported.", "supported"), (": inside the noise.", "noise")):
         if finding.endswith(end):
             return name
     return "open"

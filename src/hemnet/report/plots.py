@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -17,12 +18,12 @@ from hemnet.report.statistics import estimate
 
 WIDTH = 4.6
 """Inches: at 390 pixels of a phone, a point of type is about a pixel."""
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"], "font.size": 10,
-    "axes.titlesize": 10, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-    "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "hemnet", "pdf.fonttype": 42,
-    "figure.constrained_layout.use": True, "axes.axisbelow": True, "text.parse_math": False,
+    "axes.titlesize": 10, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
+    "legend.fontsize": 9, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "figure.constrained_layout.use": True,
+    "svg.fonttype": "none", "svg.hashsalt": "hemnet", "pdf.fonttype": 42, "text.parse_math": False,
 }  # fmt: skip
 # Okabe and Ito's palette.
 BLUE, VERMILION, GREEN, PURPLE, SKY, YELLOW, GREY = (
@@ -92,8 +93,13 @@ def score_chart(
     for i, line in enumerate(lines):
         shift = gap * 0.08 * (i - (len(lines) - 1) / 2)
         _score_line(axis, line, place, shift)
+    low, high = axis.get_ylim()
+    reach = max(high - low, 0.02)
     for (label, colour, mean), dash in zip(levels, DASHES * len(levels), strict=False):
-        axis.axhline(mean, color=colour, linestyle=dash, linewidth=1.3, label=label)
+        if low - reach < mean < high + reach:
+            axis.axhline(mean, color=colour, linestyle=dash, linewidth=1.3, label=f"{label} {mean:.3f}")
+        else:  # so far off that the lines would be flattened
+            axis.plot([], [], color=colour, linestyle=dash, label=f"{label} {mean:.3f} (off the chart)")
     axis.set_xticks([place[x] for x in xs], [f"{x:g}" for x in xs])
     axis.set(xlabel=xlabel, ylabel="mIoU")
     _legend(figure, axis)
@@ -116,12 +122,26 @@ def _score_line(axis: Axes, line: Line, place: Mapping[float, float], shift: flo
     )  # fmt: skip
 
 
-def _legend(figure: Figure, axis: Axes, columns: int = 3) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    if handles:
+def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
+    """Name each label once below a figure, in as many columns as fit its width."""
+    pairs = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+    found = list({label: (handle, label) for handle, label in reversed(pairs)}.values())[::-1]
+    if found:
+        # Measured lines, which are containers of matplotlib's, before levels.
+        handles, labels = zip(*sorted(found, key=lambda pair: not isinstance(pair[0], tuple)), strict=True)
         longest = max(map(len, labels))
         fit = max(1, min(columns, int(60 // (longest + 8))))
         figure.legend(handles, labels, loc="outside lower center", ncols=fit)
+
+
+def _plain_log_ticks(axis: Axes) -> None:
+    """Label a logarithmic axis without mathematical typesetting: the names of runs must not trigger it."""
+    low, high = axis.get_ylim()
+    decades = np.log10(high / low)
+    few = decades < 1.5  # so few powers of ten that the numbers between need their labels too
+    axis.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if few else (1,), numticks=5))
+    axis.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axis.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 Draw = Callable[[Axes, int, int], None]
@@ -129,7 +149,7 @@ Draw = Callable[[Axes, int, int], None]
 
 def grid(
     rows: Sequence[str], columns: Sequence[str], draw: Draw, *, xlabel: str, ylabel: str, log: bool = False,
-    share_y: str = "all", height: float = 1.25,
+    share_y: Literal["row", "col"] = "row", height: float = 1.25,
 ) -> Figure:  # fmt: skip
     """Draw small multiples: ``draw(axis, row, column)`` fills each, and one legend serves all.
 
@@ -144,25 +164,28 @@ def grid(
         height: of a row, in inches.
     """
     figure = Figure(figsize=(WIDTH, height * len(rows) + 1.0))
-    axes = figure.subplots(len(rows), len(columns), squeeze=False, sharey=share_y, sharex="row")  # type: ignore[arg-type]
+    axes: Any = figure.subplots(len(rows), len(columns), squeeze=False, sharey=share_y, sharex="row")
     for r, c in np.ndindex(axes.shape):
         axis = axes[r, c]
         if log:
             axis.set_yscale("log")
         draw(axis, r, c)
+        if axis.get_yscale() == "log":
+            _plain_log_ticks(axis)
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
         if r == 0:
             axis.set_title(columns[c])
         if c == 0 and rows[r]:
             axis.set_ylabel(rows[r])
-    figure.supxlabel(xlabel, fontsize=10)
+        if r == len(rows) - 1:
+            axis.set_xlabel(xlabel)
     figure.supylabel(ylabel, fontsize=10)
-    _legend(figure, max(axes.ravel(), key=lambda axis: len(axis.lines)))
+    _legend(figure, *axes.ravel())
     return figure
 
 
-def draw_profile(axis: Axes, label: str, colour: str, marker: str, values: Sequence[Sequence[float]]) -> None:
-    """Draw per-iteration values of several seeds: the mean (geometric on a logarithmic axis), and each seed."""
+def draw_profile(axis: Axes, label: str, colour: str, marker: str, values: Sequence[np.ndarray]) -> None:
+    """Draw values per iteration of several seeds, and their mean: geometric on a logarithmic axis."""
     geometric = axis.get_yscale() == "log"
     for one in values:
         axis.plot(range(len(one)), one, color=colour, alpha=0.3, linewidth=0.7)
@@ -185,7 +208,7 @@ def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray
 
 
 def bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[Sequence[float]]]]) -> Figure:
-    """Draw the IoU of each class as horizontal bars: label, colour and seeds' values per class of each side."""
+    """Draw the IoU of each class as bars; a side is its label, its colour and the seeds' values per class."""
     count, thick = len(sides), 0.8 / len(sides)
     figure = Figure(figsize=(WIDTH, 0.9 + len(classes) * (0.14 + 0.13 * count)))
     axis = figure.subplots()

@@ -1,18 +1,13 @@
-"""Chapters on accuracy: against T, against h, between heads, between gradient modes, per class."""
+"""Chapters on accuracy over a range of settings: mIoU against T, and against h."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section, scale_text
-from hemnet.report.plots import MARKERS, Line, bars, forest, head_colour, scale_colour, score_chart
-from hemnet.report.statistics import Comparison, compare, estimate, holm, sentence
+from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
+from hemnet.report.statistics import Comparison, compare, holm, sentence
 from hemnet.report.variants import Variant, others
-
-MOST_CLASSES = 30
-"""Of more classes, a chart shows those on which em and hem differ most."""
 
 
 @dataclass
@@ -79,7 +74,10 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Chapter | No
     if rows:
         caption = f"mIoU of em and {hem} at each T, and paired tests of {hem} minus em."
         block.items.append(Table(f"{slug}_miou_vs_iterations", caption, columns, rows))
-    return Chapter(block, [sentence(found) for found in tested], tested) if lines else None
+    findings = [sentence(found) for found in tested]
+    if len(tested) > 1:
+        findings.insert(0, counts(tested, "differences between hem and em"))
+    return Chapter(block, findings, tested) if lines else None
 
 
 def _levels(section: Section) -> list[tuple[str, str, float]]:
@@ -98,7 +96,8 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Chapter | No
     for t, groups in at.items():
         plain = variant.at("em", t)
         for group in groups:
-            rows.append([t, scale_text(group.scale), group.score(), len(group.runs)])
+            score = group.score()
+            rows.append([t, scale_text(group.scale), score, score.n if score else 0])
             if group.head == "hem":
                 zero = {} if plain is None else plain.by_seed()
                 family.append(compare(f"T={t}", named(group, f"h={scale_text(group.scale)}"), ("h=0", zero)))
@@ -120,135 +119,17 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Chapter | No
         Table(f"{slug}_miou_vs_scale", "mIoU at each h, and paired tests against h = 0 at the same T.",
               (Column("T"), Column("h"), Column("mIoU"), Column("n"), *TESTS), rows),
     ]  # fmt: skip
-    return Chapter(block, _summary(tested, "differences from h = 0"), tested)
+    return Chapter(block, summary(tested, "differences from h = 0"), tested)
 
 
-def _summary(tested: Sequence[Comparison], what: str) -> list[str]:
+def counts(tested: Sequence[Comparison], what: str) -> str:
+    """Return how many comparisons of a family came out which way."""
+    found: dict[str, int] = {}
+    for comparison in tested:
+        found[comparison.verdict] = found.get(comparison.verdict, 0) + 1
+    return f"Of {len(tested)} {what}: {', '.join(f'{n} {verdict}' for verdict, n in sorted(found.items()))}."
+
+
+def summary(tested: Sequence[Comparison], what: str) -> list[str]:
     """Return one sentence on a large family, and one on each member that is supported."""
-    counts: dict[str, int] = {}
-    for found in tested:
-        counts[found.verdict] = counts.get(found.verdict, 0) + 1
-    told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
-    return [f"Of {len(tested)} {what}: {told}.", *(sentence(found) for found in tested if found.supported)]
-
-
-def against_heads(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
-    """Return the scores of every head, with paired tests of the others against hem (or em) at one T."""
-    rivals = others(section)
-    reference = None
-    if variant is not None:
-        reference = variant.at("hem", variant.chosen) or variant.at("em", variant.chosen)
-    if not rivals or len(section.groups) < 2:
-        return None
-    if reference is None:
-        reference, *rivals = rivals
-    tested = holm([compare("", named(reference), named(group)) for group in rivals])
-    block = Block("Heads", [f"Each head's mIoU, and {reference.label} minus that head, paired by seed."])
-    columns = (Column("head"), Column("mIoU"), Column("mean accuracy"), Column("pixel accuracy"), *TESTS)
-    rows: list[list[Cell]] = [[*_scores(reference), *[None] * len(TESTS)]]
-    rows += [[*_scores(group), *test_cells(found)] for group, found in zip(rivals, tested, strict=True)]
-    block.items += [
-        Chart(f"{slug}_heads", "mIoU of each head: mean, 95% interval and single seeds.",
-              lambda: forest([_forest_row(group) for group in (reference, *rivals)])),
-        Table(f"{slug}_heads", f"Heads, and paired tests of {reference.label} minus each.", columns, rows),
-    ]  # fmt: skip
-    return Chapter(block, [sentence(found) for found in tested], tested)
-
-
-def _scores(group: Group) -> list[Cell]:
-    return [
-        group.label,
-        *(group.score(f"val/{name}") for name in ("miou", "mean_accuracy", "pixel_accuracy")),
-    ]
-
-
-def _forest_row(group: Group) -> tuple[str, str, list[float]]:
-    return group.label, head_colour(group.head), list(group.by_seed().values())
-
-
-def gradient_modes(section: Section, variant: Variant, slug: str) -> Chapter | None:
-    """Return mIoU of each gradient mode, with paired tests against `Variant.mode` at the same head, T, h."""
-    if len({group.gradient for group in variant.groups}) < 2:
-        return None
-    usual = {(g.head, g.iterations, g.scale): g for g in variant.usual}
-    pairs = [
-        (group, usual[key])
-        for group in variant.groups
-        if group.gradient != variant.mode and (key := (group.head, group.iterations, group.scale)) in usual
-    ]
-    tested = holm([compare("", named(a), named(b)) for a, b in pairs])
-    shown = list(dict.fromkeys(group for pair in pairs for group in pair[::-1]))
-    block = Block("Gradient modes", [f"How the iterations are differentiated, against {variant.mode}."])
-    if not pairs:
-        block.paragraphs.append("No head, T and h at which two modes finished, so nothing to compare.")
-        return Chapter(block)
-    rows = [
-        [g.label, g.score(), len(g.runs), *test_cells(t)] for (g, _), t in zip(pairs, tested, strict=True)
-    ]
-    columns = (Column("setting"), Column("mIoU"), Column("n"), *TESTS)
-    block.items += [
-        Chart(f"{slug}_gradient_modes", "mIoU of each gradient mode: mean, 95% interval, single seeds.",
-              lambda: forest([_forest_row(group) for group in shown])),
-        Table(f"{slug}_gradient_modes", f"Each mode minus {variant.mode} at the same head, T and h.", columns, rows),
-    ]  # fmt: skip
-    return Chapter(block, _summary(tested, f"differences of other modes from {variant.mode}"), tested)
-
-
-def per_class(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
-    """Return the IoU of each class at one T for em, hem and other heads."""
-    sides = others(section)
-    if variant is not None:
-        sides = [g for head in ("em", "hem") if (g := variant.at(head, variant.chosen))] + sides
-    sides = sides[:5]
-    names = {key: None for g in sides for run in g.runs.values() for key in run.scores if "/iou/" in key}
-    if not names:
-        return None
-    keys = list(names)
-    columns = [Column("class"), *(Column(group.label) for group in sides)]
-    rows: list[list[Cell]] = [[_class(key), *(group.score(key) for group in sides)] for key in keys]
-    note = ""
-    if [group.head for group in sides[:2]] == ["em", "hem"]:
-        columns.append(Column("hem − em", signed=True))
-        change = [compare("", *(("", g.by_seed(key)) for g in sides[1::-1])).difference for key in keys]
-        for row, difference in zip(rows, change, strict=True):
-            row.append(difference)
-        if len(keys) > MOST_CLASSES:
-            size = [0.0 if c is None else abs(c.mean) for c in change]
-            keys = [keys[i] for i in sorted(np.argsort(size)[::-1][:MOST_CLASSES])]
-            note = f" The {MOST_CLASSES} classes on which em and hem differ most; the table has all."
-    keys = keys[:MOST_CLASSES]
-    block = Block("Classes")
-    block.items += [
-        Chart(f"{slug}_classes", f"IoU of each class: means over seeds with 95% intervals.{note}",
-              _class_chart(keys, sides)),
-        Table(f"{slug}_classes", "IoU of each class; intervals of differences are not corrected for the number of "
-              "classes. A class that is absent or never scored has none.", columns, rows),
-    ]  # fmt: skip
-    return Chapter(block)
-
-
-def _class_chart(keys: Sequence[str], sides: Sequence[Group]) -> Callable:
-    def draw():  # noqa: ANN202
-        return bars(
-            [_class(key) for key in keys],
-            [(g.label, head_colour(g.head), [list(g.by_seed(key).values()) for key in keys]) for g in sides],
-        )
-
-    return draw
-
-
-def _class(key: str) -> str:
-    return key.partition("/iou/")[2]
-
-
-def every_group(section: Section, slug: str) -> Block:
-    """Return the table of all settings of a section, none left out."""
-    columns = (Column("setting"), Column("mIoU"), Column("n"), Column("seeds"), Column("without score"),
-               Column("not finished"))  # fmt: skip
-    rows: list[list[Cell]] = []
-    for group in section.groups:
-        values = list(group.by_seed().values())
-        missing = sum(not np.isfinite(value) for value in values)
-        seeds = " ".join(map(str, group.runs))
-        rows.append([group.label, estimate(values), len(values) - missing, seeds, missing, len(group.lost)])
-    return Block("All settings", [], [Table(f"{slug}_settings", "mIoU of every setting.", columns, rows)])
+    return [counts(tested, what), *(sentence(found) for found in tested if found.supported)]

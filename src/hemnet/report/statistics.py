@@ -28,7 +28,7 @@ class Estimate:
         return None if self.high is None else self.high - self.mean
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
+def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
     """Return mean and interval of the values that are finite; None if none is."""
     x_n = np.asarray(values, float)
     x_n = x_n[np.isfinite(x_n)]
@@ -114,7 +114,7 @@ def holm(family: Sequence[Comparison]) -> list[Comparison]:
 
 
 def sentence(found: Comparison, unit: str = "mIoU", digits: int = 3) -> str:
-    """Return a comparison in words, such as ``hem vs em at T=8: +0.021 mIoU (95% interval ...): supported``."""
+    """Return a comparison in words, such as ``hem vs em at T=8: +0.021 mIoU (...): supported.``"""
     start = f"{found.first} vs {found.second}" + (f" at {found.where}" if found.where else "")
     if found.difference is None:
         return f"{start}: no seed that both finished, so nothing to compare."
@@ -123,7 +123,8 @@ def sentence(found: Comparison, unit: str = "mIoU", digits: int = 3) -> str:
         return f"{start}: {mean} on seed {found.seeds[0]} alone: no interval from one seed."
     interval = f"95% interval {found.difference.low:+.{digits}f} to {found.difference.high:+.{digits}f}"
     after = "" if found.p_holm == found.p else f", {p_text(found.p_holm)} after Holm"
-    return f"{start}: {mean} ({interval}, n={len(found.seeds)} seeds, p{_equals(found.p)}{after}): {found.verdict}."
+    tested = f"n={len(found.seeds)} seeds, p{_equals(found.p)}{after}"
+    return f"{start}: {mean} ({interval}, {tested}): {found.verdict}."
 
 
 def p_text(p: float) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hemnet.report.groups import HEAD, Group, Section, differences
+from hemnet.report.groups import HEAD, USUAL_MODE, Group, Section, differences
 
 GRADIENT_SETTINGS = f"{HEAD}implicit"
 """Settings that belong to a gradient mode, and so are no variant of their own."""
@@ -22,7 +22,7 @@ class Variant:
     def mode(self) -> str | None:
         """The gradient mode that is looked at where it is not the question: ``unrolled`` if it is there."""
         modes = [group.gradient for group in self.groups]
-        return "unrolled" if "unrolled" in modes else max(modes, key=modes.count, default=None)
+        return USUAL_MODE if USUAL_MODE in modes else max(modes, key=modes.count, default=None)
 
     @property
     def usual(self) -> list[Group]:

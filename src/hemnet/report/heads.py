@@ -1,0 +1,138 @@
+"""Chapters on accuracy at one T: between heads, between gradient modes, per class, and of every setting."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hemnet.report.contents import Block, Cell, Chart, Column, Table
+from hemnet.report.groups import Group, Section
+from hemnet.report.plots import bars, forest, head_colour
+from hemnet.report.scores import TESTS, Chapter, named, summary, test_cells
+from hemnet.report.statistics import compare, estimate, holm, sentence
+from hemnet.report.variants import Variant, others
+
+MOST_CLASSES = 30
+"""Of more classes, a chart shows those on which em and hem differ most."""
+
+
+def against_heads(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
+    """Return the scores of every head, with paired tests of the others against hem (or em) at one T."""
+    rivals = others(section)
+    reference = None
+    if variant is not None:
+        reference = variant.at("hem", variant.chosen) or variant.at("em", variant.chosen)
+    if not rivals or len(section.groups) < 2:
+        return None
+    if reference is None:
+        reference, *rivals = rivals
+    tested = holm([compare("", named(reference), named(group)) for group in rivals])
+    block = Block("Heads", [f"Each head's mIoU, and {reference.label} minus that head, paired by seed."])
+    columns = (Column("head"), Column("mIoU"), Column("mean accuracy"), Column("pixel accuracy"), *TESTS)
+    rows: list[list[Cell]] = [[*_scores(reference), *[None] * len(TESTS)]]
+    rows += [[*_scores(group), *test_cells(found)] for group, found in zip(rivals, tested, strict=True)]
+    block.items += [
+        Chart(f"{slug}_heads", "mIoU of each head: mean, 95% interval and single seeds.",
+              lambda: forest([_forest_row(group) for group in (reference, *rivals)])),
+        Table(f"{slug}_heads", f"Heads, and paired tests of {reference.label} minus each.", columns, rows),
+    ]  # fmt: skip
+    return Chapter(block, [sentence(found) for found in tested], tested)
+
+
+def _scores(group: Group) -> list[Cell]:
+    return [
+        group.label,
+        *(group.score(f"val/{name}") for name in ("miou", "mean_accuracy", "pixel_accuracy")),
+    ]
+
+
+def _forest_row(group: Group) -> tuple[str, str, list[float]]:
+    return group.label, head_colour(group.head), list(group.by_seed().values())
+
+
+def gradient_modes(section: Section, variant: Variant, slug: str) -> Chapter | None:
+    """Return mIoU of each gradient mode, with paired tests against `Variant.mode` at the same head, T, h."""
+    if len({group.gradient for group in variant.groups}) < 2:
+        return None
+    usual = {(g.head, g.iterations, g.scale): g for g in variant.usual}
+    pairs = [
+        (group, usual[key])
+        for group in variant.groups
+        if group.gradient != variant.mode and (key := (group.head, group.iterations, group.scale)) in usual
+    ]
+    tested = holm([compare("", named(a), named(b)) for a, b in pairs])
+    shown = list(dict.fromkeys(group for pair in pairs for group in pair[::-1]))
+    block = Block("Gradient modes", [f"How the iterations are differentiated, against {variant.mode}."])
+    if not pairs:
+        block.paragraphs.append("No head, T and h at which two modes finished, so nothing to compare.")
+        return Chapter(block)
+    rows = [[g.label, g.score(), *test_cells(t)] for (g, _), t in zip(pairs, tested, strict=True)]
+    columns = (Column("setting"), Column("mIoU"), *TESTS)
+    block.items += [
+        Chart(f"{slug}_gradient_modes", "mIoU of each gradient mode: mean, 95% interval, single seeds.",
+              lambda: forest([_forest_row(group) for group in shown])),
+        Table(f"{slug}_gradient_modes", f"Each mode minus {variant.mode} at the same head, T and h.", columns,
+              rows),
+    ]  # fmt: skip
+    return Chapter(block, summary(tested, f"differences of other modes from {variant.mode}"), tested)
+
+
+def per_class(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
+    """Return the IoU of each class at one T for em, hem and other heads."""
+    sides = others(section)
+    if variant is not None:
+        sides = [g for head in ("em", "hem") if (g := variant.at(head, variant.chosen))] + sides
+    sides = sides[:5]
+    names = {key: None for g in sides for run in g.runs.values() for key in run.scores if "/iou/" in key}
+    if not names:
+        return None
+    keys = list(names)
+    columns = [Column("class"), *(Column(group.label) for group in sides)]
+    rows: list[list[Cell]] = [[_class(key), *(group.score(key) for group in sides)] for key in keys]
+    note = ""
+    if [group.head for group in sides[:2]] == ["em", "hem"]:
+        columns.append(Column("hem − em", signed=True))
+        change = [compare("", *(("", g.by_seed(key)) for g in sides[1::-1])).difference for key in keys]
+        for row, difference in zip(rows, change, strict=True):
+            row.append(difference)
+        if len(keys) > MOST_CLASSES:
+            size = [0.0 if c is None else abs(c.mean) for c in change]
+            keys = [keys[i] for i in sorted(np.argsort(size)[::-1][:MOST_CLASSES])]
+            note = f" The {MOST_CLASSES} classes on which em and hem differ most; the table has all."
+    keys = keys[:MOST_CLASSES]
+    block = Block("Classes")
+    block.items += [
+        Chart(f"{slug}_classes", f"IoU of each class: means over seeds with 95% intervals.{note}",
+              _class_chart(keys, sides)),
+        Table(f"{slug}_classes", "IoU of each class; intervals of differences are not corrected for the "
+              "number of classes. A class that is absent or never scored has none.", columns, rows),
+    ]  # fmt: skip
+    return Chapter(block)
+
+
+def _class_chart(keys: Sequence[str], sides: Sequence[Group]) -> Callable[[], Figure]:
+    def draw() -> Figure:
+        return bars(
+            [_class(key) for key in keys],
+            [(g.label, head_colour(g.head), [list(g.by_seed(key).values()) for key in keys]) for g in sides],
+        )
+
+    return draw
+
+
+def _class(key: str) -> str:
+    return key.partition("/iou/")[2]
+
+
+def every_group(shown: Sequence[Section], slug: str) -> Block:
+    """Return the table of all settings of sections, none left out."""
+    columns = (Column("setting"), Column("mIoU"), Column("n"), Column("seeds"), Column("without score"),
+               Column("not finished"))  # fmt: skip
+    rows: list[list[Cell]] = []
+    for section, group in [(each, group) for each in shown for group in each.groups]:
+        values = list(group.by_seed().values())
+        missing = sum(not np.isfinite(value) for value in values)
+        seeds = " ".join(map(str, group.runs))
+        label = f"{group.label}, {section.label}" if len(shown) > 1 else group.label
+        rows.append([label, estimate(values), len(values) - missing, seeds, missing, len(group.lost)])
+    return Block("All settings", [], [Table(f"{slug}_settings", "mIoU of every setting.", columns, rows)])

@@ -1,0 +1,324 @@
+"""The report as a user makes it: from run directories to a page, tables and figures."""
+
+import csv
+import re
+import runpy
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_runs import plausible_rows, write_run, write_study
+from PIL import Image
+from scipy import stats
+
+from hemnet.errors import HemnetError
+from hemnet.report.build import build
+from hemnet.report.collect import collect
+from hemnet.report.groups import sections
+
+EM, HEM = ("model/head=em",), ("model/head=hem",)
+
+
+class Page(HTMLParser):
+    """Collects what a page has and asks for, and fails on tags that do not match."""
+
+    VOID = ("meta", "img", "br", "link", "input", "hr")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page_of(out: Path) -> Page:
+    return Page((out / "index.html").read_text())
+
+
+def table_of(out: Path, name: str) -> list[dict[str, str]]:
+    with (out / "tables" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder / "runs", depths=(3, 8), scales=(0.5, 0.9), seeds=3)
+    hostile = "RuntimeError: <script>alert(1)</script> & 50 % of $x_1$"
+    write_run(folder / "runs/failed", HEM, seed=7, status="failed", error=hostile)
+    write_run(folder / "runs/preempted", HEM, seed=8, status="preempted", error="KeyboardInterrupt: ")
+    write_run(folder / "runs/running", HEM, seed=9, status=None)
+    write_run(folder / "runs/sweeps/depth/hem_T3_h0.5_s0/evaluation/inner", HEM, seed=5)
+    (folder / "runs/broken").mkdir()
+    (folder / "runs/broken/config.yaml").write_text("a: [")
+    build([folder / "runs"], folder / "report")
+    return folder / "runs", folder / "report"
+
+
+def scores(runs: Path, name: str) -> np.ndarray:
+    """Return mIoU of seeds 0, 1, 2 straight from the JSON text."""
+    texts = [(runs / f"sweeps/depth/{name}_s{seed}/result.json").read_text() for seed in range(3)]
+    return np.array([float(re.search(r'"val/miou": ([\d.e-]+)', text)[1]) for text in texts])
+
+
+def test_scores_and_tests_over_depth(study: tuple[Path, Path]) -> None:
+    runs, out = study
+    rows = table_of(out, "synthetic_hem_miou_vs_iterations")
+    assert [row["T"] for row in rows] == ["3", "8"]
+    ps = []
+    for row in rows:
+        hem, em = scores(runs, f"hem_T{row['T']}_h0.5"), scores(runs, f"em_T{row['T']}_h0.0")
+        assert float(row["em"]) == pytest.approx(em.mean())
+        low, high = stats.t.interval(0.95, 2, em.mean(), stats.sem(em))
+        assert (float(row["em low"]), float(row["em high"])) == pytest.approx((low, high))
+        expected = stats.ttest_rel(hem, em)
+        assert float(row["difference"]) == pytest.approx((hem - em).mean())
+        assert float(row["p"]) == pytest.approx(expected.pvalue)
+        ps.append(expected.pvalue)
+    small, large = sorted(ps)  # Holm by hand, for two
+    by_hand = {small: min(1, 2 * small), large: max(min(1, 2 * small), large)}
+    assert [float(row["p after Holm"]) for row in rows] == pytest.approx([by_hand[p] for p in ps])
+    for row in rows:
+        assert row["verdict"] == ("supported" if float(row["p after Holm"]) < 0.05 else "inside the noise")
+
+
+def test_scores_over_the_highway_scale(study: tuple[Path, Path]) -> None:
+    runs, out = study
+    rows = table_of(out, "synthetic_hem_miou_vs_scale")
+    assert [(row["T"], row["h"]) for row in rows] == [(t, h) for t in "38" for h in ("0", "0.5", "0.9")]
+    for row in rows:
+        if row["h"] == "0":
+            assert row["verdict"] == ""
+            continue
+        first, second = scores(runs, f"hem_T{row['T']}_h{row['h']}"), scores(runs, f"em_T{row['T']}_h0.0")
+        assert float(row["p"]) == pytest.approx(stats.ttest_rel(first, second).pvalue)
+
+
+def test_gradient_that_reaches_the_first_means(study: tuple[Path, Path]) -> None:
+    _, out = study
+    rows = {(r["T"], r["phase"]): r for r in table_of(out, "synthetic_hem_gradient_first_means")}
+    found = []
+    for seed in range(3):
+        logged = [
+            row["gradient/means/00"] for row in plausible_rows(8, 0.5, seed) if "gradient/means/00" in row
+        ]
+        assert len(logged) == 60  # of which the last tenth is six
+        found.append(np.log(logged[-6:]).mean())
+    assert float(rows["8", "end"]["hem"]) == pytest.approx(np.exp(np.mean(found)))
+    assert float(rows["8", "end"]["hem / em"]) > 1
+    assert rows["8", "end"]["verdict"] == "supported"
+
+
+def test_costs_pair_runs_of_one_seed(study: tuple[Path, Path]) -> None:
+    (row,) = [row for row in table_of(study[1], "synthetic_hem_cost_ratio") if row["T"] == "8"]
+
+    def seconds(h: float, seed: int) -> float:
+        return plausible_rows(8, h, seed)[-1]["cost/seconds_per_step"]
+
+    ratios = [seconds(0.5, seed) / seconds(0.0, seed) for seed in range(3)]
+    assert float(row["s per step"]) == pytest.approx(np.mean(ratios))
+    assert float(row["parameters"]) == 1
+
+
+def test_the_page_is_whole_and_asks_the_network_for_nothing(study: tuple[Path, Path]) -> None:
+    _, out = study
+    page = page_of(out)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    sources = [value for _, name, value in page.attributes if name in ("src", "srcset", "data", "poster")]
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+    targets = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    assert all(target.startswith("#") or (out / target).is_file() for target in targets)
+    assert "url(" not in (out / "index.html").read_text()
+    assert ("meta", "name", "viewport") in page.attributes
+    assert all(attribute != ("img", "alt", "") for attribute in page.attributes)
+    for figure in (out / "figures").glob("*.svg"):
+        assert "<text" in figure.read_text()
+        assert figure.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_what_did_not_finish_is_listed_and_its_text_is_harmless(study: tuple[Path, Path]) -> None:
+    _, out = study
+    text = page_of(out).text
+    assert "<script>alert(1)</script>" in text  # as text, after the parser's unescaping
+    rows = {Path(row["run"]).name: row for row in table_of(out, "problems")}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "failed": "failed", "preempted": "preempted", "running": "unfinished", "broken": "unreadable",
+    }  # fmt: skip
+    tex = (out / "tables/problems.tex").read_text()
+    assert r"\textless{}script\textgreater{}" in tex
+    assert r"50 \% of \$x\_1\$" in tex
+    (job,) = [row for row in table_of(out, "jobs") if row["sweep"] == "depth"]
+    assert job["finished"] == str(2 * 3 * 3 + 3)
+
+
+def test_the_same_runs_give_the_same_bytes_and_old_files_go(tmp_path: Path) -> None:
+    runs, one, two = (tmp_path / name for name in ("runs", "one", "two"))
+    for seed in range(2):
+        for overrides, h in ((EM, 0.0), (HEM, 0.5)):
+            path = runs / f"{overrides[0][11:]}{seed}"
+            write_run(
+                path, overrides, seed=seed, miou=0.7 + h / 9 + seed / 8, rows=plausible_rows(3, h, seed)
+            )
+    build([runs], one)
+    (two / "tables").mkdir(parents=True)
+    (two / "tables/mine.csv").write_text("kept")
+    build([runs], two)
+    written = [path.relative_to(one) for path in one.rglob("*.*")]
+    assert len(written) > 20
+    for path in written:
+        assert (two / path).read_bytes() == (one / path).read_bytes()
+    build([runs / "hem0"], two)
+    assert not (two / "tables/synthetic_hem_cost_ratio.csv").exists()
+    assert len(list(two.rglob("*.*"))) < len(written)
+    assert (two / "tables/mine.csv").read_text() == "kept"
+
+
+def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
+    for seed in range(2):
+        for lr, miou in ((1e-3, 0.6), (2e-3, 0.8)):
+            changed = (*HEM, f"optim.optimizer.lr={lr}")
+            write_run(tmp_path / f"lr{lr}_s{seed}", changed, seed=seed, miou=miou)
+        for variance, miou in ((1.0, 0.3), (4.0, 0.4)):
+            changed = (*HEM, f"model.head.variance={variance}", "trainer.max_epochs=9")
+            write_run(tmp_path / f"v{variance}_s{seed}", changed, seed=seed, miou=miou)
+        moved = (*HEM, "data.num_workers=3", "trainer.max_epochs=9", "model.head.variance=1.0")
+        write_run(tmp_path / f"moved_{seed}", moved, seed=seed + 2, miou=0.3)
+    made = sections(collect([tmp_path])[0])
+    found = {(s.label, g.label): sorted(g.runs) for s in made for g in s.groups}
+    assert found == {
+        ("lr=0.001, max_epochs=1", "hem, T=3, h=0.5"): [0, 1],
+        ("lr=0.002, max_epochs=1", "hem, T=3, h=0.5"): [0, 1],
+        ("lr=0.002, max_epochs=9", "hem, T=3, h=0.5, variance=1"): [0, 1, 2, 3],
+        ("lr=0.002, max_epochs=9", "hem, T=3, h=0.5, variance=4"): [0, 1],
+    }
+    build([tmp_path], tmp_path / "report")
+    lone = table_of(tmp_path / "report", "synthetic_hem_lone_settings")
+    assert sorted(float(row["mIoU"]) for row in lone) == pytest.approx([0.6, 0.8])
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    write_run(tmp_path / "em", EM, miou=0.7)
+    write_run(tmp_path / "hem", HEM, miou=0.72)
+    build([tmp_path], tmp_path / "report")
+    page = page_of(tmp_path / "report")
+    assert "hem (h=0.5) vs em at T=3: +0.020 mIoU on seed 0 alone: no interval from one seed." in page.text
+    assert {value for _, name, value in page.attributes if name == "class"}.isdisjoint({"supported", "noise"})
+    assert {row["verdict"] for row in table_of(tmp_path / "report", "synthetic_hem_miou_vs_iterations")} == {
+        "no interval from one seed"
+    }
+
+
+def test_a_repeated_seed_counts_once_and_a_missing_score_never(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", HEM, miou=0.1, started="2026-01-01T00:00:00+0000")
+    write_run(tmp_path / "b", HEM, miou=0.7, started="2026-01-03T00:00:00+0000")
+    write_run(tmp_path / "c", HEM, miou=0.2, started="2026-01-02T00:00:00+0000")
+    write_run(tmp_path / "d", HEM, seed=1, miou=None)
+    build([tmp_path], tmp_path / "report")
+    (row,) = table_of(tmp_path / "report", "synthetic_hem_settings")
+    assert (float(row["mIoU"]), row["n"], row["without score"]) == (0.7, "1", "1")
+    reasons = {Path(row["run"]).name: row["reason"] for row in table_of(tmp_path / "report", "problems")}
+    assert sorted(reasons) == ["a", "c", "d"]
+
+
+def test_hostile_names_and_torn_files(tmp_path: Path) -> None:
+    classes = ["<script>alert(2)</script>", "$\\frac{$", "a&b", "plain"]
+    for seed in range(2):
+        for overrides in (EM, HEM):
+            path = tmp_path / f"{overrides[0][-3:]}{seed}"
+            write_run(path, overrides, seed=seed, rows=plausible_rows(3, 0.5, seed), classes=classes)
+    (tmp_path / "hem0/figures").mkdir()
+    (tmp_path / "hem0/figures/predictions.png").write_bytes(b"torn")
+    (tmp_path / "hem1/metrics.csv").write_text("step,val/miou\n1,0.5\n2,1e-")
+    build([tmp_path], tmp_path / "report")
+    page = page_of(tmp_path / "report")
+    assert "script" not in page.tags
+    assert "$\\frac{$" in page.text
+    assert "cannot be read" in page.text
+    (bad,) = table_of(tmp_path / "report", "problems")
+    assert (Path(bad["run"]).name, bad["status"]) == ("hem1", "unreadable")
+
+
+def test_pictures_stay_within_the_budget_and_may_be_left_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_run(tmp_path / "runs/hem", HEM)
+    (tmp_path / "runs/hem/figures").mkdir()
+    noise = rng.integers(0, 256, (1500, 1100, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "runs/hem/figures/predictions.png")
+    build([tmp_path / "runs"], tmp_path / "with")
+    build([tmp_path / "runs"], tmp_path / "without", images=False)
+    assert "data:image/webp" in (tmp_path / "with/index.html").read_text()
+    assert "data:image/webp" not in (tmp_path / "without/index.html").read_text()
+    assert (tmp_path / "with/index.html").stat().st_size < 8e6
+
+
+def test_errors_for_users(tmp_path: Path) -> None:
+    with pytest.raises(HemnetError, match="is no folder"):
+        build([tmp_path / "nowhere"], tmp_path / "report")
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(HemnetError, match="no run in"):
+        build([tmp_path / "runs"], tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+    write_run(tmp_path / "runs/a", HEM)
+    (tmp_path / "index.html").write_text("a page of one's own")
+    with pytest.raises(HemnetError, match="is not replaced"):
+        build([tmp_path / "runs"], tmp_path)
+    assert (tmp_path / "index.html").read_text() == "a page of one's own"
+
+
+def test_nothing_finished_still_gives_a_report(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", HEM, status="failed", error="ValueError: no")
+    build([tmp_path / "runs"], tmp_path / "report")
+    assert "No run has finished yet" in page_of(tmp_path / "report").text
+
+
+def test_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hemnet.report"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("hemnet.report", run_name="__main__")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: runs is no folder")
+    write_run(tmp_path / "runs/a", HEM)
+    done = subprocess.run(
+        [sys.executable, "-m", "hemnet.report", "--no-images"], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+    assert (tmp_path / "report/index.html").is_file()
+
+
+@pytest.mark.slow
+def test_many_long_runs_are_read_quickly(tmp_path: Path) -> None:
+    names = [f"gradient/means/{t:02d}" for t in range(33)] + [f"em/entropy/{t:02d}" for t in range(33)]
+    names += [f"other/{i}" for i in range(84)]
+    row = dict.fromkeys(names, 0.123456789)
+    write_run(tmp_path / "r0", HEM, rows=[{"step": step, **row} for step in range(2000)])
+    for seed in range(1, 20):
+        write_run(tmp_path / f"r{seed}", HEM, seed=seed)
+        (tmp_path / f"r{seed}/metrics.csv").symlink_to(tmp_path / "r0/metrics.csv")
+    started = time.process_time()
+    records, _ = collect([tmp_path])
+    assert len(records) == 20
+    assert (time.process_time() - started) / 20 * 300 < 60

@@ -1,0 +1,100 @@
+"""Intervals and tests against textbooks and SciPy's own tests."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from hemnet.report.statistics import Comparison, compare, estimate, holm, sentence
+
+
+def test_interval_of_a_textbook_sample() -> None:
+    # t of 97.5% is 12.706, 4.303 and 2.776 at 1, 2 and 4 degrees of freedom.
+    for values, quantile in (
+        ([1.0, 3.0], 12.706),
+        ([2.0, 4.0, 6.0], 4.303),
+        ([1.0, 2.0, 3.0, 4.0, 5.0], 2.776),
+    ):
+        found = estimate(values)
+        assert found is not None
+        half = quantile * np.sqrt(np.var(values, ddof=1) / len(values))
+        assert (found.mean, found.half_width) == (np.mean(values), pytest.approx(half, rel=1e-3))
+        assert found.low == pytest.approx(found.mean - half, rel=1e-2)
+
+
+def test_estimates_without_an_interval() -> None:
+    assert estimate([]) is None
+    assert estimate([float("nan")]) is None
+    assert (one := estimate([0.5, float("nan")])) is not None
+    assert (one.mean, one.low, one.high, one.half_width, one.n) == (0.5, None, None, None, 1)
+
+
+values = st.lists(st.floats(0, 1), min_size=2, max_size=8)
+
+
+@given(values, st.randoms())
+def test_paired_test_is_scipys(first: list[float], random) -> None:
+    second = [random.random() for _ in first]
+    assume(np.std(np.subtract(first, second)) > 1e-6)  # SciPy warns of rounding below that, and of 0/0
+    found = compare("", ("a", dict(enumerate(first))), ("b", dict(enumerate(second))))
+    expected = stats.ttest_rel(first, second)
+    interval = expected.confidence_interval(0.95)
+    assert found.difference is not None
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+    assert (found.difference.low, found.difference.high) == pytest.approx(
+        (interval.low, interval.high), abs=1e-9
+    )
+
+
+def test_only_common_seeds_with_a_score_are_paired() -> None:
+    a, b = {0: 0.5, 1: 0.7, 2: float("nan"), 4: 0.9}, {1: 0.6, 2: 0.1, 3: 0.2, 4: 0.7}
+    found = compare("T=3", ("hem", a), ("em", b))
+    assert found.seeds == (1, 4)
+    assert found.difference is not None
+    assert found.difference.mean == pytest.approx(0.15)
+    assert compare("", ("a", {0: 1.0}), ("b", {1: 1.0})).verdict == "no common seed"
+    assert compare("", ("a", {0: 1.0}), ("b", {0: 0.5})).verdict == "no interval from one seed"
+
+
+def test_equal_runs_differ_by_nothing() -> None:
+    same = {0: 0.5, 1: 0.6}
+    (found,) = holm([compare("", ("a", same), ("b", same))])
+    assert (found.p, found.verdict) == (1.0, "inside the noise")
+
+
+def _with_p(p: float | None) -> Comparison:
+    return Comparison("", "a", "b", estimate([0.0, 1.0]), p, (0, 1))
+
+
+def test_holm_of_the_worked_example() -> None:
+    # Holm's step-down: 0.01 x 4, 0.02 x 3, 0.03 x 2 raised to the one before, 0.04 x 1 raised likewise.
+    corrected = holm([_with_p(p) for p in (0.03, 0.01, None, 0.04, 0.02)])
+    assert [c.p_holm for c in corrected] == [
+        pytest.approx(0.06), pytest.approx(0.04), None, pytest.approx(0.06), pytest.approx(0.06),
+    ]  # fmt: skip
+    assert [c.supported for c in corrected] == [False, True, False, False, False]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_lies_between_p_and_bonferroni(ps: list[float]) -> None:
+    for p, found in zip(ps, holm([_with_p(p) for p in ps]), strict=True):
+        assert found.p_holm is not None
+        assert p <= found.p_holm <= min(1.0, len(ps) * p) + 1e-12
+
+
+def test_sentences() -> None:
+    family = holm([
+        compare("T=8", ("hem", {0: 0.82, 1: 0.83, 2: 0.81}), ("em", {0: 0.80, 1: 0.81, 2: 0.789})),
+        compare("T=3", ("hem", {0: 0.82, 1: 0.80, 2: 0.81}), ("em", {0: 0.80, 1: 0.81, 2: 0.81})),
+        compare("T=1", ("hem", {0: 0.82}), ("em", {0: 0.80})),
+        compare("T=2", ("hem", {0: 0.82}), ("em", {1: 0.80})),
+    ])  # fmt: skip
+    supported, noise, one, none = map(sentence, family)
+    assert supported.startswith(
+        "hem vs em at T=8: +0.020 mIoU (95% interval +0.019 to +0.022, n=3 seeds, p<0.001"
+    )
+    assert supported.endswith("after Holm): supported.")
+    assert noise.endswith(": inside the noise.")
+    assert one == "hem vs em at T=1: +0.020 mIoU on seed 0 alone: no interval from one seed."
+    assert none == "hem vs em at T=2: no seed that both finished, so nothing to compare."
