@@ -203,7 +203,7 @@ def test_a_ready_sweep_is_what_training_takes(path: Path) -> None:
     assert sweep["command"][-1] == "${args_no_hyphens}"
     fixed = sweep["command"][4:-1]
     config = load([*fixed, "run_dir=unused"])  # keys and values are checked here
-    assert config.sweep == sweep["name"] == path.stem
+    assert config.name == sweep["name"] == path.stem
     assert sweep["metric"] == {"name": "val/miou", "goal": "maximize"}
     for end in (min, max):
         chosen = {

@@ -54,6 +54,14 @@ def test_failures_are_told_and_only_they_run_again(make_camvid: MakeCamVid, tmp_
     assert "seed" in jobs(folder)["oops"]["error"]
     assert float(jobs(folder)["2"]["val/miou"]) == pytest.approx(result(folder, "2")["metrics"]["val/miou"])
 
+    report = subprocess.run(
+        [sys.executable, "-m", "hemnet.report", str(folder), "--out", str(tmp_path / "report")],
+        env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert report.returncode == 0, report.stderr
+    assert "3 runs found, 2 finished" in report.stdout
+    assert "seed-oops" in (tmp_path / "report" / "index.html").read_text()
+
     times = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
     again = sweep(folder, root, "seed=0,oops,2")
     assert again.returncode == 2
