@@ -18,7 +18,7 @@ from hemnet.report.page import MARK, Part, render
 from hemnet.report.plots import save, style
 from hemnet.report.scores import Chapter, against_depth, against_scale
 from hemnet.report.training import convergence, learning
-from hemnet.report.variants import Variant, variants
+from hemnet.report.variants import variants
 
 log = logging.getLogger(__name__)
 # Each chapter by what it needs, for the sentence on what is left out.
