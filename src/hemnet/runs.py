@@ -202,7 +202,7 @@ class Run:
         return [{key: float(value) for key, value in row.items()} for row in rows]
 
     def curves(self, wanted: Callable[[str], object] = bool) -> dict[str, np.ndarray]:
-        """Return what metrics.csv has, metric by metric: many times faster than `metrics` for long runs.
+        """Return what metrics.csv has, metric by metric: the quick way to read a long run.
 
         Args:
             wanted: says of a metric's name whether it is read; by default every one is.
@@ -221,13 +221,12 @@ class Run:
         names = rows.pop(0) if rows else []
         # A torn last row is shorter than the others.
         columns = dict(zip(names, zip_longest(*rows, fillvalue=""), strict=False))
-        steps = columns.get("step", ())
+        steps = [float(cell or "nan") for cell in columns.get("step", ())]
         found = {}
         for name, cells in columns.items():
-            if name != "step" and wanted(name):
-                points = [(step, cell) for step, cell in zip(steps, cells, strict=True) if cell and step]
-                if points:
-                    found[name] = np.array(points, dtype=str).astype(np.float64)
+            if name != "step" and wanted(name) and any(cells):
+                logged = [i for i, cell in enumerate(cells) if cell]
+                found[name] = np.array([[steps[i] for i in logged], [float(cells[i]) for i in logged]]).T
         return found
 
     @property

@@ -224,6 +224,7 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     page = page_of(tmp_path / "report")
     assert "hem (h=0.5) vs em at T=3: +0.020 mIoU on seed 0 alone: no interval from one seed." in page.text
     assert {value for _, name, value in page.attributes if name == "class"}.isdisjoint({"supported", "noise"})
+    assert "gradient flow (gradient/means, T of 2 or more); gradient of the backbone" in page.text
     assert {row["verdict"] for row in table_of(tmp_path / "report", "synthetic_hem_miou_vs_iterations")} == {
         "no interval from one seed"
     }

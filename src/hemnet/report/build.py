@@ -18,9 +18,24 @@ from hemnet.report.page import MARK, Part, render
 from hemnet.report.plots import save, style
 from hemnet.report.scores import Chapter, against_depth, against_scale
 from hemnet.report.training import convergence, learning
-from hemnet.report.variants import Variant, variants
+from hemnet.report.variants import variants
 
 log = logging.getLogger(__name__)
+# Each chapter by what it needs, for the sentence on what is left out.
+OF_VARIANTS = {
+    "mIoU against T (em or hem)": against_depth,
+    "mIoU against h (two highway scales at one T)": against_scale,
+    "gradient modes (two of them)": gradient_modes,
+    "gradient flow (gradient/means, T of 2 or more)": gradient_flow,
+    "gradient of the backbone (gradient/backbone)": backbone,
+    "convergence (em/log_likelihood)": convergence,
+}
+OF_SECTIONS = {
+    "heads (one besides em and hem)": against_heads,
+    "classes (val/iou)": per_class,
+    "learning curves (val/miou)": learning,
+    "cost (cost/...)": costs,
+}
 LISTED = "files.json"
 """Names what a report consists of, so that the next one in the same folder removes what it no longer has."""
 
@@ -79,28 +94,28 @@ def _parts(made: Sequence[Section], album: Album | None) -> Iterator[Part]:
 
 def _part(section: Section, slug: str, album: Album | None) -> Part:
     chapters: list[Chapter] = []
+    made: set[str] = set()
     found = variants(section)
     for i, variant in enumerate(found):
         place = slug if i == 0 else f"{slug}_v{i}"
-        chapters += _variant_chapters(section, variant, place)
+        for name, write in OF_VARIANTS.items():
+            if chapter := write(section, variant, place):
+                made.add(name)
+                if variant.label:
+                    chapter.block.title += f" ({variant.label})"
+                chapters.append(chapter)
     first = found[0] if found else None
-    for chapter in (against_heads, per_class, learning, costs):
-        chapters += [made] if (made := chapter(section, first, slug)) else []
+    for name, write_one in OF_SECTIONS.items():
+        if chapter := write_one(section, first, slug):
+            made.add(name)
+            chapters.append(chapter)
     blocks = [chapter.block for chapter in chapters] + [every_group([section], slug)]
     if album is not None and (pictures := album.block(section, first)):
         blocks.append(pictures)
+    if left_out := [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in made]:
+        blocks.append(Block("Left out", [f"These runs have no data for: {'; '.join(left_out)}."]))
     findings = [(chapter.block.title, chapter.findings) for chapter in chapters if chapter.findings]
     return Part(section.title, findings, blocks)
-
-
-def _variant_chapters(section: Section, variant: Variant, slug: str) -> list[Chapter]:
-    made = []
-    for chapter in (against_depth, against_scale, gradient_modes, gradient_flow, backbone, convergence):
-        if found := chapter(section, variant, slug):
-            if variant.label:
-                found.block.title += f" ({variant.label})"
-            made.append(found)
-    return made
 
 
 def _slug(name: str) -> str:

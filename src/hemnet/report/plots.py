@@ -125,13 +125,14 @@ def _score_line(axis: Axes, line: Line, place: Mapping[float, float], shift: flo
 def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
     """Name each label once below a figure, in as many columns as fit its width."""
     pairs = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
-    found = list({label: (handle, label) for handle, label in reversed(pairs)}.values())[::-1]
+    labels = [label for _, label in pairs]
+    found = [pair for i, pair in enumerate(pairs) if pair[1] not in labels[:i]]
     if found:
         # Measured lines, which are containers of matplotlib's, before levels.
-        handles, labels = zip(*sorted(found, key=lambda pair: not isinstance(pair[0], tuple)), strict=True)
-        longest = max(map(len, labels))
+        handles, shown = zip(*sorted(found, key=lambda pair: not isinstance(pair[0], tuple)), strict=True)
+        longest = max(map(len, shown))
         fit = max(1, min(columns, int(60 // (longest + 8))))
-        figure.legend(handles, labels, loc="outside lower center", ncols=fit)
+        figure.legend(handles, shown, loc="outside lower center", ncols=fit)
 
 
 def _plain_log_ticks(axis: Axes) -> None:
