@@ -4,6 +4,7 @@ import http.server
 import json
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -215,3 +216,10 @@ def test_a_ready_sweep_is_what_training_takes(path: Path) -> None:
         for key, choice in chosen.items():
             assert OmegaConf.select(config, key) is not None
             assert OmegaConf.select(changed, key) == choice["value"]
+
+
+def test_the_command_of_the_report_makes_the_dashboard(tmp_path: Path) -> None:
+    path = tmp_path / "dashboard.json"
+    command = [sys.executable, "-m", "hemnet.report", "wandb", "--entity", "e", "--project", "p"]
+    subprocess.run([*command, "--json", str(path)], check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    assert "gradient/means/00" in path.read_text()

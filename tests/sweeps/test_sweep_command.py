@@ -59,7 +59,7 @@ def test_failures_are_told_and_only_they_run_again(make_camvid: MakeCamVid, tmp_
         env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert report.returncode == 0, report.stderr
-    assert "3 runs found, 2 finished" in report.stdout
+    assert "3 runs found, 2 finished" in report.stdout, report.stdout
     assert "seed-oops" in (tmp_path / "report" / "index.html").read_text()
 
     times = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}

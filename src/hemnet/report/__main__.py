@@ -1,7 +1,11 @@
-"""The report over runs: ``python -m hemnet.report [FOLDER ...]`` writes report/index.html."""
+"""The report over runs: ``python -m hemnet.report [FOLDER ...]`` writes report/index.html.
+
+``python -m hemnet.report wandb ...`` makes the dashboard of the same figures on a W&B server instead.
+"""
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 from hemnet.cli import log_to_terminal, run_entry
@@ -19,6 +23,7 @@ def _page() -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="FOLDER", help="default: report")
     parser.add_argument("--no-images", action="store_true", help="leave predictions and attention maps out")
+    parser.epilog = "python -m hemnet.report wandb --help tells of the dashboard on a W&B server"
     options = parser.parse_args()
     from hemnet.report.build import build  # here, so that --help need not wait for matplotlib
 
@@ -26,6 +31,11 @@ def _page() -> None:
 
 
 def _entry() -> None:
+    if sys.argv[1:2] == ["wandb"]:
+        from hemnet.report import wandb
+
+        wandb.main(sys.argv[2:])
+        return
     log_to_terminal()
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every glyph that a PDF embeds
     _page()

@@ -63,7 +63,8 @@ def build(folders: Sequence[Path], out: Path, *, images: bool = True) -> Path:
     page.write_text(render(parts, opening, closing, svgs), encoding="utf-8")
     _forget_old(out, files)
     counted = sum(len(section.runs) for section in made)
-    log.info("%d runs found, %d finished and counted; the report is %s", len(records), counted, page)
+    found = len(records) + len(unreadable)
+    log.info("%d runs found, %d finished and counted; the report is %s", found, counted, page)
     return page
 
 

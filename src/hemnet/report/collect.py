@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from hemnet.errors import HemnetError
 from hemnet.identity import Identity, identity
 from hemnet.runs import Run
+from hemnet.sweeps.jobs import CONSOLE
 
 # Folders of a run, none of which holds a run of its own.
 INNER = {"evaluation", "checkpoints", "figures", "wandb"}
@@ -101,7 +102,7 @@ def _find(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise HemnetError(f"{folder} is no folder: name run directories or folders that hold some")
     for path, names, files in os.walk(folder):
-        if "config.yaml" in files:
+        if "config.yaml" in files or CONSOLE in files:
             yield Path(path).resolve()
         names[:] = [name for name in names if name not in INNER and not name.startswith(".")]
 
@@ -112,6 +113,11 @@ def read(path: Path) -> Record:
     Raises:
         Exception: of many kinds, since anything may be wrong with the files.
     """
+    if not (path / "config.yaml").is_file():
+        words = (path / CONSOLE).read_text(errors="replace").split("\n")
+        raise HemnetError(
+            f"it did not begin: {next((w for w in reversed(words) if w.strip()), 'no word why')}"
+        )
     run = Run.open(path)
     config: Any = OmegaConf.to_container(run.config, resolve=False)
     result = _json(path / "result.json")
