@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -202,32 +201,24 @@ class Run:
         return [{key: float(value) for key, value in row.items()} for row in rows]
 
     def curves(self, wanted: Callable[[str], object] = bool) -> dict[str, np.ndarray]:
-        """Return what metrics.csv has, metric by metric: the quick way to read a long run.
+        """Return what metrics.csv has, metric by metric.
 
         Args:
-            wanted: says of a metric's name whether it is read; by default every one is.
+            wanted: says of a metric's name whether it is returned; by default every one is.
 
         Returns:
             (S, 2) float64 per metric: optimizer step and value, where it was logged.
 
         Raises:
-            ValueError: a cell is no number, as in a file that is still being written.
+            ValueError: a cell is no number.
         """
-        path = self.path / "metrics.csv"
-        if not path.is_file():
-            return {}
-        with path.open(newline="") as file:
-            rows = list(csv.reader(file))
-        names = rows.pop(0) if rows else []
-        # A torn last row is shorter than the others.
-        columns = dict(zip(names, zip_longest(*rows, fillvalue=""), strict=False))
-        steps = [float(cell or "nan") for cell in columns.get("step", ())]
-        found = {}
-        for name, cells in columns.items():
-            if name != "step" and wanted(name) and any(cells):
-                logged = [i for i, cell in enumerate(cells) if cell]
-                found[name] = np.array([[steps[i] for i in logged], [float(cells[i]) for i in logged]]).T
-        return found
+        points: dict[str, list[tuple[float, float]]] = {}
+        for row in self.metrics():
+            step = row.pop("step", None)
+            for name, value in row.items():
+                if step is not None and wanted(name):
+                    points.setdefault(name, []).append((step, value))
+        return {name: np.array(found) for name, found in points.items()}
 
     @property
     def result(self) -> dict[str, Any]:

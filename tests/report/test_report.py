@@ -5,7 +5,6 @@ import re
 import runpy
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from scipy import stats
 
 from hemnet.errors import HemnetError
 from hemnet.report.build import build
-from hemnet.report.collect import WANTED, collect
+from hemnet.report.collect import collect
 from hemnet.report.groups import sections
-from hemnet.runs import Run
 
 EM, HEM = ("model/head=em",), ("model/head=hem",)
 
@@ -309,18 +307,3 @@ def test_command_line(
     )
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
     assert (tmp_path / "report/index.html").is_file()
-
-
-@pytest.mark.slow
-def test_long_metrics_are_read_much_faster_than_row_by_row(tmp_path: Path) -> None:
-    names = [f"gradient/means/{t:02d}" for t in range(33)] + [f"em/entropy/{t:02d}" for t in range(33)]
-    row = dict.fromkeys([*names, *(f"other/{i}" for i in range(84))], 0.123456789)
-    write_run(tmp_path / "run", HEM, rows=[{"step": step, **row} for step in range(2000)])
-    run, ratios = Run.open(tmp_path / "run"), []
-    for _ in range(3):
-        times = [time.process_time()]
-        for reading in (lambda: run.curves(WANTED.match), run.metrics):
-            reading()
-            times.append(time.process_time())
-        ratios.append((times[2] - times[1]) / (times[1] - times[0]))
-    assert sorted(ratios)[1] > 1.5, ratios
