@@ -113,19 +113,23 @@ def test_scores_over_the_highway_scale(study: tuple[Path, Path]) -> None:
         assert float(row["p"]) == pytest.approx(stats.ttest_rel(first, second).pvalue)
 
 
-def test_gradient_that_reaches_the_first_means(study: tuple[Path, Path]) -> None:
+def test_gradient_that_is_left_half_way(study: tuple[Path, Path]) -> None:
     _, out = study
-    rows = {(r["T"], r["phase"]): r for r in table_of(out, "synthetic_hem_gradient_first_means")}
+    table = table_of(out, "synthetic_hem_gradient_halfway")
+    rows = {(row["T"], row["h"], row["phase"]): row for row in table}
+    assert len(table) == 3 * 2 * 2  # phases, T, h
     found = []
     for seed in range(3):
         logged = [
-            row["gradient/means/00"] for row in plausible_rows(8, 0.5, seed) if "gradient/means/00" in row
+            row["gradient/means/04"] for row in plausible_rows(8, 0.5, seed) if "gradient/means/04" in row
         ]
         assert len(logged) == 60  # of which the last tenth is six
         found.append(np.log(logged[-6:]).mean())
-    assert float(rows["8", "end"]["hem"]) == pytest.approx(np.exp(np.mean(found)))
-    assert float(rows["8", "end"]["hem / em"]) > 1
-    assert rows["8", "end"]["verdict"] == "supported"
+    row = rows["8", "0.5", "end"]
+    assert float(row["this h"]) == pytest.approx(np.exp(np.mean(found)))
+    assert float(row["ratio"]) == pytest.approx(float(row["this h"]) / float(row["h = 0"]))
+    assert float(row["ratio"]) > 1
+    assert row["verdict"] == "supported"
 
 
 def test_costs_pair_runs_of_one_seed(study: tuple[Path, Path]) -> None:

@@ -4,12 +4,13 @@ Shapes: S logged steps, (S, 2): step and value.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from hemnet.report.collect import PHASE_SHARE, PHASES
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
-from hemnet.report.groups import Section
+from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.lines import END, WHEN, curve_chart, curves_of, depths_with, lines_at, phase_chart
 from hemnet.report.scores import Chapter
 from hemnet.report.statistics import Comparison, compare, holm, p_text
@@ -34,59 +35,72 @@ def gradient_flow(section: Section, variant: Variant, slug: str) -> Chapter | No
             "reconstruction.",
             lambda: phase_chart(variant, shares, "gradient/share", "share of the gradient", False),
         ))  # fmt: skip
-    tested = _reaching(variant, depths)
+    tested = _kept(variant, depths)
     if tested:
-        block.items.append(_reaching_table(variant, tested, slug))
-    at_end = [found for phase, _, found in tested if phase == END]
+        block.items.append(_kept_table(tested, slug))
+    at_end = [kept.found for kept in tested if kept.phase == END]
     return Chapter(block, [_ratio_sentence(found) for found in at_end], at_end)
 
 
-def _reaching(variant: Variant, depths: Sequence[int]) -> list[tuple[int, int, Comparison]]:
-    """Return phase, T and comparison of hem with em, in log10 of what reaches the first means.
+@dataclass(frozen=True)
+class _Kept:
+    """How much gradient is left half-way through T iterations, at a highway scale and without a highway."""
 
-    The comparisons of a phase are one family.
-    """
-    found = []
+    phase: int
+    iterations: int
+    plain: Group
+    highway: Group
+    found: Comparison
+
+
+def _halfway(group: Group, phase: int) -> dict[int, float]:
+    assert group.iterations is not None
+    return group.phase("gradient/means", phase, group.iterations // 2)
+
+
+def _kept(variant: Variant, depths: Sequence[int]) -> list[_Kept]:
+    """Compare each highway scale with em, in log10 of the gradient half-way; a phase is one family."""
+    made = []
     for phase in range(len(PHASES)):
-        family, at = [], []
-        for t in depths:
-            em, hem = variant.at("em", t), variant.at("hem", t)
-            if em and hem:
-                sides = [
-                    (name, _log10(g.phase("gradient/means", phase, 0)))
-                    for name, g in (("hem", hem), ("em", em))
-                ]
-                family.append(compare(f"T={t}", *sides))
-                at.append(t)
-        found += [(phase, t, c) for t, c in zip(at, holm(family), strict=True)]
-    return found
+        pairs = [
+            (t, em, group)
+            for t in depths
+            if (em := variant.at("em", t))
+            for group in variant.usual
+            if group.iterations == t and group.head == "hem"
+        ]
+        family = [
+            compare(f"T={t}", *((side.label, _log10(_halfway(side, phase))) for side in (group, em)))
+            for t, em, group in pairs
+        ]
+        made += [_Kept(phase, *pair, found) for pair, found in zip(pairs, holm(family), strict=True)]
+    return made
 
 
 def _log10(by_seed: dict[int, float]) -> dict[int, float]:
     return {seed: float(np.log10(value)) if value > 0 else float("nan") for seed, value in by_seed.items()}
 
 
-def _reaching_table(variant: Variant, tested: Sequence[tuple[int, int, Comparison]], slug: str) -> Table:
+def _kept_table(tested: Sequence[_Kept], slug: str) -> Table:
     rows: list[list[Cell]] = []
-    for phase, t, found in tested:
-        means = []
-        for head in ("em", "hem"):
-            group = variant.at(head, t)
-            assert group is not None
-            means.append(_geometric(list(group.phase("gradient/means", phase, 0).values())))
+    for kept in tested:
+        found = kept.found
         ratio = None if found.difference is None else 10**found.difference.mean
-        rows.append([t, PHASES[phase], *means, ratio, found.difference, found.p, found.p_holm, found.verdict])
+        means = [_geometric([*_halfway(side, kept.phase).values()]) for side in (kept.plain, kept.highway)]
+        rows.append([
+            kept.iterations, scale_text(kept.highway.scale), PHASES[kept.phase], *means, ratio,
+            found.difference, found.p, found.p_holm, found.verdict,
+        ])  # fmt: skip
     columns = (
-        Column("T"), Column("phase"), Column("em", 3, False), Column("hem", 3, False),
-        Column("hem / em", 3, False),
-        Column("log10 of the ratio", 2, signed=True), Column("p", 2, False), Column("p after Holm", 2, False),
-        Column("verdict"),
+        Column("T"), Column("h"), Column("phase"), Column("h = 0", 3, False), Column("this h", 3, False),
+        Column("ratio", 3, False), Column("log10 of the ratio", 2, signed=True), Column("p", 2, False),
+        Column("p after Holm", 2, False), Column("verdict"),
     )  # fmt: skip
     caption = (
-        "Gradient that reaches the first means, |dL/dμ(0)| / |dL/dμ(T)|: geometric means over seeds, and the "
-        "paired ratio of hem to em, tested on its logarithm."
+        "Gradient left half-way through the iterations, |dL/dμ(T/2)| / |dL/dμ(T)|: geometric means over "
+        "seeds, and the paired ratio to plain EM, tested on its logarithm."
     )
-    return Table(f"{slug}_gradient_first_means", caption, columns, rows)
+    return Table(f"{slug}_gradient_halfway", caption, columns, rows)
 
 
 def _geometric(values: Sequence[float]) -> float | None:
@@ -95,10 +109,10 @@ def _geometric(values: Sequence[float]) -> float | None:
 
 
 def _ratio_sentence(found: Comparison) -> str:
-    start = f"Gradient reaching the first means at the end of training, {found.where}: "
+    start = f"Gradient left half-way through the iterations at the end of training, {found.first}: "
     if found.difference is None:
         return f"{start}no seed that both finished with it logged."
-    ratio = f"hem / em = {10**found.difference.mean:.3g}"
+    ratio = f"{10**found.difference.mean:.3g} times that of {found.second}"
     if found.difference.low is None or found.difference.high is None or found.p_holm is None:
         return f"{start}{ratio} on seed {found.seeds[0]} alone: no interval from one seed."
     low, high = 10**found.difference.low, 10**found.difference.high
