@@ -126,13 +126,14 @@ def _class(key: str) -> str:
 
 def every_group(shown: Sequence[Section], slug: str) -> Block:
     """Return the table of all settings of sections, none left out."""
-    columns = (Column("setting"), Column("mIoU"), Column("n"), Column("seeds"), Column("without score"),
-               Column("not finished"))  # fmt: skip
+    columns = (Column("setting"), Column("mIoU"), Column("n"), Column("seeds"), Column("their mIoU"),
+               Column("without score"), Column("not finished"))  # fmt: skip
     rows: list[list[Cell]] = []
     for section, group in [(each, group) for each in shown for group in each.groups]:
         values = list(group.by_seed().values())
         missing = sum(not np.isfinite(value) for value in values)
-        seeds = " ".join(map(str, group.runs))
+        seeds = " ".join(map(str, group.by_seed()))
+        scores = " ".join(f"{value:.4f}" for value in values)
         label = f"{group.label}, {section.label}" if len(shown) > 1 else group.label
-        rows.append([label, estimate(values), len(values) - missing, seeds, missing, len(group.lost)])
+        rows.append([label, estimate(values), len(values) - missing, seeds, scores, missing, len(group.lost)])
     return Block("All settings", [], [Table(f"{slug}_settings", "mIoU of every setting.", columns, rows)])

@@ -1,6 +1,7 @@
 """How a sweep stands: a table on a terminal, a line per change elsewhere, and jobs.csv."""
 
 import csv
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from hemnet.files import replacing
@@ -17,6 +19,8 @@ from hemnet.sweeps.jobs import Job
 COLOURS = {"finished": "green", "skipped": "dim", "failed": "red", "preempted": "yellow", "running": "bold"}
 # So many rows fit a terminal; of more, those that are over or still wait are left out.
 MOST_ROWS = 30
+LATEST_WIDTH = 48
+REFRESH_SECONDS = 1.0
 
 
 class Board:
@@ -25,14 +29,16 @@ class Board:
     Args:
         jobs: to show.
         folder: of the sweep, where jobs.csv is kept.
+        console: where the table is shown; None is the standard output.
     """
 
-    def __init__(self, jobs: Sequence[Job], folder: Path) -> None:
+    def __init__(self, jobs: Sequence[Job], folder: Path, console: Console | None = None) -> None:
         self.jobs = jobs
         self.folder = folder
-        self._console = Console()
-        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        console = console or Console()
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._shown: dict[str, str] = {}
+        self._drawn = 0.0
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -51,7 +57,9 @@ class Board:
         """Show what has changed."""
         changed = [job for job in self.jobs if self._shown.get(job.name) != job.status]
         if self._live is not None:
-            self._live.update(self._table(), refresh=True)
+            if changed or time.monotonic() - self._drawn > REFRESH_SECONDS:
+                self._live.update(self._table(), refresh=True)
+                self._drawn = time.monotonic()
         else:
             for job in changed:
                 if job.status != "waiting":
@@ -70,16 +78,16 @@ class Board:
         counts = Counter(job.status for job in self.jobs)
         caption = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         table = Table(title=str(self.folder), caption=caption)
-        for heading in ("job", "status", "val/miou", "time", "latest"):
-            table.add_column(
-                heading, overflow="fold" if heading == "job" else "ellipsis", no_wrap=heading != "job"
-            )
+        table.add_column("job", overflow="fold", min_width=24)
+        for heading in ("status", "val/miou", "time"):
+            table.add_column(heading, no_wrap=True, min_width=8)
+        table.add_column("latest", overflow="ellipsis", no_wrap=True, max_width=LATEST_WIDTH)
         for job in self._rows():
-            colour = COLOURS.get(job.status, "")
             miou = "" if job.miou is None else f"{job.miou:.4f}"
-            latest = job.error or (job.console[-1:] or [""])[0] if job.status != "waiting" else ""
-            time = f"{job.seconds:.0f} s" if job.seconds else ""
-            table.add_row(job.name, job.status, miou, time, latest.strip(), style=colour)
+            seconds = f"{job.seconds:.0f} s" if job.seconds else ""
+            latest = job.error or (job.console[-1:] or [""])[0] if job.status in ("running", "failed") else ""
+            style = COLOURS.get(job.status, "")
+            table.add_row(escape(job.name), job.status, miou, seconds, escape(latest.strip()), style=style)
         return table
 
     def _rows(self) -> list[Job]:

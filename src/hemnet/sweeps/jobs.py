@@ -18,6 +18,7 @@ Status = Literal["waiting", "running", "finished", "failed", "preempted", "skipp
 CONSOLE = "console.log"
 # How long a job that is told to stop may take to write its result.
 GRACE_SECONDS = 15.0
+TAIL_BYTES = 8192
 PR_SET_PDEATHSIG = 1
 
 
@@ -95,9 +96,14 @@ class Job:
 
     @property
     def console(self) -> list[str]:
-        """The lines that the process has printed, over all its starts."""
+        """The last lines that the process has printed, those with something in them."""
         path = self.path / CONSOLE
-        return path.read_text(errors="replace").splitlines() if path.is_file() else []
+        if not path.is_file():
+            return []
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+        return [line.rstrip() for line in lines if line.strip()]
 
     @property
     def _run(self) -> Run:
@@ -106,8 +112,7 @@ class Job:
     def _reason(self, code: int) -> str:
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        lines = [line for line in self.console if line.strip()]
-        return lines[-1].strip() if lines else f"exit status {code}, without a word"
+        return self.console[-1].strip() if self.console else f"exit status {code}, without a word"
 
 
 _NO_CONFIG: Any = None  # only the files of a run are read here, and it may have none yet
