@@ -113,6 +113,16 @@ def test_scores_over_the_highway_scale(study: tuple[Path, Path]) -> None:
         assert float(row["p"]) == pytest.approx(stats.ttest_rel(first, second).pvalue)
 
 
+def test_gradient_of_the_backbone(study: tuple[Path, Path]) -> None:
+    _, out = study
+    rows = {(row["T"], row["head"]): row for row in table_of(out, "synthetic_hem_gradient_backbone")}
+    name = "gradient/backbone/all"
+    norms = [[r[name] for r in plausible_rows(8, 0.0, seed) if name in r] for seed in range(3)]
+    for column, of in (("median", np.median), ("largest", np.max)):
+        expected = np.exp(np.mean([np.log(of(found)) for found in norms]))
+        assert float(rows["8", "em"][column]) == pytest.approx(expected)
+
+
 def test_gradient_that_is_left_half_way(study: tuple[Path, Path]) -> None:
     _, out = study
     table = table_of(out, "synthetic_hem_gradient_halfway")

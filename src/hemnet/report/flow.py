@@ -140,10 +140,16 @@ def backbone(section: Section, variant: Variant, slug: str) -> Chapter | None:
     for t in depths:
         for label, _, _, group in lines_at(variant, t):
             norms = [_geometric([_last(curve) for curve in curves_of(group, stage)]) for stage in stages]
-            rows.append([t, label, *norms])
-    columns = (Column("T"), Column("head"), *(Column(stage.rpartition("/")[2], 3, False) for stage in stages))
+            curves = curves_of(group, name)
+            spread = [_geometric([float(of(curve[:, 1])) for curve in curves]) for of in (np.median, np.max)]
+            rows.append([t, label, *spread, *norms])
+    columns = (
+        Column("T"), Column("head"), Column("median", 3, False), Column("largest", 3, False),
+        *(Column(stage.rpartition("/")[2], 3, False) for stage in stages),
+    )  # fmt: skip
     caption = (
-        "Gradient norm of each stage of the backbone at the end of training, geometric means over seeds."
+        "Gradient norm of the backbone: median and largest of the logged steps, then of each stage at the "
+        "end of training. Geometric means over seeds."
     )
     block.items.append(Table(f"{slug}_gradient_backbone", caption, columns, rows))
     return Chapter(block)
