@@ -5,11 +5,10 @@ for each number of EM iterations: result.json, classes.csv, images.csv, confusio
 """
 
 import argparse
-import csv
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from hemnet.data import DatasetSpec
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
 from hemnet.figures import confusion_figure, predictions_page
+from hemnet.files import write_table
 from hemnet.inference import PLAIN, Inference
 from hemnet.metrics import iou, recall
 from hemnet.nets import Segmenter
@@ -160,9 +160,9 @@ def _write_report(place: Path, result: dict[str, Any], record: EvaluationRecord,
         spec.classes, iou(matrix).tolist(), recall(matrix).tolist(), record.matrix.sum(1), strict=True
     )
     rows = [[name, _cell(iou_k), _cell(recall_k), pixels] for name, iou_k, recall_k, pixels in columns]
-    _write_csv(place / "classes.csv", ["class", "iou", "accuracy", "pixels"], rows)
+    write_table(place / "classes.csv", ["class", "iou", "accuracy", "pixels"], rows)
     images = [[score.name, _cell(score.miou), _cell(score.pixel_accuracy)] for score in record.images]
-    _write_csv(place / "images.csv", ["image", "miou", "pixel_accuracy"], images)
+    write_table(place / "images.csv", ["image", "miou", "pixel_accuracy"], images)
     confusion_figure(record.matrix, spec, place / "confusion.png")
     (place / "worst.png").unlink(missing_ok=True)  # that of an evaluation before
     if record.rows:
@@ -182,13 +182,8 @@ def _conclude(
 def _write_sweep(found: Mapping[int | None, Mapping[str, float]], output: Path, title: str) -> None:
     keys = [*SUMMARY.values(), "val/loss"]
     rows = [[count, *(_cell(scores[key]) for key in keys)] for count, scores in found.items()]
-    _write_csv(output / "iterations.csv", ["iterations", *keys], rows)
+    write_table(output / "iterations.csv", ["iterations", *keys], rows)
     print_sweep(found, title)
-
-
-def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([head, *rows])
 
 
 def _cell(score: float) -> str:

@@ -1,11 +1,11 @@
-"""Files that are either whole or not there, whatever goes wrong while they are written; reading tables."""
+"""Files that are either whole or not there, whatever goes wrong while they are written; tables; locks."""
 
 import csv
 import fcntl
 import glob
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -51,6 +51,12 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file with a header, whole or not at all."""
+    with replacing(path) as part, part.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
 
 
 def hold(folder: Path) -> IO[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,17 @@ PLAIN_HEADS = {
     "DeepLabV3PlusHead": "deeplabv3plus",
 }
 # Keys that say where and how a run is made rather than what it is.
-PLACEMENT = ("sweep", "resume", "run_dir", "runs", "logger", "callbacks", "hydra", "data.root", "data.cache",
-             "data.num_workers")  # fmt: skip
+PLACES = (
+    "sweep",
+    "resume",
+    "run_dir",
+    "runs",
+    "logger",
+    "hydra",
+    "data.root",
+    "data.cache",
+    "data.num_workers",
+)
 LONGEST_NAME = 200  # file systems take 255 bytes
 
 
@@ -95,16 +104,30 @@ def _scale(node: dict[str, Any]) -> float | str:
     return "/".join(f"{h:g}" for h in scale) if isinstance(scale, list) else float(scale)
 
 
+def below(key: str, tops: Iterable[str]) -> bool:
+    """Whether a dotted key, such as ``logger.csv``, is one of ``tops`` or in one of them."""
+    return any(key == top or key.startswith(f"{top}.") for top in tops)
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of everything in nested dictionaries; a list is a value."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
+
+
 def is_placement(key: str) -> bool:
     """Whether a configuration key, such as ``data.root``, changes only where and how a run is made."""
-    return any(key == other or key.startswith(f"{other}.") for other in PLACEMENT)
+    return below(key, (*PLACES, "callbacks"))
 
 
 def differences(one: DictConfig, other: DictConfig) -> list[str]:
     """Return the keys, apart from placement, at which two resolved configurations differ."""
-    flat_one, flat_other = dict(_leaves(one)), dict(_leaves(other))
-    keys = sorted(flat_one.keys() | flat_other.keys())
-    return [key for key in keys if flat_one.get(key) != flat_other.get(key) and not is_placement(key)]
+    first, second = (dict(leaves(OmegaConf.to_container(config))) for config in (one, other))
+    keys = sorted(first.keys() | second.keys())
+    return [key for key in keys if first.get(key) != second.get(key) and not is_placement(key)]
 
 
 def job_name(overrides: Sequence[str]) -> str:
@@ -124,14 +147,3 @@ def job_name(overrides: Sequence[str]) -> str:
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _leaves(config: DictConfig) -> Iterable[tuple[str, Any]]:
-    def walk(node: Any, path: str) -> Iterable[tuple[str, Any]]:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                yield from walk(value, f"{path}.{key}" if path else str(key))
-        else:
-            yield path, node
-
-    return walk(OmegaConf.to_container(config), "")

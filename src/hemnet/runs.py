@@ -3,7 +3,6 @@
 config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{last,best}.ckpt  figures/
 """
 
-import csv
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
-from hemnet.files import hold, read_table, replacing
+from hemnet.files import hold, read_table, replacing, write_table
 from hemnet.identity import differences
 from hemnet.provenance import device_name, environment, redacted
 from hemnet.ranks import rank
@@ -102,10 +101,8 @@ class Run:
             return
         saved = self.saved_step
         kept = [row for row in rows if int(row["step"]) < saved]
-        with replacing(path) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, sorted(set().union(*rows)))
-            writer.writeheader()
-            writer.writerows(kept)
+        names = sorted(set().union(*rows))
+        write_table(path, names, ([row.get(name, "") for name in names] for row in kept))
 
     @property
     def resumes_from(self) -> Path | None:
@@ -124,10 +121,7 @@ class Run:
     @property
     def status(self) -> str | None:
         """The status in result.json: "finished", "failed" or "preempted"; None before a run has ended."""
-        try:
-            return str(self.result["status"])
-        except (OSError, ValueError, KeyError):
-            return None
+        return result_at(self.path).get("status")
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -224,6 +218,15 @@ class Run:
     def result(self) -> dict[str, Any]:
         """The contents of result.json."""
         return json.loads((self.path / "result.json").read_text())
+
+
+def result_at(path: Path) -> dict[str, Any]:
+    """Return the contents of result.json in a run directory; {} if there is none, or none that is whole."""
+    try:
+        result = json.loads((path / "result.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

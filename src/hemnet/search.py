@@ -5,7 +5,6 @@ same command goes on with a search that was stopped.
 """
 
 import argparse
-import csv
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet.cli import run_entry
 from hemnet.compose import EXPERIMENTS, load
 from hemnet.errors import HemnetError
-from hemnet.files import hold, replacing
+from hemnet.files import hold, write_table
 from hemnet.sweeps.board import Board
 from hemnet.sweeps.jobs import Job
 from hemnet.sweeps.pool import run_jobs
@@ -128,10 +127,11 @@ class Search:
         import optuna
 
         number = int(job.name.removeprefix("trial-"))
-        if job.miou is None or math.isnan(job.miou):
+        miou = job.miou
+        if miou is None or math.isnan(miou):
             self._study.tell(number, state=optuna.trial.TrialState.FAIL)
         else:
-            self._study.tell(number, job.miou)
+            self._study.tell(number, miou)
         self.write()
 
     def write(self) -> None:
@@ -141,12 +141,11 @@ class Search:
             (t for t in trials if t.value is not None), key=lambda t: t.value or 0.0, reverse=True
         )
         others = [t for t in trials if t.value is None]
-        with replacing(self.folder / "trials.csv") as part, part.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["trial", "state", "val/miou", *self.space.ranges])
-            for trial in [*scored, *others]:
-                values = [trial.params.get(key) for key in self.space.ranges]
-                writer.writerow([f"trial-{trial.number:04d}", trial.state.name, trial.value, *values])
+        rows = [
+            [f"trial-{t.number:04d}", t.state.name, t.value, *map(t.params.get, self.space.ranges)]
+            for t in [*scored, *others]
+        ]
+        write_table(self.folder / "trials.csv", ["trial", "state", "val/miou", *self.space.ranges], rows)
 
     def best(self) -> "optuna.trial.FrozenTrial":
         """Return the best trial.

@@ -17,7 +17,7 @@ from scipy import stats
 from hemnet.errors import HemnetError
 from hemnet.report.build import build
 from hemnet.report.collect import collect
-from hemnet.report.groups import sections
+from hemnet.report.groups import sections, settings
 
 EM, HEM = ("model/head=em",), ("model/head=hem",)
 
@@ -321,3 +321,10 @@ def test_command_line(
     )
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
     assert (tmp_path / "report/index.html").is_file()
+
+
+def test_a_run_that_may_be_resumed_is_a_run_of_the_same_settings() -> None:
+    config = {"seed": 0, "resume": None, "data": {"root": "/a", "batch_size": 4}, "optim": {"lr": 1.0}}
+    elsewhere = config | {"resume": "auto", "data": {"root": "/b", "batch_size": 4}, "optim": {"lr": 1}}
+    assert settings(config) == settings(elsewhere)
+    assert settings(config) != settings(config | {"optim": {"lr": 2.0}})

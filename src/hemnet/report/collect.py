@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from hemnet.errors import HemnetError
 from hemnet.identity import Identity, identity
 from hemnet.runs import Run
-from hemnet.sweeps.jobs import CONSOLE
+from hemnet.sweeps.jobs import CONSOLE, last_lines
 
 # Folders of a run, none of which holds a run of its own.
 INNER = {"evaluation", "checkpoints", "figures", "wandb"}
@@ -114,10 +114,7 @@ def read(path: Path) -> Record:
         Exception: of many kinds, since anything may be wrong with the files.
     """
     if not (path / "config.yaml").is_file():
-        words = (path / CONSOLE).read_text(errors="replace").split("\n")
-        raise HemnetError(
-            f"it did not begin: {next((w for w in reversed(words) if w.strip()), 'no word why')}"
-        )
+        raise HemnetError(f"it did not begin: {(last_lines(path / CONSOLE) or ['no word why'])[-1]}")
     run = Run.open(path)
     config: Any = OmegaConf.to_container(run.config, resolve=False)
     result = _json(path / "result.json")

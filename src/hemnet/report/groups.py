@@ -5,19 +5,20 @@ a section: one recipe, one budget, one way to train. Nothing is compared across 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from hemnet.identity import PLACES, below, leaves
 from hemnet.report.collect import Record
 from hemnet.report.statistics import Estimate, estimate
 
 Settings = Mapping[str, str]
 
 # Where a run is made and what watches it; none of it changes what is learnt.
-LEFT_OUT = ("seed", "name", "sweep", "runs", "run_dir", "logger", "inference", "data.seed", "data.root")
+LEFT_OUT = (*PLACES, "seed", "name", "inference", "data.seed")
 LEFT_OUT_NAMES = {
     "root", "cache", "num_workers", "pin_memory", "devices", "num_nodes", "strategy", "accelerator",
     "profiler", "default_root_dir", "log_every_n_steps", "benchmark", "enable_progress_bar",
@@ -37,12 +38,10 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
     """
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
     acting = {name: node for name, node in callbacks.items() if node and not _watches(node)}
-    flat = dict(_flatten({**config, "callbacks": acting}))
     kept = {
-        key: value
-        for key, value in flat.items()
-        if not any(key == out or key.startswith(f"{out}.") for out in LEFT_OUT)
-        and key.rpartition(".")[2] not in LEFT_OUT_NAMES
+        key: _text(value)
+        for key, value in leaves({**config, "callbacks": acting})
+        if not below(key, LEFT_OUT) and key.rpartition(".")[2] not in LEFT_OUT_NAMES
     }
     processes = _count(trainer.get("devices", 1)) * _count(trainer.get("num_nodes", 1))
     if (batch := (config.get("data") or {}).get("batch_size")) is not None:
@@ -60,13 +59,9 @@ def _count(devices: Any) -> int:
     return devices if isinstance(devices, int) and devices > 0 else 1
 
 
-def _flatten(node: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        # 1 and 1.0 are one setting.
-        yield prefix, f"{node:g}" if isinstance(node, float) else "none" if node is None else str(node)
+def _text(value: Any) -> str:
+    # 1 and 1.0 are one setting.
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 @dataclass(eq=False)

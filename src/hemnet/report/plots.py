@@ -187,23 +187,25 @@ def grid(
 
 def draw_profile(axis: Axes, label: str, colour: str, marker: str, values: Sequence[np.ndarray]) -> None:
     """Draw values per iteration of several seeds, and their mean: geometric on a logarithmic axis."""
-    geometric = axis.get_yscale() == "log"
     for one in values:
         axis.plot(range(len(one)), one, color=colour, alpha=0.3, linewidth=0.7)
-    stacked = np.array(values, float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.exp(np.log(stacked).mean(0)) if geometric else stacked.mean(0)
+    mean = _mean(axis, np.array(values, float))
     axis.plot(range(len(mean)), mean, color=colour, marker=marker, markersize=3, linewidth=1.5, label=label)
+
+
+def _mean(axis: Axes, values_nS: np.ndarray) -> np.ndarray:
+    """Return the mean over seeds: geometric on a logarithmic axis."""
+    if axis.get_yscale() != "log":
+        return values_nS.mean(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.exp(np.log(values_nS).mean(0))
 
 
 def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray], dashes: str = "-") -> None:
     """Draw curves (S, 2) of several seeds: their mean, and the range of the seeds as a band."""
     steps = max(curves, key=len)[:, 0]
     stacked = np.array([np.interp(steps, curve[:, 0], curve[:, 1], right=np.nan) for curve in curves])
-    geometric = axis.get_yscale() == "log"
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.exp(np.log(stacked).mean(0)) if geometric else stacked.mean(0)
-    axis.plot(steps, mean, color=colour, linewidth=1.4, linestyle=dashes, label=label)
+    axis.plot(steps, _mean(axis, stacked), color=colour, linewidth=1.4, linestyle=dashes, label=label)
     if len(curves) > 1:
         axis.fill_between(steps, stacked.min(0), stacked.max(0), color=colour, alpha=0.15, linewidth=0)
 

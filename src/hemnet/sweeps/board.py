@@ -1,6 +1,5 @@
 """How a sweep stands: a table on a terminal, a line per change elsewhere, and jobs.csv."""
 
-import csv
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from hemnet.files import replacing
+from hemnet.files import write_table
 from hemnet.sweeps.jobs import Job
 
 COLOURS = {"finished": "green", "skipped": "dim", "failed": "red", "preempted": "yellow", "running": "bold"}
@@ -70,7 +69,8 @@ class Board:
 
     def _print(self, job: Job) -> None:
         over = sum(other.status not in ("waiting", "running") for other in self.jobs)
-        facts = f"  val/miou {job.miou:.4f}" if job.miou is not None else ""
+        miou = job.miou
+        facts = "" if miou is None else f"  val/miou {miou:.4f}"
         facts += f"  {job.seconds:.0f} s" if job.seconds else ""
         print(f"[{over}/{len(self.jobs)}] {job.status:9} {job.name}{facts}  {job.error}".rstrip(), flush=True)
 
@@ -83,7 +83,7 @@ class Board:
             table.add_column(heading, no_wrap=True, min_width=8)
         table.add_column("latest", overflow="ellipsis", no_wrap=True, max_width=LATEST_WIDTH)
         for job in self._rows():
-            miou = "" if job.miou is None else f"{job.miou:.4f}"
+            miou = "" if (found := job.miou) is None else f"{found:.4f}"
             seconds = f"{job.seconds:.0f} s" if job.seconds else ""
             latest = job.error or (job.console[-1:] or [""])[0] if job.status in ("running", "failed") else ""
             style = COLOURS.get(job.status, "")
@@ -100,8 +100,5 @@ class Board:
         return rows
 
     def _write(self) -> None:
-        with replacing(self.folder / "jobs.csv") as part, part.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["job", "status", "val/miou", "seconds", "error"])
-            for job in self.jobs:
-                writer.writerow([job.name, job.status, job.miou, round(job.seconds, 1), job.error])
+        rows = [[job.name, job.status, job.miou, round(job.seconds, 1), job.error] for job in self.jobs]
+        write_table(self.folder / "jobs.csv", ["job", "status", "val/miou", "seconds", "error"], rows)

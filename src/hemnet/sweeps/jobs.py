@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from hemnet.runs import Run
+from hemnet.runs import result_at
 
 Status = Literal["waiting", "running", "finished", "failed", "preempted", "skipped"]
 CONSOLE = "console.log"
@@ -63,10 +63,11 @@ class Job:
         if code is None:
             return False
         _kill_group(self._process, signal.SIGKILL)  # ranks that outlive the first have no use
-        if code == 0 and self._run.status == "finished":
+        outcome = result_at(self.path).get("status")
+        if code == 0 and outcome == "finished":
             self.status = "finished"
         else:
-            self.status = "preempted" if self._run.status == "preempted" else "failed"
+            self.status = "preempted" if outcome == "preempted" else "failed"
             self.error = self._reason(code)
         return True
 
@@ -91,23 +92,13 @@ class Job:
     @property
     def miou(self) -> float | None:
         """The final val/miou; None if there is none yet, or it is not a number."""
-        result = self._run.result if self._run.status == "finished" else {}
-        return result.get("metrics", {}).get("val/miou")
+        result = result_at(self.path)
+        return result.get("metrics", {}).get("val/miou") if result.get("status") == "finished" else None
 
     @property
     def console(self) -> list[str]:
         """The last lines that the process has printed, those with something in them."""
-        path = self.path / CONSOLE
-        if not path.is_file():
-            return []
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-        return [line.rstrip() for line in lines if line.strip()]
-
-    @property
-    def _run(self) -> Run:
-        return Run(self.path, config=_NO_CONFIG)
+        return last_lines(self.path / CONSOLE)
 
     def _reason(self, code: int) -> str:
         if code < 0:
@@ -115,7 +106,14 @@ class Job:
         return self.console[-1].strip() if self.console else f"exit status {code}, without a word"
 
 
-_NO_CONFIG: Any = None  # only the files of a run are read here, and it may have none yet
+def last_lines(path: Path) -> list[str]:
+    """Return the last lines of a text file, those with something in them; [] if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 def _quoted(path: Path) -> str:
