@@ -8,7 +8,7 @@ CHECKPOINT ?= last
 BENCH ?= em
 FORMAT ?= onnx
 .DEFAULT_GOAL := help
-.PHONY: help setup data train sweep search evaluate predict export report bench test test-quick lint format clean
+.PHONY: help setup data train sweep search evaluate predict export report bench test test-all test-quick lint format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -56,11 +56,14 @@ data: setup ## get a data set: DATASET=<voc, camvid, ...> [DEST=<folder>] [ARGS=
 	@test -n "$(DATASET)" || { echo "name a data set: make data DATASET=voc"; exit 2; }
 	$(PY) -m hemnet.data get $(DATASET) $(if $(DEST),--root $(DEST)) $(ARGS)
 
-test: setup ## run every test that this machine can run
+test: setup ## run the tests that this machine can run
 	$(PY) -m pytest
 
+test-all: setup ## also the long ones: soak, repeated kills, many launches
+	$(PY) -m pytest -m ""
+
 test-quick: setup ## run the tests that take seconds
-	$(PY) -m pytest -m "not slow and not gpu"
+	$(PY) -m pytest -m "not slow and not long and not gpu"
 
 lint: setup ## ruff and mypy
 	$(PY) -m ruff check .
