@@ -22,8 +22,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-train: setup ## train: EXP=<recipe> ARGS="key=value ..."
-	$(PY) -m hemnet.train experiment=$(EXP) $(ARGS)
+train: setup ## train: EXP=<recipe> ARGS="key=value ..." [resume=<run directory>: go on with that run]
+	$(PY) -m hemnet.train experiment=$(EXP) $(if $(resume),resume=$(resume)) $(ARGS)
 
 sweep: setup ## train many: SWEEP=<smoke, unroll_depth, highway_scale, gradient_mode, baselines> [ARGS="key=value,value ..."]
 	@test -n "$(SWEEP)" || { echo "name a sweep: make sweep SWEEP=smoke"; exit 2; }

@@ -35,7 +35,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     with pytest.raises(Exception, match="pickle"):
         SafeCheckpoints().save_checkpoint({"step": torch.zeros(10), "bad": lambda: None}, path)
     assert torch.load(path, weights_only=True) == {"step": torch.tensor(1)}
-    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    assert {p.name for p in tmp_path.iterdir()} == {"last.ckpt", "last.ckpt.sha256"}
 
 
 def test_a_checkpoint_is_made_in_the_folder_of_the_one_it_replaces(

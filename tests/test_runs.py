@@ -2,13 +2,15 @@
 
 import contextlib
 import json
+import signal
 from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import DictConfig, OmegaConf
 
+from hemnet import checkpoints
 from hemnet.errors import HemnetError
+from hemnet.interruption import Interrupted
 from hemnet.provenance import REDACTED, redacted
 from hemnet.runs import Run, write_json
 
@@ -36,7 +38,13 @@ def test_a_finished_run_is_recorded_whole(tmp_path: Path, config: DictConfig) ->
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(ValueError("no"), "failed"), (HemnetError("no"), "failed"), (KeyboardInterrupt(), "preempted")],
+    [
+        (ValueError("no"), "failed"),
+        (HemnetError("no"), "failed"),
+        (KeyboardInterrupt(), "preempted"),
+        (Interrupted(signal.SIGTERM), "preempted"),
+        (SystemExit(1), "failed"),
+    ],
 )
 def test_a_run_that_ends_by_an_error_says_so(
     tmp_path: Path, config: DictConfig, error: BaseException, status: str
@@ -123,7 +131,8 @@ def interrupted(path: Path, config: DictConfig, saved: int | None) -> None:
         rows = ["step,train/loss,val/miou", "0,2.5,", "1,2.25,0.1", "2,2.0,", "3,1.75,0.2"]
         (path / "metrics.csv").write_text("\n".join(rows) + "\n")
         if saved is not None:
-            torch.save({"global_step": saved}, path / "checkpoints" / "last.ckpt")
+            about = {"hemnet": {"format": checkpoints.CHECKPOINT_FORMAT}}
+            checkpoints.write(about | {"global_step": saved}, path / "checkpoints" / "last.ckpt")
         raise RuntimeError("power cut")
 
 

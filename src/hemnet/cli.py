@@ -38,6 +38,9 @@ EXPECTED_WARNINGS = (
     "Experiment logs directory .* exists and is not empty",  # the run directory itself
     ".*does not have many workers",  # the recipe says how many
     ".*isinstance.treespec, LeafSpec.. is deprecated",  # between Lightning and torch
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the samplers know the place
+    "Checkpoint directory .* exists and is not empty",  # that of the run that is gone on with
+    "torch.distributed.nn.functional.all_gather is deprecated",  # between Lightning and torch
     "It is recommended to use `self.log",  # every rank logs the same counts, summed before
     "The number of training batches .* is smaller than the logging interval",
 )

@@ -3,6 +3,7 @@
 ``conf/`` holds the parts, ``experiments/NAME.yaml`` the recipes; a recipe is chosen with ``experiment=NAME``.
 """
 
+import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -10,23 +11,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hemnet import checkpoints
 from hemnet.check import ConfigError, check, explain
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
 from hemnet.identity import identity, job_name
 from hemnet.inference import Inference
+from hemnet.launch import launched
 from hemnet.nets import Segmenter
 from hemnet.provenance import redacted
 from hemnet.runs import Checkpoint, Run
-from hemnet.task import CHECKPOINT_FORMAT, SegmentationTask
+from hemnet.task import SegmentationTask
 
 PROJECT = Path(__file__).parents[2]
 CONF = PROJECT / "conf"
@@ -34,14 +39,38 @@ EXPERIMENTS = PROJECT / "experiments"
 
 
 # Here rather than where they are needed first: jobs of a cluster get these by importing this module.
-# The time for people, the random part so that runs started in one second get directories of their own.
-OmegaConf.register_new_resolver(
-    "run_id",
-    lambda: f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
-    use_cache=True,
-    replace=True,
-)
+def _run_id() -> str:
+    """Return a name that no other run has: for people the time, and for runs of one second a random part.
+
+    Processes that were started apart for one run take the name of what started them, which they all know; a
+    job that SLURM puts in line again has it again.
+    """
+    if SLURMEnvironment.detect() and os.environ["SLURM_NTASKS"] != "1":
+        return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        shared = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+        if shared == "none":
+            raise HemnetError("processes that were started apart cannot agree on a name: give run_dir=..")
+        return f"torchrun-{shared}"
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+
+
+OmegaConf.register_new_resolver("run_id", _run_id, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+
+
+def _place(resume: str | None, fresh: str) -> str:
+    """Return the run directory: a sweep's job has the one that Hydra gave it, a resumed run its own."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return str(HydraConfig.get().runtime.output_dir)
+    if resume in (None, "auto"):
+        return fresh
+    if not (Path(str(resume)) / "config.yaml").is_file():
+        raise HemnetError(f"resume={resume}: there is no run; give a run directory, or auto")
+    return str(resume)
+
+
+OmegaConf.register_new_resolver("place", _place, replace=True)
 
 
 def register_recipes(folder: Path = EXPERIMENTS) -> None:
@@ -172,6 +201,26 @@ def _describe(logger: Any, config: DictConfig) -> None:
     logger.describe(group=group, job_type=about.head, tags=about.tags(), config=nested | about.columns())
 
 
+def local_processes(config: DictConfig) -> int:
+    """Return how many processes this one is to start for a run: 1 if it is to be the run itself.
+
+    Raises:
+        ConfigError: the run is of several machines, and this process was not started as one of its ranks; or
+            its strategy starts processes in a way of its own.
+    """
+    trainer = config.trainer
+    if launched() or (trainer.devices == 1 and trainer.num_nodes == 1):
+        return 1
+    if trainer.num_nodes > 1:
+        raise ConfigError(
+            f"trainer.num_nodes is {trainer.num_nodes}: start the run on each machine, by torchrun or srun; "
+            "docs/scaling.md has the commands"
+        )
+    if any(way in str(trainer.strategy) for way in ("spawn", "fork", "notebook")):
+        raise ConfigError(f"trainer.strategy is {trainer.strategy}: processes are started here; use ddp")
+    return build_evaluator(config).num_devices
+
+
 def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
     """Return a trainer that evaluates on the configured device and leaves nothing behind by itself."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
@@ -182,19 +231,16 @@ def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpe
     """Return the trained network of a run, in eval mode on the CPU, and its classes; no data set is needed.
 
     Raises:
-        HemnetError: there is no such checkpoint, or it was not written by this version of hemnet.
+        HemnetError: there is no such checkpoint, it is not what was written, or not of this network.
     """
     path = run.checkpoint(which)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    about = checkpoint.get("hemnet", {})
-    if about.get("format") != CHECKPOINT_FORMAT:
-        raise HemnetError(
-            f"{path} has checkpoint format {about.get('format')}, this version of hemnet reads "
-            f"{CHECKPOINT_FORMAT}: use the version named in {run.path / 'environment.json'}"
-        )
-    spec = DatasetSpec.from_dict(about["spec"])
+    checkpoint = checkpoints.read(path)
+    spec = DatasetSpec.from_dict(checkpoint["hemnet"]["spec"])
     network = build_network(run.config, spec.num_classes, pretrained=False)
     prefix = "network."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise HemnetError(f"{path} is not of the network in {run.path / 'config.yaml'}: {error}") from error
     return network.eval(), spec

@@ -35,6 +35,11 @@ def replacing(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())  # else a power cut could leave the new name with no content
         os.replace(part, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # and the name itself
+        finally:
+            os.close(folder)
     finally:
         part.unlink(missing_ok=True)
 

@@ -9,23 +9,24 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Literal, Self, get_args
 
 import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 
+from hemnet import checkpoints
 from hemnet.errors import HemnetError
-from hemnet.files import hold, read_table, replacing, write_table
+from hemnet.files import hold, read_table, remove_abandoned, replacing, write_table
 from hemnet.identity import differences
+from hemnet.interruption import Interrupted
 from hemnet.provenance import device_name, environment, redacted
 from hemnet.ranks import rank
 
 log = logging.getLogger(__name__)
 Checkpoint = Literal["last", "best"]
-Resume = Literal["auto"]
 
 
 @dataclass
@@ -42,14 +43,15 @@ class Run:
     _lock: IO[str] | None = None
 
     @classmethod
-    def create(cls, path: str | Path, config: DictConfig, resume: Resume | None = None) -> Self:
+    def create(cls, path: str | Path, config: DictConfig, resume: str | None = None) -> Self:
         """Make a run directory and write its config and environment; or go on with the run that is there.
 
         Args:
             path: the directory.
             config: of the run.
             resume: what to do with a run that is there already. None refuses; "auto" goes on with it:
-                `resumes_from` is where, and nothing is left to do if its `status` is "finished".
+                `resumes_from` is where, and nothing is left to do if its `status` is "finished". A run's
+                directory, which is ``path`` then, is "auto" where there has to be one.
 
         Raises:
             HemnetError: the directory holds a run already, one with another configuration, or one that
@@ -62,7 +64,7 @@ class Run:
         if exists and resume is None:
             raise HemnetError(
                 f"{path} already holds a run: choose another run_dir, delete it first, or go on with it by "
-                "resume=auto"
+                f"resume={path}"
             )
         for folder in ("checkpoints", "figures"):
             (run.path / folder).mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,10 @@ class Run:
             if run.status == "finished":
                 return run
         run._acquire()
+        for name in get_args(Checkpoint):
+            remove_abandoned(run.path / "checkpoints" / f"{name}.ckpt")
         run._forget_unsaved_steps()
+        (run.path / "result.json").unlink(missing_ok=True)  # how it ended before, which it is not now
         OmegaConf.save(redacted(config), run.path / "config.yaml")
         write_json(run.path / "environment.json", environment())
         return run
@@ -107,16 +112,18 @@ class Run:
     @property
     def resumes_from(self) -> Path | None:
         """The checkpoint that training goes on from; None if it begins."""
-        path = self.path / "checkpoints" / "last.ckpt"
-        return path if path.is_file() else None
+        return self._saved[0]
 
     @property
     def saved_step(self) -> int:
         """How many optimizer steps the last checkpoint has behind it; 0 without one."""
-        path = self.resumes_from
-        if path is None:
-            return 0
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        return self._saved[1]
+
+    @cached_property
+    def _saved(self) -> tuple[Path | None, int]:
+        """The checkpoint when it was first asked for, the one before if the last is damaged; and its step."""
+        found = checkpoints.latest(self.path / "checkpoints")
+        return (found[0], int(found[1]["global_step"])) if found else (None, 0)
 
     @property
     def status(self) -> str | None:
@@ -148,10 +155,11 @@ class Run:
             return
         status, note = "finished", {}
         if error is not None:
-            status = "preempted" if isinstance(error, KeyboardInterrupt) else "failed"
+            status = "preempted" if isinstance(error, KeyboardInterrupt | Interrupted) else "failed"
             note = {"error": f"{type(error).__name__}: {error}"}
             # Errors meant for users explain themselves; any other needs its traceback in run.log.
-            log.error("%s", error, exc_info=None if isinstance(error, HemnetError) else error)
+            plain = isinstance(error, HemnetError | Interrupted)
+            log.error("%s", error, exc_info=None if plain else error)
         result = {
             "status": status,
             "experiment": self.config.name,

@@ -12,14 +12,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric
 
+from hemnet.checkpoints import CHECKPOINT_FORMAT
 from hemnet.data import IGNORE_INDEX, Batch, DatasetSpec
 from hemnet.inference import PLAIN, Inference
 from hemnet.metrics import ConfusionMatrix, summarize
 from hemnet.nets import Segmenter
 from hemnet.optim import HardPixels, Optimization, cross_entropy
 from hemnet.ranks import distributed
-
-CHECKPOINT_FORMAT = 1
 
 
 class SegmentationTask(pl.LightningModule):

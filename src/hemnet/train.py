@@ -1,16 +1,23 @@
 """Train a network: ``python -m hemnet.train experiment=NAME [key=value ...]``."""
 
+import json
 import logging
+import logging.config
 import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import hydra
 import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.check import check, explain
-from hemnet.cli import ignore_expected_warnings, print_scores, run_entry
+from hemnet.cli import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
 from hemnet.compose import (
     CONF,
     build_data,
@@ -18,21 +25,67 @@ from hemnet.compose import (
     build_network,
     build_task,
     build_trainer,
+    local_processes,
     register_recipes,
 )
 from hemnet.figures import learning_curves
+from hemnet.interruption import Interrupted, interruptible
+from hemnet.launch import RankError, run_ranks
 from hemnet.ranks import rank
-from hemnet.runs import Run
+from hemnet.runs import Run, result_at
 
 log = logging.getLogger(__name__)
+AS_RANK = "--as-rank"
 
 
 def train(config: DictConfig) -> float:
     """Train and evaluate as the config says, leaving a whole run directory; return the final val/miou.
 
     The scores in result.json are those of the last checkpoint: nothing is chosen on the validation set.
+
+    Raises:
+        Interrupted: a signal asked the run to stop; it is saved and can be gone on with.
+        HemnetError: the config is wrong, or the run cannot be made.
     """
     check(config)
+    count = local_processes(config)
+    if count > 1:
+        return _train_on(config, count)
+    with interruptible():
+        return _train(config)
+
+
+def _train_on(config: DictConfig, count: int) -> float:
+    """Train with several processes of this machine; whatever becomes of them, the run says how it ended."""
+    path, started = Path(config.run_dir), time.monotonic()
+    # Not resolved: what stands for a secret must not be replaced by it before the config is stored.
+    given: dict[str, Any] = {"config": OmegaConf.to_container(config), "run_dir": str(path)}
+    if HydraConfig.initialized():
+        given["logs"] = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+    try:
+        run_ranks([sys.executable, "-m", "hemnet.train", AS_RANK], count, json.dumps(given).encode())
+    except (RankError, Interrupted) as error:
+        said_by_first = result_at(path) and getattr(error, "rank", 0) == 0
+        if said_by_first or not (path / "config.yaml").is_file():
+            raise
+        with Run.open(path) as run:
+            run.record(seconds=round(time.monotonic() - started, 1))
+            raise
+    return Run.open(path).result["metrics"]["val/miou"]
+
+
+def _rank() -> None:
+    """Be one of the processes of `_train_on`."""
+    given = json.load(sys.stdin)
+    log_to_terminal()
+    if rank() == 0 and "logs" in given:
+        logging.config.dictConfig(given["logs"])
+    config = OmegaConf.create(given["config"])
+    config.run_dir = given["run_dir"]
+    train(config)
+
+
+def _train(config: DictConfig) -> float:
     if rank() != 0:
         logging.getLogger().setLevel(logging.WARNING)  # the first rank speaks for all
     run = Run.create(config.run_dir, config, config.resume)
@@ -66,6 +119,9 @@ def _main(config: DictConfig) -> float:
 
 def _entry() -> None:
     ignore_expected_warnings()
+    if sys.argv[1:] == [AS_RANK]:
+        _rank()
+        return
     register_recipes()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they can be explained
     try:

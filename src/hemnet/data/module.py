@@ -18,6 +18,7 @@ from hemnet.data.readers import Reader
 from hemnet.data.spec import DataError
 from hemnet.data.streams import stream
 from hemnet.data.transforms import Item, Transform
+from hemnet.processes import die_with_parent
 from hemnet.ranks import distributed
 
 
@@ -70,10 +71,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
     samples of the order are left out, so that every rank has as many.
 
     Lightning calls `set_epoch`. The trainer needs `use_distributed_sampler=False`, else it shards once more.
+
+    Args:
+        length: of the data set.
+        seed: of the order.
+        start: the epoch of the first iteration, and how many samples of it each rank leaves out.
     """
 
-    def __init__(self, length: int, seed: int) -> None:
-        self._length, self._seed, self._epoch = length, seed, 0
+    def __init__(self, length: int, seed: int, start: tuple[int, int] = (0, 0)) -> None:
+        self._length, self._seed, self._start, self._epoch = length, seed, start, start[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, >= 0, of the next iteration."""
@@ -87,7 +93,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         epoch = self._epoch
         order = stream(self._seed, "shuffle", epoch).permutation(self._length).tolist()
         shard = order[: self._length - self._length % world][rank::world]
-        return iter([(epoch, index) for index in shard])
+        first = self._start[1] if epoch == self._start[0] else 0
+        return iter([(epoch, index) for index in shard[first:]])
 
 
 class ShardSampler(Sampler[int]):
@@ -134,6 +141,7 @@ def collate(items: list[Item]) -> Batch:
 
 
 def _init_worker(worker_id: int) -> None:
+    die_with_parent()
     # One worker is one core: threads within it would only fight those of the others.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -199,11 +207,17 @@ class SegmentationData(pl.LightningDataModule):
         self.val_dataset = SampleDataset(val, eval_transform, seed)
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self._seed = num_workers, seed
+        self._start = (0, 0)
         self._check_batch_fits(EpochSampler(len(train), seed))
+
+    def start_at(self, epoch: int, batches: int) -> None:
+        """Let training begin in ``epoch`` after so many ``batches`` of each rank, where it was stopped."""
+        self._start = (epoch, batches)
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled batches, the last incomplete one dropped; raises DataError where not one batch fits."""
-        sampler = EpochSampler(len(self.train_dataset), self._seed)
+        epoch, batches = self._start
+        sampler = EpochSampler(len(self.train_dataset), self._seed, (epoch, batches * self._batch_size))
         self._check_batch_fits(sampler)
         return self._loader(self.train_dataset, sampler, self._batch_size, drop_last=True)
 

@@ -1,8 +1,6 @@
 """A job: one training run as a process of its own, and how it went."""
 
 import contextlib
-import ctypes
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hemnet.processes import die_with_parent, signal_group
 from hemnet.runs import result_at
 
 Status = Literal["waiting", "running", "finished", "failed", "preempted", "skipped"]
@@ -19,7 +18,6 @@ CONSOLE = "console.log"
 # How long a job that is told to stop may take to write its result.
 GRACE_SECONDS = 15.0
 TAIL_BYTES = 8192
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -51,7 +49,7 @@ class Job:
         with (self.path / CONSOLE).open("ab") as console:
             self._process = subprocess.Popen(
                 self.command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=console,
-                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
+                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_end_with_sweep,
             )  # fmt: skip
         self.status = "running"
 
@@ -62,7 +60,7 @@ class Job:
         code = self._process.poll()
         if code is None:
             return False
-        _kill_group(self._process, signal.SIGKILL)  # ranks that outlive the first have no use
+        signal_group(self._process, signal.SIGKILL)  # ranks that outlive the first have no use
         outcome = result_at(self.path).get("status")
         if code == 0 and outcome == "finished":
             self.status = "finished"
@@ -75,10 +73,10 @@ class Job:
         """Interrupt the process as Ctrl-C does, and kill what is left of it after a while."""
         if self._process is None or self._process.poll() is not None:
             return
-        _kill_group(self._process, signal.SIGINT)
+        signal_group(self._process, signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_SECONDS)
-        _kill_group(self._process, signal.SIGKILL)
+        signal_group(self._process, signal.SIGKILL)
         self._process.wait()
         self.status = "preempted"
 
@@ -86,7 +84,7 @@ class Job:
     def command(self) -> list[str]:
         """What its process runs."""
         here = _quoted(self.path.absolute())
-        places = [f"hydra.run.dir={here}", f"run_dir={here}", "resume=auto"]
+        places = [f"run_dir={here}", "resume=auto"]
         return [sys.executable, "-m", "hemnet.train", *self.overrides, *places]
 
     @property
@@ -122,12 +120,5 @@ def _quoted(path: Path) -> str:
     return f"'{text}'"
 
 
-def _die_with_parent() -> None:
-    """On Linux, have the kernel stop this process when the sweep's is gone, even if that was killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _kill_group(process: subprocess.Popen[bytes], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+def _end_with_sweep() -> None:
+    die_with_parent(signal.SIGTERM)
