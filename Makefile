@@ -56,14 +56,17 @@ data: setup ## get a data set: DATASET=<voc, camvid, ...> [DEST=<folder>] [ARGS=
 	@test -n "$(DATASET)" || { echo "name a data set: make data DATASET=voc"; exit 2; }
 	$(PY) -m hemnet.data get $(DATASET) $(if $(DEST),--root $(DEST)) $(ARGS)
 
+# One test a core: threads of one would take the cores of others.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal
+
 test: setup ## run the tests that this machine can run
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-all: setup ## also the long ones: soak, repeated kills, many launches
-	$(PY) -m pytest -m ""
+	$(PYTEST) -m ""
 
 test-quick: setup ## run the tests that take seconds
-	$(PY) -m pytest -m "not slow and not long and not gpu"
+	$(PYTEST) -m "not slow and not long and not gpu"
 
 lint: setup ## ruff and mypy
 	$(PY) -m ruff check .

@@ -70,7 +70,9 @@ def imported(path: Path) -> list[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names.append(node.module or "")
+            # "from hemnet import x" takes a module too
+            inner = [f"hemnet.{alias.name}" for alias in node.names] if node.module == "hemnet" else []
+            names += inner or [node.module or ""]
     return names
 
 

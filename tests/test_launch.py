@@ -31,7 +31,8 @@ said = sys.stdin.read()
 dist.init_process_group("gloo")
 total = torch.tensor(dist.get_rank() + 1.0)
 dist.all_reduce(total)
-open({str(tmp_path)!r} + f"/{{dist.get_rank()}}", "w").write(f"{{said}} {{total.item()}} {{os.environ['LOCAL_RANK']}}")
+with open({str(tmp_path)!r} + f"/{{dist.get_rank()}}", "w") as file:
+    file.write(f"{{said}} {{total.item()}} {{os.environ['LOCAL_RANK']}}")
 dist.destroy_process_group()
 """
     ranks(code, message=b"x" * 100_000)
