@@ -3,7 +3,7 @@
     python tests/golden_run.py --reason "why the numbers may change"
 
 runs it and keeps what it gives in tests/golden/loss_curve.json, with the reason. The numbers are those of the
-pinned versions; processors are made to take the same instructions, as far as libraries let themselves be told.
+pinned versions; processors are made to take the same instructions, as far as libraries can be told.
 """
 
 import argparse
