@@ -178,14 +178,15 @@ def _gather(parts: list[Part]) -> list[list[Part]]:
 
 
 def _describe(step: int, parts: list[list[Part]], bad: list[str]) -> str:
-    """Return two sentences: what is not finite in which step, and of which files the step was."""
-    failed = _files(parts, lambda part: not part.finite)
+    """Return what is not finite in which step, and of which files the whole step was."""
+    failed, every = _files(parts, lambda part: not part.finite), _files(parts, lambda _: True)
     if failed:
         what = f"the loss is not finite for {failed}"
     else:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         what = f"the loss is finite, but not its gradient in {', '.join(bad[:3])}{more}"
-    return f"step {step}: {what}. The whole step was of {_files(parts, lambda _: True)}."
+    whole = "" if failed == every else f" The whole step was of {every}."
+    return f"step {step}: {what}.{whole}"
 
 
 def _files(parts: list[list[Part]], wanted: Callable[[Part], bool]) -> str:
