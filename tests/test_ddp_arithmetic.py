@@ -61,9 +61,9 @@ def data(batch_size: int, blind: bool) -> SegmentationData:
     return SegmentationData(*readers, transform, EvalTransform(24), batch_size=batch_size)
 
 
-def task(means: str = "learned", lr: float = 0.05) -> SegmentationTask:
+def task(means: str = "learned", lr: float = 0.05, checkpointing: bool = False) -> SegmentationTask:
     torch.manual_seed(0)
-    backbone = ResNet(18, output_stride=8, width=4)
+    backbone = ResNet(18, output_stride=8, width=4, activation_checkpointing=checkpointing)
     head = EMHead(backbone.channels, 2, channels=8, num_components=4, means=means, dropout=0.0)
     auxiliary = FCNHead(backbone.channels, 2, channels=8, stage=-2, dropout=0.0)
     sgd = partial(torch.optim.SGD, lr=lr, momentum=0.9, weight_decay=1e-3)
@@ -149,6 +149,7 @@ CASES: dict[str, Fit] = {
     "learned means": lambda folder, ranks: fit(folder, ranks, task()),
     "moving average": lambda folder, ranks: fit(folder, ranks, task("moving_average")),
     "accumulated": lambda folder, ranks: fit(folder, ranks, task(), accumulate_grad_batches=2),
+    "checkpointing": lambda folder, ranks: fit(folder, ranks, task(checkpointing=ranks > 1)),
     "hard pixels": lambda folder, ranks: fit(folder, ranks, hard_task(ranks)),
     "nothing valid": lambda folder, ranks: fit(folder, ranks, task(), blind=True),
     "without all-reduce": fit_apart,
@@ -180,7 +181,7 @@ def assert_same(case: list[dict[str, Any]], part: str, **tolerance: float) -> No
             torch.testing.assert_close(other[part], mine[part], **tolerance)
 
 
-@pytest.mark.parametrize("name", ["learned means", "accumulated", "hard pixels"])
+@pytest.mark.parametrize("name", ["learned means", "accumulated", "checkpointing", "hard pixels"])
 def test_two_ranks_take_the_steps_of_one_process(results: Results, name: str) -> None:
     assert len(results[name][0]["steps"]) == STEPS - 2 * (name == "accumulated")
     for part in ("loss", "gradients", "rates", "means"):
