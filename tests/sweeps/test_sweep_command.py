@@ -101,9 +101,7 @@ def test_a_killed_sweep_goes_on_where_its_jobs_were(make_camvid: MakeCamVid, tmp
     (started,) = (
         line for line in (run / "run.log").read_text().splitlines() if "going on after step" in line
     )
-    saved = int(started.rsplit(" ", 1)[1])
-    assert saved > 0
-    assert saved % 12 == 0  # 24 images, 2 a step: whole epochs
+    assert int(started.rsplit(" ", 1)[1]) > 0
     assert result(folder, "0")["steps"] == 96
     with (run / "metrics.csv").open(newline="") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
