@@ -1,4 +1,4 @@
-"""Signals: what asks a run to stop is obeyed between steps, at once if repeated, and said by the exit status."""
+"""Signals: what asks a run to stop is obeyed between steps, at once if repeated, told by the exit status."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,25 +33,38 @@ def ask(number: signal.Signals) -> None:
     time.sleep(0.01)  # until the interpreter has called the handler
 
 
+def stop(number: signal.Signals, record: Callable[[], None] = lambda: None) -> None:
+    with interruptible():
+        try:
+            ask(number)
+            pytest.fail("the signal did not stop it")
+        finally:
+            record()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_waits_until_it_is_asked_for_and_a_second_does_not(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted) as stopped, interruptible():
-        defer(True)
-        assert asked() is None
-        ask(number)
-        assert asked() == number
-        ask(number)
-        pytest.fail("the second signal did not stop it")
+
+    def obey() -> None:
+        with interruptible():
+            defer(True)
+            assert asked() is None
+            ask(number)
+            assert asked() == number
+            ask(number)
+            pytest.fail("the second signal did not stop it")
+
+    with pytest.raises(Interrupted) as stopped:
+        obey()
     assert stopped.value.code == 128 + number
     assert signal.getsignal(number) == before
     assert asked() is None
 
 
 def test_a_signal_outside_of_training_stops_at_once() -> None:
-    with pytest.raises(Interrupted, match="stopped by SIGTERM"), interruptible():
-        ask(signal.SIGTERM)
-        pytest.fail("the signal did not stop it")
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        stop(signal.SIGTERM)
 
 
 def test_who_handled_the_signal_before_is_called_when_all_is_recorded(
@@ -60,11 +74,8 @@ def test_who_handled_the_signal_before_is_called_when_all_is_recorded(
     order: list[object] = []
     earlier = signal.signal(signal.SIGUSR2, lambda number, frame: order.append(signal.Signals(number)))
     try:
-        with pytest.raises(Interrupted), interruptible():
-            try:
-                ask(signal.SIGUSR2)
-            finally:
-                order.append("recorded")
+        with pytest.raises(Interrupted):
+            stop(signal.SIGUSR2, lambda: order.append("recorded"))
         assert order == ["recorded", signal.SIGUSR2]
     finally:
         signal.signal(signal.SIGUSR2, earlier)
@@ -119,7 +130,8 @@ def test_a_job_that_slurm_puts_in_line_again_goes_on_in_its_directory(tmp_path: 
     finally:
         job.kill()
     assert Run.open(folder).status == "preempted"
-    assert (step := Run.open(folder).saved_step) > 0
+    step = Run.open(folder).saved_step
+    assert step > 0
     again = start(tmp_path, *command, **SLURM)
     try:
         when(again, f"going on after step {step}", folder / "run.log")
