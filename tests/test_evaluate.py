@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from test_train_evaluate_predict import call, tiny
 
-from hemnet import evaluate, predict
+from hemnet import checkpoints, evaluate, predict
 from hemnet.check import ConfigError
 from hemnet.compose import load, restore
 from hemnet.data import CAMVID, normalize, read_image
@@ -45,14 +45,14 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         network(torch.stack([normalize(read_image(p)) for p in sorted((root / "val").iterdir())]))
     path = folder / "run" / "checkpoints" / "last.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
+    checkpoint = checkpoints.read(path)
     state = {k: checkpoint["state_dict"][f"network.head.classifier.{k}"] for k in ("weight", "bias")}
     mean, deviation = (f(seen[0], (0, 2, 3)) for f in (torch.mean, torch.std))
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(11, len(mean), generator=generator) / deviation.clamp_min(1e-6)
     state["weight"].copy_(drawn[..., None, None])
     state["bias"].copy_(-drawn @ mean)
-    torch.save(checkpoint, path)
+    checkpoints.write(checkpoint, path)
     return folder / "run"
 
 

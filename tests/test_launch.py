@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from process_tree import alive, descendants
 
 from hemnet import checkpoints
 from hemnet.compose import load, local_processes
@@ -78,14 +79,6 @@ time.sleep(0.2)
         time.sleep(0.05)
 
 
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
-
-
 def test_a_signal_is_handed_on_once_and_may_take_its_time(tmp_path: Path) -> None:
     code = f"""
 import os, signal, sys, time
@@ -150,18 +143,6 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
 def checkpointed(run: Path, step: int) -> bool:
     path = run / "checkpoints" / "last.ckpt"
     return path.is_file() and torch.load(path, weights_only=True)["global_step"] >= step
-
-
-def descendants(pid: int) -> set[int]:
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if parent == pid:
-            found |= {int(path.parent.name)} | descendants(int(path.parent.name))
-    return found
 
 
 @pytest.mark.slow
