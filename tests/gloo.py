@@ -1,5 +1,6 @@
 """A gloo process group over a file, for the tests that run as several processes."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,8 +11,12 @@ import torch.distributed as dist
 
 @contextmanager
 def process_group(rank: int, world_size: int, folder: str) -> Iterator[None]:
-    """Join the processes that meet in `folder`, with one thread each."""
+    """Join the processes that meet in `folder`, with one thread each.
+
+    A Lightning trainer made in here, with `devices=world_size, strategy="ddp"`, is of this group too.
+    """
     torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)  # tells Lightning that it is not to start processes
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/rendezvous",

@@ -1,5 +1,6 @@
 """Composition: every shipped recipe and part builds, and a wrong key, value or choice is named."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,15 @@ import yaml
 
 from hemnet import compose
 from hemnet.check import ConfigError
-from hemnet.compose import CONF, EXPERIMENTS, build_network, build_task, build_trainer, load
+from hemnet.compose import (
+    CONF,
+    EXPERIMENTS,
+    build_network,
+    build_task,
+    build_trainer,
+    load,
+    local_processes,
+)
 from hemnet.data import CAMVID
 from hemnet.em import HighwayEM
 
@@ -109,6 +118,29 @@ def test_a_constructor_s_refusal_names_the_node(tmp_path: Path) -> None:
     config = configured(tmp_path, "model.head.variance=-1")
     with pytest.raises(ConfigError, match=r"model\.head: variance is -1"):
         build_network(config, 3)
+
+
+@pytest.mark.parametrize("build", [build_trainer, local_processes])
+def test_statistics_of_all_processes_are_refused_on_the_cpu(build: Callable, tmp_path: Path) -> None:
+    config = configured(tmp_path, "trainer.sync_batchnorm=true", "trainer.devices=2", "trainer.strategy=ddp")
+    with pytest.raises(ConfigError, match=r"trainer\.sync_batchnorm is true .* trainer\.accelerator=gpu"):
+        build(config)
+
+
+def test_one_process_has_nothing_to_synchronize(tmp_path: Path) -> None:
+    build_trainer(configured(tmp_path, "trainer.sync_batchnorm=true"))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_statistics_of_each_process_are_told_of(
+    devices: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configured(tmp_path, f"trainer.devices={devices}", "data.batch_size=3")
+    with caplog.at_level("INFO", "hemnet.compose"):
+        build_trainer(config)
+    said = [record.getMessage() for record in caplog.records if record.name == "hemnet.compose"]
+    assert len(said) == devices - 1
+    assert all("the 3 images of its own process; trainer.sync_batchnorm=true" in message for message in said)
 
 
 def test_an_object_handed_to_a_constructor_stays_the_same_object(tmp_path: Path) -> None:

@@ -12,9 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hemnet.nets import EMHead, FCNHead, ResNet, Segmenter
-from hemnet.optim import HardPixels, Optimization, cross_entropy, parameter_groups, poly
+from hemnet.optim import (
+    HardPixels,
+    Optimization,
+    cross_entropy,
+    cross_entropy_sum,
+    parameter_groups,
+    poly,
+)
 
 VOID = 255
 
@@ -118,6 +126,62 @@ def test_all_pixels_hard_is_plain_cross_entropy():
 def test_hard_pixels_refuse(options):
     with pytest.raises(ValueError, match="threshold is"):
         HardPixels(**options)
+
+
+def test_sums_of_parts_are_the_sum():
+    logits, target = draw(0, (4, 3, 5, 2), 0.4)
+    target[1] = VOID
+    parts = [cross_entropy_sum(logits[i : i + 1], target[i : i + 1]) for i in range(4)]
+    assert parts[1] == (0, 0)
+    total, pixels = (sum(values) for values in zip(*parts, strict=True))
+    assert pixels == (target != VOID).sum()
+    # Sums of 40 float64 terms in another order.
+    torch.testing.assert_close(total / pixels, cross_entropy(logits, target), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, HardPixels(0.5, 0.25)], ids=["plain", "hard"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_logit_that_is_not_finite_is_not_left_out(loss, bad):
+    logits, target = torch.randn(2, 3, 5, 4), torch.zeros(2, 5, 4, dtype=torch.int64)
+    logits[1, 2, 0, 0] = bad
+    assert not loss(logits, target).isfinite()
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, HardPixels(0.5, 0.25)], ids=["plain", "hard"])
+def test_deterministic_algorithms_change_neither_loss_nor_gradient(loss, request):
+    logits, target = draw(1, (3, 4, 6, 5), 0.3)
+    found = []
+    for _ in range(2):
+        x = logits.clone().requires_grad_()
+        value = loss(x, target)
+        value.backward()
+        found.append((value.detach(), x.grad))
+        if not torch.are_deterministic_algorithms_enabled():
+            request.getfixturevalue("deterministic")
+    # Sums of 90 float64 terms in another order.
+    torch.testing.assert_close(found[0], found[1], rtol=1e-13, atol=1e-15)
+
+
+def test_deterministic_algorithms_have_no_loss_of_images(deterministic, monkeypatch):
+    """CUDA has none for (B, K, H, W), and says so; a list of pixels it has."""
+    shapes, plain = [], F.cross_entropy
+
+    def spy(pixels, *args, **options):
+        shapes.append(pixels.ndim)
+        return plain(pixels, *args, **options)
+
+    monkeypatch.setattr(F, "cross_entropy", spy)
+    logits, target = draw(1, (3, 4, 6, 5), 0.3)
+    assert cross_entropy(logits, target).isfinite()
+    assert HardPixels()(logits, target).isfinite()
+    assert shapes == [2, 2]
 
 
 # --- schedule -----------------------------------------------------------------------------------------------

@@ -5,11 +5,14 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any, get_type_hints
 
+import pytorch_lightning as pl
 from hydra.errors import MissingConfigException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.strategies import DDPStrategy
 
 from hemnet.errors import HemnetError
 
@@ -116,3 +119,17 @@ def _check_value(value: Any, hint: Any, full_key: str) -> None:
         raise ConfigError(f"{full_key} is {value!r}: {reason}") from error
     except PydanticUserError:
         pass  # a type that pydantic has no schema for; its constructor judges
+
+
+def check_batch_statistics(config: DictConfig, trainer: pl.Trainer) -> None:
+    """Refuse what torch would refuse at the first batch.
+
+    Raises:
+        ConfigError: batch statistics over all processes are asked for, and those are on the CPU.
+    """
+    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
+    if config.trainer.sync_batchnorm and on_cpu and isinstance(trainer.strategy, DDPStrategy):
+        raise ConfigError(
+            "trainer.sync_batchnorm is true for processes on the CPU, where torch cannot do it: set it to "
+            "false, or trainer.accelerator=gpu"
+        )

@@ -3,6 +3,7 @@
 ``conf/`` holds the parts, ``experiments/NAME.yaml`` the recipes; a recipe is chosen with ``experiment=NAME``.
 """
 
+import logging
 import os
 import secrets
 import time
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet import checkpoints
-from hemnet.check import ConfigError, check, explain
+from hemnet.check import ConfigError, check, check_batch_statistics, explain
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
 from hemnet.identity import identity, job_name
@@ -32,6 +33,8 @@ from hemnet.nets import Segmenter
 from hemnet.provenance import redacted
 from hemnet.runs import Checkpoint, Run
 from hemnet.task import SegmentationTask
+
+log = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).parents[2]
 CONF = PROJECT / "conf"
@@ -190,7 +193,14 @@ def build_trainer(config: DictConfig) -> pl.Trainer:
     for logger in parts["logger"]:
         if hasattr(logger, "describe"):
             _describe(logger, config)
-    return _build(config, "trainer", default_root_dir=config.run_dir, **parts)
+    trainer = _build(config, "trainer", default_root_dir=config.run_dir, **parts)
+    check_batch_statistics(config, trainer)
+    if trainer.world_size > 1 and not config.trainer.sync_batchnorm:
+        log.info(
+            "batch normalisation sees the %d images of its own process; trainer.sync_batchnorm=true shows it "
+            "those of all, on GPUs", config.data.batch_size,
+        )  # fmt: skip
+    return trainer
 
 
 def _describe(logger: Any, config: DictConfig) -> None:
@@ -206,7 +216,7 @@ def local_processes(config: DictConfig) -> int:
 
     Raises:
         ConfigError: the run is of several machines, and this process was not started as one of its ranks; or
-            its strategy starts processes in a way of its own.
+            its strategy starts processes in a way of its own; or see `check_batch_statistics`.
     """
     trainer = config.trainer
     if launched() or (trainer.devices == 1 and trainer.num_nodes == 1):
@@ -218,7 +228,9 @@ def local_processes(config: DictConfig) -> int:
         )
     if any(way in str(trainer.strategy) for way in ("spawn", "fork", "notebook")):
         raise ConfigError(f"trainer.strategy is {trainer.strategy}: processes are started here; use ddp")
-    return build_evaluator(config).num_devices
+    evaluator = build_evaluator(config)
+    check_batch_statistics(config, evaluator)  # once, before there are processes to say so each
+    return evaluator.num_devices
 
 
 def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:

@@ -6,7 +6,7 @@ Shapes: B images, K classes, H and W pixels.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +14,51 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 
+class PixelSum(NamedTuple):
+    """A loss summed over pixels, ``total`` (), and the number of those pixels, ``pixels`` () int64.
+
+    Sums, where means could not be put together again: batches differ in how many pixels count.
+    """
+
+    total: Tensor
+    pixels: Tensor
+
+    def mean(self) -> Tensor:
+        """Return the mean over the pixels; where there is none, 0 with zero gradients."""
+        return self.total / self.pixels.clamp(min=1)
+
+
+def _cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int, reduction: str) -> Tensor:
+    """Return the cross-entropy in float32 at least: (B, H, W), or () for reduction "sum"."""
+    logits = logits_BKHW.to(torch.promote_types(logits_BKHW.dtype, torch.float32))
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.cross_entropy(logits, target_BHW, ignore_index=ignore_index, reduction=reduction)
+    # On CUDA the loss of images has no deterministic form, that of a list of pixels has.
+    pixels, target = logits.permute(0, 2, 3, 1).flatten(0, 2), target_BHW.flatten()
+    loss = F.cross_entropy(pixels, target, ignore_index=ignore_index, reduction=reduction)
+    return loss if reduction == "sum" else loss.view_as(target_BHW)
+
+
+def cross_entropy_sum(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> PixelSum:
+    """Return the cross-entropy summed over the valid pixels of the batch, and their number."""
+    total = _cross_entropy(logits_BKHW, target_BHW, ignore_index, "sum")
+    return PixelSum(total, (target_BHW != ignore_index).sum())
+
+
 def cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> Tensor:
-    """Return the cross-entropy averaged over the valid pixels of the batch, a float32 scalar.
+    """Return the cross-entropy averaged over the valid pixels of the batch, a scalar, float32 at least.
 
     A batch without a valid pixel gives 0 with zero gradients, where PyTorch's mean gives NaN.
     """
-    total = F.cross_entropy(logits_BKHW.float(), target_BHW, ignore_index=ignore_index, reduction="sum")
-    return total / (target_BHW != ignore_index).sum().clamp(min=1)
+    return cross_entropy_sum(logits_BKHW, target_BHW, ignore_index).mean()
 
 
 @dataclass(frozen=True)
 class HardPixels:
     """Online hard example mining: the loss counts only the pixels that are still hard.
 
-    Source: Shrivastava et al. (CVPR 2016), per pixel as in common segmentation practice.
+    Source: Shrivastava et al. (CVPR 2016), per pixel as in common segmentation practice. Each
+    rank chooses among the pixels of its own batch; the loss is the mean over all that were chosen.
 
     Attributes:
         threshold: a pixel is hard while its true class has a probability below this, in (0, 1].
@@ -46,18 +77,21 @@ class HardPixels:
                 f"threshold is {self.threshold} and at_least {self.at_least}; both must be in (0, 1]"
             )
 
-    def __call__(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> Tensor:
-        """Return the cross-entropy averaged over the hard pixels, as `cross_entropy` else."""
-        loss_BHW = F.cross_entropy(
-            logits_BKHW.float(), target_BHW, ignore_index=ignore_index, reduction="none"
-        )
+    def sum(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> PixelSum:
+        """Return the cross-entropy summed over the hard pixels of the batch, and their number."""
+        loss_BHW = _cross_entropy(logits_BKHW, target_BHW, ignore_index, "none")
         valid = loss_BHW[target_BHW != ignore_index]
         if not len(valid):
-            return cross_entropy(logits_BKHW, target_BHW, ignore_index)
+            return cross_entropy_sum(logits_BKHW, target_BHW, ignore_index)
         # The loss of a pixel is minus the logarithm of its true class's probability.
         count = math.ceil(self.at_least * len(valid))
         limit = valid.detach().topk(count).values[-1].clamp(max=-math.log(self.threshold))
-        return valid[valid >= limit].mean()
+        hard = ~(valid < limit)  # so that NaN is
+        return PixelSum(valid[hard].sum(), hard.sum())
+
+    def __call__(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> Tensor:
+        """Return the cross-entropy averaged over the hard pixels, as `cross_entropy` else."""
+        return self.sum(logits_BKHW, target_BHW, ignore_index).mean()
 
 
 def poly(step: int, total_steps: int, power: float, warmup_steps: int) -> float:

@@ -17,7 +17,7 @@ from hemnet.data import IGNORE_INDEX, Batch, DatasetSpec
 from hemnet.inference import PLAIN, Inference
 from hemnet.metrics import ConfusionMatrix, summarize
 from hemnet.nets import Segmenter
-from hemnet.optim import HardPixels, Optimization, cross_entropy
+from hemnet.optim import HardPixels, Optimization, PixelSum, cross_entropy_sum
 from hemnet.ranks import distributed
 
 
@@ -55,7 +55,7 @@ class SegmentationTask(pl.LightningModule):
         self.network = network
         self.spec = spec
         self.optimization = optimization
-        self.training_loss = hard_pixels or cross_entropy
+        self.training_loss = hard_pixels.sum if hard_pixels else cross_entropy_sum
         self.auxiliary_weight = auxiliary_weight
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
@@ -63,7 +63,7 @@ class SegmentationTask(pl.LightningModule):
             self.network.compile()
         self.inference: Inference = PLAIN
         self.confusion = ConfusionMatrix(spec.num_classes, IGNORE_INDEX)
-        # Lightning's own mean over ranks is wrong where one has a sample more than another.
+        # Over pixels: Lightning's own mean over ranks is wrong where one has a sample more than another.
         self.mean_loss = MeanMetric()
 
     def forward(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -71,16 +71,21 @@ class SegmentationTask(pl.LightningModule):
         return self.network(image.contiguous(memory_format=self.memory_format), size).logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch."""
+        """Return this rank's part of the loss: the mean over the pixels of all ranks' batches that count.
+
+        The mean of the parts over the ranks is that loss, and so is the mean of their gradients, which DDP
+        takes. With accumulated batches it is the mean of theirs.
+        """
         image, mask = batch["image"], batch["mask"]
         output = self.network(image.contiguous(memory_format=self.memory_format), _size(mask))
-        loss = self.training_loss(output.logits, mask, IGNORE_INDEX)
-        self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(image))
-        if output.auxiliary is not None:
-            auxiliary = self.training_loss(output.auxiliary, mask, IGNORE_INDEX)
-            self.log("train/loss_auxiliary", auxiliary, on_step=True, on_epoch=False, batch_size=len(image))
-            loss = loss + self.auxiliary_weight * auxiliary
-        return loss
+        logits = [found for found in output if found is not None]
+        parts, means = _over_ranks([self.training_loss(found, mask, IGNORE_INDEX) for found in logits])
+        for name, mean in zip(("train/loss", "train/loss_auxiliary"), means, strict=False):
+            self.log(name, mean, on_step=True, on_epoch=False, batch_size=len(image))
+        loss = parts[0] if len(parts) == 1 else parts[0] + self.auxiliary_weight * parts[1]
+        # What is not finite on one rank must be seen by all, and all have is the mean of the gradients. A
+        # gradient can lose a NaN on its way, in a maximum or where nothing is valid; as a factor it cannot.
+        return loss * (1 + (loss - loss).detach())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Log the learning rate that this step uses."""
@@ -110,7 +115,8 @@ class SegmentationTask(pl.LightningModule):
         logits = self.inference(self, batch["image"], _size(mask))
         prediction = logits.argmax(1)
         self.confusion.update(prediction, mask)
-        self.mean_loss.update(cross_entropy(logits, mask, IGNORE_INDEX), weight=len(mask))
+        loss = cross_entropy_sum(logits, mask, IGNORE_INDEX)
+        self.mean_loss.update(loss.mean(), weight=loss.pixels)
         return prediction
 
     def on_validation_epoch_end(self) -> None:
@@ -135,3 +141,20 @@ class SegmentationTask(pl.LightningModule):
 
 def _size(mask_BHW: Tensor) -> tuple[int, int]:
     return mask_BHW.shape[-2], mask_BHW.shape[-1]
+
+
+def _over_ranks(sums: list[PixelSum]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return for each loss this rank's part of its mean over all ranks' pixels, and that mean, to be logged.
+
+    The parts, averaged over the ranks, are the mean: each is taken as many times as there are ranks.
+    """
+    if not distributed():
+        means = [loss.mean() for loss in sums]
+        return means, means
+    # In float64, which holds any number of pixels.
+    everyone = torch.stack([value.detach().double() for loss in sums for value in loss])
+    dist.all_reduce(everyone)
+    totals, counts = everyone.view(-1, 2).unbind(1)
+    counts = counts.clamp(min=1)
+    shares = (counts / dist.get_world_size()).to(sums[0].total.dtype)
+    return [loss.total / share for loss, share in zip(sums, shares, strict=True)], list(totals / counts)

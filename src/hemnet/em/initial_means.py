@@ -29,6 +29,11 @@ class InitialMeans(nn.Module):
         normalize: what the means are subject to.
         momentum: share of the old means that a step keeps, in [0, 1].
 
+    Attributes:
+        pending: (K·C + 1,) float32, the sum of the final means of all images since the last step, flat, and
+            at the end their number; set to what it was before, it forgets the images since. There only
+            where `averages`.
+
     Raises:
         ValueError: if a number or a name is out of range.
     """
@@ -79,7 +84,7 @@ class InitialMeans(nn.Module):
             return
         finite_B = means_BKC.isfinite().all(dim=2).all(dim=1)
         total_KC = torch.where(finite_B[:, None, None], means_BKC, 0.0).sum(dim=0)
-        self._pending.add_(torch.cat([total_KC.flatten(), finite_B.sum().unsqueeze(0)]))
+        self.pending.add_(torch.cat([total_KC.flatten(), finite_B.sum().unsqueeze(0)]))
         self._has_pending = True
 
     @property
@@ -88,10 +93,9 @@ class InitialMeans(nn.Module):
         return "means" in self._buffers
 
     def _join_moving_averages(self) -> None:
-        # The sum of the final means of all images since the last step, flat, and at the end their number:
-        # one tensor, so that one addition and one collective keep the two in step. Not a buffer, because
+        # One tensor, so that one addition and one collective keep the two in step. Not a buffer, because
         # DDP copies the buffers of rank 0 over the others at each forward pass.
-        self._pending = torch.zeros(self.means.numel() + 1, dtype=torch.float32, device=self.means.device)
+        self.pending = torch.zeros(self.means.numel() + 1, dtype=torch.float32, device=self.means.device)
         self._has_pending = False
         _moving_averages[next(_serial_numbers)] = self
         _install_hook()
@@ -99,12 +103,12 @@ class InitialMeans(nn.Module):
     @torch.no_grad()
     def _commit(self) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self._pending)
-        count = self._pending[-1]
-        mean_KC = (self._pending[:-1] / count.clamp(min=1)).view_as(self.means)
+            torch.distributed.all_reduce(self.pending)
+        count = self.pending[-1]
+        mean_KC = (self.pending[:-1] / count.clamp(min=1)).view_as(self.means)
         moved_KC = normalize_means(self.momentum * self.means + (1 - self.momentum) * mean_KC, self.normalize)
         self.means.copy_(torch.where(count > 0, moved_KC, self.means))
-        self._pending.zero_()
+        self.pending.zero_()
         self._has_pending = False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -117,12 +121,12 @@ class InitialMeans(nn.Module):
         device = self.means.device
         if self.means.dtype != before_KC.dtype:
             self.means = before_KC.to(device)
-        if self._pending.device != device:
+        if self.pending.device != device:
             # A layer built on the meta device has nothing to carry over.
-            self._pending = (
-                torch.zeros_like(self._pending, device=device)
-                if self._pending.is_meta
-                else self._pending.to(device)
+            self.pending = (
+                torch.zeros_like(self.pending, device=device)
+                if self.pending.is_meta
+                else self.pending.to(device)
             )
         return self
 

@@ -3,11 +3,14 @@
 Shapes: B images, C channels, H and W positions of the image, h and w of a feature map.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from hemnet.nets.recomputing import recompute
 from hemnet.nets.weights import load_pretrained
 
 Depth = Literal[18, 34, 50, 101]
@@ -98,6 +101,8 @@ class ResNet(nn.Module):
         multi_grid: factors on the dilations of the last stage's blocks, repeated as often as needed
             (Chen et al., 2017); null keeps the blocks alike.
         width: channels of the first stage, 64 in the published networks; smaller for small machines.
+        activation_checkpointing: in training, keep of each block its input alone and run it again in the
+            backward pass, uncompiled: less memory, more time, the same numbers (see `recompute`).
         weights: null (random initial weights), the path of a checkpoint, or its URL (see
             :func:`hemnet.nets.weights.load_pretrained`).
 
@@ -113,6 +118,7 @@ class ResNet(nn.Module):
         stem: Literal["standard", "deep"] = "standard",
         multi_grid: Sequence[int] | None = None,
         width: int = 64,
+        activation_checkpointing: bool = False,
         weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -134,6 +140,7 @@ class ResNet(nn.Module):
             layers.append(self._stage(block, width * 2**i, stride, dilations))
             incoming_dilation = dilation
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
+        self.activation_checkpointing = activation_checkpointing
         self.channels: tuple[int, ...] = tuple(width * 2**i * block.expansion for i in range(4))
         self._initialize()
         if weights is not None:
@@ -167,10 +174,12 @@ class ResNet(nn.Module):
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the four stages' maps, (B, channels[i], h_i, w_i), for normalised images (B, 3, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(image_BCHW))))
-        c1 = self.layer1(x)
-        c2 = self.layer2(c1)
-        c3 = self.layer3(c2)
-        return c1, c2, c3, self.layer4(c3)
+        recomputed = self.activation_checkpointing and self.training and torch.is_grad_enabled()
+        run = recompute if recomputed else operator.call
+        c1 = run(self.layer1, x)
+        c2 = run(self.layer2, c1)
+        c3 = run(self.layer3, c2)
+        return c1, c2, c3, run(self.layer4, c3)
 
 
 def _standard_stem(width: int) -> nn.Conv2d:

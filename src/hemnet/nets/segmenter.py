@@ -5,6 +5,7 @@ Shapes: B images, K classes, H and W pixels.
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 class SegmenterOutput(NamedTuple):
     """Logits at the asked-for resolution.
 
-    ``logits`` is (B, K, H, W) float32; ``auxiliary`` the same from the auxiliary head, in training
+    ``logits`` is (B, K, H, W), float32 at least; ``auxiliary`` the same from the auxiliary head, in training
     and where there is one, else None.
     """
 
@@ -46,5 +47,6 @@ class Segmenter(nn.Module):
 
 
 def _upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    # In float32: a half-precision interpolation would round the logits that decide the argmax.
-    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+    # In float32 at least: a half-precision interpolation would round the logits that decide the argmax.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

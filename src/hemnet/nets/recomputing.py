@@ -1,0 +1,51 @@
+"""Activation checkpointing of blocks with batch normalisation: less memory, the same numbers.
+
+Shapes: whatever the blocks take and give.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute(stage: nn.Module, x: Tensor) -> Tensor:
+    """Run the blocks of a stage and keep their inputs alone; the backward pass runs each block once more.
+
+    Output, gradients, running statistics and random numbers are those of ``stage(x)``. Within a compiled
+    network the blocks run uncompiled.
+    """
+    for block in stage.children():
+        x = _keep_input(block, x)
+    return x
+
+
+# torch.compile cannot follow a context of the second run; it leaves the blocks to run as they are.
+@torch.compiler.disable
+def _keep_input(block: nn.Module, x: Tensor) -> Tensor:
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _NotCounted(block)))
+
+
+class _NotCounted(AbstractContextManager[None]):
+    """Gives a block's batch norms running statistics to throw away: their own have counted this batch.
+
+    Without any, a norm would keep fewer tensors for its gradient, which checkpointing takes for a mistake.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self._norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        self._own: list[dict[str, Tensor]] = []
+
+    def __enter__(self) -> None:
+        self._own = [dict(norm.named_buffers()) for norm in self._norms]
+        self._give([{name: buffer.clone() for name, buffer in own.items()} for own in self._own])
+
+    def __exit__(self, *_: object) -> None:
+        self._give(self._own)
+
+    def _give(self, buffers: list[dict[str, Tensor]]) -> None:
+        for norm, given in zip(self._norms, buffers, strict=True):
+            for name, buffer in given.items():
+                setattr(norm, name, buffer)
