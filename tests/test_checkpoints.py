@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from hemnet.checkpoints import CHECKPOINT_FORMAT, CheckpointError, latest, read, write
+from hemnet.checkpoints import CHECKPOINT_FORMAT, CheckpointError, clean, latest, read, write
 
 
 def checkpoint(step: int, size: int = 10) -> dict[str, Any]:
@@ -99,6 +99,8 @@ c.write({{"global_step": 4, "hemnet": {{"format": c.CHECKPOINT_FORMAT}}}}, Path(
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=False)
     assert done.returncode == 9
     assert step(latest(folder)) == ("last.ckpt", 3)
+    clean(folder)
+    assert not list(folder.glob(".*"))
     write(checkpoint(5), folder / "last.ckpt")
     assert step(latest(folder)) == ("last.ckpt", 5)
     assert read(folder / "previous.ckpt")["global_step"] == 3

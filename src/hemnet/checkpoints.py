@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hemnet.errors import HemnetError
-from hemnet.files import replacing
+from hemnet.files import remove_abandoned, replacing
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,14 @@ def read(path: Path) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def clean(folder: Path) -> None:
+    """Remove what killed processes left half written; only for who alone writes there."""
+    for path in folder.glob("*.ckpt"):
+        for file in (path, _hashes(path)):
+            remove_abandoned(file)
+    (folder / f".{PREVIOUS}.link").unlink(missing_ok=True)
 
 
 def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self, get_args
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet import checkpoints
 from hemnet.errors import HemnetError
-from hemnet.files import hold, read_table, remove_abandoned, replacing, write_table
+from hemnet.files import hold, read_table, replacing, write_table
 from hemnet.identity import differences
 from hemnet.interruption import Interrupted
 from hemnet.provenance import device_name, environment, redacted
@@ -73,8 +73,7 @@ class Run:
             if run.status == "finished":
                 return run
         run._acquire()
-        for name in get_args(Checkpoint):
-            remove_abandoned(run.path / "checkpoints" / f"{name}.ckpt")
+        checkpoints.clean(run.path / "checkpoints")
         run._forget_unsaved_steps()
         (run.path / "result.json").unlink(missing_ok=True)  # how it ended before, which it is not now
         OmegaConf.save(redacted(config), run.path / "config.yaml")

@@ -74,7 +74,8 @@ run_entry(hemnet.train._entry)
     overrides = [
         "data=synthetic", "data.train.length=16", "data.train.size=64", "data.val.length=3",
         "data.batch_size=2", "model.backbone.width=4", "model.head.channels=8", "model.num_components=4",
-        "logger=csv", "trainer.precision=32", "trainer.devices=2", "callbacks.watchdog.minutes=0.1", "run_dir=run",
+        "logger=csv", "trainer.precision=32", "trainer.devices=2", "callbacks.watchdog.minutes=0.1",
+        "run_dir=run",
     ]  # fmt: skip
     started = time.monotonic()
     done = subprocess.run(

@@ -2,7 +2,6 @@
 
 import faulthandler
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -11,6 +10,7 @@ import pytorch_lightning as pl
 
 from hemnet.errors import HemnetError
 
+STDERR = 2
 # What a process may take to end by itself, with a word and a record, before it is ended without.
 GRACE_SECONDS = 30.0
 
@@ -72,7 +72,7 @@ class Watchdog(pl.Callback):
     def _alive(self) -> None:
         if self._handler_before is not None:
             signal.setitimer(signal.ITIMER_REAL, self.seconds)
-            faulthandler.dump_traceback_later(self.seconds + GRACE_SECONDS, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(self.seconds + GRACE_SECONDS, exit=True, file=STDERR)
 
     def _end(self) -> None:
         if self._handler_before is not None:
@@ -82,7 +82,7 @@ class Watchdog(pl.Callback):
             self._handler_before = None
 
     def _bark(self, number: int, frame: FrameType | None) -> None:
-        faulthandler.dump_traceback(file=sys.__stderr__)
+        faulthandler.dump_traceback(file=STDERR)
         raise HangError(
             f"no batch came to its end for {self.seconds:g} s; the stacks above say where each thread was. "
             "Go on with resume=.., or give slow batches more time by callbacks.watchdog.minutes"
