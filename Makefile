@@ -49,7 +49,7 @@ export: setup ## write a network for use without hemnet: RUN=<run directory> [FO
 report: setup ## one page on all runs, with figures and tables, in report/: [ARGS="runs/sweeps/smoke ..."]
 	$(PY) -m hemnet.report $(ARGS)
 
-bench: setup ## time and memory of the EM engines on this machine: [ARGS="--iterations 1 3 ..."]
+bench: setup ## time and memory of the EM engines: [BENCH=data: the input path, BENCH=ddp: several processes] [ARGS=..]
 	$(PY) -m hemnet.bench $(BENCH) $(ARGS)
 
 data: setup ## get a data set: DATASET=<voc, camvid, ...> [DEST=<folder>] [ARGS=..]

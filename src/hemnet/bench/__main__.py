@@ -3,13 +3,13 @@
 import argparse
 import sys
 
-from hemnet.bench import data, em
+from hemnet.bench import data, ddp, em
 from hemnet.bench.agreement import Disagreement
 from hemnet.cli import run_entry
 
 DISAGREED = 1
 """Exit status when an engine disagrees with the reference, so that there is nothing to report."""
-SUBJECTS = {"em": em, "data": data}
+SUBJECTS = {"em": em, "data": data, "ddp": ddp}
 
 
 def _entry() -> None:
