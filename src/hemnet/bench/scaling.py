@@ -151,10 +151,11 @@ def _crop(size: Any) -> tuple[int, int]:
 def _small_collectives(network: nn.Module, synchronised: bool) -> int:
     """Return the collectives of a step besides the gradients'.
 
-    Synchronised batch norm has one forward and one backward, a layer of EM one for its moving average, and
-    DDP copies the buffers of the first rank to the others before each, those of a type at once.
+    The loss has one, for the pixels of all ranks; synchronised batch norm one forward and one backward; a
+    layer of EM one for its moving average; and DDP copies the buffers of the first rank to the others, those
+    of a type at once.
     """
     norms = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
     averages = sum(isinstance(module, HighwayEM) and module.averages for module in network.modules())
     types = len({buffer.dtype for buffer in network.buffers()})
-    return (2 * norms if synchronised else 0) + averages + types
+    return 1 + (2 * norms if synchronised else 0) + averages + types
