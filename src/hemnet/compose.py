@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet import checkpoints
-from hemnet.check import ConfigError, check, explain
+from hemnet.check import ConfigError, check, explain, require_known_targets
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
 from hemnet.identity import identity, job_name
@@ -117,6 +117,7 @@ def _build(config: DictConfig, key: str, **given: Any) -> Any:
 
 def _call(node: Any, key: str, **given: Any) -> Any:
     """Instantiate a node; errors meant for users pass through, others name its key."""
+    require_known_targets(node, key)
     try:
         # Partial, then called: what is given stays the very object, where Hydra would merge it into the node.
         return instantiate(node, _convert_="all", _partial_=True)(**given)
