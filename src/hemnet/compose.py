@@ -232,16 +232,28 @@ def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpe
     """Return the trained network of a run, in eval mode on the CPU, and its classes; no data set is needed.
 
     Raises:
-        HemnetError: there is no such checkpoint, it is not what was written, or not of this network.
+        HemnetError: there is no such checkpoint, it is not what was written, not of this network, or
+            its weights are not finite.
     """
     path = run.checkpoint(which)
     checkpoint = checkpoints.read(path)
-    spec = DatasetSpec.from_dict(checkpoint["hemnet"]["spec"])
+    try:
+        spec = DatasetSpec.from_dict(checkpoint["hemnet"]["spec"])
+        state = {str(k): v for k, v in checkpoint["state_dict"].items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise HemnetError(f"{path} lacks the weights or their classes ({error!r}): use another") from error
     network = build_network(run.config, spec.num_classes, pretrained=False)
     prefix = "network."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
-        raise HemnetError(f"{path} is not of the network in {run.path / 'config.yaml'}: {error}") from error
+    except (RuntimeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:500]
+        raise HemnetError(f"{path} is not of the network in {run.path / 'config.yaml'}: {reason}") from error
+    broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise HemnetError(
+            f"{path}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}), so what it predicts "
+            "means nothing: use another checkpoint, or train anew"
+        )
     return network.eval(), spec
