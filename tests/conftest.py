@@ -1,12 +1,13 @@
 """Fixtures that several test folders share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
-from files import MakeCamVid, write_camvid
+from files import MakeCamVid, within, write_camvid
 
 # Set before any test imports wandb or albumentations: tests talk to no server.
 os.environ["WANDB_MODE"] = "offline"
@@ -23,6 +24,13 @@ hypothesis.settings.load_profile("hemnet")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Fail a test that hangs: the tests of hostile input use this, each of which takes a second at most."""
+    with within(30):
+        yield
 
 
 @pytest.fixture

@@ -31,8 +31,9 @@ def test_what_a_run_holds_does_not_grow(steps: int, every: int, tmp_path: Path) 
     file = tmp_path / "samples.json"
     done = subprocess.run(
         [
-            sys.executable, Path(__file__).with_name("soak_run.py"), file, *SMALL, f"run_dir={tmp_path / 'run'}",
-            f"trainer.max_steps={steps}", f"trainer.val_check_interval={every}",
+            sys.executable, Path(__file__).with_name("soak_run.py"), file, *SMALL,
+            f"run_dir={tmp_path / 'run'}", f"trainer.max_steps={steps}",
+            f"trainer.val_check_interval={every}",
         ],
         env=os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}, cwd=tmp_path,
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200, check=False,
@@ -41,13 +42,12 @@ def test_what_a_run_holds_does_not_grow(steps: int, every: int, tmp_path: Path) 
     samples = json.loads(file.read_text())
     assert [sample["step"] for sample in samples] == list(range(every, steps + 1, every))
     # The first half is for caches to fill; of the second, the end is compared with the beginning.
-    half = samples[len(samples) // 2 :]
-    third = len(half) // 3
-    early, late = half[:third], half[-third:]
-    print(json.dumps({k: [s[k] for s in samples] for k in samples[0]}))
-    grown = median(s["bytes"] for s in late) / median(s["bytes"] for s in early)
+    first, second = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+    third = len(second) // 3
+    grown = median(s["bytes"] for s in second[-third:]) / median(s["bytes"] for s in second[:third])
     assert grown < 1 + TOLERANCE, f"memory grew {grown:.3f} times"
+    # A thread of W&B's service comes and goes: what counts is the most that was ever held.
     for what in ("files", "threads", "processes", "shared"):
-        assert median(s[what] for s in late) <= median(s[what] for s in early), what
+        assert max(s[what] for s in second) <= max(s[what] for s in first), what
     with (tmp_path / "run" / "metrics.csv").open(newline="") as rows:
         assert [int(row["step"]) for row in csv.DictReader(rows) if row["train/loss"]] == list(range(steps))

@@ -191,7 +191,9 @@ def test_predict_reports_unreadable_images_and_goes_on(make_camvid: MakeCamVid, 
     with pytest.raises(DataError, match="none of the 1 images"):
         predict(run_dir, photos, "last", None)
     Image.new("L", (30, 20), 128).save(photos / "grey.png")
-    output = predict(run_dir, photos, "last", tmp_path / "out")
+    with pytest.raises(DataError, match=r"1 of 2 images in .* were not segmented: broken\.jpg"):
+        predict(run_dir, photos, "last", tmp_path / "out")
+    output = tmp_path / "out"
     assert sorted(p.name for p in output.iterdir()) == ["grey_mask.png", "grey_overlay.png", "legend.png"]
     Image.new("L", (30, 20)).save(photos / "grey.jpg")
     with pytest.raises(DataError, match="several images named grey"):

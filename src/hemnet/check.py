@@ -1,6 +1,8 @@
 """Checks every key and plain value of a configuration against what it will be handed to."""
 
 import inspect
+import os
+import re
 from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any, get_type_hints
@@ -26,6 +28,28 @@ CONTAINERS: dict[str, set[str] | None] = {
 }
 # Keys that the composition hands on: the root of a data set goes to its readers.
 SHARED_KEYS = {"data": {"root"}}
+# Where the classes must be defined that a part may name. A configuration may come from anyone: a run that was
+# passed on, say. What it names is imported and called, so it names what this project is built of, no more.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "data": ("hemnet.data",),
+    "model": ("hemnet.nets",),
+    "optim": ("hemnet.optim", "torch.optim"),
+    "task": ("hemnet.task", "hemnet.optim"),
+    "inference": ("hemnet.inference",),
+    "trainer": (
+        "hemnet.records",
+        "pytorch_lightning.trainer",
+        "pytorch_lightning.strategies",
+        "pytorch_lightning.plugins",
+        "pytorch_lightning.profilers",
+        "lightning_fabric.plugins",
+    ),
+    "callbacks": ("hemnet.callbacks", "hemnet.records", "pytorch_lightning.callbacks"),
+    "logger": ("hemnet.callbacks", "hemnet.records", "pytorch_lightning.loggers"),
+}
+FUNCTIONS = {"hemnet.callbacks.wandb_run.wandb_logger"}
+OWN = "HEMNET_PACKAGES"
+"""The environment variable that names packages of your own, with commas between."""
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -94,15 +118,55 @@ def _check_node(node: Any, path: str) -> None:
 
 def _signature(target: str, path: str) -> tuple[set[str], dict[str, Any]]:
     """Return the parameter names of a target and the types of those whose annotations can be resolved."""
-    try:
-        call = get_object(target)
-    except Exception as error:
-        raise ConfigError(f"{path}._target_ names {target}, which cannot be imported: {error}") from error
+    call = _find(target, path)
     try:
         hints = get_type_hints(call.__init__ if inspect.isclass(call) else call)
     except (NameError, TypeError):
         hints = {}  # annotations of other packages that exist for type checkers alone
     return set(inspect.signature(call).parameters), hints
+
+
+def _find(target: Any, path: str) -> Any:
+    """Return the class that a target names; nothing is imported unless the name may be named."""
+    where = f"{path}._target_" if path else "_target_"
+    own = tuple(filter(None, os.environ.get(OWN, "").split(",")))
+    allowed = (*TARGETS.get(re.split(r"[.\[]", path)[0], ()), *own)
+    packages = {module.partition(".")[0] for module in allowed}
+    refused = ConfigError(
+        f"{where} names {target}, which is not run: it may name the classes of "
+        f"{', '.join(allowed) or 'none'}; "
+        f"those of a package of your own if the environment variable {OWN} names it"
+    )
+    if not isinstance(target, str) or target.partition(".")[0] not in packages:
+        raise refused
+    if target.startswith("torch.") and not _within(target, allowed):
+        raise refused
+    try:
+        call = get_object(target)
+    except Exception as error:
+        raise ConfigError(f"{where} names {target}, which cannot be imported: {error}") from error
+    # By where it is defined, not by how it is reached: modules hold whatever they import, such as `os`.
+    home = str(getattr(call, "__module__", ""))
+    is_part = inspect.isclass(call) or target in FUNCTIONS or _within(home, own)
+    if not is_part or not _within(home, allowed):
+        raise refused
+    return call
+
+
+def _within(name: str, modules: Collection[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def require_known_targets(node: Any, path: str) -> None:
+    """Raise a ConfigError if a node names, at any depth, what its part may not name; nothing is run."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            _find(node["_target_"], path)
+        for key, value in node.items():
+            require_known_targets(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for i, item in enumerate(node):
+            require_known_targets(item, f"{path}[{i}]")
 
 
 def _has_target(value: Any) -> bool:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet import checkpoints
-from hemnet.check import ConfigError, check, check_batch_statistics, explain
+from hemnet.check import ConfigError, check, check_batch_statistics, explain, require_known_targets
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
 from hemnet.identity import identity, job_name
@@ -120,6 +120,7 @@ def _build(config: DictConfig, key: str, **given: Any) -> Any:
 
 def _call(node: Any, key: str, **given: Any) -> Any:
     """Instantiate a node; errors meant for users pass through, others name its key."""
+    require_known_targets(node, key)
     try:
         # Partial, then called: what is given stays the very object, where Hydra would merge it into the node.
         return instantiate(node, _convert_="all", _partial_=True)(**given)
@@ -243,16 +244,28 @@ def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpe
     """Return the trained network of a run, in eval mode on the CPU, and its classes; no data set is needed.
 
     Raises:
-        HemnetError: there is no such checkpoint, it is not what was written, or not of this network.
+        HemnetError: there is no such checkpoint, it is not what was written, not of this network, or
+            its weights are not finite.
     """
     path = run.checkpoint(which)
     checkpoint = checkpoints.read(path)
-    spec = DatasetSpec.from_dict(checkpoint["hemnet"]["spec"])
+    try:
+        spec = DatasetSpec.from_dict(checkpoint["hemnet"]["spec"])
+        state = {str(k): v for k, v in checkpoint["state_dict"].items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise HemnetError(f"{path} lacks the weights or their classes ({error!r}): use another") from error
     network = build_network(run.config, spec.num_classes, pretrained=False)
     prefix = "network."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
-        raise HemnetError(f"{path} is not of the network in {run.path / 'config.yaml'}: {error}") from error
+    except (RuntimeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:500]
+        raise HemnetError(f"{path} is not of the network in {run.path / 'config.yaml'}: {reason}") from error
+    broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise HemnetError(
+            f"{path}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}), so what it predicts "
+            "means nothing: use another checkpoint, or train anew"
+        )
     return network.eval(), spec

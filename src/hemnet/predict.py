@@ -1,6 +1,7 @@
 """Segment images with a trained network: ``python -m hemnet.predict RUN INPUT``."""
 
 import argparse
+import errno
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ def predict(
 ) -> Path:
     """Write a coloured overlay and an index mask for each image, and one legend; return their folder.
 
-    An image that cannot be read is reported and passed over; the others are still segmented.
+    An image that cannot be read is reported and passed over; the others are still segmented, and the error
+    that names it comes at the end.
 
     Args:
         folder: the run.
@@ -39,7 +41,8 @@ def predict(
         assignments: ``key=value`` changes to the run's config.
 
     Raises:
-        hemnet.errors.HemnetError: there is no such run, checkpoint or image, or no image could be read.
+        hemnet.errors.HemnetError: there is no such run, checkpoint or image; or an image could not be read,
+            or what was found in it not be written.
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
@@ -50,22 +53,33 @@ def predict(
     transform, inference = build_eval_transform(config), build_inference(config)
     output = output or run.path / "predictions"
     output.mkdir(parents=True, exist_ok=True)
-    failures = 0
+    failed: list[str] = []
     for path in images:
         try:
             image_HWC = read_image(path)
         except DataError as error:
             log.error("%s", error)
-            failures += 1
+            failed.append(path.name)
             continue
         size = (image_HWC.shape[0], image_HWC.shape[1])
         image_CHW = transform.prepare(image_HWC).to(device)
         classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size, inference)
-        _write(output, path.stem, image_HWC, classes_HW, spec)
-    if failures == len(images):
-        raise DataError(f"none of the {failures} images in {source} could be read; see the messages above")
+        try:
+            _write(output, path.stem, image_HWC, classes_HW, spec)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            log.error("%s: its name is too long to add to", path)
+            failed.append(path.name)
+    if len(failed) == len(images):
+        raise DataError(f"none of the {len(failed)} images in {source} could be read; see the messages above")
     legend(spec, output / "legend.png")
-    print(f"{len(images) - failures} images segmented, {failures} unreadable; written to {output}")
+    print(f"{len(images) - len(failed)} images segmented, {len(failed)} not; written to {output}")
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(images)} images in {source} were not segmented: {', '.join(failed)}; "
+            "see the messages above. The others were"
+        )
     return output
 
 

@@ -218,6 +218,7 @@ def test_no_secret_is_in_any_file_of_a_run(make_camvid: MakeCamVid, tmp_path: Pa
     ]  # fmt: skip
     environment = os.environ | {
         "HIDDEN": "canary-variable", "SOME_TOKEN": "canary-token", "WANDB_API_KEY": "canary-wandb" + "0" * 28,
+        "HEMNET_PACKAGES": "spy_module",
         "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
     }  # fmt: skip
     done = subprocess.run(

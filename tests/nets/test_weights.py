@@ -200,6 +200,15 @@ def test_wrong_hash_is_refused_and_nothing_is_kept(served, cache):
     assert_refused(wrong, "invalid hash value")
 
 
+def test_a_kept_file_that_was_altered_is_refused(served, cache):
+    folder, address = served
+    url = f"{address}/weights.pth#sha256={store(folder)}"
+    load_pretrained(network(), url)
+    (kept,) = cache.glob("*.pth")
+    torch.save(published(seed=2), kept)
+    assert_refused(url, f"{kept.name}: invalid hash value")
+
+
 @pytest.mark.parametrize("fragment", ["", "#sha256=abcd1234", "#md5=" + "0" * 64, "#sha256=" + "0" * 63])
 @pytest.mark.parametrize("name", ["weights.pth", "weights-abc.pth"])
 def test_url_without_a_hash_is_refused_before_any_download(served, cache, name, fragment):

@@ -6,6 +6,7 @@ Every error names the path; everything here looks at names alone, a folder at a 
 
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from hemnet.data.spec import DataError
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+MOST_PIXELS = 2**26
+"""The largest image or mask: 8192 x 8192 pixels, 192 MiB as RGB. A header may claim any size."""
 _REMEDY = "set data.root=<folder> or the environment variable HEMNET_DATA"
 
 
@@ -65,6 +68,19 @@ def list_files(folder: Path, endings: tuple[str, ...], layout: str) -> dict[str,
     if not files:
         raise DataError(f"{folder}: no {'/'.join(endings)} files; {_REMEDY}. Expected layout: {layout}")
     return dict(sorted(files.items()))
+
+
+def require_file(path: str | Path) -> None:
+    """Raise a DataError unless there is a regular file: who opens a pipe may wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be looked at ({error}); check the path") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or the like"
+        raise DataError(f"{path}: {kind}, not a file; check the path")
 
 
 def read_list(path: Path, layout: str) -> list[str]:

@@ -3,11 +3,13 @@
 Shapes: H, W image height and width.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hemnet.data.files import MOST_PIXELS, require_file
 from hemnet.data.spec import DataError
 
 
@@ -23,16 +25,21 @@ def read_mat(path: str | Path, variable: str, *fields: str) -> np.ndarray:
         (H, W) uint8 or uint16 raw labels, C-contiguous.
 
     Raises:
-        DataError: the file is missing, corrupt, of version 7.3, or lacks the
-            variable or field; the labels are no (H, W) array of integers in 0..65535.
+        DataError: the file is missing, no regular file, corrupt, of version 7.3, or lacks the variable or
+            field; the labels are no (H, W) array of integers in 0..65535, or more than `MOST_PIXELS`.
     """
-    from scipy.io import loadmat  # here, because it is slow to import and few sets need it
+    from scipy.io import loadmat, whosmat  # here, because it is slow to import and few sets need it
 
+    require_file(path)
     try:
         with open(path, "rb") as file:
+            # What the header claims, before any of it is read.
+            if any(math.prod(shape) > MOST_PIXELS for name, shape, _ in whosmat(file) if name == variable):
+                raise DataError(f"{path}: {variable} claims more than {MOST_PIXELS} values; restore the file")
+            file.seek(0)
             value: Any = loadmat(file, variable_names=[variable])
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path") from None
+    except DataError:
+        raise
     except NotImplementedError:
         raise DataError(
             f"{path}: a MATLAB 7.3 (HDF5) file, which is not supported; save it with -v7 in MATLAB"

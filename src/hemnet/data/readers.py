@@ -4,6 +4,7 @@ Shapes: H, W image height and width, C = 3 colour channels.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,17 @@ import cv2
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
 
-from hemnet.data.files import Files, few
+from hemnet.data.files import MOST_PIXELS, Files, few, require_file
 from hemnet.data.mat import read_mat
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
 
+MASK_FORMATS = ("PNG", "BMP", "GIF", "PPM", "TIFF")
+"""Formats of masks, as Pillow calls them; those that lose nothing."""
+# Named, because Pillow tries every format it knows on any file, and has PostScript run by another program.
+IMAGE_FORMATS = (*MASK_FORMATS, "JPEG", "WEBP")
+"""Formats of images, told by content, whatever the file is called."""
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
 
@@ -58,21 +65,31 @@ class Reader(Protocol):
         ...
 
 
-def _decode(path: str | Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def _decode(
+    path: str | Path, formats: tuple[str, ...], convert: Callable[[Image.Image], np.ndarray]
+) -> np.ndarray:
+    require_file(path)
     try:
-        with Image.open(path) as picture:
-            picture.load()
+        with Image.open(path, formats=formats) as picture:
+            # The size is in the header: no memory has been taken for the pixels yet.
+            if math.prod(picture.size) > MOST_PIXELS:
+                raise DataError(_too_large(" x ".join(map(str, picture.size))))
             return convert(picture)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: {_too_large('a size beyond all measure')}") from error
     # The decoders raise whatever comes to hand (OSError, SyntaxError, ValueError, zlib.error, ...).
     except Exception as error:
         raise DataError(f"{path}: not a readable image ({error}); restore or remove the file") from error
 
 
+def _too_large(size: str) -> str:
+    return f"claims {size}, and at most {MOST_PIXELS} pixels are read; cut it into parts"
+
+
 def _to_rgb(picture: Image.Image) -> np.ndarray:
+    picture.load()
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
         grey_HW = (np.asarray(picture).astype(np.uint32) + 128) // 257
@@ -87,22 +104,27 @@ def _to_labels(picture: Image.Image) -> np.ndarray:
         raise DataError(
             f"a mask must be 8-bit with one channel, this is {picture.mode!r}; convert it to indices"
         )
+    # Pillow stretches these to 0..255, which turns label 1 into 17 or 85: another class without an error.
+    if isinstance(picture, ImageFile) and picture.tile and picture.tile[0].args in ("L;2", "L;4"):
+        raise DataError("a mask must be 8-bit, this is grey of fewer bits; convert it to 8-bit indices")
     return np.array(picture)
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file as RGB.
 
-    The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images are converted; alpha is dropped.
+    The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images are converted, 16-bit colour to its
+    high bytes; alpha is dropped. Of several frames or pages the first is read.
 
     Returns:
         (H, W, 3) uint8 RGB, a fresh array.
 
     Raises:
-        DataError: the file is missing, corrupt, truncated or of a pixel format that has no sound 8-bit
-            reading (32-bit integer, floating point, Lab).
+        DataError: the file is missing, no regular file, corrupt, truncated, of more than `MOST_PIXELS`, in
+            none of `IMAGE_FORMATS`, or of a pixel format that has no sound 8-bit reading (32-bit integer,
+            floating point, Lab).
     """
-    return _decode(path, _to_rgb)
+    return _decode(path, IMAGE_FORMATS, _to_rgb)
 
 
 def read_labels(path: str | Path) -> np.ndarray:
@@ -112,9 +134,10 @@ def read_labels(path: str | Path) -> np.ndarray:
         (H, W) uint8 raw label values, a fresh array.
 
     Raises:
-        DataError: the file is missing, corrupt, truncated or has more than one channel.
+        DataError: the file is missing, no regular file, corrupt, truncated, of more than `MOST_PIXELS`, in
+            none of `MASK_FORMATS`, has more than one channel or fewer than 8 bits of grey.
     """
-    return _decode(path, _to_labels)
+    return _decode(path, MASK_FORMATS, _to_labels)
 
 
 class FileReader:

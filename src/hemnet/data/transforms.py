@@ -111,16 +111,17 @@ class TrainTransform:
         if not 0 <= color_jitter <= 1:
             raise ValueError(f"TrainTransform: color_jitter must be in 0..1, got {color_jitter}")
         self._base_size = None if base_size is None else _pair(base_size, "base_size")
+        # A side that the least factor takes below one pixel cannot be scaled: thinner images are stretched.
+        self._least = 1 if low >= 1 else int(1 / low) + 1
         self._pipeline = _augmentation(_pair(crop_size, "crop_size"), (low, high), flip, color_jitter)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
         """Return image (3, h, w) float32, mask (h, w) int64 with (h, w) = crop_size, and name."""
         image_HWC, mask_HW = sample.image_HWC, sample.mask_HW
-        if self._base_size is not None:
-            image_HWC, mask_HW = (
-                resize_image(image_HWC, self._base_size),
-                resize_mask(mask_HW, self._base_size),
-            )
+        size = self._base_size or (mask_HW.shape[0], mask_HW.shape[1])
+        size = (max(size[0], self._least), max(size[1], self._least))
+        if self._base_size is not None or size != mask_HW.shape:
+            image_HWC, mask_HW = resize_image(image_HWC, size), resize_mask(mask_HW, size)
         # One pair of generators, handed to the pipeline for this sample, is shared by its transforms in turn.
         # Seeds or the default state would make them fire together, or all workers draw alike.
         self._pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))

@@ -7,7 +7,7 @@ from urllib.parse import urldefrag, urlparse
 import torch
 from torch import Tensor, nn
 
-from hemnet.download import DownloadError, download
+from hemnet.download import DownloadError, download, require_digest
 from hemnet.errors import HemnetError
 
 CLASSIFIER_KEYS = ("fc.",)
@@ -52,6 +52,8 @@ def _download(url: str) -> Path:
     target = Path(torch.hub.get_dir()) / "checkpoints" / f"{digest.group(1)[:16]}-{name}"
     try:
         download(location, target, f"sha256:{digest.group(1)}")
+        # Also of a file that was there: who can write to the cache may have put another in its place.
+        require_digest(target, f"sha256:{digest.group(1)}")
     except DownloadError as error:
         raise HemnetError(f"could not fetch pretrained weights from {url}: {error}; {REMEDY}") from error
     return target
