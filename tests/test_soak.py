@@ -46,8 +46,10 @@ def test_what_a_run_holds_does_not_grow(steps: int, every: int, tmp_path: Path) 
     third = len(second) // 3
     grown = median(s["bytes"] for s in second[-third:]) / median(s["bytes"] for s in second[:third])
     assert grown < 1 + TOLERANCE, f"memory grew {grown:.3f} times"
-    # A thread of W&B's service comes and goes: what counts is the most that was ever held.
-    for what in ("files", "threads", "processes", "shared"):
+    for what in ("files", "processes", "shared"):
         assert max(s[what] for s in second) <= max(s[what] for s in first), what
+    # The threads of W&B's service (Go's) come and go by one or two; a leak would be one for each validation.
+    grown = max(s["threads"] for s in second) - max(s["threads"] for s in first)
+    assert grown < len(second) / 4, f"{grown} more threads"
     with (tmp_path / "run" / "metrics.csv").open(newline="") as rows:
         assert [int(row["step"]) for row in csv.DictReader(rows) if row["train/loss"]] == list(range(steps))
