@@ -32,6 +32,7 @@ RANK = {
     "runs": 4,
     "check": 4,
     "identity": 3,
+    "redaction": 2,
     "provenance": 3,
     "records": 1,
     "sweeps": 5,
@@ -48,7 +49,7 @@ RANK = {
     "data.__main__": 7,
 }
 CONFIGURED = {
-    "check", "compose", "identity", "provenance", "runs", "sweeps", "search", "cli",
+    "check", "compose", "identity", "redaction", "runs", "sweeps", "search", "cli",
     "train", "evaluate", "predict", "cost", "export", "report", "data.__main__",
 }  # fmt: skip
 # Optional, so only these import it, and they only on demand.

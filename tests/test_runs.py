@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet import checkpoints
 from hemnet.errors import HemnetError
 from hemnet.interruption import Interrupted
-from hemnet.provenance import REDACTED, redacted
+from hemnet.redaction import REDACTED, redacted
 from hemnet.runs import Run, write_json
 
 

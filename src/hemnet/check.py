@@ -17,6 +17,7 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import DDPStrategy
 
 from hemnet.errors import HemnetError
+from hemnet.redaction import learn
 
 GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks", "logger")
 # The nodes that are containers rather than calls, and the keys that each may have; None: any.
@@ -89,6 +90,7 @@ def check(config: DictConfig) -> None:
         ConfigError: a key that nothing takes (with the nearest one that something does), a missing or
             mistyped value, or a target that does not exist.
     """
+    learn(config)  # before any error can quote a value
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

@@ -5,6 +5,7 @@ import logging
 import math
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -19,18 +20,26 @@ from rich.table import Table
 from hemnet.check import ConfigError, check, explain
 from hemnet.errors import HemnetError
 from hemnet.inference import PLAIN
+from hemnet.redaction import redacted_terminal
 
 USER_ERROR = 2
 """Exit status after an error that its message explains."""
 
 
 def run_entry(entry: Callable[[], None]) -> None:
-    """Run a command; print an error meant for users as one message, without a traceback, and exit with 2."""
-    try:
-        entry()
-    except HemnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+    """Run a command; print an error meant for users as one message, without a traceback, and exit with 2.
+
+    What it prints is without secrets, and so is the traceback of any other error.
+    """
+    with redacted_terminal():
+        try:
+            entry()
+        except HemnetError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(USER_ERROR)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
 
 
 # What Lightning warns of and this project means to do.

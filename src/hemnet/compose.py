@@ -30,7 +30,7 @@ from hemnet.identity import identity, job_name
 from hemnet.inference import Inference
 from hemnet.launch import launched
 from hemnet.nets import Segmenter
-from hemnet.provenance import redacted
+from hemnet.redaction import redacted
 from hemnet.runs import Checkpoint, Run
 from hemnet.task import SegmentationTask
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from hemnet.redaction import is_secret, redact
+
 PLAIN_HEADS = {
     "FCNHead": "fcn",
     "NonLocalHead": "nonlocal",
@@ -131,12 +133,12 @@ def differences(one: DictConfig, other: DictConfig) -> list[str]:
 
 
 def job_name(overrides: Sequence[str]) -> str:
-    """Return a folder's name for the job with these ``key=value`` overrides, placement left out.
+    """Return a folder's name for the job with these ``key=value`` overrides, placement and secrets left out.
 
     The same overrides give the same name, whatever else is in the sweep: by it a job is found again.
     """
     pairs = [override.lstrip("+~").partition("=")[::2] for override in overrides]
-    pairs = [(key, value) for key, value in pairs if not is_placement(key)]
+    pairs = [(key, redact(value)) for key, value in pairs if not is_placement(key) and not is_secret(key)]
     leaves = [re.split(r"[./]", key)[-1] for key, _ in pairs]
     named = [
         f"{leaf if leaves.count(leaf) == 1 else key}-{value}"

@@ -22,8 +22,9 @@ from hemnet.errors import HemnetError
 from hemnet.files import hold, read_table, replacing, write_table
 from hemnet.identity import differences
 from hemnet.interruption import Interrupted
-from hemnet.provenance import device_name, environment, redacted
+from hemnet.provenance import device_name, environment
 from hemnet.ranks import rank
+from hemnet.redaction import redact, redacted
 
 log = logging.getLogger(__name__)
 Checkpoint = Literal["last", "best"]
@@ -155,7 +156,7 @@ class Run:
         status, note = "finished", {}
         if error is not None:
             status = "preempted" if isinstance(error, KeyboardInterrupt | Interrupted) else "failed"
-            note = {"error": f"{type(error).__name__}: {error}"}
+            note = {"error": redact(f"{type(error).__name__}: {error}")}
             # Errors meant for users explain themselves; any other needs its traceback in run.log.
             plain = isinstance(error, HemnetError | Interrupted)
             log.error("%s", error, exc_info=None if plain else error)

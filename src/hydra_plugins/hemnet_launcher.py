@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class ProcessLauncher(Launcher):
@@ -39,6 +39,7 @@ class ProcessLauncher(Launcher):
 
         assert self._config is not None
         folder = Path(self._config.hydra.sweep.dir)
+        _hide_secrets(folder / "multirun.yaml")
         jobs, configs = [], []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             config = self._compose(overrides, number)
@@ -61,3 +62,11 @@ class ProcessLauncher(Launcher):
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         return config
+
+
+def _hide_secrets(path: Path) -> None:
+    """Write the file in which Hydra has kept the sweep's configuration again, without secrets."""
+    from hemnet.redaction import without_secrets
+
+    if path.is_file():
+        OmegaConf.save(OmegaConf.create(without_secrets(OmegaConf.to_container(OmegaConf.load(path)))), path)

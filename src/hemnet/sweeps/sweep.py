@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from hemnet.errors import HemnetError
 from hemnet.identity import differences
-from hemnet.provenance import redacted
+from hemnet.redaction import redacted
 from hemnet.runs import Run
 from hemnet.sweeps.board import Board
 from hemnet.sweeps.jobs import CONSOLE, Job

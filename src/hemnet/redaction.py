@@ -1,0 +1,204 @@
+"""What must not be told: the one place that knows the secrets, and takes them out of what is written.
+
+Secrets are the values of environment variables and configuration keys with a name such as ``api_key``, of any
+environment variable that the configuration takes a value from, apart from this project's own ``HEMNET_*``, and
+what a URL has before its ``@``. A value of fewer than six characters is hidden at its own key alone: anywhere
+else it would be found by chance.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO, cast
+from urllib.parse import quote, unquote
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+# Neither a count of tokens nor a tokenizer is one.
+NAMES = r"(?:api|access|private|auth|signing)_?key|secret|token(?![a-z])|passw(?:or)?d|passphrase|credential"
+SECRET_NAME = re.compile(NAMES, re.IGNORECASE)
+# Of a URL: user and password, or a parameter with a secret's name.
+URL_USER = re.compile(r"(?<=://)([^/\s:@'\"]*):?([^/\s@'\"]*)(?=@)")
+URL_PARAMETER = re.compile(rf"([?&][\w-]*(?:{NAMES}|signature)[\w-]*=)[^&\s'\"]+", re.IGNORECASE)
+REFERENCE = re.compile(r"\$\{oc\.env:[^{}]*\}")
+REDACTED = "<redacted>"
+SHORTEST = 6
+
+
+class _Known:
+    """The secrets that this process has come across, and what stands in for each."""
+
+    def __init__(self) -> None:
+        self.substitutes: dict[str, str] = {}
+        self.pattern = re.compile(r"(?!)")  # matches nothing
+
+    def add(self, found: Iterable[tuple[str, str]]) -> None:
+        before = len(self.substitutes)
+        for value, substitute in found:
+            # As it is printed within quotes, in JSON and in a URL; and each line of one that has several.
+            forms = {value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value, safe=""), unquote(value)}
+            for form in forms.union(*(form.splitlines() for form in forms)):
+                if len(form) >= SHORTEST:
+                    self.substitutes.setdefault(form, substitute)
+        if len(self.substitutes) > before:
+            # The longest first: one may be a part of another.
+            ordered = sorted(self.substitutes, key=len, reverse=True)
+            self.pattern = re.compile("|".join(map(re.escape, ordered)))
+
+
+_known = _Known()
+
+
+def learn(config: DictConfig | None = None) -> None:
+    """Take note of the secrets of the environment, the command line and a configuration; see `redact`.
+
+    What is wrong with the configuration is for others to say.
+    """
+    _known.add(_of_environment())
+    for argument in sys.argv:
+        name, _, value = argument.partition("=")
+        if is_secret(name):
+            _known.add([(value.strip("'\""), REDACTED)])
+    if config is not None:
+        content, variables = _content(config)
+        _known.add((value, REDACTED) for value in _secrets(content))
+        _known.add((os.environ.get(name, ""), f"${{oc.env:{name}}}") for name in variables)
+
+
+def redact(text: str) -> str:
+    """Return a text without the secrets that `learn` has noted, and without those in URLs."""
+    text = _known.pattern.sub(lambda found: _known.substitutes[found[0]], text)
+    return URL_PARAMETER.sub(rf"\1{REDACTED}", URL_USER.sub(REDACTED, text))
+
+
+def redact_argument(argument: str) -> str:
+    """Return a word of a command line without secrets: ``api_key=VALUE`` without its value."""
+    name, equals, _ = argument.partition("=")
+    return f"{name}={REDACTED}" if equals and is_secret(name) else redact(argument)
+
+
+def redacted(config: DictConfig) -> DictConfig:
+    """Return a resolved copy of a config without its secrets.
+
+    A value taken from an environment variable stays an interpolation, except from ``HEMNET_*``.
+    """
+    learn(config)
+    return OmegaConf.create(without_secrets(_content(config)[0]))
+
+
+def without_secrets(content: Any) -> Any:
+    """Return a copy of nested dictionaries and lists without secrets; see `redact`.
+
+    A value under a name such as ``api_key`` is replaced, and so is the same string elsewhere, however short.
+    """
+    return _clean(content, frozenset(_secrets(content)), hidden=False)
+
+
+def _clean(node: Any, secrets: frozenset[str], hidden: bool) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: value if key == "_target_" else _clean(value, secrets, hidden or is_secret(str(key)))
+            for key, value in node.items()
+        }
+    if isinstance(node, list):
+        return [_clean(value, secrets, hidden) for value in node]
+    if (hidden and _can_be_secret(node)) or (isinstance(node, str) and node in secrets):
+        return node if REFERENCE.fullmatch(str(node)) else REDACTED
+    return redact_argument(node) if isinstance(node, str) else node
+
+
+def is_secret(name: str) -> bool:
+    """Return whether what has this name is secret by it."""
+    return bool(SECRET_NAME.search(name))
+
+
+class RedactingFormatter(logging.Formatter):
+    """A log's formatter that leaves secrets out of messages and tracebacks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return redact(super().format(record))
+
+
+class _RedactingStream:
+    """A text stream that leaves out what is secret in each piece that is written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self._stream.writelines(map(redact, lines))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def redacted_terminal() -> Iterator[None]:
+    """Leave secrets out of what Python prints to standard output and error within the block."""
+    learn()
+    out, error = (cast(TextIO, _RedactingStream(stream)) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        yield
+
+
+def _of_environment() -> Iterator[tuple[str, str]]:
+    for name, value in os.environ.items():
+        if is_secret(name) or name.upper().endswith("_KEY"):
+            yield value, REDACTED
+        for _, password in URL_USER.findall(value):
+            yield password, REDACTED
+
+
+def _content(config: DictConfig) -> tuple[Any, set[str]]:
+    """Return a config's content, with interpolations for what comes from the environment, and its variables.
+
+    It is as far from resolved as it was where it cannot be resolved.
+    """
+    variables: set[str] = set()
+
+    def mask(key: str, *default: Any) -> Any:
+        own = key.startswith("HEMNET_") and not is_secret(key)
+        if own or key not in os.environ:  # a default is the configuration's own
+            return oc.env(key, *default)
+        variables.add(key)
+        return f"${{oc.env:{key}}}"
+
+    OmegaConf.register_new_resolver("oc.env", mask, replace=True)
+    try:
+        return OmegaConf.to_container(config, resolve=True), variables
+    except OmegaConfBaseException:
+        return OmegaConf.to_container(config), variables
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _secrets(node: Any, hidden: bool = False) -> Iterator[str]:
+    """Yield what is below every key with a secret's name, and the passwords in URLs."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _secrets(value, hidden or is_secret(str(key)))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _secrets(value, hidden)
+    elif hidden and _can_be_secret(node):
+        if not REFERENCE.search(str(node)):
+            yield str(node)
+    elif isinstance(node, str):
+        yield from (password for _, password in URL_USER.findall(node))
+
+
+def _can_be_secret(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value)
+    return isinstance(value, int) and value >= 10 ** (SHORTEST - 1)  # a password of digits
