@@ -1,7 +1,7 @@
 """What must not be told: the one place that knows the secrets, and takes them out of what is written.
 
-Secrets are the values of environment variables and configuration keys with a name such as ``api_key``, of any
-environment variable that the configuration takes a value from, apart from this project's own ``HEMNET_*``, and
+Secrets are the values of environment variables and configuration keys with a name such as ``api_key``; of
+any environment variable that the configuration takes a value from, but this project's own ``HEMNET_*``; and
 what a URL has before its ``@``. A value of fewer than six characters is hidden at its own key alone: anywhere
 else it would be found by chance.
 """
@@ -26,6 +26,8 @@ SECRET_NAME = re.compile(NAMES, re.IGNORECASE)
 # Of a URL: user and password, or a parameter with a secret's name.
 URL_USER = re.compile(r"(?<=://)([^/\s:@'\"]*):?([^/\s@'\"]*)(?=@)")
 URL_PARAMETER = re.compile(rf"([?&][\w-]*(?:{NAMES}|signature)[\w-]*=)[^&\s'\"]+", re.IGNORECASE)
+# Of a dictionary on the command line.
+ENTRY = re.compile(rf"""([\w-]*(?:{NAMES})[\w-]*['"]?\s*:\s*['"]?)[^\s,'"{{}}\[\]]+""", re.IGNORECASE)
 REFERENCE = re.compile(r"\$\{oc\.env:[^{}]*\}")
 REDACTED = "<redacted>"
 SHORTEST = 6
@@ -80,7 +82,9 @@ def redact(text: str) -> str:
 def redact_argument(argument: str) -> str:
     """Return a word of a command line without secrets: ``api_key=VALUE`` without its value."""
     name, equals, _ = argument.partition("=")
-    return f"{name}={REDACTED}" if equals and is_secret(name) else redact(argument)
+    if equals and is_secret(name):
+        return f"{name}={REDACTED}"
+    return ENTRY.sub(rf"\1{REDACTED}", redact(argument))
 
 
 def redacted(config: DictConfig) -> DictConfig:

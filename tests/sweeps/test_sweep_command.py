@@ -150,3 +150,11 @@ def wait_for(condition: object) -> None:
     while callable(condition) and not condition():
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_jobs_that_would_share_a_directory_are_refused(tmp_path: Path) -> None:
+    done = sweep(tmp_path / "sweep", tmp_path / "none", "callbacks.watchdog.minutes=1,2")
+    assert done.returncode == 2
+    assert "differ in callbacks.watchdog.minutes=1, callbacks.watchdog.minutes=2 alone" in done.stderr
+    assert not list((tmp_path / "sweep").glob("*/"))

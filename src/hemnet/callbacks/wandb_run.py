@@ -18,6 +18,8 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from hemnet.redaction import without_secrets
+
 log = logging.getLogger(__name__)
 DEFAULT_SERVER = "https://api.wandb.ai"
 REACH_SECONDS = 3.0
@@ -123,8 +125,8 @@ class FinishingWandbLogger(WandbLogger):
             disable_code=True,
             save_code=False,
         )
-        options: dict[str, Any] = {"project": self._project, "name": self._name, "dir": str(self.directory)}
-        options |= self._about
+        about = {"project": self._project, "name": self._name, **self._about}
+        options: dict[str, Any] = {**without_secrets(about), "dir": str(self.directory)}
         self.directory.mkdir(parents=True, exist_ok=True)
         if "WANDB_SWEEP_ID" in os.environ:  # W&B then takes project and id from its agent
             del options["project"]

@@ -35,8 +35,10 @@ def run_sweep(
         devices: see there.
 
     Raises:
-        HemnetError: jobs failed; the message names them and says how they ended.
+        HemnetError: jobs failed; the message names them and says how they ended. Or jobs that differ would be
+            in one directory.
     """
+    _require_places_of_their_own(jobs)
     for job, config in zip(jobs, configs, strict=True):
         _skip_if_finished(job, config)
     slots = slots_for(configs[0], parallel, devices)
@@ -51,6 +53,17 @@ def slots_for(config: DictConfig, parallel: int | None, devices: Sequence[int | 
     trainer = config.trainer
     per_job = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
     return make_slots(parallel, devices, gpu=trainer.accelerator != "cpu", per_job=per_job)
+
+
+def _require_places_of_their_own(jobs: Sequence[Job]) -> None:
+    places: dict[Path, Job] = {}
+    for job in jobs:
+        other = places.setdefault(job.path, job)
+        if differing := sorted({*job.overrides} ^ {*other.overrides}):
+            raise HemnetError(
+                f"two jobs would be in the directory {job.path}, since they differ in {', '.join(differing)} "
+                "alone, by which no directory is named: add hydra.sweep.subdir='${hydra.job.num}'"
+            )
 
 
 def _skip_if_finished(job: Job, config: DictConfig) -> None:
