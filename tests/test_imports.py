@@ -54,7 +54,7 @@ CONFIGURED = {
 }  # fmt: skip
 # Optional, so only these import it, and they only on demand.
 TRITON = {"triton.py", "triton_kernels.py"}
-WANDB = {"wandb_run.py", "wandb.py"}
+WANDB = {"wandb_run.py", "wandb_guard.py", "wandb.py"}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")
 
 

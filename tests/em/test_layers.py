@@ -40,16 +40,26 @@ def test_dtype_and_memory_format_are_kept(memory_format, dtype):
     assert y.is_contiguous(memory_format=memory_format)
 
 
-def test_autocast_leaves_the_state_in_float32():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_the_state_in_float32(dtype):
     em, convolution = layer(), nn.Conv2d(CHANNELS, CHANNELS, 1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         x = convolution(features())
         result = em.run(x)
         y = em(x)
-    assert x.dtype == y.dtype == torch.bfloat16
+    assert x.dtype == y.dtype == dtype
     assert result.means.dtype == result.responsibilities().dtype == em.means.dtype == torch.float32
     y.sum().backward()
     assert convolution.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_features_of_half_precision_are_iterated_on_in_float32(dtype):
+    em, x = layer(), features().to(dtype)
+    halves, floats = em.run(x), em.run(x.float())
+    assert halves.means.dtype == halves.responsibilities().dtype == torch.float32
+    # Bit for bit: nothing but the features has been rounded.
+    assert torch.equal(halves.means, floats.means)
 
 
 def test_initial_means_follow_the_global_generator_and_break_symmetry():

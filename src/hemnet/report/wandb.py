@@ -12,7 +12,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from hemnet.callbacks.wandb_run import STEP, obstacle
+from hemnet.callbacks.wandb_guard import obstacle
+from hemnet.callbacks.wandb_run import STEP
 from hemnet.cli import log_to_terminal
 from hemnet.errors import HemnetError
 

@@ -14,6 +14,8 @@ from hemnet.errors import HemnetError
 from hemnet.sweeps.jobs import Job
 
 POLL_SECONDS = 0.2
+# By these an agent of W&B hands one run to one process; a sweep's jobs must not share it.
+OF_ONE_RUN = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Slot:
         variables = {"OMP_NUM_THREADS": str(self.threads)} | os.environ
         if self.devices is not None:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices
-        return variables
+        return {name: value for name, value in variables.items() if name not in OF_ONE_RUN}
 
 
 def make_slots(
