@@ -17,8 +17,9 @@ from hemnet import checkpoints
 
 SMALL = [
     "data=synthetic", "data.train.length=16", "data.train.size=64", "data.train.cells=4", "data.val.length=3",
-    "data.batch_size=4", "data.num_workers=1", "logger=csv", "model/backbone=resnet18", "model.backbone.width=4",
-    "model.head.channels=8", "model.num_components=4", "trainer.precision=32", "trainer.max_epochs=2",
+    "data.batch_size=4", "data.num_workers=1", "logger=csv", "model/backbone=resnet18",
+    "model.backbone.width=4", "model.head.channels=8", "model.num_components=4",
+    "trainer.precision=32", "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1", "callbacks.predictions=null", "callbacks.attention=null", "seed=3",
 ]  # fmt: skip
 TIMES = ("time", "second", "memory", "gib", "cost/")
@@ -93,7 +94,14 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 @pytest.mark.slow
 def test_torchrun_starts_stops_and_goes_on_with_one_run(tmp_path: Path) -> None:
-    words = ("trainer.devices=2", "trainer.strategy=ddp", "resume=auto", "callbacks.last.every_minutes=1e-9")
+    # Without workers: torchrun ends them itself, whereupon the run fails.
+    words = (
+        "data.num_workers=0",
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
+        "resume=auto",
+        "callbacks.last.every_minutes=1e-9",
+    )
     run(tmp_path, *words, "run_dir=whole", launcher=TORCHRUN)
     assert json.loads((tmp_path / "whole" / "result.json").read_text())["status"] == "finished"
     process = start(tmp_path, *words, "run_dir=parts", launcher=TORCHRUN)
@@ -103,8 +111,8 @@ def test_torchrun_starts_stops_and_goes_on_with_one_run(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
-    assert json.loads((tmp_path / "parts" / "result.json").read_text())["status"] == "preempted"
+    output, _ = process.communicate(timeout=120)
+    assert json.loads((tmp_path / "parts" / "result.json").read_text())["status"] == "preempted", output
     run(tmp_path, *words, "run_dir=parts", launcher=TORCHRUN)
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     for name, value in whole.items():
