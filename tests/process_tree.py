@@ -11,6 +11,18 @@ def alive(pid: int) -> bool:
     return state not in "ZX"
 
 
+def of_rank(rank: int, tree: set[int]) -> list[int]:
+    """Return the processes of a tree that were started for a rank, itself before what it has started."""
+
+    def environment(pid: int) -> str:
+        try:
+            return Path(f"/proc/{pid}/environ").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""  # one that has ended
+
+    return sorted(pid for pid in tree if f"\0RANK={rank}\0" in environment(pid))
+
+
 def descendants(pid: int) -> set[int]:
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from files import MakeCamVid
-from process_tree import alive, descendants
+from process_tree import alive, descendants, of_rank
 from tiny import PLAIN
 
 TINY = [*PLAIN, "trainer.max_epochs=1"]
@@ -122,7 +122,7 @@ def test_ranks_do_not_sweep_by_themselves(make_camvid: MakeCamVid, tmp_path: Pat
     try:
         wait_for(lambda: list(folder.glob("*seed-0*/config.yaml")))  # written when both ranks are there
         tree = descendants(process.pid)
-        os.kill(ranks_of(tree, 1)[0], signal.SIGKILL)
+        os.kill(of_rank(1, tree)[0], signal.SIGKILL)
         _, errors = process.communicate(timeout=300)
     finally:
         process.kill()
@@ -134,10 +134,6 @@ def test_ranks_do_not_sweep_by_themselves(make_camvid: MakeCamVid, tmp_path: Pat
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == sorted(jobs_folders(folder))
     for run in folder.glob("*/run.log"):
         assert run.read_text().count("run directory:") == 1
-
-
-def ranks_of(tree: set[int], rank: int) -> list[int]:
-    return sorted(p for p in tree if f"\0RANK={rank}\0" in Path(f"/proc/{p}/environ").read_text())
 
 
 def jobs_folders(folder: Path) -> list[str]:
