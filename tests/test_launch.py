@@ -53,6 +53,7 @@ def test_when_one_ends_badly_all_end_soon_and_none_is_left(
     fate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hemnet.launch.SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr("hemnet.launch.FINISH_SECONDS", 1.0)
     ending, message = FATES[fate]
     # Rank 0 has a child of its own, as data loaders are, and does not listen.
     code = f"""
@@ -90,17 +91,45 @@ signal.signal(signal.SIGTERM, stop)
 open({str(tmp_path)!r} + "/ready" + os.environ["RANK"], "w")
 time.sleep(600)
 """
-    helper = f"""
-import os, time
-while not all(os.path.exists({str(tmp_path)!r} + f"/ready{{r}}") for r in range(2)):
-    time.sleep(0.05)
-os.kill({os.getpid()}, 15)
-"""
-    with subprocess.Popen([sys.executable, "-c", helper]), pytest.raises(Interrupted) as stopped:
+    with ended_when_ready(tmp_path), pytest.raises(Interrupted) as stopped:
         ranks(code)
     assert stopped.value.code == 143
     assert [(tmp_path / str(r)).read_text() for r in range(2)] == ["stopped "] * 2
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_first_may_finish_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone has figures to draw and W&B to wait for."""
+    monkeypatch.setattr("hemnet.launch.SETTLE_SECONDS", 0.2)
+    ranks("import os, time; time.sleep(0 if os.environ['RANK'] == '1' else 1.5)")
+
+
+def test_one_that_waits_for_another_that_was_stopped_is_stopped_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the initialisation of DDP, where signals are not looked at."""
+    monkeypatch.setattr("hemnet.launch.FINISH_SECONDS", 1.0)
+    code = f"""
+import os, signal, time
+if os.environ["RANK"] == "0":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open({str(tmp_path)!r} + "/ready" + os.environ["RANK"], "w")
+time.sleep(600)
+"""
+    with ended_when_ready(tmp_path), pytest.raises(Interrupted) as stopped:
+        ranks(code)
+    assert stopped.value.code == 143
+
+
+def ended_when_ready(folder: Path) -> subprocess.Popen[bytes]:
+    """Start a process that sends this one SIGTERM when two ranks are ready."""
+    helper = f"""
+import os, time
+while not all(os.path.exists({str(folder)!r} + f"/ready{{r}}") for r in range(2)):
+    time.sleep(0.05)
+os.kill({os.getpid()}, 15)
+"""
+    return subprocess.Popen([sys.executable, "-c", helper])
 
 
 def test_how_many_processes_a_run_is_of(monkeypatch: pytest.MonkeyPatch) -> None:

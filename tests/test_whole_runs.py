@@ -94,9 +94,9 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 @pytest.mark.slow
 def test_torchrun_starts_stops_and_goes_on_with_one_run(tmp_path: Path) -> None:
-    # Without workers: torchrun ends them itself, whereupon the run fails.
+    # With workers, whom torchrun tells to end as it does the ranks.
     words = (
-        "data.num_workers=0",
+        "data.num_workers=2",
         "trainer.devices=2",
         "trainer.strategy=ddp",
         "resume=auto",

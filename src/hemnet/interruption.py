@@ -1,18 +1,21 @@
 """Signals that ask a run to stop: SIGTERM and Ctrl-C, and on a SLURM cluster SIGUSR1 and SIGUSR2.
 
 Training finishes its step, saves, and ends as `Interrupted`. A second signal, or one outside of training,
-ends the run at once.
+ends the run at once. What comes within `SAME_SECONDS` of a signal is that signal once more: a batch system, a
+launcher and ``timeout`` signal a process, and each other, and so does each who hands a signal on.
 """
 
 import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 log = logging.getLogger(__name__)
+SAME_SECONDS = 1.0
 
 
 class Interrupted(SystemExit):
@@ -36,8 +39,13 @@ class _Listener:
     def __init__(self) -> None:
         self.asked: int | None = None
         self.deferring = False
+        self.latest = -SAME_SECONDS
 
     def handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self.latest < SAME_SECONDS:
+            return
+        self.latest = now
         if self.asked is not None or not self.deferring:
             raise Interrupted(number)
         self.asked = number
@@ -82,7 +90,7 @@ def interruptible() -> Iterator[None]:
 def _restore(before: dict[signal.Signals, Callable | int | None]) -> None:
     for number, handler in before.items():
         signal.signal(number, handler)
-    _listener.asked, _listener.deferring = None, False
+    _listener.asked, _listener.deferring, _listener.latest = None, False, -SAME_SECONDS
 
 
 def defer(wanted: bool) -> None:

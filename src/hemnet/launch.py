@@ -17,12 +17,14 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from torch.distributed import TCPStore
 
 from hemnet.errors import HemnetError
-from hemnet.interruption import Interrupted
+from hemnet.interruption import Interrupted, signals
 from hemnet.processes import die_with_parent, signal_group
 
 POLL_SECONDS = 0.1
 # How long the others may take to say why they fail too, or to end, when one has.
 SETTLE_SECONDS = 10.0
+# How long, when one has ended well or as asked: the first may still have its figures and W&B to finish.
+FINISH_SECONDS = 30.0
 HOST = "127.0.0.1"
 
 
@@ -46,7 +48,7 @@ def launched() -> bool:
 def run_ranks(command: Sequence[str], count: int, message: bytes) -> None:
     """Run ``count`` processes as the ranks of one run, and return when all have ended well.
 
-    SIGTERM and SIGINT are handed on to them. If one fails, the others are ended.
+    Signals that ask to stop are handed on to them. If one fails, the others are ended.
 
     Args:
         command: of each.
@@ -68,10 +70,12 @@ def run_ranks(command: Sequence[str], count: int, message: bytes) -> None:
             if process.poll() is None:
                 process.send_signal(number)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, hand_on) for number in signals()}
     try:
         for rank in range(count):
             ranks.append(_start(command, _environment(rank, count, store.port), message))
+            if asked:  # while this one was not there yet
+                ranks[-1].send_signal(asked[-1])
         _watch(ranks, asked)
     finally:
         for process in ranks:
@@ -108,26 +112,34 @@ def _environment(rank: int, count: int, port: int) -> dict[str, str]:
 
 def _watch(ranks: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> None:
     """Wait until all ranks have ended; from the first end on, not long for the others."""
-    first: int | None = None
-    deadline = float("inf")
-    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
-        ended = [rank for rank, process in enumerate(ranks) if process.poll() is not None]
-        if ended and first is None:
-            first, deadline = ended[0], time.monotonic() + SETTLE_SECONDS
+    ended: list[int] = []
+    patience, deadline = 0.0, float("inf")
+    while len(ended) < len(ranks) and time.monotonic() < deadline:
+        for rank, process in enumerate(ranks):
+            if rank not in ended and process.poll() is not None:
+                ended.append(rank)
+                patience = FINISH_SECONDS if process.returncode in _as_asked(asked) else SETTLE_SECONDS
+                deadline = min(deadline, time.monotonic() + patience)
         time.sleep(POLL_SECONDS)
-    codes = [process.poll() for process in ranks]
-    if all(code == 0 for code in codes):
+    codes = [process.returncode for process in ranks]
+    if not any(codes) and len(ended) == len(ranks):
         return
-    if asked and set(codes) <= {0, 128 + asked[0], -asked[0]}:
+    # One that is left may wait for another that has ended as it was asked: it was asked to end, too.
+    if asked and set(codes) <= {None, *_as_asked(asked)}:
         raise Interrupted(asked[0])
-    if first is None or codes[first] == 0:
-        first = next(rank for rank, code in enumerate(codes) if code != 0)
-    raise RankError(f"rank {first} of {len(ranks)} {_fate(codes[first])}", first)
+    left = [rank for rank in range(len(ranks)) if rank not in ended]
+    first = next(rank for rank in [*ended, *left] if codes[rank] not in _as_asked(()))
+    raise RankError(f"rank {first} of {len(ranks)} {_fate(codes[first], patience)}", first)
 
 
-def _fate(code: int | None) -> str:
+def _as_asked(numbers: Sequence[int]) -> set[int]:
+    """Return the exit statuses of a process that has ended well, or by one of the signals it was sent."""
+    return {0, *(128 + number for number in numbers), *(-number for number in numbers)}
+
+
+def _fate(code: int | None, patience: float) -> str:
     if code is None:
-        return f"went on for {SETTLE_SECONDS:.0f} s after the others had ended, and was killed"
+        return f"went on for {patience:.0f} s after the others had ended, and was killed"
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"failed with exit status {code}; what it said stands above"

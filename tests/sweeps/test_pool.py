@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hemnet.errors import HemnetError
+from hemnet.interruption import Interrupted
 from hemnet.sweeps.jobs import Job
 from hemnet.sweeps.pool import Slot, make_slots, run_jobs
 
@@ -97,12 +97,25 @@ def test_an_interrupt_ends_the_running_jobs_and_starts_no_others(tmp_path: Path)
     assert [job.status for job in jobs] == ["preempted", "waiting"]
 
 
-def test_sigterm_is_an_interrupt(tmp_path: Path) -> None:
-    job = script(tmp_path, "long", "import time; time.sleep(60)")
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_jobs([job], [Slot(1)], lambda: None)
-    assert job.status == "preempted"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_interrupts_all_jobs_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    slow = (
+        "import signal, sys, time; signal.signal(2, lambda *_: (time.sleep(1), open('ended', 'w'), exit(3)))"
+    )
+    jobs = [script(tmp_path, str(i), slow, "open('ready', 'w')", "time.sleep(60)") for i in range(3)]
+    asked: list[float] = []
+
+    def ask() -> None:
+        if not asked and all((job.path / "ready").exists() for job in jobs):
+            asked.append(time.monotonic())
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted) as stopped:
+        run_jobs(jobs, [Slot(1)] * 3, ask)
+    assert stopped.value.code == 128 + number
+    assert time.monotonic() - asked[0] < 2.5
+    assert [job.status for job in jobs] == ["preempted"] * 3
+    assert all((job.path / "ended").exists() for job in jobs)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is asked for on Linux")

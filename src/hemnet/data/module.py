@@ -5,7 +5,7 @@ Shapes: B images in a batch, H, W height and width.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import cv2
 import pytorch_lightning as pl
@@ -18,7 +18,8 @@ from hemnet.data.readers import Reader
 from hemnet.data.spec import DataError
 from hemnet.data.streams import stream
 from hemnet.data.transforms import Item, Transform
-from hemnet.processes import die_with_parent
+from hemnet.interruption import signals
+from hemnet.processes import die_with_parent, held, obey_parent_alone
 from hemnet.ranks import distributed
 
 
@@ -140,8 +141,17 @@ def collate(items: list[Item]) -> Batch:
     )
 
 
+class _Loader(DataLoader[Item]):
+    """A loader whose workers are stopped by it alone, from their first moment on."""
+
+    def _get_iterator(self) -> Any:  # which starts the workers
+        with held(signals()):
+            return super()._get_iterator()
+
+
 def _init_worker(worker_id: int) -> None:
     die_with_parent()
+    obey_parent_alone(signals())
     # One worker is one core: threads within it would only fight those of the others.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -247,7 +257,7 @@ class SegmentationData(pl.LightningDataModule):
     ) -> DataLoader[Item]:
         if isinstance(dataset.reader, Cached):
             dataset.reader.prepare()  # here, and not in every worker
-        return DataLoader(
+        return _Loader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,

@@ -15,8 +15,8 @@ from hemnet.runs import result_at
 
 Status = Literal["waiting", "running", "finished", "failed", "preempted", "skipped"]
 CONSOLE = "console.log"
-# How long a job that is told to stop may take to write its result.
-GRACE_SECONDS = 15.0
+# How long a job that is told to stop may take: for its step, a checkpoint, W&B, and its result.
+GRACE_SECONDS = 60.0
 TAIL_BYTES = 8192
 
 
@@ -69,11 +69,15 @@ class Job:
             self.error = self._reason(code)
         return True
 
+    def interrupt(self) -> None:
+        """Interrupt the process as Ctrl-C does."""
+        if self._process is not None and self._process.poll() is None:
+            signal_group(self._process, signal.SIGINT)
+
     def stop(self) -> None:
-        """Interrupt the process as Ctrl-C does, and kill what is left of it after a while."""
-        if self._process is None or self._process.poll() is not None:
+        """Wait a while for the process that was interrupted, and kill what is left of it."""
+        if self._process is None:
             return
-        signal_group(self._process, signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_SECONDS)
         signal_group(self._process, signal.SIGKILL)

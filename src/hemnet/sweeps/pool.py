@@ -1,16 +1,14 @@
 """Running jobs side by side, each with its share of the machine."""
 
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from hemnet.errors import HemnetError
+from hemnet.interruption import interruptible
 from hemnet.sweeps.jobs import Job
 
 POLL_SECONDS = 0.2
@@ -91,12 +89,12 @@ def run_jobs(
         ended: called with each job that has ended by itself.
 
     Raises:
-        KeyboardInterrupt: by Ctrl-C or SIGTERM; running jobs have then been interrupted too.
+        Interrupted: by Ctrl-C or SIGTERM; running jobs have then been interrupted too.
     """
     waiting = iter(jobs)
     running: list[tuple[Job, Slot]] = []
     free = list(slots)
-    with _interruptible():
+    with interruptible():
         try:
             while True:
                 while free and (job := next(waiting, None)) is not None:
@@ -112,23 +110,8 @@ def run_jobs(
                         free.append(slot)
                         ended(job)
         finally:
+            for job, _ in running:  # all at once, so that each has its time
+                job.interrupt()
             for job, _ in running:
                 job.stop()
             changed()
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Make SIGTERM what Ctrl-C is, so that jobs do not outlive the sweep."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are not for other threads to handle
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
