@@ -199,6 +199,9 @@ def test_mistakes_are_named(run_dir: Path, tmp_path: Path) -> None:
     for wrong in ([-1], [2, 2]):
         with pytest.raises(HemnetError, match="different numbers, 0 or more"):
             evaluate.evaluate(run_dir, "last", [], iterations=wrong)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(HemnetError, match=r"cannot write to .*taken.*choose another --output"):
+        evaluate.evaluate(run_dir, "last", [], output=tmp_path / "taken", worst=0)
     with pytest.raises(HemnetError, match="one prediction per image"):
         evaluate.evaluate(run_dir, "last", [], iterations=[1, 2], submission=tmp_path)
     train(load(tiny(run_dir.parent / "camvid", tmp_path / "fcn", "model/head=fcn", "trainer.max_epochs=1")))

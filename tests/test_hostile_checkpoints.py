@@ -16,6 +16,7 @@ from hemnet import checkpoints
 from hemnet.checkpoints import CHECKPOINT_FORMAT
 from hemnet.compose import build_network, load, restore
 from hemnet.errors import HemnetError
+from hemnet.nets.weights import load_pretrained
 from hemnet.runs import Run
 
 pytestmark = pytest.mark.usefixtures("bounded")
@@ -177,4 +178,28 @@ def test_the_hash_covers_what_was_written(run: Run) -> None:
     other = content(run)
     torch.save(other, place(run))
     with pytest.raises(HemnetError, match="not what was written, by the hash"):
+        restore(run)
+
+
+def test_a_packed_storage_is_refused_before_it_is_unpacked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(content(run), run.path / "good")
+    with (
+        zipfile.ZipFile(run.path / "good") as source,
+        zipfile.ZipFile(place(run), "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, bytes(9_000_000) if name.endswith("data/0") else source.read(name))
+    monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("read"))
+    said = "claims to hold more than its own size"
+    with pytest.raises(HemnetError, match=rf"last\.ckpt.*{said}"):
+        restore(run)
+    with pytest.raises(HemnetError, match=rf"last\.ckpt.*{said}"):
+        load_pretrained(torch.nn.Linear(2, 2), str(place(run)))
+
+
+@pytest.mark.parametrize("part", ["name", "data", "model", "trainer"])
+def test_a_configuration_without_a_part_is_named(part: str, run: Run) -> None:
+    torch.save(content(run), place(run))
+    run.config.pop(part)
+    with pytest.raises(HemnetError, match=rf"config\.yaml lacks {part}: restore the file"):
         restore(run)

@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 
 from hemnet import checkpoints
 from hemnet.check import ConfigError, check
-from hemnet.compose import build_evaluator, build_inference, build_network, load, restore
+from hemnet.compose import build_data, build_evaluator, build_inference, build_network, load, restore
+from hemnet.errors import HemnetError
 from hemnet.runs import Run
 
 pytestmark = pytest.mark.usefixtures("bounded")
@@ -95,3 +96,75 @@ def test_a_stranger_s_run_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.head\._target_ names os\.mkdir, which is not run"):
         restore(Run.open(tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+ORDERS = ["{_target_:os.mkdir,_args_:[RAN]}", "{_target_:torch.save,obj:[1],f:RAN}"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("escaped", ["", "\\"])
+def test_an_interpolation_makes_no_node_that_nobody_looked_at(
+    escaped: str, order: str, tmp_path: Path
+) -> None:
+    # Escaped, it is a string when the configuration is resolved, and Hydra would resolve that once more.
+    for key, build in (
+        ("model.backbone.weights", lambda c: build_network(c, 3, pretrained=False)),
+        ("model.head.gradient", lambda c: build_network(c, 3)),
+        ("data.train.root", build_data),
+        ("trainer.default_root_dir", build_evaluator),
+    ):
+        config = configured(tmp_path, "data=camvid")
+        value = escaped + "${oc.create:" + order.replace("RAN", str(tmp_path / "ran")) + "}"
+        OmegaConf.update(config, key, value, force_add=True)
+        with pytest.raises(ConfigError, match=rf"{key}.* names|{key}.* is '\$\{{oc.create"):
+            build(config)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_part_of_a_network_has_none_within_that_fetches_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The address of a server may be told anything that the environment holds.
+    asked = []
+    monkeypatch.setattr("hemnet.nets.weights.download", lambda *a: asked.append(a))
+    url = "http://127.0.0.1:9/${oc.env:HOME}-0123abcd.pth"
+    for key in ("model.head.variance", "model.backbone.depth", "model.auxiliary.channels"):
+        for wrap in (lambda node: node, lambda node: [node], lambda node: {"deep": node}):
+            config = configured(tmp_path, "data=camvid")
+            node = wrap({"_target_": "hemnet.nets.ResNet", "depth": 18, "weights": url})
+            OmegaConf.update(config, key, node, merge=False, force_add=True)
+            with pytest.raises(ConfigError, match="which is not run"):
+                build_network(config, 3, pretrained=False)
+    assert not asked
+
+
+def test_evaluation_leaves_no_profile(tmp_path: Path) -> None:
+    profiler = {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "dirpath": str(tmp_path / "any")}
+    config = configured(tmp_path)
+    OmegaConf.update(config, "trainer.profiler", {**profiler, "filename": "x"}, force_add=True)
+    assert type(build_evaluator(config).profiler).__name__ == "PassThroughProfiler"
+
+
+NO_CONFIGURATIONS = {
+    "no YAML": b"a: [", "no text": b"a: \xff\xfe", "a list": b"- a", "a number": b"3", "twice": b"a: 1\na: 2",
+    "Python": b"a: !!python/object/apply:os.getcwd []", "deep": b"a: " + b"[" * 99_999, "odd": b"a: ${",
+    "aliases": b"a0: &a0 [x, x]\n"
+    + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 40)),
+    "within itself": b"a: &a [*a]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NO_CONFIGURATIONS)
+def test_what_is_no_configuration_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(NO_CONFIGURATIONS[case])
+    with pytest.raises(HemnetError, match=r"config\.yaml: not the configuration of a run .*restore the file"):
+        Run.open(tmp_path)
+
+
+@pytest.mark.parametrize("node", [None, 3, [1], "text"])
+def test_a_part_that_is_no_node_is_named(node: object, tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    OmegaConf.update(config, "model.head", [1] if node == [1] else node, merge=False)
+    OmegaConf.update(config, "model.backbone", node, merge=False)
+    with pytest.raises(ConfigError, match=r"model\.backbone is .*; it must have keys"):
+        build_network(config, 3)

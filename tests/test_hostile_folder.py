@@ -11,8 +11,13 @@ from PIL import Image
 from tiny import TINY
 
 from hemnet.checkpoints import CHECKPOINT_FORMAT
+from hemnet.cli import SUMMARY, print_scores
 from hemnet.compose import build_network, load
-from hemnet.data import CAMVID, DataError
+from hemnet.data import CAMVID, DataError, DatasetSpec
+from hemnet.data.__main__ import _print_surveys
+from hemnet.data.spec import voc_colors
+from hemnet.data.survey import Survey
+from hemnet.figures import Row, confusion_figure, legend, predictions_page
 from hemnet.predict import predict
 
 pytestmark = pytest.mark.usefixtures("bounded")
@@ -57,3 +62,34 @@ def test_the_good_ones_are_done_and_the_bad_ones_named(run: Path, tmp_path: Path
             assert mask.size == size
             assert np.asarray(mask).max() < CAMVID.num_classes
     assert len(list((tmp_path / "out").iterdir())) == 2 * len(GOOD) + 1
+
+
+def test_what_is_no_folder_and_what_cannot_be_written_to_are_named(run: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for source in (tmp_path / "pipe", "/dev/zero", tmp_path / "nowhere"):
+        with pytest.raises(DataError, match="no image or folder at"):
+            predict(run, source, "last", tmp_path / "out")
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"cannot write to .*pipe .*choose another --output"):
+        predict(run, tmp_path / "x.png", "last", tmp_path / "pipe")
+
+
+def test_names_of_classes_and_images_are_only_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Neither markup of a terminal nor a formula.
+    names = ("[/red]", "[bold]b", "$\\frac{$", "end\\")
+    spec = DatasetSpec("[/x]", names, voc_colors(1, 4))
+    scores = {f"val/iou/{name}": 0.5 for name in names} | dict.fromkeys(SUMMARY.values(), 0.5)
+    print_scores(scores, names, "[/title]")
+    out = capsys.readouterr().out
+    assert all(name in out for name in names)
+    survey = Survey(readable=1)
+    _print_surveys({"train": survey}, spec, {"train": []})
+    out = capsys.readouterr().out
+    assert all(name in out for name in (*names, "[/x]"))
+    labels = np.arange(4, dtype=np.uint8).reshape(2, 2)
+    row = Row("$\\frac{$[/y]", np.zeros((2, 2, 3), np.uint8), labels, labels)
+    predictions_page([row], spec, tmp_path / "page.png")
+    confusion_figure(np.eye(4, dtype=np.int64), spec, tmp_path / "confusion.png")
+    legend(spec, tmp_path / "legend.png")

@@ -239,6 +239,7 @@ def test_the_command_line(make_camvid: MakeCamVid, tmp_path: Path) -> None:
         (["hemnet.train", "experiment=camvid_hem_cpu", "logger=csv", "data.root=/nowhere"], "/nowhere"),
         (["hemnet.evaluate", "runs/none"], "no run at runs/none"),
         (["hemnet.predict", "runs/none", "x.png"], "no run at runs/none"),
+        (["hemnet.predict", "runs/\udcff", "x.png"], "no run at runs/"),
     ],
 )
 def test_a_user_s_mistake_ends_in_one_message(arguments: list[str], said: str, tmp_path: Path) -> None:

@@ -132,7 +132,9 @@ def _find(target: Any, path: str) -> Any:
     """Return the class that a target names; nothing is imported unless the name may be named."""
     where = f"{path}._target_" if path else "_target_"
     own = tuple(filter(None, os.environ.get(OWN, "").split(",")))
-    allowed = (*TARGETS.get(re.split(r"[.\[]", path)[0], ()), *own)
+    group, *inner = re.split(r"[.\[]", path)
+    # Nothing is made within a part of a network: a backbone there would fetch its weights from anywhere.
+    allowed = own if group == "model" and len(inner) > 1 else (*TARGETS.get(group, ()), *own)
     packages = {module.partition(".")[0] for module in allowed}
     refused = ConfigError(
         f"{where} names {target}, which is not run: it may name the classes of "
@@ -160,7 +162,10 @@ def _within(name: str, modules: Collection[str]) -> bool:
 
 
 def require_known_targets(node: Any, path: str) -> None:
-    """Raise a ConfigError if a node names, at any depth, what its part may not name; nothing is run."""
+    """Raise a ConfigError if a resolved node names, at any depth, what its part may not; nothing is run."""
+    if isinstance(node, str) and "${" in node:
+        # Hydra would resolve this once more, and so make a node that nobody has looked at.
+        raise ConfigError(f"{path} is {node!r}: a value must not be an interpolation once it is resolved")
     if isinstance(node, dict):
         if "_target_" in node:
             _find(node["_target_"], path)

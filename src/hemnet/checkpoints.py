@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hemnet.errors import HemnetError
-from hemnet.files import remove_abandoned, replacing
+from hemnet.files import remove_abandoned, replacing, require_unpacked
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: not what was written, by the hash in {_hashes(path).name}: it was altered or cut short"
         )
     try:
+        require_unpacked(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: refused, since it holds more than tensors and plain data") from error

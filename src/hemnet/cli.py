@@ -1,6 +1,7 @@
 """What the command-line entries share: arguments, reporting an error, changing a stored config, tables."""
 
 import argparse
+import io
 import logging
 import math
 import re
@@ -15,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hemnet.check import ConfigError, check, explain
@@ -31,6 +33,8 @@ def run_entry(entry: Callable[[], None]) -> None:
 
     What it prints is without secrets, and so is the traceback of any other error.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     with redacted_terminal():
         try:
             entry()
@@ -146,7 +150,7 @@ def print_scores(scores: Mapping[str, float], classes: Sequence[str], title: str
     table.add_column("class")
     table.add_column("IoU %", justify="right")
     for name in classes:
-        table.add_row(name, _percent(scores[f"val/iou/{name}"]))
+        table.add_row(escape(name), _percent(scores[f"val/iou/{name}"]))
     table.add_section()
     for label, key in SUMMARY.items():
         table.add_row(label, _percent(scores[key]))

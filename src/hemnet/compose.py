@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 PROJECT = Path(__file__).parents[2]
 CONF = PROJECT / "conf"
 EXPERIMENTS = PROJECT / "experiments"
+PARTS = ("name", "seed", "data", "model", "optim", "task", "trainer")
+"""What the configuration of any run has, of whatever version."""
 
 
 # Here rather than where they are needed first: jobs of a cluster get these by importing this module.
@@ -115,7 +117,13 @@ def load(overrides: list[str]) -> DictConfig:
 
 def _build(config: DictConfig, key: str, **given: Any) -> Any:
     """Instantiate the node at ``key`` with what is given besides."""
-    return _call(OmegaConf.to_container(OmegaConf.select(config, key), resolve=True), key, **given)
+    try:
+        node = OmegaConf.select(config, key)
+        if not isinstance(node, DictConfig):
+            raise ConfigError(f"{key} is {node!r}; it must have keys, _target_ among them")
+        return _call(OmegaConf.to_container(node, resolve=True), key, **given)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
 def _call(node: Any, key: str, **given: Any) -> Any:
@@ -236,7 +244,7 @@ def local_processes(config: DictConfig) -> int:
 
 def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
     """Return a trainer that evaluates on the configured device and leaves nothing behind by itself."""
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    quiet = {"logger": False, "profiler": None, "enable_checkpointing": False, "enable_model_summary": False}
     return _build(config, "trainer", callbacks=[*callbacks], **quiet)
 
 
@@ -245,8 +253,10 @@ def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpe
 
     Raises:
         HemnetError: there is no such checkpoint, it is not what was written, not of this network, or
-            its weights are not finite.
+            its weights are not finite; or a part of the run's configuration is missing.
     """
+    if missing := [key for key in PARTS if key not in run.config]:
+        raise ConfigError(f"{run.path / 'config.yaml'} lacks {', '.join(missing)}: restore the file")
     path = run.checkpoint(which)
     checkpoint = checkpoints.read(path)
     try:

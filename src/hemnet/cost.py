@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -109,7 +110,7 @@ def _classes(config: DictConfig) -> int:
 
 def _print(found: dict[str, Any], name: str) -> None:
     height, width = found["size"]
-    table = Table(title=f"{name}: {found['batch']} x {height} x {width}", title_justify="left")
+    table = Table(title=f"{escape(name)}: {found['batch']} x {height} x {width}", title_justify="left")
     for heading in ("", "total", "backbone", "head"):
         table.add_column(heading, justify="right" if heading else "left")
     parts = ("total", "backbone", "head")

@@ -98,7 +98,10 @@ def evaluate(
                 "device": device_name(config.trainer.accelerator),
                 "metrics": found[count],
             }
-            _write_report(output if count is None else output / f"T{count}", result, record, spec)
+            try:
+                _write_report(output if count is None else output / f"T{count}", result, record, spec)
+            except OSError as error:
+                raise HemnetError(f"cannot write to {output} ({error}): choose another --output") from error
     if trainer.is_global_zero:
         _conclude(found, spec, output, title)
     return found[counts[-1]]

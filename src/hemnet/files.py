@@ -5,6 +5,7 @@ import fcntl
 import glob
 import os
 import secrets
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,18 @@ def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]
     """Write a CSV file with a header, whole or not at all."""
     with replacing(path) as part, part.open("w", newline="") as file:
         csv.writer(file).writerows([head, *rows])
+
+
+def require_unpacked(path: Path) -> None:
+    """Raise a ValueError if a file is a zip archive of more than its own size; torch packs none of its own.
+
+    Raises:
+        zipfile.BadZipFile: it is an archive that is damaged.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it claims to hold more than its own size")
 
 
 def hold(folder: Path) -> IO[str]:

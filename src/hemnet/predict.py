@@ -52,7 +52,10 @@ def predict(
     network.to(device)
     transform, inference = build_eval_transform(config), build_inference(config)
     output = output or run.path / "predictions"
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write to {output} ({error}): choose another --output") from error
     failed: list[str] = []
     for path in images:
         try:
@@ -68,7 +71,7 @@ def predict(
             _write(output, path.stem, image_HWC, classes_HW, spec)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
-                raise
+                raise DataError(f"cannot write to {output} ({error}): choose another --output") from error
             log.error("%s: its name is too long to add to", path)
             failed.append(path.name)
     if len(failed) == len(images):
@@ -86,7 +89,7 @@ def predict(
 def _images(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
-    if not source.exists():
+    if not source.is_dir():
         raise DataError(f"no image or folder at {source}: give INPUT=<image or folder>")
     paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:

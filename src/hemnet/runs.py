@@ -15,7 +15,9 @@ from types import TracebackType
 from typing import IO, Any, Literal, Self
 
 import numpy as np
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from hemnet import checkpoints
 from hemnet.errors import HemnetError
@@ -28,6 +30,7 @@ from hemnet.redaction import redact, redacted
 
 log = logging.getLogger(__name__)
 Checkpoint = Literal["last", "best"]
+DEEPEST = 50
 
 
 @dataclass
@@ -135,13 +138,12 @@ class Run:
         """Open a run directory that exists; it may have been moved since it was written.
 
         Raises:
-            HemnetError: there is no run at ``path``.
+            HemnetError: there is no run at ``path``, or its config.yaml is not one.
         """
         path = Path(path)
         if not (path / "config.yaml").is_file():
             raise HemnetError(f"no run at {path}: give a run directory, the one that holds config.yaml")
-        config = OmegaConf.load(path / "config.yaml")
-        assert isinstance(config, DictConfig)
+        config = _read_config(path / "config.yaml")
         config.run_dir = str(path)
         return cls(path, config)
 
@@ -226,6 +228,28 @@ class Run:
     def result(self) -> dict[str, Any]:
         """The contents of result.json."""
         return json.loads((self.path / "result.json").read_text())
+
+
+def _read_config(path: Path) -> DictConfig:
+    try:
+        _require_tree(path.read_text("utf-8"))
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise ValueError("it has no keys")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise HemnetError(
+            f"{path}: not the configuration of a run ({' '.join(str(error).split())[:300]}): restore the file"
+        ) from error
+    return config
+
+
+def _require_tree(text: str) -> None:
+    """Raise a ValueError at YAML that would take for ever: OmegaConf copies what each alias stands for."""
+    depth = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+            raise ValueError(f"it has YAML aliases, or more than {DEEPEST} levels, which no run writes")
 
 
 def result_at(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Archives, good, damaged and hostile: what is unpacked is whole, and nothing lands outside."""
 
+import contextlib
 import gzip
 import io
 import os
@@ -125,6 +126,8 @@ HOSTILE: dict[str, tuple[Callable[[], tarfile.TarInfo], str]] = {
     "twice by another name": (lambda: entry("set/./a.png"), "comes twice"),
     "file for a folder": (lambda: entry("set"), "comes twice"),
     "folder for a file": (lambda: entry("c.txt/d"), "comes twice"),
+    "too long a name": (lambda: entry("x" * 300), "names that cannot be"),
+    "too deep": (lambda: entry("a/" * 40 + "b", tarfile.DIRTYPE), "more than 32 folders deep"),
 }
 
 
@@ -220,3 +223,27 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "x").write_bytes(whole)
     with pytest.raises(ArchiveError, match="encrypted"):
         unpack(tmp_path / "x", folder)
+
+
+def test_folders_and_links_are_counted_too(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hemnet.data.archives.MOST_FILES", 9)
+    folders = [entry(f"d{i}", tarfile.DIRTYPE) for i in range(5)]
+    links = [entry(f"l{i}", tarfile.SYMTYPE, "c.txt") for i in range(5)]
+    with pytest.raises(ArchiveError, match="is more than the 9 that an archive may have"):
+        unpack(write_tar(tmp_path / "x", CONTENT, *folders, *links), folder)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_is_not_blamed_on_the_disk(method: int, tmp_path: Path, folder: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x", "w", method) as archive:
+        archive.writestr("a", b"hello" * 99)
+    whole, draw = (tmp_path / "x").read_bytes(), random.Random(3)
+    for number in range(300):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(whole))] = draw.randrange(256)
+        (tmp_path / "y").write_bytes(damaged)
+        (folder / str(number)).mkdir()
+        with contextlib.suppress(ArchiveError):  # and not an OSError, which tells to make room
+            unpack(tmp_path / "y", folder / str(number))

@@ -106,8 +106,28 @@ def test_the_command_writes_what_the_reader_reads(tmp_path):
         write_masks(annotation, devkit)
 
 
+def about(category: int = 2, **changes: object) -> str:
+    image = {"image_id": 2008000002, "height": 1, "width": 1, "phase": "train"} | changes
+    segment = {"image_id": image["image_id"], "category_id": category, "segmentation": {"counts": "01"}}
+    return json.dumps({"images": [image], "annos_segmentation": [segment]})
+
+
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"images": [], "annos_segmentation": [{}]}', None, "corrupt runs"]
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"images": [], "annos_segmentation": [{}]}',
+        None,
+        "corrupt runs",
+        "[" * 200_000,
+        about(image_id="../../../escaped"),
+        about(height=10**9),
+        about(height=10**5, width=10**5),
+        about(10**6),
+        about(-1),
+    ],
 )
 def test_a_wrong_file_leaves_nothing_behind(content, tmp_path):
     annotation, devkit = tmp_path / "a.json", tmp_path / "VOC2010"
@@ -120,3 +140,10 @@ def test_a_wrong_file_leaves_nothing_behind(content, tmp_path):
     with pytest.raises(DataError, match=r"a\.json: (no such file|not the annotation)"):
         write_masks(annotation, devkit)
     assert list(devkit.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} <= {"a.json", "VOC2010"}
+
+
+def test_the_smallest_annotation_is_taken(tmp_path):
+    (tmp_path / "a.json").write_text(about())
+    (tmp_path / "VOC2010").mkdir()
+    assert write_masks(tmp_path / "a.json", tmp_path / "VOC2010") == {"train": 1, "val": 0}

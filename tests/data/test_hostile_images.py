@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from hemnet.data import EvalTransform, Sample, TrainTransform
-from hemnet.data.files import MOST_PIXELS
+from hemnet.data.files import MOST_PIXELS, read_list
 from hemnet.data.mat import read_mat
 from hemnet.data.readers import read_image, read_labels
+from hemnet.data.sets.own import own_classes
 from hemnet.data.spec import DataError
 
 pytestmark = pytest.mark.usefixtures("bounded")
@@ -262,11 +263,59 @@ def test_masks_of_several_channels_are_refused(kind: str, tmp_path: Path) -> Non
         read_labels(tmp_path / "x.png")
 
 
+def grey_tiff(bits: int, black: int) -> bytes:
+    """Return a TIFF of the labels 0, 1, 2, 3 by its definition; black is 1: zero, 0: the largest."""
+    pixels = {4: b"\x01\x23", 8: b"\0\1\2\3"}[bits]
+    entries = {256: 4, 257: 1, 258: bits, 259: 1, 262: black, 273: 8, 277: 1, 278: 1, 279: len(pixels)}
+    table = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in entries.items())
+    return struct.pack("<2sHI", b"II", 42, 8 + len(pixels)) + pixels + struct.pack("<H", 9) + table + bytes(4)
+
+
+def test_masks_whose_numbers_would_change_are_refused(tmp_path: Path) -> None:
+    labels = bytes(range(4))
+    changed = [grey_tiff(4, 1), grey_tiff(8, 0), b"P5 4 1 11\n" + labels, b"P2 4 1 11\n0 1 2 3\n"]
+    for content in changed:
+        (tmp_path / "x.png").write_bytes(content)
+        with pytest.raises(DataError, match="of fewer bits or levels, or inverted"):
+            read_labels(tmp_path / "x.png")
+    for content in (grey_tiff(8, 1), b"P5 4 1 255\n" + labels, b"P2 4 1 255\n0 1 2 3\n"):
+        (tmp_path / "x.png").write_bytes(content)
+        assert read_labels(tmp_path / "x.png").tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("palette", [False, True])
+def test_a_mask_is_turned_as_its_image_is(palette: bool, orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB[..., 0]).convert("RGB").save(tmp_path / "image.png", exif=exif)
+    mask = Image.fromarray(RGB[..., 0], mode="P") if palette else Image.fromarray(RGB[..., 0])
+    if palette:
+        mask.putpalette(list(range(255, -1, -1)) * 3)
+    mask.save(tmp_path / "mask.png", exif=exif)
+    assert np.array_equal(read_labels(tmp_path / "mask.png"), read_image(tmp_path / "image.png")[..., 0])
+
+
 @pytest.mark.parametrize("array", [np.zeros((4, 4)), np.array([None])], ids=["float", "pickle"])
 def test_a_numpy_file_is_no_mask(array: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", array, allow_pickle=True)
     with pytest.raises(DataError, match="not a readable image"):
         read_labels(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda p: p.symlink_to("/dev/zero"), lambda p: p.mkdir()])
+def test_lists_and_classes_are_read_from_files_alone(make: Callable, tmp_path: Path) -> None:
+    make(tmp_path / "x")
+    for read in (lambda: read_list(tmp_path / "x", ""), lambda: own_classes(str(tmp_path / "x"), tmp_path)):
+        with pytest.raises(DataError, match="not a file; check the path"):
+            read()
+
+
+@pytest.mark.parametrize("text", ["[" * 99_999, "[a, 2001-99-99]", "!!python/object/apply:os.getcwd []"])
+def test_hostile_yaml_is_no_list_of_classes(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"x\.yaml: not a readable YAML file"):
+        own_classes(str(tmp_path / "x.yaml"), tmp_path)
 
 
 def test_a_matlab_bomb_is_stopped_at_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

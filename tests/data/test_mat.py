@@ -78,3 +78,19 @@ def test_version_7_3_and_missing_files_say_what_to_do(tmp_path):
         read_mat(tmp_path / "a.mat", "S")
     with pytest.raises(DataError, match=r"none\.mat: no such file"):
         read_mat(tmp_path / "none.mat", "S")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_what_a_struct_hides_is_counted_before_it_is_read(order, tmp_path, monkeypatch):
+    # The header says 1 x 1: a struct. Zeros shrink a thousandfold.
+    path = tmp_path / "a.mat"
+    savemat(path, {"GTcls": {"Segmentation": np.zeros((3000, 3000), np.uint8)}}, do_compression=True)
+    if order == ">":  # two bytes that say so, and the first tag
+        content = path.read_bytes()
+        tag = b"".join(content[at : at + 4][::-1] for at in (128, 132))
+        path.write_bytes(content[:124] + b"\x01\x00MI" + tag + content[136:])
+    monkeypatch.setattr("scipy.io.whosmat", lambda _: [])
+    monkeypatch.setattr("scipy.io.loadmat", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("hemnet.data.mat.MOST_BYTES", 8_000_000)
+    with pytest.raises(DataError, match=r"a\.mat: unpacks to more than 8000000 bytes"):
+        read_mat(path, "GTcls", "Segmentation")

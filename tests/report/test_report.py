@@ -263,14 +263,28 @@ def test_hostile_names_and_torn_files(tmp_path: Path) -> None:
             write_run(path, overrides, seed=seed, rows=plausible_rows(3, 0.5, seed), classes=classes)
     (tmp_path / "hem0/figures").mkdir()
     (tmp_path / "hem0/figures/predictions.png").write_bytes(b"torn")
+    # What Pillow would hand to Ghostscript.
+    (tmp_path / "hem0/figures/attention.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     (tmp_path / "hem1/metrics.csv").write_text("step,val/miou\n1,0.5\n2,1e-")
     build([tmp_path], tmp_path / "report")
     page = page_of(tmp_path / "report")
     assert "script" not in page.tags
     assert "$\\frac{$" in page.text
-    assert "cannot be read" in page.text
+    assert page.text.count("not a readable image") == 2
     (bad,) = table_of(tmp_path / "report", "problems")
     assert (Path(bad["run"]).name, bad["status"]) == ("hem1", "unreadable")
+
+
+@pytest.mark.parametrize(
+    "listing", ['["../kept", "/KEPT", "figures/../../kept", 3]', "torn", "3", "[" * 99999]
+)
+def test_a_report_removes_nothing_but_parts_of_a_report(listing: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", HEM)
+    (tmp_path / "kept").write_text("")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/files.json").write_text(listing.replace("/KEPT", str(tmp_path / "kept")))
+    build([tmp_path / "runs"], tmp_path / "report")
+    assert (tmp_path / "kept").is_file()
 
 
 def test_pictures_stay_within_the_budget_and_may_be_left_out(tmp_path: Path) -> None:

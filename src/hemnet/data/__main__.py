@@ -13,6 +13,7 @@ from typing import Literal
 
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -83,7 +84,8 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
         spec, surveys[split] = reader.spec, Survey()
         pieces = walk(reader, workers)
         console = Console(stderr=True)
-        for piece in track(pieces, f"{spec.name} {split}", total=None, console=console, transient=True,
+        doing = escape(f"{spec.name} {split}")
+        for piece in track(pieces, doing, total=None, console=console, transient=True,
                            disable=not console.is_terminal):  # fmt: skip
             surveys[split].add(piece)
     if spec is None:
@@ -99,14 +101,17 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
 
 
 def _print_surveys(surveys: dict[str, Survey], spec: DatasetSpec, problems: dict[str, list[str]]) -> None:
-    table = Table(title=f"{spec.name}: per cent of the labelled pixels, and images", title_justify="left")
+    title = f"{escape(spec.name)}: per cent of the labelled pixels, and images"
+    table = Table(title=title, title_justify="left")
     table.add_column("class")
     for split in surveys:
         table.add_column(f"{split} %", justify="right")
         table.add_column(f"{split} images", justify="right")
     for k, name in enumerate(spec.classes):
         cells = [(100 * s.frequencies(spec)[k], s.images[k]) for s in surveys.values()]
-        table.add_row(name, *(text for share, images in cells for text in (f"{share:.3f}", str(images))))
+        table.add_row(
+            escape(name), *(text for share, images in cells for text in (f"{share:.3f}", str(images)))
+        )
     Console().print(table)
     for split, survey in surveys.items():
         print(f"{split}: {survey.samples} samples, {survey.readable} can be used; "

@@ -1,5 +1,6 @@
 """Unpacking archives that nobody vouches for: nothing is written outside the folder, or without bound."""
 
+import errno
 import gzip
 import lzma
 import posixpath
@@ -17,7 +18,7 @@ CHUNK = 1 << 20
 BLOCK = 512
 CORRUPT = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError)
 # Images and label files hardly shrink when packed: what grows a hundredfold is no image set.
-GROWTH, ALLOWANCE, MOST_FILES = 30, 1 << 30, 1_000_000
+GROWTH, ALLOWANCE, MOST_FILES, DEEPEST = 30, 1 << 30, 1_000_000, 32
 
 
 class ArchiveError(DataError):
@@ -66,6 +67,11 @@ def unpack(archive: Path, folder: Path, limit: int | None = None) -> Unpacked:
             raise
         except CORRUPT as error:
             raise ArchiveError(f"{archive}: corrupt or cut short ({error})") from error
+        except OSError as error:
+            # Not of the disk: bz2 gives its complaints no number, and offsets and names are the archive's.
+            if error.errno not in (None, errno.EINVAL, errno.ENAMETOOLONG):
+                raise
+            raise ArchiveError(f"{archive}: corrupt, or with names that cannot be ({error})") from error
         except (RuntimeError, ValueError) as error:
             raise ArchiveError(f"{archive}: not of a kind that is unpacked here ({error})") from error
     return writer.done
@@ -77,6 +83,7 @@ class _Writer:
     def __init__(self, archive: Path, folder: Path, limit: int) -> None:
         self._archive, self._folder, self.limit = archive, folder, limit
         self.done = Unpacked()
+        self._entries = 0
 
     def refuse(self, name: str, reason: str) -> ArchiveError:
         return ArchiveError(f"{self._archive}: the entry {name!r} {reason}; nothing of this archive was kept")
@@ -89,8 +96,6 @@ class _Writer:
 
     def make_file(self, name: str, source: IO[bytes]) -> None:
         path = self._place(name)
-        if self.done.files >= MOST_FILES:
-            raise self.refuse(name, f"is more than the {MOST_FILES} files that an archive may have")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
@@ -111,6 +116,11 @@ class _Writer:
         self.done.links.append(name)
 
     def _place(self, name: str) -> Path:
+        self._entries += 1
+        if self._entries > MOST_FILES:
+            raise self.refuse(name, f"is more than the {MOST_FILES} that an archive may have")
+        if name.count("/") > DEEPEST:
+            raise self.refuse(name[:99], f"is more than {DEEPEST} folders deep")
         drive = len(name) > 1 and name[1] == ":"
         if not name or name.startswith("/") or "\\" in name or "\0" in name or drive:
             raise self.refuse(name, "has no plain relative path")

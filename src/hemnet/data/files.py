@@ -97,6 +97,8 @@ def read_list(path: Path, layout: str) -> list[str]:
         DataError: the file is missing, is no text, is empty, or repeats a name.
     """
     try:
+        if path.exists():
+            require_file(path)
         words = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
     except FileNotFoundError:
         raise DataError(f"{path}: no such split list; {_REMEDY}. Expected layout: {layout}") from None

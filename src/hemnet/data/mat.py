@@ -4,13 +4,19 @@ Shapes: H, W image height and width.
 """
 
 import math
+import struct
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from hemnet.data.files import MOST_PIXELS, require_file
 from hemnet.data.spec import DataError
+
+MOST_BYTES = 8 * MOST_PIXELS
+"""What a file may hold, unpacked: the largest label map, in MATLAB's usual doubles."""
+_COMPRESSED, _CHUNK = 15, 1 << 20
 
 
 def read_mat(path: str | Path, variable: str, *fields: str) -> np.ndarray:
@@ -26,7 +32,8 @@ def read_mat(path: str | Path, variable: str, *fields: str) -> np.ndarray:
 
     Raises:
         DataError: the file is missing, no regular file, corrupt, of version 7.3, or lacks the variable or
-            field; the labels are no (H, W) array of integers in 0..65535, or more than `MOST_PIXELS`.
+            field; the labels are no (H, W) array of integers in 0..65535, or more than `MOST_PIXELS`; the
+            file unpacks to more than `MOST_BYTES`.
     """
     from scipy.io import loadmat, whosmat  # here, because it is slow to import and few sets need it
 
@@ -36,6 +43,9 @@ def read_mat(path: str | Path, variable: str, *fields: str) -> np.ndarray:
             # What the header claims, before any of it is read.
             if any(math.prod(shape) > MOST_PIXELS for name, shape, _ in whosmat(file) if name == variable):
                 raise DataError(f"{path}: {variable} claims more than {MOST_PIXELS} values; restore the file")
+            # The header of a struct does not tell what is in it.
+            if _unpacked(file) > MOST_BYTES:
+                raise DataError(f"{path}: unpacks to more than {MOST_BYTES} bytes; restore the file")
             file.seek(0)
             value: Any = loadmat(file, variable_names=[variable])
     except DataError:
@@ -55,6 +65,23 @@ def read_mat(path: str | Path, variable: str, *fields: str) -> np.ndarray:
     except (KeyError, ValueError, IndexError, TypeError):
         raise DataError(f"{path}: has no {name}; is this file of another data set?") from None
     return _to_labels(value, f"{path}: {name}")
+
+
+def _unpacked(file: IO[bytes]) -> int:
+    """Return how many bytes the compressed elements of a file hold, or some number above `MOST_BYTES`."""
+    file.seek(0)
+    order = "<" if file.read(128)[126:] == b"IM" else ">"
+    total = 0
+    while len(tag := file.read(8)) == 8 and total <= MOST_BYTES:
+        kind, size = struct.unpack(f"{order}II", tag)
+        if kind != _COMPRESSED:
+            file.seek(size, 1)
+            continue
+        stream, packed = zlib.decompressobj(), file.read(size)
+        while packed and total <= MOST_BYTES:
+            total += len(stream.decompress(packed, _CHUNK))
+            packed = stream.unconsumed_tail
+    return total
 
 
 def _to_labels(value: Any, where: str) -> np.ndarray:

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -104,10 +104,25 @@ def _to_labels(picture: Image.Image) -> np.ndarray:
         raise DataError(
             f"a mask must be 8-bit with one channel, this is {picture.mode!r}; convert it to indices"
         )
-    # Pillow stretches these to 0..255, which turns label 1 into 17 or 85: another class without an error.
-    if isinstance(picture, ImageFile) and picture.tile and picture.tile[0].args in ("L;2", "L;4"):
-        raise DataError("a mask must be 8-bit, this is grey of fewer bits; convert it to 8-bit indices")
-    return np.array(picture)
+    # Pillow stretches or inverts these: label 1 becomes 17, 85 or 254, another class without an error.
+    if (
+        isinstance(picture, ImageFile)
+        and picture.tile
+        and not _is_raw(picture.tile[0].codec_name, picture.tile[0].args)
+    ):
+        raise DataError(
+            "a mask must be 8-bit, this is grey of fewer bits or levels, or inverted; convert it to 8-bit "
+            "indices"
+        )
+    return np.array(ImageOps.exif_transpose(picture))  # turned as its image is
+
+
+def _is_raw(codec: str, args: Any) -> bool:
+    """Return whether Pillow's decoder gives grey levels as they are in the file."""
+    if codec.startswith("ppm"):
+        return bool(args[-1] == 255)
+    layout = args[0] if isinstance(args, tuple) else args
+    return layout == "L" or not str(layout).startswith("L")
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -130,12 +145,14 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_labels(path: str | Path) -> np.ndarray:
     """Read a mask file: an 8-bit grey image, or a palette image of which the indices count, not the colours.
 
+    The EXIF orientation is applied, as it is to images.
+
     Returns:
         (H, W) uint8 raw label values, a fresh array.
 
     Raises:
         DataError: the file is missing, no regular file, corrupt, truncated, of more than `MOST_PIXELS`, in
-            none of `MASK_FORMATS`, has more than one channel or fewer than 8 bits of grey.
+            none of `MASK_FORMATS`, has more than one channel, fewer than 8 bits of grey, or inverted grey.
     """
     return _decode(path, MASK_FORMATS, _to_labels)
 

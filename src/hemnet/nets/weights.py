@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hemnet.download import DownloadError, download, require_digest
 from hemnet.errors import HemnetError
+from hemnet.files import require_unpacked
 
 CLASSIFIER_KEYS = ("fc.",)
 REMEDY = "set model.backbone.weights to the path of a downloaded checkpoint, or to null for random weights"
@@ -61,6 +62,7 @@ def _download(url: str) -> Path:
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
+        require_unpacked(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the reader fail in any way: KeyError, struct.error...
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

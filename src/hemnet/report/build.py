@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -38,6 +39,7 @@ OF_SECTIONS = {
 }
 LISTED = "files.json"
 """Names what a report consists of, so that the next one in the same folder removes what it no longer has."""
+OWN_FILE = re.compile(r"(figures/\w+\.(pdf|svg)|tables/\w+\.(csv|tex))")
 
 
 def build(folders: Sequence[Path], out: Path, *, images: bool = True) -> Path:
@@ -143,7 +145,11 @@ def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], li
 
 def _forget_old(out: Path, files: Sequence[str]) -> None:
     listing = out / LISTED
-    old = json.loads(listing.read_text()) if listing.is_file() else []
-    for name in set(old) - set(files):
-        (out / name).unlink(missing_ok=True)
+    try:
+        old = {str(name) for name in json.loads(listing.read_text())} if listing.is_file() else set()
+    except (ValueError, TypeError, RecursionError):
+        old = set()  # a listing that is damaged; what it named stays
+    for name in old - set(files):
+        if OWN_FILE.fullmatch(name):  # the folder may come from anyone: nothing else is removed
+            (out / name).unlink(missing_ok=True)
     listing.write_text(json.dumps(files, indent=1) + "\n")

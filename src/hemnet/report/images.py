@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from hemnet.data.readers import read_image
+from hemnet.data.spec import DataError
 from hemnet.report.contents import Block, Picture
 from hemnet.report.groups import Group, Section
 from hemnet.report.variants import Variant, others
@@ -42,7 +44,7 @@ class Album:
             caption = f"{group.label}, seed {min(group.runs)}: {what}"
             try:
                 data = _data_uri(_page(group, file))
-            except OSError as error:  # a run that was killed while it wrote the page
+            except DataError as error:  # a run that was killed while it wrote the page
                 block.paragraphs.append(f"{caption} cannot be read: {error}")
                 continue
             if len(data) > self.left:
@@ -57,8 +59,7 @@ def _page(group: Group, file: str) -> Path:
 
 
 def _data_uri(path: Path) -> str:
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
+    image = Image.fromarray(read_image(path))
     image.thumbnail((WIDTH, TALLEST), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=QUALITY)

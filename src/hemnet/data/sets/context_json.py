@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hemnet.data.files import MOST_PIXELS, require_file
 from hemnet.data.sets.context import LABEL_OF_CLASS
 from hemnet.data.spec import DataError
 
@@ -83,13 +84,12 @@ def write_masks(annotation: Path, devkit: Path) -> dict[str, int]:
             raise DataError(f"{folder} exists already; remove it to have it written anew")
     if not devkit.is_dir():
         raise DataError(f"{devkit}: no such folder; name the folder VOC2010")
+    require_file(annotation)
     with tempfile.TemporaryDirectory(dir=devkit, prefix=".context-") as temporary:
         draft = Path(temporary)
         try:
             splits = _write(json.loads(annotation.read_text("utf-8")), draft)
-        except FileNotFoundError:
-            raise DataError(f"{annotation}: no such file; check the path") from None
-        except (DataError, KeyError, TypeError, ValueError) as error:
+        except (DataError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{annotation}: not the annotation of the Detail API ({error!r})") from error
         lists.parent.mkdir(exist_ok=True)
         # The lists last: the reader looks for masks first, and then for what they are of.
@@ -111,9 +111,15 @@ def _write(content: dict[str, Any], draft: Path) -> dict[str, int]:
         if image["phase"] not in names:
             continue
         height, width = image["height"], image["width"]
+        if not isinstance(image["image_id"], int):
+            raise DataError(f"image_id is {image['image_id']!r}, no number, and becomes a file's name")
+        if height * width > MOST_PIXELS:
+            raise DataError(f"claims {width} x {height}, and at most {MOST_PIXELS} pixels are read")
         mask_HW = np.zeros((height, width), np.uint8)
         for segment in of_image.get(image["image_id"], []):
             inside_HW = decode_runs(segment["segmentation"]["counts"], height, width)
+            if not 0 <= segment["category_id"] < len(class_of_label):
+                raise DataError(f"category_id is {segment['category_id']}, and labels are 0..459")
             mask_HW[inside_HW] = class_of_label[segment["category_id"]]
         # Image 2008_000002 has the number 2008000002.
         name = re.sub(r"^(\d{4})(\d{6})$", r"\1_\2", str(image["image_id"]))

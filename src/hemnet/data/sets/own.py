@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hemnet.data.files import IMAGE_SUFFIXES, list_files, match_files, require_folder
+from hemnet.data.files import IMAGE_SUFFIXES, list_files, match_files, require_file, require_folder
 from hemnet.data.readers import FileReader
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, voc_colors
 
@@ -74,13 +74,16 @@ def own_classes(classes: Sequence[str] | str, root: Path) -> tuple[DatasetSpec, 
 
 def _load(path: Path) -> Any:
     try:
+        if path.exists():
+            require_file(path)
         return yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file of classes; write one, a line '- NAME' for each label 0, 1, ..., or set "
             "data.train.classes='[NAME, NAME, ...]'"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # ValueError: no text, or a date that there is not.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{path}: not a readable YAML file ({error})") from error
 
 
