@@ -19,9 +19,9 @@ from PIL import Image
 
 from hemnet.data import IGNORE_INDEX, DatasetSpec, Item, denormalize
 
-# Names of images and classes are no formulas: one with two dollars would fail to be drawn.
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-mpl.rcParams["text.parse_math"] = False  # names of images and classes are no formulas
+# Names of images and classes are no formulas: one with two dollars could fail to be drawn.
+mpl.rcParams["text.parse_math"] = False
 
 
 ERROR_COLOUR = (214, 39, 40)
