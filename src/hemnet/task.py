@@ -37,7 +37,8 @@ class SegmentationTask(pl.LightningModule):
         hard_pixels: what of a training batch counts in the loss; None is every valid pixel.
         auxiliary_weight: weight of the auxiliary head's loss.
         channels_last: memory format of the convolutions; faster on most hardware.
-        compile: run the network through ``torch.compile`` (in place, so checkpoints stay interchangeable).
+        compile: in training, run the network through ``torch.compile`` (in place, so checkpoints stay
+            interchangeable); evaluation, whose images are of many sizes, is not compiled.
 
     Attributes:
         inference: how a validation step runs the network; plain unless set, as it is by ``hemnet.evaluate``.
@@ -74,7 +75,10 @@ class SegmentationTask(pl.LightningModule):
 
     def forward(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return logits (B, K, H, W) float32 of normalised images (B, 3, h, w), at ``size`` (H, W)."""
-        return self.network(image.contiguous(memory_format=self.memory_format), size).logits
+        # Compiled code is for the crops of training, all of one size: for images each of their own size,
+        # torch.compile takes minutes, or fails.
+        with torch.compiler.set_stance("force_eager"):
+            return self.network(image.contiguous(memory_format=self.memory_format), size).logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return this rank's part of the loss: the mean over the pixels of all ranks' batches that count.
