@@ -3,6 +3,7 @@
 python tests/soak_run.py FILE key=value ...
 """
 
+import gc
 import json
 import os
 import sys
@@ -11,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from process_tree import descendants
 
 from hemnet import train as command
 from hemnet.compose import build_trainer, load
 
 KIB = 1024
+KINDS = ("Pss_Anon", "Pss_Shmem")
 
 
 class Holdings(pl.Callback):
-    """Samples memory, files, shared memory, threads and processes of this process and those below it."""
+    """Samples memory, files, shared memory, threads and processes of this one and those below; tensors."""
 
     def __init__(self) -> None:
         self.samples: list[dict[str, float]] = []
@@ -42,10 +45,18 @@ def holdings() -> dict[str, float]:
             found["threads"] += len(list((place / "task").iterdir()))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # one that ended meanwhile
-        # Proportional: what several processes share is counted once.
-        found["bytes"] += KIB * int(rollup.split("Pss:")[1].split()[0])
+        # Proportional: what several processes share is counted once. Not what is mapped from files, of which
+        # the share depends on who else on this machine has loaded the same libraries.
+        found["bytes"] += sum(KIB * int(rollup.split(f"{kind}:")[1].split()[0]) for kind in KINDS)
         alive += 1
-    return found | {"processes": alive, "shared": len(list(Path("/dev/shm").iterdir()))}
+    return found | {"processes": alive, "shared": len(list(Path("/dev/shm").iterdir())), "tensors": tensors()}
+
+
+def tensors() -> int:
+    """Return the bytes of all tensors that Python holds in this process, each storage once."""
+    gc.collect()
+    storages = [x.untyped_storage() for x in gc.get_objects() if isinstance(x, torch.Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def main(file: str, *overrides: str) -> None:

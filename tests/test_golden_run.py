@@ -22,6 +22,14 @@ def test_the_golden_run_is_reproduced() -> None:
     assert found == kept, f"parted {difference(found, golden)}; {RENEW}"
 
 
+def test_the_golden_run_is_of_the_pinned_versions() -> None:
+    """Else it would be skipped wherever it is to run."""
+    pins = (GOLDEN.parents[2] / "constraints.txt").read_text().split()
+    for name, version in json.loads(GOLDEN.read_text())["versions"].items():
+        public = version.partition("+")[0]  # constraints say nothing of a build, such as +cpu
+        assert f"{name}=={public}" in pins, f"the golden run is of {name} {version}; {RENEW}"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("change", ["model.head.highway_scale=0.5000001", "seed=1", "optim.power=0.9000001"])
 def test_the_smallest_change_is_seen(change: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hemnet.errors import HemnetError
 from hemnet.inference import Inference, segment, window_starts
 
 SIZE = (20, 28)
@@ -152,6 +153,18 @@ def test_classes_of_an_image() -> None:
     assert (classes.shape, classes.dtype) == ((31, 17), np.uint8)
     expected = probabilities(inference, forward, image()[:1], (31, 17))
     np.testing.assert_array_equal(classes, expected[0].argmax(0))
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True}, {"window": (16, 16)}], ids=str)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_none_make_no_classes(options: dict, value: float) -> None:
+    def forward(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        logits = torch.zeros(len(x), 3, *size)
+        logits[:, 1, 5, 5] = value
+        return logits
+
+    with pytest.raises(HemnetError, match="not finite"):
+        segment(forward, torch.zeros(3, 24, 24), (24, 24), Inference(**options))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hemnet.metrics import ConfusionMatrix, iou, mean_accuracy, mean_iou, pixel_accuracy, recall, summarize
+from hemnet.metrics import (
+    ConfusionMatrix,
+    PixelMean,
+    iou,
+    mean_accuracy,
+    mean_iou,
+    pixel_accuracy,
+    recall,
+    summarize,
+)
 
 VOID = 255
 # Integers below 2^53 are exact in float64 and every ratio is rounded once, so ratios are compared for
@@ -159,6 +168,22 @@ def test_more_than_2_to_the_24_pixels_are_counted_exactly():
     for _ in range(updates):
         metric.update(zeros, zeros)
     assert metric.compute().tolist() == [[pixels * updates, 0], [0, 0]]
+
+
+def test_a_mean_over_more_than_2_to_the_24_pixels_is_exact():
+    metric, pixels, batches = PixelMean(), 307_201, 5000  # as many as COCO's validation images have
+    for _ in range(batches):
+        metric.update(torch.tensor(0.75 * pixels), torch.tensor(pixels))
+    assert metric.pixels == pixels * batches > 2**24
+    assert metric.compute() == 0.75  # to the bit: each sum is a multiple of 0.25 below 2^53 of them
+    assert metric.half().total.dtype == torch.float64
+
+
+def test_a_mean_hides_nothing():
+    metric = PixelMean()
+    metric.update(torch.tensor(1.0), torch.tensor(1))
+    metric.update(torch.tensor(math.nan), torch.tensor(1))
+    assert metric.compute().isnan()
 
 
 @pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.bfloat16, lambda m: m.to(torch.bfloat16)])

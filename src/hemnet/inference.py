@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hemnet.errors import HemnetError
+
 # (B, 3, h, w) normalised images and a size (H, W) to logits (B, K, H, W) at that size.
 Forward = Callable[[Tensor, tuple[int, int]], Tensor]
 
@@ -155,6 +157,12 @@ PLAIN = Inference()
 def segment(
     forward: Forward, image_CHW: Tensor, size: tuple[int, int], inference: Inference = PLAIN
 ) -> np.ndarray:
-    """Return the class of each pixel at ``size`` (H, W), uint8, for a normalised image (3, h, w)."""
+    """Return the class of each pixel at ``size`` (H, W), uint8, for a normalised image (3, h, w).
+
+    Raises:
+        HemnetError: the network's output is not finite, which argmax would take for some class.
+    """
     logits_BKHW = inference(forward, image_CHW[None], size)
+    if not logits_BKHW.isfinite().all():
+        raise HemnetError("the network's output is not finite: use another checkpoint")
     return logits_BKHW[0].argmax(0).to("cpu", torch.uint8).numpy()

@@ -1,4 +1,4 @@
-"""Segmentation metrics: one int64 confusion matrix per split, and pure functions of it.
+"""Segmentation metrics: one int64 confusion matrix per split, pure functions of it, and a mean over pixels.
 
 Shapes: K classes; C_KK a confusion matrix, rows true classes, columns predicted ones, in pixels.
 Every metric is a fraction in [0, 1]. A class absent from both truth and prediction has no IoU: it is NaN
@@ -73,6 +73,32 @@ class ConfusionMatrix(Metric):
     def compute(self) -> Tensor:
         """Return C_KK, int64, over everything seen since the last reset; for K = 1 a scalar."""
         return self.matrix
+
+
+class PixelMean(Metric):
+    """The mean over the pixels of a split of what comes summed over those of a batch; NaN and infinity stay.
+
+    Where there is no pixel it is NaN.
+    """
+
+    full_state_update = False
+    total: Tensor
+    pixels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # In float32, from 2^24 pixels on, both would lose what a batch adds.
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("pixels", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, pixels: Tensor) -> None:
+        """Add a sum, a scalar, and the number of its pixels, an integer."""
+        self.total += total
+        self.pixels += pixels
+
+    def compute(self) -> Tensor:
+        """Return the mean, float64, over everything seen since the last reset."""
+        return self.total / self.pixels
 
 
 def _as_float(C_KK: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from PIL import Image
 from hemnet.cli import add_run_arguments, log_to_terminal, override, parse, run_entry
 from hemnet.compose import build_eval_transform, build_inference, restore
 from hemnet.data import IMAGE_SUFFIXES, DataError, DatasetSpec, read_image
+from hemnet.errors import HemnetError
 from hemnet.figures import legend, overlay, write_mask
 from hemnet.inference import segment
 from hemnet.runs import Checkpoint, Run
@@ -30,8 +31,8 @@ def predict(
 ) -> Path:
     """Write a coloured overlay and an index mask for each image, and one legend; return their folder.
 
-    An image that cannot be read is reported and passed over; the others are still segmented, and the error
-    that names it comes at the end.
+    An image that cannot be segmented is reported and passed over; the others are still segmented, and the
+    error that names it comes at the end.
 
     Args:
         folder: the run.
@@ -41,8 +42,8 @@ def predict(
         assignments: ``key=value`` changes to the run's config.
 
     Raises:
-        hemnet.errors.HemnetError: there is no such run, checkpoint or image; or an image could not be read,
-            or what was found in it not be written.
+        hemnet.errors.HemnetError: there is no such run, checkpoint or image; or an image could not be read
+            or segmented, or what was found in it not be written.
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
@@ -66,16 +67,19 @@ def predict(
             continue
         size = (image_HWC.shape[0], image_HWC.shape[1])
         image_CHW = transform.prepare(image_HWC).to(device)
-        classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size, inference)
         try:
+            classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size, inference)
             _write(output, path.stem, image_HWC, classes_HW, spec)
+        except HemnetError as error:
+            log.error("%s: %s", path, error)
+            failed.append(path.name)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise DataError(f"cannot write to {output} ({error}): choose another --output") from error
             log.error("%s: its name is too long to add to", path)
             failed.append(path.name)
     if len(failed) == len(images):
-        raise DataError(f"none of the {len(failed)} images in {source} could be read; see the messages above")
+        raise DataError(f"none of the {len(failed)} images in {source} was segmented; see the messages above")
     legend(spec, output / "legend.png")
     print(f"{len(images) - len(failed)} images segmented, {len(failed)} not; written to {output}")
     if failed:

@@ -3,6 +3,8 @@
 Shapes: B images, K classes, H and W pixels.
 """
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,15 +12,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torchmetrics import MeanMetric
 
 from hemnet.checkpoints import CHECKPOINT_FORMAT
 from hemnet.data import IGNORE_INDEX, Batch, DatasetSpec
 from hemnet.inference import PLAIN, Inference
-from hemnet.metrics import ConfusionMatrix, summarize
+from hemnet.metrics import ConfusionMatrix, PixelMean, summarize
 from hemnet.nets import Segmenter
 from hemnet.optim import HardPixels, Optimization, PixelSum, cross_entropy_sum
 from hemnet.ranks import distributed
+
+log = logging.getLogger(__name__)
 
 
 class SegmentationTask(pl.LightningModule):
@@ -34,10 +37,13 @@ class SegmentationTask(pl.LightningModule):
         hard_pixels: what of a training batch counts in the loss; None is every valid pixel.
         auxiliary_weight: weight of the auxiliary head's loss.
         channels_last: memory format of the convolutions; faster on most hardware.
-        compile: run the network through ``torch.compile`` (in place, so checkpoints stay interchangeable).
+        compile: in training, run the network through ``torch.compile`` (in place, so checkpoints stay
+            interchangeable); evaluation, whose images are of many sizes, is not compiled.
 
     Attributes:
         inference: how a validation step runs the network; plain unless set, as it is by ``hemnet.evaluate``.
+        not_finite: the images of the last evaluation, on this rank, for which the network's output is not
+            finite: they count as whatever class argmax makes of NaN, so the scores mean little.
     """
 
     def __init__(
@@ -64,11 +70,15 @@ class SegmentationTask(pl.LightningModule):
         self.inference: Inference = PLAIN
         self.confusion = ConfusionMatrix(spec.num_classes, IGNORE_INDEX)
         # Over pixels: Lightning's own mean over ranks is wrong where one has a sample more than another.
-        self.mean_loss = MeanMetric()
+        self.mean_loss = PixelMean()
+        self.not_finite: list[str] = []
 
     def forward(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return logits (B, K, H, W) float32 of normalised images (B, 3, h, w), at ``size`` (H, W)."""
-        return self.network(image.contiguous(memory_format=self.memory_format), size).logits
+        # Compiled code is for the crops of training, all of one size: for images each of their own size,
+        # torch.compile takes minutes, or fails.
+        with torch.compiler.set_stance("force_eager"):
+            return self.network(image.contiguous(memory_format=self.memory_format), size).logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return this rank's part of the loss: the mean over the pixels of all ranks' batches that count.
@@ -92,10 +102,11 @@ class SegmentationTask(pl.LightningModule):
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
 
     def on_validation_start(self) -> None:
-        """Give every rank the buffers of the first, once: its batch statistics are those of the checkpoint.
+        """Begin anew; give every rank the buffers of the first: its batch statistics are the checkpoint's.
 
         DDP would do so at each batch, and wait for ever where one rank has a batch more than another.
         """
+        self.not_finite = []
         if distributed():
             for buffer in self.network.buffers():
                 dist.broadcast(buffer, src=0)
@@ -115,12 +126,15 @@ class SegmentationTask(pl.LightningModule):
         logits = self.inference(self, batch["image"], _size(mask))
         prediction = logits.argmax(1)
         self.confusion.update(prediction, mask)
-        loss = cross_entropy_sum(logits, mask, IGNORE_INDEX)
-        self.mean_loss.update(loss.mean(), weight=loss.pixels)
+        self.mean_loss.update(*cross_entropy_sum(logits, mask, IGNORE_INDEX))
+        finite_B = logits.isfinite().flatten(1).all(1).tolist()
+        self.not_finite += [name for name, good in zip(batch["name"], finite_B, strict=True) if not good]
         return prediction
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the split, computed from counts summed over all ranks."""
+        if self.not_finite:
+            log.warning("the network's output is not finite for %s", shortened(self.not_finite))
         scores = summarize(self.confusion.compute(), self.spec.classes, "val")
         scores["val/loss"] = self.mean_loss.compute().item()
         self.confusion.reset()
@@ -137,6 +151,12 @@ class SegmentationTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to use the network without its data set, as plain containers."""
         checkpoint["hemnet"] = {"format": CHECKPOINT_FORMAT, "spec": self.spec.to_dict()}
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Return the first five names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def _size(mask_BHW: Tensor) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hemnet.callbacks.finite import FiniteSteps
 from hemnet.check import check, explain
 from hemnet.cli import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
 from hemnet.compose import (
@@ -103,7 +104,9 @@ def _train(config: DictConfig) -> float:
             log.info("going on after step %d", run.saved_step)
         trainer.fit(task, datamodule=data, ckpt_path=run.resumes_from, weights_only=True)
         run.record(steps=trainer.global_step)
-        (scores,) = build_evaluator(config).validate(task, datamodule=data, verbose=False)
+        # Scores of a network that gives no numbers are none, here as in training.
+        finite = [callback for callback in trainer.callbacks if isinstance(callback, FiniteSteps)]  # type: ignore[attr-defined]
+        (scores,) = build_evaluator(config, finite).validate(task, datamodule=data, verbose=False)
         run.record(metrics=scores)
         if trainer.is_global_zero:
             learning_curves(run.metrics(), run.figure("learning_curves.png"))

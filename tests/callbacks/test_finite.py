@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 import toy
 from gloo import process_group
 from probes import Recorder
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
@@ -280,7 +281,10 @@ def worker(rank: int, folder: str) -> None:
         logging.disable()
         model, finite = toy.task(), FiniteSteps("skip")
         fit(path, finite, skipped := Damage({2, 5}, rank=1), task=model, **both)
+        logging.disable(logging.NOTSET)
+        unseen = failure(path, FiniteSteps(), validation := DamageValidation(4, rank=1), **both)
         found = {
+            "unseen": unseen, "name": validation.name,
             "said": said, "names": damage.seen[5], "skipped": finite.skipped,
             "before": [skipped.before[i] for i in (2, 5)], "after": [skipped.after[i] for i in (2, 5)],
             "weights": {name: p.detach() for name, p in model.named_parameters()},
@@ -297,12 +301,47 @@ def test_ranks_decide_alike_and_name_the_files_of_the_one(tmp_path: Path) -> Non
     mine, other = (", ".join(found["names"]) for found in (first, second))
     assert f"step 5: the loss is not finite for {other} (rank 1). " in first["said"]
     assert f"The whole step was of {mine} (rank 0); {other} (rank 1)." in first["said"]
+    assert first["unseen"] == second["unseen"]
+    assert f"not finite for {second['name']}, so" in first["unseen"]
     assert first["skipped"] == second["skipped"] == 2
     for part in ("weights", "means"):
         assert_same(first[part], second[part])
     for found in (first, second):
         assert all(value.isfinite().all() for value in found["weights"].values())
         assert_same(found["before"], found["after"])
+
+
+# --- validation ---------------------------------------------------------------------------------------------
+
+
+class DamageValidation(pl.Callback):
+    """Puts NaN into the first image of each validation after so many steps, on a rank."""
+
+    def __init__(self, after: int, rank: int = 0) -> None:
+        self.after, self.rank, self.name = after, rank, ""
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        if batch_idx == 0 and trainer.global_step >= self.after and trainer.global_rank == self.rank:
+            batch["image"][0, :, 3, 4] = math.nan
+            self.name = batch["name"][0]
+
+
+def test_a_validation_that_is_not_finite_stops_before_anything_is_saved(tmp_path: Path) -> None:
+    damage, path = DamageValidation(after=8), tmp_path / "last.ckpt"
+    best = ModelCheckpoint(tmp_path, "best", "val/miou", mode="max", save_on_train_epoch_end=False)
+    said = failure(tmp_path, FiniteSteps(), damage, LastCheckpoint(str(path)), best)
+    assert f"validation after 8 steps: the network's output is not finite for {damage.name}, " in said
+    assert f"The last good checkpoint is {path}, after 4 steps." in said
+    assert checkpoints.read(tmp_path / "best.ckpt")["global_step"] == 4
+
+
+def test_a_validation_is_let_pass_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    damage = DamageValidation(after=4)
+    with caplog.at_level(logging.WARNING, "hemnet"):
+        trainer = fit(tmp_path, FiniteSteps("skip"), damage, max_epochs=1)
+    (record,) = caplog.records
+    assert record.getMessage() == f"the network's output is not finite for {damage.name}"
+    assert trainer.callback_metrics["val/loss"].isnan()
 
 
 # --- arguments ----------------------------------------------------------------------------------------------

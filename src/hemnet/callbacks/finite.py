@@ -1,13 +1,14 @@
-"""Steps whose loss or gradient is not finite: training ends with a word on where, or goes on without them."""
+"""Losses and gradients that are not finite: training ends with a word on where, or goes on without them."""
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
@@ -17,10 +18,11 @@ from hemnet.callbacks.last_checkpoint import LastCheckpoint
 from hemnet.data import Batch
 from hemnet.errors import HemnetError
 from hemnet.ranks import distributed
-from hemnet.task import SegmentationTask
+from hemnet.task import SegmentationTask, shortened
 
 log = logging.getLogger(__name__)
 Policy = Literal["stop", "skip"]
+T = TypeVar("T")
 
 
 class NotFiniteError(HemnetError):
@@ -41,12 +43,14 @@ class FiniteSteps(pl.Callback):
     `SegmentationTask` sees to. Where a gradient overflows though all losses are finite and precision is 16,
     it is left to the loss scaler, which leaves such steps out and scales less.
 
+    A validation where the network's output is not finite ends training too, before those weights are saved.
+
     A step that is left out changes no weight, no state of the optimizer, no batch statistics and no mean of
     an EM layer. It counts as a step all the same: in the learning rate's schedule, and in ``max_steps``.
 
     Args:
         policy: ``stop`` ends training with an error; ``skip`` leaves the step out, and logs how many
-            were left out so far as ``train/skipped_steps``.
+            were left out so far as ``train/skipped_steps``, and lets a validation pass with a warning.
         most: steps in a row that may be left out, >= 0; one more ends training.
 
     Raises:
@@ -104,6 +108,25 @@ class FiniteSteps(pl.Callback):
             pl_module.log("train/skipped_steps", float(self.skipped), on_step=True, on_epoch=False)
         self._begin()
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at what the validation found.
+
+        Raises:
+            NotFiniteError: the network's output is not finite for some image, on any rank.
+        """
+        assert isinstance(pl_module, SegmentationTask)
+        names = [name for own in _gather(pl_module.not_finite) for name in own]
+        if not names or self.policy == "skip":
+            return
+        when, last = "", ""  # once training is over, the last checkpoint is of these very weights
+        if trainer.state.fn == TrainerFn.FITTING:
+            when, last = f" after {trainer.global_step} steps", f" {_last_good(trainer)}"
+        raise NotFiniteError(
+            f"validation{when}: the network's output is not finite for {shortened(names)}, so its scores "
+            f"mean nothing.{last} What may help: {_remedies(trainer)}; or callbacks.finite.policy=skip "
+            "to be warned only"
+        )
+
     def _judge(
         self,
         trainer: pl.Trainer,
@@ -133,15 +156,10 @@ class FiniteSteps(pl.Callback):
 
     def _ending(self, trainer: pl.Trainer) -> str:
         """Return what the error says about what to do."""
-        remedies = ["a lower learning rate (optim.optimizer.lr)"]
-        if trainer.gradient_clip_val is None:
-            remedies.append("trainer.gradient_clip_val=1")
-        if trainer.precision not in ("32-true", "64-true"):
-            remedies.append("trainer.precision=32")
         row = f"callbacks.finite.policy=skip to leave out such steps, up to {self.most} in a row"
         if self.policy == "skip":
             row = f"a larger callbacks.finite.most: {self.most} steps in a row were left out before this one"
-        return f"The step was not taken. {_last_good(trainer)} What may help: {', '.join(remedies)}; or {row}"
+        return f"The step was not taken. {_last_good(trainer)} What may help: {_remedies(trainer)}; or {row}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts, which a run that is gone on with goes on with."""
@@ -150,6 +168,15 @@ class FiniteSteps(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Set the counts."""
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
+
+def _remedies(trainer: pl.Trainer) -> str:
+    found = ["a lower learning rate (optim.optimizer.lr)"]
+    if trainer.gradient_clip_val is None:
+        found.append("trainer.gradient_clip_val=1")
+    if trainer.precision not in ("32-true", "64-true"):
+        found.append("trainer.precision=32")
+    return ", ".join(found)
 
 
 def _not_finite(module: nn.Module) -> list[str]:
@@ -168,12 +195,12 @@ def _changing(task: pl.LightningModule) -> list[Tensor]:
     return [*task.network.buffers(), *noted]
 
 
-def _gather(parts: list[Part]) -> list[list[Part]]:
-    """Return the parts of all ranks."""
+def _gather(own: list[T]) -> list[list[T]]:
+    """Return the lists of all ranks."""
     if not distributed():
-        return [parts]
+        return [own]
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, parts)
+    dist.all_gather_object(found, own)
     return found
 
 

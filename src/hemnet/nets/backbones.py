@@ -3,7 +3,6 @@
 Shapes: B images, C channels, H and W positions of the image, h and w of a feature map.
 """
 
-import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -175,11 +174,16 @@ class ResNet(nn.Module):
         """Return the four stages' maps, (B, channels[i], h_i, w_i), for normalised images (B, 3, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(image_BCHW))))
         recomputed = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        run = recompute if recomputed else operator.call
+        run = recompute if recomputed else _run
         c1 = run(self.layer1, x)
         c2 = run(self.layer2, c1)
         c3 = run(self.layer3, c2)
         return c1, c2, c3, run(self.layer4, c3)
+
+
+# Not operator.call, which torch.compile cannot follow: it would compile each block by itself.
+def _run(stage: nn.Module, x: Tensor) -> Tensor:
+    return stage(x)
 
 
 def _standard_stem(width: int) -> nn.Conv2d:
