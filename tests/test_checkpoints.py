@@ -106,10 +106,57 @@ c.write({{"global_step": 4, "hemnet": {{"format": c.CHECKPOINT_FORMAT}}}}, Path(
     assert read(folder / "previous.ckpt")["global_step"] == 3
 
 
-def test_a_file_system_without_links(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError("no links here")
+def refuse(*_: object) -> None:
+    raise PermissionError("no links here")
 
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("calls", [1, 2, 3])
+@pytest.mark.parametrize("name", ["last", "damaged last", "best"])
+def test_what_was_good_stays_good_whenever_the_writer_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, calls: int, links: bool
+) -> None:
+    """Also where last.ckpt is damaged and previous.ckpt is all there is; and best.ckpt, which is alone."""
+    path = tmp_path / f"{name.split()[-1]}.ckpt"
+    for n in (1, 2, 3):
+        write(checkpoint(n), path)
+    if name == "damaged last":
+        path.write_bytes(path.read_bytes()[:-9])
+    if not (process := os.fork()):
+        plain, count = os.replace, iter(range(calls))
+
+        def replace(*names: Any) -> None:
+            if next(count) == calls - 1:
+                os._exit(9)
+            plain(*names)
+
+        try:
+            monkeypatch.setattr(os, "replace", replace)
+            if not links:
+                monkeypatch.setattr(os, "link", refuse)
+            write(checkpoint(4), path)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) in (0, 9)
+    if name == "best":
+        assert read(path)["global_step"] == (3 if calls < 3 else 4)
+    else:
+        before = 3 if name == "last" else 2
+        assert step(latest(tmp_path))[1] in ((before,) if calls < 3 else (before, 4))
+    write(checkpoint(5), path)
+    assert read(path)["global_step"] == 5
+    subprocess.run(["sha256sum", "--check", "--quiet", f"{path.name}.sha256"], cwd=tmp_path, check=True)
+
+
+def test_a_damaged_list_of_hashes_stops_nobody(folder: Path) -> None:
+    (folder / "last.ckpt.sha256").write_bytes(b"\xff\xfe")
+    assert step(latest(folder)) == ("last.ckpt", 3)
+    write(checkpoint(4), folder / "last.ckpt")
+    assert step(latest(folder)) == ("last.ckpt", 4)
+
+
+def test_a_file_system_without_links(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", refuse)
     write(checkpoint(4), folder / "last.ckpt")
     assert step(latest(folder)) == ("last.ckpt", 4)

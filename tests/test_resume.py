@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from hemnet import checkpoints
-from hemnet.callbacks.last_checkpoint import _random_states, _set_random_states
+from hemnet.callbacks.last_checkpoint import LastCheckpoint, _random_states, _set_random_states
 from hemnet.compose import load
 from hemnet.data import Batch
+from hemnet.errors import HemnetError
 from hemnet.interruption import Interrupted
 from hemnet.runs import Run
 from hemnet.task import SegmentationTask
@@ -80,6 +82,7 @@ WAYS: dict[str, list[str]] = {
     "validation by steps": ["trainer.max_epochs=-1", f"trainer.max_steps={STEPS}",
                             "trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=2"],
     "accumulation": ["trainer.accumulate_grad_batches=2", "data.batch_size=2"],
+    "validation in some epochs": ["trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4"],
     "no validation": ["trainer.check_val_every_n_epoch=5"],
 }  # fmt: skip
 
@@ -106,6 +109,29 @@ def test_stopped_at_any_step_and_gone_on_with(
     assert spy.steps == whole
     assert_same(tmp_path / "whole", tmp_path / "parts")
     assert Run.open(tmp_path / "parts").result["steps"] == last + 1
+
+
+@pytest.mark.slow
+def test_a_run_that_was_moved_keeps_its_best_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy(monkeypatch)
+    spy.stop_at = 3
+    with pytest.raises(Interrupted):
+        run(tmp_path / "old", "model/head=emanet")  # whose score falls
+    best = checkpoints.read(tmp_path / "old" / "checkpoints" / "best.ckpt")["global_step"]
+    (tmp_path / "old").rename(tmp_path / "new")
+    run(tmp_path / "new", "model/head=emanet", "resume=auto")
+    scores = Run.open(tmp_path / "new").curves()["val/miou"]
+    assert scores[:, 1].argmax() == 0
+    assert checkpoints.read(tmp_path / "new" / "checkpoints" / "best.ckpt")["global_step"] == best
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    callback = LastCheckpoint(str(tmp_path / "last.ckpt"))
+    place = {"epoch": 0, "batches": 1, "random_states": [{}, {}]}
+    with pytest.raises(HemnetError, match="was of 2 processes and cannot go on with 1"):
+        callback.on_load_checkpoint(pl.Trainer(logger=False), pl.LightningModule(), {"place": place})
 
 
 @pytest.mark.slow

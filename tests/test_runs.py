@@ -1,8 +1,13 @@
 """Run directories: complete however the run ends, never overwritten, and free of secrets."""
 
 import contextlib
+import itertools
 import json
+import os
 import signal
+import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet import checkpoints
 from hemnet.errors import HemnetError
 from hemnet.interruption import Interrupted
+from hemnet.records import MetricsFile
 from hemnet.redaction import REDACTED, redacted
 from hemnet.runs import Run, write_json
 
@@ -148,6 +154,53 @@ def test_a_run_is_gone_on_with_from_its_last_checkpoint(
         if rows:
             assert run.metrics()[1] == {"step": 1, "train/loss": 2.25, "val/miou": 0.1}
     assert run.status == "finished"
+
+
+@pytest.mark.parametrize("torn", ["2", "2,1.2", "2,1.25,"])
+def test_a_row_that_was_cut_short_is_forgotten(tmp_path: Path, config: DictConfig, torn: str) -> None:
+    interrupted(tmp_path, config, 3)
+    path = tmp_path / "metrics.csv"
+    rows = ["a,step,train/loss", "7,0,2.5", "7,1,2.25", "7,2,2.0"]
+    path.write_text("\n".join([*rows, f"7,{torn}"]))
+    with Run.create(tmp_path, config, "auto") as run:
+        assert [row["step"] for row in run.metrics()] == [0, 1, 2]
+
+
+def test_a_run_that_dies_while_it_begins_can_be_gone_on_with(tmp_path: Path, config: DictConfig) -> None:
+    """At each change of a file: of the configuration, the rows so far, and the columns of them."""
+    folder, ended, n = tmp_path / "run", 9, 0
+    interrupted(folder, config, 3)
+    while ended == 9:
+        n += 1
+        if not (process := os.fork()):
+            sys.addaudithook(partial(die_at, folder, itertools.count(1), n))
+            try:
+                begun = Run.create(folder, config, "auto")
+                rows = MetricsFile(str(begun.path))
+                for name in ("train/loss", "new"):
+                    rows.log_metrics({name: 1.0}, step=3)
+                    rows.save()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        ended = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        assert ended in (0, 9)
+        with contextlib.suppress(RuntimeError), Run.create(folder, config, "auto") as run:
+            assert run.saved_step == 3
+            assert [row["step"] for row in run.metrics()] == [0, 1, 2]
+            raise RuntimeError
+    assert n > 10
+
+
+def die_at(folder: Path, count: Iterator[int], n: int, event: str, given: tuple) -> None:
+    """Die at the n-th change of a file in a folder; a file that is emptied to be written is empty then."""
+    writes = event == "open" and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR)
+    if not writes and event not in ("os.rename", "os.remove", "os.link"):
+        return
+    if str(folder) in str(given[0]) and next(count) == n:
+        if event == "open" and given[2] & os.O_TRUNC and os.path.exists(given[0]):
+            os.truncate(given[0], 0)
+        os._exit(9)
 
 
 def test_a_run_of_another_configuration_is_not_gone_on_with(tmp_path: Path, config: DictConfig) -> None:

@@ -38,12 +38,7 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
         with replacing(path) as part:
             with part.open("wb") as file:
                 torch.save(checkpoint, file)
-            lines = [f"{_digest(part)}  {path.name}"]
-            if path.name == LAST and path.is_file():
-                # The hash of the one before stays known: until the new one takes its name, it is `last`.
-                known, digest = _known(path), _digest(path)
-                lines += [f"{digest}  {PREVIOUS}"] if not known or digest in known else []
-                _keep_previous(path)
+            lines = [f"{_digest(part)}  {path.name}", *_keep(path)]
             with replacing(_hashes(path)) as hashes:
                 hashes.write_text("".join(f"{line}\n" for line in lines))
     except (OSError, RuntimeError) as error:
@@ -56,6 +51,26 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
             f"{path}: the checkpoint could not be written ({cause.strerror or cause}){before}. Make room or "
             "give permission, and go on with resume=auto and the same run_dir"
         ) from error
+
+
+def _keep(path: Path) -> list[str]:
+    """Keep last.ckpt as previous.ckpt; return the lines of hashes by which the one before stays known.
+
+    Until the new one takes its name, and for good if it never does, the one before is what is there.
+    """
+    known = _known(path)
+    if path.name != LAST:
+        return [f"# {line}" for line in _line(path, known, path.name)]  # sha256sum passes it by
+    if lines := _line(path, known, PREVIOUS):
+        _keep_previous(path)
+        return lines
+    return _line(path.with_name(PREVIOUS), known, PREVIOUS)  # a damaged one does not take its place
+
+
+def _line(path: Path, known: list[str], name: str) -> list[str]:
+    """Return the line with the hash of a checkpoint, under ``name``; none if it is damaged."""
+    digest = _digest(path) if path.is_file() else None
+    return [f"{digest}  {name}"] if digest and (digest in known or not known) else []
 
 
 def _keep_previous(path: Path) -> None:
@@ -76,7 +91,8 @@ def _hashes(path: Path) -> Path:
 def _known(path: Path) -> list[str]:
     """Return the hashes that a checkpoint may have, the newest first; [] if none were written."""
     file = _hashes(path)
-    return re.findall(r"^([0-9a-f]{64})  ", file.read_text(), re.MULTILINE) if file.is_file() else []
+    text = file.read_text(errors="replace") if file.is_file() else ""
+    return re.findall(r"^(?:# )?([0-9a-f]{64})  ", text, re.MULTILINE)
 
 
 def _digest(path: Path) -> str:
@@ -93,14 +109,19 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
-    known = _known(path)
-    if known and _digest(path) not in known:
-        raise CheckpointError(
-            f"{path}: not what was written, by the hash in {_hashes(path).name}: it was altered or cut short"
-        )
     try:
-        require_unpacked(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # once: training may give its name to another at any time
+            known = _known(path)
+            if known and hashlib.file_digest(file, "sha256").hexdigest() not in known:
+                raise CheckpointError(
+                    f"{path}: not what was written, by the hash in {_hashes(path).name}: it was altered or "
+                    "cut short"
+                )
+            require_unpacked(file)
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: refused, since it holds more than tensors and plain data") from error
     # What torch raises for a damaged file depends on where the damage is.

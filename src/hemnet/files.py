@@ -65,15 +65,15 @@ def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]
         csv.writer(file).writerows([head, *rows])
 
 
-def require_unpacked(path: Path) -> None:
+def require_unpacked(file: IO[bytes]) -> None:
     """Raise a ValueError if a file is a zip archive of more than its own size; torch packs none of its own.
 
     Raises:
         zipfile.BadZipFile: it is an archive that is damaged.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > os.fstat(file.fileno()).st_size:
                 raise ValueError("it claims to hold more than its own size")
 
 

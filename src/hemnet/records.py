@@ -1,17 +1,22 @@
 """What training writes while it goes on: metrics.csv and checkpoints, both such that nothing is lost."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from hemnet import checkpoints
-from hemnet.files import read_table
+from hemnet.files import read_table, write_table
+from hemnet.ranks import rank
 
 
 class MetricsFile(CSVLogger):
     """metrics.csv in the run directory; a run that is resumed adds to its rows, where Lightning deletes them.
+
+    At every moment the rows so far are in the file.
 
     Args:
         save_dir: the run directory.
@@ -22,14 +27,29 @@ class MetricsFile(CSVLogger):
 
     @property
     def experiment(self) -> Any:
-        """Lightning's writer; on the ranks but the first, one that does nothing."""
-        if self._experiment is None:
-            earlier = read_table(Path(self.log_dir) / "metrics.csv")
-            writer = super().experiment  # deletes the file
-            if earlier:
-                writer.metrics = earlier
-                writer.save()
+        """The writer of the file; on the ranks but the first, one that does nothing."""
+        if self._experiment is None and rank() == 0:
+            self._experiment = _Rows(self.log_dir)
         return super().experiment
+
+
+class _Rows(ExperimentWriter):
+    """Lightning's writer, which deletes the rows of before, and rewrites all in place for a new column."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+    def _check_log_dir_exists(self) -> None:
+        """Let the file be."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        rows = read_table(path)
+        write_table(path, fieldnames, ([row.get(name, "") for name in fieldnames] for row in rows))
 
 
 class SafeCheckpoints(TorchCheckpointIO):

@@ -80,7 +80,8 @@ class Run:
         checkpoints.clean(run.path / "checkpoints")
         run._forget_unsaved_steps()
         (run.path / "result.json").unlink(missing_ok=True)  # how it ended before, which it is not now
-        OmegaConf.save(redacted(config), run.path / "config.yaml")
+        with replacing(run.path / "config.yaml") as part:  # without it, nobody could go on with the run
+            OmegaConf.save(redacted(config), part)
         write_json(run.path / "environment.json", environment())
         return run
 
@@ -105,11 +106,14 @@ class Run:
         """Take from metrics.csv what came after the last checkpoint: it will come again."""
         path = self.path / "metrics.csv"
         rows = read_table(path)
-        if not rows:
-            return
+        if rows and not path.read_bytes().endswith(b"\n"):
+            rows.pop()  # in the middle of which its process was killed, or the disk full
         saved = self.saved_step
         kept = [row for row in rows if int(row["step"]) < saved]
-        names = sorted(set().union(*rows))
+        if not kept:
+            path.unlink(missing_ok=True)
+            return
+        names = sorted(set().union(*kept))
         write_table(path, names, ([row.get(name, "") for name in names] for row in kept))
 
     @property

@@ -41,11 +41,9 @@ class EMConvergenceProbe(pl.Callback):
         self._items: list[Item] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Read the images, and log the state before the first step; a resumed run has it already."""
-        if trainer.is_global_zero:
-            self._items = spread_samples(trainer, self.images)
-            if trainer.global_step == 0:
-                self._log(trainer, pl_module)
+        """Log the state before the first step; a resumed run has it already."""
+        if trainer.is_global_zero and trainer.global_step == 0:
+            self._log(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the state of this validation."""
@@ -54,6 +52,8 @@ class EMConvergenceProbe(pl.Callback):
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, SegmentationTask)
+        # Not when training starts: one that is resumed in an epoch without validation has no images then.
+        self._items = self._items or spread_samples(trainer, self.images)
         found: dict[str, list[dict[str, Tensor]]] = {}
         for item in self._items:
             for prefix, fit in fits(trainer, pl_module, item).items():

@@ -9,10 +9,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from hemnet import interruption
 from hemnet.data import SegmentationData
+from hemnet.errors import HemnetError
 from hemnet.ranks import distributed
 
 RUN_ON, SAVE, STOP = 0, 1, 2
@@ -115,11 +116,32 @@ class LastCheckpoint(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go to that place; the random states are set when the first batch is there."""
+        """Go to that place; the random states are set when the first batch is there.
+
+        Raises:
+            HemnetError: the checkpoint is of another number of processes.
+        """
         place = checkpoint["place"]
+        if (were := len(place["random_states"])) != trainer.world_size:
+            raise HemnetError(
+                f"the run was of {were} processes and cannot go on with {trainer.world_size}, as each has "
+                f"samples and random numbers of its own: start {were}"
+            )
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.state_key in checkpoint["callbacks"]:
+                _move(checkpoint["callbacks"][callback.state_key], Path(str(callback.dirpath)))
         assert isinstance(trainer.datamodule, SegmentationData)  # type: ignore[attr-defined]
         trainer.datamodule.start_at(place["epoch"], place["batches"])  # type: ignore[attr-defined]
         self._random_states = place["random_states"][trainer.global_rank]
+
+
+def _move(best: dict[str, Any], folder: Path) -> None:
+    """Make the state of a ModelCheckpoint one of ``folder``: it forgets the best of another."""
+    here = lambda path: str(folder / Path(path).name) if path else path  # noqa: E731
+    best["dirpath"] = str(folder)
+    best["best_k_models"] = {here(path): score for path, score in best["best_k_models"].items()}
+    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        best[name] = here(best[name])
 
 
 def _settle(loops: dict[str, Any]) -> tuple[int, int]:

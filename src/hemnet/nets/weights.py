@@ -62,8 +62,10 @@ def _download(url: str) -> Path:
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
-        require_unpacked(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            require_unpacked(file)
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the reader fail in any way: KeyError, struct.error...
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HemnetError(f"{path} cannot be read as a checkpoint of tensors ({reason}); {REMEDY}") from error
