@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from files import MakeCamVid
+from files import MakeCamVid, within
 from omegaconf import OmegaConf
 from tiny import TINY
 from wandb_files import config, offline_runs, records
@@ -175,3 +175,16 @@ def test_a_default_is_the_configurations_own_and_so_are_this_projects_variables(
     }
     shown = OmegaConf.to_container(redacted(OmegaConf.create(content)), resolve=False)
     assert shown == {"a": "default", "b": "canary-runs", "c": "${oc.env:HEMNET_TOKEN}"}
+
+
+def test_a_url_loses_user_and_password_whatever_is_in_them() -> None:
+    for user in ("me", "me:canary", "me:can@canary", "canary@corp.org:canary"):
+        assert redact(f"to http://{user}@host:80/a") == f"to http://{REDACTED}@host:80/a"
+    assert redact("from http://host:80/a to b@c") == "from http://host:80/a to b@c"
+
+
+@pytest.mark.parametrize("unit", ["a", "a:", "token_", "?token", "://a", "://a:", "token ", "'", "@", "a@"])
+def test_a_long_text_takes_no_longer_than_its_length(unit: str) -> None:
+    with within(5):  # with the square of the length it would be hours
+        for start in ("", "://", "?", "token:"):
+            redact_argument(start + unit * (1_000_000 // len(unit)))

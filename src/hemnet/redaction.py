@@ -24,10 +24,14 @@ from omegaconf.resolvers import oc
 NAMES = r"(?:api|access|private|auth|signing)_?key|secret|token(?![a-z])|passw(?:or)?d|passphrase|credential"
 SECRET_NAME = re.compile(NAMES, re.IGNORECASE)
 # Of a URL: user and password, or a parameter with a secret's name.
-URL_USER = re.compile(r"(?<=://)([^/\s:@'\"]*):?([^/\s@'\"]*)(?=@)")
-URL_PARAMETER = re.compile(rf"([?&][\w-]*(?:{NAMES}|signature)[\w-]*=)[^&\s'\"]+", re.IGNORECASE)
+# No part of a pattern can give to the next what that could take too, and names have a length: else the time
+# would grow with the square of a text's.
+URL_USER = re.compile(r"(?<=://)([^/\s:'\"]*)(?::([^/\s'\"]*))?(?=@)")
+URL_PARAMETER = re.compile(
+    rf"([?&][\w-]{{0,64}}(?:{NAMES}|signature)[\w-]{{0,64}}=)[^&\s'\"]+", re.IGNORECASE
+)
 # Of a dictionary on the command line.
-ENTRY = re.compile(rf"""([\w-]*(?:{NAMES})[\w-]*['"]?\s*:\s*['"]?)[^\s,'"{{}}\[\]]+""", re.IGNORECASE)
+ENTRY = re.compile(rf"""((?:{NAMES})[\w-]{{0,64}}['"]?\s*:\s*['"]?)[^\s,'"{{}}\[\]]+""", re.IGNORECASE)
 REFERENCE = re.compile(r"\$\{oc\.env:[^{}]*\}")
 REDACTED = "<redacted>"
 SHORTEST = 6

@@ -191,3 +191,8 @@ def test_ranks_but_the_first_start_nothing(tmp_path: Path, monkeypatch: pytest.M
     logger.log_histogram("a", [1.0], step=0)
     logger.finalize("success")
     assert not (tmp_path / "wandb").exists()
+
+
+def test_an_empty_mode_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "")
+    assert wandb_logger(str(tmp_path)).mode == "online"

@@ -234,6 +234,62 @@ def test_a_server_that_is_well_gets_the_run(server: type[Server], tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_server_of_ones_own_is_known_from_a_login(
+    server: type[Server], online: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`wandb login --host` keeps its address in W&B's settings, and the key by host and port in netrc."""
+    address = os.environ["WANDB_BASE_URL"]
+    online.delenv("WANDB_BASE_URL")
+    online.delenv("WANDB_API_KEY")
+    (tmp_path / "settings").write_text(f"[default]\nbase_url = {address}\n")
+    online.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    machine = address.removeprefix("http://")
+    (tmp_path / "netrc").write_text(f"machine {machine} login user password {'0' * 40}\n")
+    online.setenv("NETRC", str(tmp_path / "netrc"))
+    assert fit(tmp_path) < BOUND
+    assert server.seen
+    assert online_run(tmp_path)
+
+
+ON_A_TERMINAL = """
+import os, pty, signal, sys
+signal.alarm(100)
+child, terminal = pty.fork()
+if child == 0:
+    from pathlib import Path
+    from test_wandb_failures import fit
+    fit(Path("a"))
+    sys.exit()
+said = b""
+try:
+    while piece := os.read(terminal, 4096):
+        said += piece
+except OSError:  # the end, on Linux
+    pass
+sys.stdout.buffer.write(said)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", ["machine {} login user", "machine 127.0.0.1 login user password {}"])
+def test_an_entry_that_holds_no_key_is_not_asked_about(
+    entry: str, server: type[Server], online: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A question of W&B's would stop the run, and abort its process at the end."""
+    online.delenv("WANDB_API_KEY")
+    (tmp_path / "netrc").write_text(entry.format(os.environ["WANDB_BASE_URL"].removeprefix("http://")))
+    online.setenv("NETRC", str(tmp_path / "netrc"))
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_TERMINAL], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "choice" not in done.stdout
+    assert len(offline_runs(tmp_path / "a")) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["broken", "silent"])
 def test_a_server_that_fails_from_the_start(
     state: str, server: type[Server], tmp_path: Path, caplog: pytest.LogCaptureFixture

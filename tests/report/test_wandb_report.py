@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 import yaml
 from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
@@ -86,8 +87,6 @@ def graphql() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """An environment with a key; a test adds the server."""
-    import wandb
-
     wandb.teardown()
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -173,6 +172,7 @@ def test_without_key_or_server_the_message_is_clear_and_soon(online: pytest.Monk
         with pytest.raises(HemnetError, match=r"cannot be reached.*--json FILE"):
             report.main(["--entity", "e"])
     online.delenv("WANDB_API_KEY")
+    wandb.teardown()  # it reads the environment once
     with pytest.raises(HemnetError, match=r"no API key.*--json FILE"):
         report.main(["--entity", "e"])
     assert time.monotonic() - started < 10

@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 log = logging.getLogger(__name__)
-DEFAULT_SERVER = "https://api.wandb.ai"
 REACH_SECONDS = 3.0
 # A call that takes longer is not doing work: it waits for W&B.
 SLOW_SECONDS = 1.0
@@ -156,16 +155,29 @@ def require_space(folder: Path) -> None:
 
 def obstacle() -> str | None:
     """Return why nothing can be sent to the W&B server now, or None; asks within seconds."""
-    server = os.environ.get("WANDB_BASE_URL", DEFAULT_SERVER)
-    host = urlparse(server).hostname or ""
-    given = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
-    if not given and not _in_netrc(host):
+    if not api_key() and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return "no API key (WANDB_API_KEY or `wandb login`)"
+    server = _settings().base_url
     try:
         within(REACH_SECONDS, lambda: _ask(server))
     except Exception as error:
         return f"{server} cannot be reached ({error})"
     return None
+
+
+def api_key() -> str | None:
+    """Return the key for the W&B server, from where W&B looks for it: the environment, its settings, netrc.
+
+    W&B that is handed this one has no need to ask for another.
+    """
+    settings = _settings()
+    return settings.api_key or _in_netrc(urlparse(settings.base_url).netloc)
+
+
+def _settings() -> Any:
+    import wandb
+
+    return wandb.setup().settings  # `wandb login --host` keeps the address of a server of one's own there
 
 
 def _ask(server: str) -> None:
@@ -180,9 +192,10 @@ def _ask(server: str) -> None:
             raise
 
 
-def _in_netrc(host: str) -> bool:
+def _in_netrc(machine: str) -> str | None:
     path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        found = netrc.netrc(path).authenticators(machine)
+    except (OSError, ValueError, netrc.NetrcParseError):
+        return None
+    return found[2] if found else None

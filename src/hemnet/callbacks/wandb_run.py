@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import DummyExperiment, rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from hemnet.callbacks.wandb_guard import Guard, end_service, obstacle, require_space
+from hemnet.callbacks.wandb_guard import Guard, api_key, end_service, obstacle, require_space
 from hemnet.redaction import without_secrets
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,8 @@ class FinishingWandbLogger(WandbLogger):
 
         settings = wandb.Settings(
             mode=mode,
+            # Without it, W&B asks on a terminal, and reading the answer blocks the end of the process.
+            api_key=api_key() if mode == "online" else None,
             silent=True,
             init_timeout=REGISTER_SECONDS,
             finish_timeout=UPLOAD_SECONDS,
@@ -248,7 +250,7 @@ wandb_logger = FinishingWandbLogger
 
 
 def _mode_of_environment() -> Mode:
-    value = os.environ.get("WANDB_MODE", "online")
+    value = os.environ.get("WANDB_MODE") or "online"
     for mode in get_args(Mode):
         if value == mode:
             return mode
