@@ -30,7 +30,7 @@ from hemnet.compose import (
     register_recipes,
 )
 from hemnet.figures import learning_curves
-from hemnet.interruption import Interrupted, interruptible
+from hemnet.interruption import Interrupted, foremost, interruptible
 from hemnet.launch import RankError, run_ranks
 from hemnet.ranks import rank
 from hemnet.runs import Run, result_at
@@ -98,7 +98,7 @@ def _train(config: DictConfig) -> float:
     if run.status == "finished":
         log.info("%s is finished: nothing is left to do", run.path)
         return run.result["metrics"]["val/miou"]
-    with run:
+    with run, foremost():
         log.info("run directory: %s", run.path)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = build_data(config)
