@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from process_tree import alive, descendants
 
-from hemnet.interruption import Interrupted, asked, defer, interruptible, signals
+from hemnet.interruption import Interrupted, asked, defer, foremost, interruptible, signals
 from hemnet.runs import Run
 
 SMALL = [
@@ -117,6 +117,19 @@ def test_user_signals_are_asked_for_by_slurm_alone(monkeypatch: pytest.MonkeyPat
     assert signals() == [signal.SIGTERM, signal.SIGINT]
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert signals()[2:] == [signal.SIGUSR1, signal.SIGUSR2]
+
+
+def test_what_fails_in_cleaning_up_does_not_hide_the_signal() -> None:
+    def clean_up_badly() -> None:
+        try:
+            ask(signal.SIGTERM)
+        finally:
+            raise RuntimeError("there is nothing to clean up")
+
+    with pytest.raises(Interrupted, match="SIGTERM"), interruptible(), foremost():
+        clean_up_badly()
+    with pytest.raises(RuntimeError, match="nothing"), foremost():
+        raise RuntimeError("nothing")
 
 
 def test_other_threads_leave_signals_alone() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from process_tree import alive, descendants, of_rank
 
 from hemnet import checkpoints
@@ -17,6 +18,7 @@ from hemnet.compose import load, local_processes
 from hemnet.errors import HemnetError
 from hemnet.interruption import Interrupted
 from hemnet.launch import RankError, run_ranks
+from hemnet.train import train
 
 HERE = Path(__file__).parent
 
@@ -142,6 +144,39 @@ def test_how_many_processes_a_run_is_of(monkeypatch: pytest.MonkeyPatch) -> None
         local_processes(load(["run_dir=x", "trainer.devices=2", "trainer.strategy=ddp_spawn"]))
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert local_processes(two) == 1
+
+
+FINISHED = {"status": "finished", "metrics": {"val/miou": 0.5}}
+
+
+@pytest.mark.parametrize("before", [{}, FINISHED])
+@pytest.mark.parametrize(("said", "rank"), [("by the first", 1), ("by the first", 0), (None, 1)])
+def test_what_ranks_say_is_kept_and_what_another_run_said_too(
+    before: dict, said: str | None, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason of the first rank and the fate of another may each be the cause of the other."""
+    result = tmp_path / "result.json"
+    config = load([f"run_dir={tmp_path}", "trainer.devices=2"])
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    if before:
+        result.write_text(json.dumps(before))
+
+    def fail(*_: object) -> None:
+        if said:
+            result.write_text(json.dumps({"status": "failed", "error": f"Error: {said}", "steps": 3}))
+        raise RankError(f"rank {rank} of 2 was killed by SIGKILL", rank)
+
+    monkeypatch.setattr("hemnet.train.run_ranks", fail)
+    with pytest.raises(RankError) as raised:
+        train(config)
+    found = json.loads(result.read_text())
+    if said is None and before:
+        assert found == before  # that of a run which is there already, and which no rank has touched
+        return
+    assert (found["status"], found.get("steps")) == ("failed", 3 if said else 0)
+    for text in (found["error"], str(raised.value)) if rank else ():
+        assert f"rank {rank} of 2 was killed by SIGKILL" in text
+    assert said is None or said in found["error"]
 
 
 SMALL = [

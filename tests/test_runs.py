@@ -1,6 +1,7 @@
 """Run directories: complete however the run ends, never overwritten, and free of secrets."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -40,6 +41,30 @@ def test_a_finished_run_is_recorded_whole(tmp_path: Path, config: DictConfig) ->
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["packages"]["torch"]
     assert {"command", "python", "git", "device"} <= set(environment)
+
+
+def test_a_run_is_not_gone_on_with_in_another_directory(tmp_path: Path, config: DictConfig) -> None:
+    with Run.create(tmp_path / "run", config):
+        pass
+    with pytest.raises(HemnetError, match=r"goes on with the run there, and run_dir=.* is elsewhere"):
+        Run.create(tmp_path / "other", config, str(tmp_path / "run"))
+    assert not (tmp_path / "other").exists()
+    Run.create(tmp_path / "run", config, str(tmp_path / "other" / ".." / "run"))
+
+
+def test_an_error_is_not_hidden_by_a_disk_with_no_room_for_it(
+    tmp_path: Path, config: DictConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = Run.create(tmp_path / "run", config)
+    with monkeypatch.context() as patched:
+        patched.setattr("hemnet.runs.write_json", full)
+        with pytest.raises(HemnetError, match="the checkpoint"), run:
+            raise HemnetError("the checkpoint could not be written")
+    assert "result.json could not be written ([Errno 28] No space left on device)" in caplog.text
+    Run.create(tmp_path / "run", config, "auto")  # the directory is free again
 
 
 @pytest.mark.parametrize(

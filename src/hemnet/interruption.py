@@ -87,6 +87,23 @@ def interruptible() -> Iterator[None]:
         _restore(before)
 
 
+@contextmanager
+def foremost() -> Iterator[None]:
+    """Let `Interrupted` be what ends the block, also where something fails in cleaning up after it.
+
+    Lightning does where the signal came while it was making its iterators.
+    """
+    try:
+        yield
+    except Exception as error:
+        first: BaseException | None = error
+        while first is not None and not isinstance(first, Interrupted):
+            first = first.__context__
+        if first is None:
+            raise
+        raise first from None
+
+
 def _restore(before: dict[signal.Signals, Callable | int | None]) -> None:
     for number, handler in before.items():
         signal.signal(number, handler)

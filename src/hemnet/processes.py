@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -53,6 +54,7 @@ def obey_parent_alone(numbers: Collection[signal.Signals]) -> None:
 
 
 def _obey_parent(numbers: Collection[signal.Signals]) -> None:
-    while signal.sigwaitinfo(numbers).si_pid != os.getppid():
+    parent = multiprocessing.parent_process()  # a fork server's process has two
+    while signal.sigwaitinfo(numbers).si_pid != (parent.pid if parent else os.getppid()):
         pass
     os._exit(0)  # as torch's own handler does: the main thread may be stuck

@@ -59,11 +59,16 @@ class Run:
 
         Raises:
             HemnetError: the directory holds a run already, one with another configuration, or one that
-                another process is at.
+                another process is at; or it is not the one of the run to go on with.
         """
         run = cls(Path(path), config)
         if rank() != 0:
             return run
+        if resume not in (None, "auto") and Path(resume).resolve() != run.path.resolve():
+            raise HemnetError(
+                f"resume={resume} goes on with the run there, and run_dir={path} is elsewhere: leave out one "
+                "of them, or copy the run"
+            )
         exists = (run.path / "config.yaml").exists()
         if exists and resume is None:
             raise HemnetError(
@@ -175,7 +180,12 @@ class Run:
             "steps": 0,
             "device": device_name(self.config.trainer.get("accelerator", "cpu")),
         }
-        write_json(self.path / "result.json", result | self._outcome | note)
+        try:
+            write_json(self.path / "result.json", result | self._outcome | note)
+        except OSError as failure:  # of a full disk, say, which may be why the run ended
+            if error is None:
+                raise
+            log.error("%s could not be written (%s)", self.path / "result.json", failure)
         if self._lock is not None:
             self._lock.close()
 

@@ -30,7 +30,7 @@ from hemnet.compose import (
     register_recipes,
 )
 from hemnet.figures import learning_curves
-from hemnet.interruption import Interrupted, interruptible
+from hemnet.interruption import Interrupted, foremost, interruptible
 from hemnet.launch import RankError, run_ranks
 from hemnet.ranks import rank
 from hemnet.runs import Run, result_at
@@ -63,14 +63,19 @@ def _train_on(config: DictConfig, count: int) -> float:
     given: dict[str, Any] = {"config": OmegaConf.to_container(config), "run_dir": str(path)}
     if HydraConfig.initialized():
         given["logs"] = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+    before = result_at(path)
     try:
         run_ranks([sys.executable, "-m", "hemnet.train", AS_RANK], count, json.dumps(given).encode())
     except (RankError, Interrupted) as error:
-        said_by_first = result_at(path) and getattr(error, "rank", 0) == 0
-        if said_by_first or not (path / "config.yaml").is_file():
-            raise
+        said = result_at(path)
+        began = (path / "config.yaml").is_file() and (not said or said != before)
+        if not began or (said and getattr(error, "rank", 0) == 0):
+            raise  # there is nothing to add to what the first rank has said
         with Run.open(path) as run:
-            run.record(seconds=round(time.monotonic() - started, 1))
+            run.record(seconds=round(time.monotonic() - started, 1), steps=said.get("steps", 0))
+            if isinstance(error, RankError) and "error" in said:
+                # Which of the two is the cause, and which follows from it, is for people to see.
+                raise RankError(f"{error}. Rank 0: {said['error']}", error.rank) from error
             raise
     return Run.open(path).result["metrics"]["val/miou"]
 
@@ -93,7 +98,7 @@ def _train(config: DictConfig) -> float:
     if run.status == "finished":
         log.info("%s is finished: nothing is left to do", run.path)
         return run.result["metrics"]["val/miou"]
-    with run:
+    with run, foremost():
         log.info("run directory: %s", run.path)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = build_data(config)

@@ -5,9 +5,8 @@ Shapes: B images in a batch, H, W height and width.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
-import cv2
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
@@ -18,8 +17,7 @@ from hemnet.data.readers import Reader
 from hemnet.data.spec import DataError
 from hemnet.data.streams import stream
 from hemnet.data.transforms import Item, Transform
-from hemnet.interruption import signals
-from hemnet.processes import die_with_parent, held, obey_parent_alone
+from hemnet.data.workers import WorkerLoader
 from hemnet.ranks import distributed
 
 
@@ -141,22 +139,6 @@ def collate(items: list[Item]) -> Batch:
     )
 
 
-class _Loader(DataLoader[Item]):
-    """A loader whose workers are stopped by it alone, from their first moment on."""
-
-    def _get_iterator(self) -> Any:  # which starts the workers
-        with held(signals()):
-            return super()._get_iterator()
-
-
-def _init_worker(worker_id: int) -> None:
-    die_with_parent()
-    obey_parent_alone(signals())
-    # One worker is one core: threads within it would only fight those of the others.
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
 class SegmentationData(pl.LightningDataModule):
     """Training and evaluation batches of a segmentation data set.
 
@@ -257,15 +239,13 @@ class SegmentationData(pl.LightningDataModule):
     ) -> DataLoader[Item]:
         if isinstance(dataset.reader, Cached):
             dataset.reader.prepare()  # here, and not in every worker
-        return _Loader(
+        return WorkerLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             drop_last=drop_last,
             collate_fn=collate,
             num_workers=self.num_workers,
-            worker_init_fn=_init_worker,
-            persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # A loader draws its workers' seeds from this generator. From the global one it would draw once an
             # epoch, or just once with persistent workers: dropout would depend on the number of workers.
