@@ -37,8 +37,8 @@ class SegmentationTask(pl.LightningModule):
         hard_pixels: what of a training batch counts in the loss; None is every valid pixel.
         auxiliary_weight: weight of the auxiliary head's loss.
         channels_last: memory format of the convolutions; faster on most hardware.
-        compile: in training, run the network through ``torch.compile`` (in place, so checkpoints stay
-            interchangeable); evaluation, whose images are of many sizes, is not compiled.
+        compile: in training, run the network through ``torch.compile``; evaluation, whose images are of
+            many sizes, is not compiled. Checkpoints are the same.
 
     Attributes:
         inference: how a validation step runs the network; plain unless set, as it is by ``hemnet.evaluate``.
@@ -65,8 +65,8 @@ class SegmentationTask(pl.LightningModule):
         self.auxiliary_weight = auxiliary_weight
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        if compile:
-            self.network.compile()
+        # Not a module, whose weights would have other names in checkpoints.
+        self._compiled = torch.compile(network.__call__) if compile else None
         self.inference: Inference = PLAIN
         self.confusion = ConfusionMatrix(spec.num_classes, IGNORE_INDEX)
         # Over pixels: Lightning's own mean over ranks is wrong where one has a sample more than another.
@@ -75,10 +75,9 @@ class SegmentationTask(pl.LightningModule):
 
     def forward(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return logits (B, K, H, W) float32 of normalised images (B, 3, h, w), at ``size`` (H, W)."""
-        # Compiled code is for the crops of training, all of one size: for images each of their own size,
-        # torch.compile takes minutes, or fails.
-        with torch.compiler.set_stance("force_eager"):
-            return self.network(image.contiguous(memory_format=self.memory_format), size).logits
+        # Never compiled, which is for the crops of training, all of one size: for images each of their own
+        # size, torch.compile takes minutes, or fails.
+        return self.network(image.contiguous(memory_format=self.memory_format), size).logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return this rank's part of the loss: the mean over the pixels of all ranks' batches that count.
@@ -87,7 +86,8 @@ class SegmentationTask(pl.LightningModule):
         takes. With accumulated batches it is the mean of theirs.
         """
         image, mask = batch["image"], batch["mask"]
-        output = self.network(image.contiguous(memory_format=self.memory_format), _size(mask))
+        run = self._compiled or self.network
+        output = run(image.contiguous(memory_format=self.memory_format), _size(mask))
         logits = [found for found in output if found is not None]
         parts, means = _over_ranks([self.training_loss(found, mask, IGNORE_INDEX) for found in logits])
         for name, mean in zip(("train/loss", "train/loss_auxiliary"), means, strict=False):
