@@ -30,8 +30,14 @@ def read(path: Path) -> dict[str, float | None]:
     return {key: np.nan if value is None else value for key, value in metrics.items()}
 
 
+# Of the sets that differ in their reader alone, which has tests of its own, one is enough for every day.
+ALIKE = ("voc", "coco_stuff_10k", "cityscapes", "ade20k")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in ALIKE else ()) for name in WRITERS]
+)
 def test_every_data_set_trains_evaluates_and_predicts(name: str, tmp_path: Path) -> None:
     root, run = tmp_path / name, tmp_path / "run"
     root.mkdir()

@@ -91,7 +91,11 @@ def test_a_torch_program_is_the_network_at_any_size_and_says_what_it_is(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    # em and emanet are hem with other values.
+    "head",
+    [pytest.param(head, marks=pytest.mark.long if head in ("em", "emanet") else ()) for head in HEADS],
+)
 def test_every_head_exports_in_both_formats(head: str, tmp_path: Path) -> None:
     run = make_run(tmp_path, f"model/head={head}", "model/auxiliary=fcn", "model.auxiliary.channels=8")
     network, _ = restore(run)

@@ -174,6 +174,22 @@ def test_two_ranks_are_one_batch(tmp_path: Path) -> None:
     assert joint_run(tmp_path / "two", 2) == pytest.approx(joint_run(tmp_path / "one", 1), rel=1e-4)
 
 
+class Fails(pl.Callback):
+    def on_before_backward(self, *_: object) -> None:
+        raise RuntimeError("in the middle of a recorded step")
+
+
+def test_an_error_in_a_recorded_step_leaves_the_compiler_and_the_network_as_they_were(tmp_path: Path) -> None:
+    model, compiled = task(), []
+    fit = trainer(tmp_path, callbacks=[GradientFlowProbe(1), Fails()], enable_checkpointing=False)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fit.fit(model, datamodule=data())
+    torch.compiler.reset()
+    torch.compile(torch.sin, backend=lambda graph, _: compiled.append(graph) or graph)(torch.ones(2))
+    assert compiled
+    assert not layer_of(model)._flow_hooks
+
+
 def test_an_interval_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="every_n_steps is 0"):
         GradientFlowProbe(0)

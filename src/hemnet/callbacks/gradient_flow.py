@@ -128,8 +128,12 @@ class GradientFlowProbe(pl.Callback):
         self._recording.close()
         self._step, self._norms = -1, {}
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, _: BaseException) -> None:
+        """Stop recording, so that what this process trains next is compiled, if it is to be."""
+        self._stop()
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stop recording; Lightning calls this also when training ends by an error."""
+        """Stop recording."""
         self._stop()
 
 
