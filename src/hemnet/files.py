@@ -6,7 +6,7 @@ import glob
 import os
 import secrets
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -63,6 +63,11 @@ def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]
     """Write a CSV file with a header, whole or not at all."""
     with replacing(path) as part, part.open("w", newline="") as file:
         csv.writer(file).writerows([head, *rows])
+
+
+def write_records(path: Path, head: Sequence[str], records: Iterable[Mapping[str, str]]) -> None:
+    """Write what `read_table` has read: the columns of ``head``, empty where a record has no value."""
+    write_table(path, head, ([record.get(name, "") for name in head] for record in records))
 
 
 def require_unpacked(file: IO[bytes]) -> None:

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from hemnet import checkpoints
-from hemnet.files import read_table, write_table
+from hemnet.files import read_table, write_records
 from hemnet.ranks import rank
 
 
@@ -48,8 +48,7 @@ class _Rows(ExperimentWriter):
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         path = Path(self.metrics_file_path)
-        rows = read_table(path)
-        write_table(path, fieldnames, ([row.get(name, "") for name in fieldnames] for row in rows))
+        write_records(path, fieldnames, read_table(path))
 
 
 class SafeCheckpoints(TorchCheckpointIO):

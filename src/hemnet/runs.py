@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hemnet import checkpoints
 from hemnet.errors import HemnetError
-from hemnet.files import hold, read_table, replacing, write_table
+from hemnet.files import hold, read_table, replacing, write_records
 from hemnet.identity import differences
 from hemnet.interruption import Interrupted
 from hemnet.provenance import device_name, environment
@@ -118,8 +118,7 @@ class Run:
         if not kept:
             path.unlink(missing_ok=True)
             return
-        names = sorted(set().union(*kept))
-        write_table(path, names, ([row.get(name, "") for name in names] for row in kept))
+        write_records(path, sorted(set().union(*kept)), kept)
 
     @property
     def resumes_from(self) -> Path | None:

@@ -153,10 +153,10 @@ class SegmentationTask(pl.LightningModule):
         checkpoint["hemnet"] = {"format": CHECKPOINT_FORMAT, "spec": self.spec.to_dict()}
 
 
-def shortened(names: Sequence[str]) -> str:
-    """Return the first five names, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """Return the first ``most`` names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _size(mask_BHW: Tensor) -> tuple[int, int]:

@@ -70,12 +70,11 @@ def spread_samples(trainer: pl.Trainer, count: int) -> list[Item]:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, without gradients or compilation, then back as it was."""
+    """Put a network into evaluation mode, without gradients, then back as it was."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        # A compiled network would not see hooks set after its compilation.
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with torch.no_grad():
             yield
     finally:
         for module, training in modes.items():

@@ -210,8 +210,7 @@ def _describe(step: int, parts: list[list[Part]], bad: list[str]) -> str:
     if failed:
         what = f"the loss is not finite for {failed}"
     else:
-        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        what = f"the loss is finite, but not its gradient in {', '.join(bad[:3])}{more}"
+        what = f"the loss is finite, but not its gradient in {shortened(bad, 3)}"
     whole = "" if failed == every else f" The whole step was of {every}."
     return f"step {step}: {what}.{whole}"
 
