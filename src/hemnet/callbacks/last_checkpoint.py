@@ -79,7 +79,7 @@ class LastCheckpoint(Checkpoint):
         interruption.defer(False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let signals act at once again, also after an error."""
+        """Let signals act at once again; after an error, which ends in no teardown, `interruptible` does."""
         interruption.defer(False)
 
     def _decide(self) -> int:
