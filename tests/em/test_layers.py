@@ -19,6 +19,7 @@ def test_forward_is_unroll_over_the_positions(means):
         em.means[None],
         iterations=2,
         highway_scale=[0.3, -0.2],
+        assignment="dot",
     )
     torch.testing.assert_close(em(x), result.reconstruction.reshape(4, 5, 3, CHANNELS).permute(0, 3, 1, 2))
     torch.testing.assert_close(em.run(x).means, result.means)
@@ -96,7 +97,7 @@ def test_a_learned_schedule_starts_from_a_schedule():
 
 def test_evaluation_may_take_other_iterations():
     em, x = layer(iterations=2, highway_scale=[0.3, -0.2], iterations_eval=4), features()
-    options = {"variance": em.variance, "engine": "reference"}
+    options = {"assignment": em.assignment, "variance": em.variance, "engine": "reference"}
     positions, start = x.flatten(2).mT, em.means[None]
     training = unroll(positions, start, iterations=2, highway_scale=[0.3, -0.2], **options)
     torch.testing.assert_close(em.run(x).means, training.means)

@@ -124,17 +124,15 @@ def test_dropout_acts_in_training_alone():
 
 
 def looped_unit(unit: EMUnit, x_BCHW: Tensor, h: float) -> Tensor:
-    """The unit with highway scale h, image by image, from the equations of an isotropic mixture."""
-    channels = x_BCHW.shape[1]
-    sigma2 = channels**0.5
+    """The unit with highway scale h, image by image, from Eq. 8, 11 and 10 of Song, Kim and Shim (AAAI 2021)."""
+    sigma2 = x_BCHW.shape[1] ** 0.5
     x_BNC = F.conv2d(x_BCHW, unit.conv1.weight, unit.conv1.bias).flatten(2).mT
     reconstructed = []
     for x_NC in x_BNC:
         mu_KC = unit.em.means.double()
         for _ in range(unit.em.iterations):
-            distance_NK = torch.stack([((x_NC - mu_C) ** 2).sum(1) for mu_C in mu_KC], dim=1)
-            density_NK = torch.exp(-(distance_NK - distance_NK.min(1, keepdim=True).values) / (2 * sigma2))
-            z_NK = density_NK / density_NK.sum(1, keepdim=True)
+            weight_NK = torch.stack([torch.exp((x_NC * mu_C).sum(1) / sigma2) for mu_C in mu_KC], dim=1)
+            z_NK = weight_NK / weight_NK.sum(1, keepdim=True)
             target_KC = torch.stack([(z_N[:, None] * x_NC).sum(0) / z_N.sum() for z_N in z_NK.T])
             mu_KC = h * mu_KC + (1 - h) * target_KC
         reconstructed.append(z_NK @ mu_KC)

@@ -39,6 +39,9 @@ class HighwayEM(InitialMeans):
     shared initial means, and every position is replaced by its expectation under the fit. No residual
     connection, no convolution: those belong to the head around it.
 
+    The defaults are the layer of Song, Kim and Shim (AAAI 2021): the scaled dot product of its Eq. 8 with
+    σ² = sqrt(C), h = 0.5 (step size η = 1 - h), T = 3, moving-average means without normalisation.
+
     Initial means are drawn from torch's global generator: standard normal for normalize="none", as if
     they were features of unit variance per channel, which at the default variance gives logits that
     differ by about 1 between components, so no two start alike; random directions for "l2". Then
@@ -92,7 +95,7 @@ class HighwayEM(InitialMeans):
         iterations: int = 3,
         highway_scale: float | Sequence[float] = 0.5,
         *,
-        assignment: Assignment = "gaussian",
+        assignment: Assignment = "dot",
         variance: float | None = None,
         normalize: Normalization = "none",
         gradient: Gradient = "unrolled",

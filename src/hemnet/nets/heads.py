@@ -114,7 +114,7 @@ class EMHead(FCNHead):
         num_components: int = 64,
         iterations: int = 3,
         highway_scale: float | list[float] = 0.5,
-        assignment: Assignment = "gaussian",
+        assignment: Assignment = "dot",
         variance: float | None = None,
         normalize: Normalization = "none",
         gradient: Gradient = "unrolled",
