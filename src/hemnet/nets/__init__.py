@@ -2,6 +2,7 @@
 
 from hemnet.nets.backbones import ResNet
 from hemnet.nets.baselines import DeepLabV3PlusHead, NonLocalHead, PSPHead
+from hemnet.nets.efficientnet_lite import EfficientNetLite
 from hemnet.nets.heads import EMHead, EMUnit, FCNHead
 from hemnet.nets.segmenter import Segmenter, SegmenterOutput
 
@@ -9,6 +10,7 @@ __all__ = [
     "DeepLabV3PlusHead",
     "EMHead",
     "EMUnit",
+    "EfficientNetLite",
     "FCNHead",
     "NonLocalHead",
     "PSPHead",

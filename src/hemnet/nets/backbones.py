@@ -6,10 +6,9 @@ Shapes: B images, C channels, H and W positions of the image, h and w of a featu
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from hemnet.nets.recomputing import recompute
+from hemnet.nets.recomputing import stage_maps
 from hemnet.nets.weights import load_pretrained
 
 Depth = Literal[18, 34, 50, 101]
@@ -170,20 +169,11 @@ class ResNet(nn.Module):
             elif isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
 
-    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
         """Return the four stages' maps, (B, channels[i], h_i, w_i), for normalised images (B, 3, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(image_BCHW))))
-        recomputed = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        run = recompute if recomputed else _run
-        c1 = run(self.layer1, x)
-        c2 = run(self.layer2, c1)
-        c3 = run(self.layer3, c2)
-        return c1, c2, c3, run(self.layer4, c3)
-
-
-# Not operator.call, which torch.compile cannot follow: it would compile each block by itself.
-def _run(stage: nn.Module, x: Tensor) -> Tensor:
-    return stage(x)
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return stage_maps(stages, x, self.activation_checkpointing and self.training)
 
 
 def _standard_stem(width: int) -> nn.Conv2d:

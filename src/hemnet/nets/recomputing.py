@@ -3,12 +3,22 @@
 Shapes: whatever the blocks take and give.
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+
+def stage_maps(stages: Iterable[nn.Module], x: Tensor, recomputed: bool) -> tuple[Tensor, ...]:
+    """Return what each of the stages gives, one after the other; with ``recomputed``, by `recompute`."""
+    maps: list[Tensor] = []
+    for stage in stages:
+        x = recompute(stage, x) if recomputed and torch.is_grad_enabled() else stage(x)
+        maps.append(x)
+    return tuple(maps)
 
 
 def recompute(stage: nn.Module, x: Tensor) -> Tensor:

