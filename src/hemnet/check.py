@@ -23,7 +23,7 @@ GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks",
 # The nodes that are containers rather than calls, and the keys that each may have; None: any.
 CONTAINERS: dict[str, set[str] | None] = {
     "": {"name", "sweep", "seed", "runs", "run_dir", "resume", *GROUPS},
-    "model": {"backbone", "head", "auxiliary", "num_components"},
+    "model": {"backbone", "head", "auxiliary", "num_components", "highway_scale"},
     "callbacks": None,
     "logger": None,
 }

@@ -455,3 +455,49 @@ def test_the_protocol_s_defaults(tmp_path):
         assert (config.train_transform.crop_size, config.batch_size, config.eval_batch_size) == (crop, 16, 1)
         assert config.train_transform.scale == [0.5, 2.0]
         assert config.root == f"{os.environ.get('HEMNET_DATA', 'data')}/{name}"
+
+
+# --- real files ---------------------------------------------------------------------------------------------
+
+VOC3 = Path(__file__).parents[3] / "shared" / "data" / "voc3"
+DEVKIT = VOC3 / "VOCdevkit" / "VOC2012"
+
+
+@pytest.mark.skipif(not VOC3.is_dir(), reason="the three photographs of PASCAL VOC are not here")
+@pytest.mark.parametrize(
+    ("split", "names", "shown"),
+    [
+        ("train", ["2011_000003", "2011_000025"], {"person", "bottle", "bus", "car"}),
+        ("val", ["2011_000006"], {"person", "chair", "sofa"}),
+    ],
+)
+@pytest.mark.parametrize("reader", [VOC, VOCAug])
+def test_real_files_of_pascal_voc(reader: type, split: str, names: list[str], shown: set[str]) -> None:
+    """Photographs and palette masks as they were published, against what an image viewer says of them."""
+    found = reader(VOC3, split)
+    samples = [found[i] for i in range(len(found))]
+    assert [sample.name for sample in samples] == names
+    for sample in samples:
+        with Image.open(DEVKIT / "JPEGImages" / f"{sample.name}.jpg") as photo:
+            # Two decoders of JPEG may round a value differently.
+            np.testing.assert_allclose(sample.image_HWC.astype(int), np.asarray(photo, int), atol=2)
+        with Image.open(DEVKIT / "SegmentationClass" / f"{sample.name}.png") as mask:
+            assert mask.mode == "P"
+            np.testing.assert_array_equal(sample.mask_HW, np.asarray(mask))
+        assert 255 in sample.mask_HW
+    seen = {int(k) for sample in samples for k in np.unique(sample.mask_HW)}
+    assert {found.spec.classes[k] for k in seen - {0, 255}} == shown
+
+
+@pytest.mark.skipif(not VOC3.is_dir(), reason="the three photographs of PASCAL VOC are not here")
+@pytest.mark.parametrize("name", ["voc", "voc_aug"])
+def test_batches_of_real_files_of_pascal_voc(name: str, tmp_path: Path) -> None:
+    config = load([f"data={name}", f"data.root={VOC3}", "data.batch_size=2", "data.num_workers=0",
+                   f"run_dir={tmp_path}", "logger=csv"])  # fmt: skip
+    module = build_data(config)
+    module.setup("fit")
+    batch = next(iter(module.train_dataloader()))
+    assert batch["image"].shape == (2, 3, 513, 513)
+    assert {int(k) for k in batch["mask"].unique()} <= {*range(21), 255}
+    whole = next(iter(module.val_dataloader()))
+    assert whole["mask"].shape[1:] == (375, 500)

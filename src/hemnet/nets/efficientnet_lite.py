@@ -1,7 +1,7 @@
 """EfficientNet-Lite, dilated: small pretrained backbones for machines without a GPU.
 
-The network is that of Tan and Le, *EfficientNet* (ICML 2019), in its "Lite" form: no squeeze-and-excitation, ReLU6,
-and the stem and the first and last group of blocks as wide and as deep as they are whatever the variant.
+The network is that of Tan and Le, *EfficientNet* (ICML 2019), in its "Lite" form: no squeeze-and-excitation,
+ReLU6, and a stem, a first and a last group of blocks that do not grow with the variant.
 
 Shapes: B images, C channels, H and W positions of the image, h and w of a feature map.
 """
@@ -83,7 +83,9 @@ class StridedConv(nn.Conv2d):
         return super().forward(F.pad(x_BCHW, (before + width % 2, after, before + height % 2, after)))
 
 
-def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
+def _conv(
+    c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
     if stride == 2:
         return StridedConv(c_in, c_out, kernel, groups)
     padding = dilation * (kernel // 2)
@@ -163,9 +165,7 @@ class EfficientNetLite(nn.Module):
         ):
             if value not in accepted:
                 raise ValueError(f"EfficientNetLite {name} is {value!r}: use one of {list(accepted)}")
-        self.stem = nn.Sequential(
-            _conv(3, STEM_CHANNELS, 3, 2), _norm(STEM_CHANNELS), nn.ReLU6(inplace=True)
-        )
+        self.stem = nn.Sequential(_conv(3, STEM_CHANNELS, 3, 2), _norm(STEM_CHANNELS), nn.ReLU6(inplace=True))
         self.layer1, self.layer2, self.layer3, self.layer4 = _stages(variant, output_stride)
         self.activation_checkpointing = activation_checkpointing
         self.channels: tuple[int, ...] = tuple(_width(stage[-1], variant) for stage in STAGES)
@@ -182,7 +182,7 @@ class EfficientNetLite(nn.Module):
         return stage_maps(stages, self.stem(image_BCHW), self.activation_checkpointing and self.training)
 
     def _own_name(self, published: str) -> str | None:
-        """Name the tensor that one of a published checkpoint fills; None for those of the 1280-channel top."""
+        """Name the tensor that a published checkpoint's fills; None for those of the 1280-channel top."""
         blocks = [f"layer{i}.{b}" for i in (1, 2, 3, 4) for b in range(len(getattr(self, f"layer{i}")))]
         head, _, rest = published.partition(".")
         if head in ("_conv_head", "_bn1", "_fc"):
@@ -201,7 +201,7 @@ _BLOCK_NAMES = {
 
 
 def _width(group: Group, variant: int) -> int:
-    """Return the channels of a group: a multiple of 8 near the scaled number, never below nine tenths of it."""
+    """Return the channels of a group: a multiple of 8 near the scaled number, at least nine tenths of it."""
     wanted = group.channels * SCALES[variant][0]
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * wanted else rounded + 8

@@ -1,4 +1,4 @@
-"""Pretrained weights: from a local file, an installed package, or a URL, the last two checked against a hash."""
+"""Pretrained weights: from a file, an installed package or a URL, the last two checked against a hash."""
 
 import importlib.util
 import re
