@@ -475,7 +475,7 @@ DEVKIT = VOC3 / "VOCdevkit" / "VOC2012"
 def test_real_files_of_pascal_voc(reader: type, split: str, names: list[str], shown: set[str]) -> None:
     """Photographs and palette masks as they were published, against what an image viewer says of them."""
     found = reader(VOC3, split)
-    samples = [found[i] for i in range(len(found))]
+    samples = [found.read(i) for i in range(len(found))]
     assert [sample.name for sample in samples] == names
     for sample in samples:
         with Image.open(DEVKIT / "JPEGImages" / f"{sample.name}.jpg") as photo:
