@@ -26,10 +26,10 @@ class GradientFlowProbe(pl.Callback):
     All norms are of the gradient of the loss that the step minimises: over all images of the batch together,
     those of all micro-batches and ranks, before clipping, without the loss scale of 16-bit precision.
 
-    - ``gradient/means/{t}``: |∂loss/∂mu^(t)| / |∂loss/∂mu^(T)|, t = 0..T; ``gradient/means_last``: the
-      norm for t = T itself.
+    - ``gradient/means/{t}``: |∂loss/∂mu^(t)| / |∂loss/∂mu^(T)|, t = 0..T, Eq. 15 of Song, Kim and Shim
+      (AAAI 2021); ``gradient/means_last``: the norm for t = T itself.
     - ``gradient/share/{t}``: share of the gradient into the EM layer's features that iteration t injects
-      (see `hemnet.em.result.GradientFlow`), t = 0..T, T being the reconstruction; sums to 1.
+      (see `hemnet.em.result.GradientFlow`), t = 0..T, T being the reconstruction; sums to 1. Their Eq. 18.
     - ``gradient/backbone/<stage>`` and ``gradient/backbone/all``: norm of the parameters' gradient.
 
     Where the gradient mode lets nothing through, ``means`` and ``share`` are 0 ("one_step", "implicit") or

@@ -8,7 +8,8 @@ The model is one Gaussian mixture per image, weights 1/K and covariance σ²I. O
     (4) R-step   y_n  = Σ_k z_nk mu_k              z of the last E-step, mu after the last N-step
     (5)          L(mu) = Σ_n log Σ_k N(x_n | mu_k, σ²I) / K
 
-For 0 <= η <= 2 a step is a generalised EM step: L never falls.
+For 0 <= η <= 2 a step is a generalised EM step: L never falls. With "dot" in the place of (1), see
+`responsibilities`, it may.
 
 Shape suffixes: B images, N positions, C channels, K components, T iterations. A size-1 B broadcasts.
 Whatever the input type, means and responsibilities are held in float32, or float64 if an input is
@@ -37,7 +38,8 @@ def responsibilities(x_BNC: Tensor, mu_BKC: Tensor, *, variance: float, assignme
     """E-step, eq (1): the share of each component in each position.
 
     "gaussian" is softmax_k((x_n·mu_k - |mu_k|²/2) / σ²), equal to (1) because |x_n|² cancels;
-    "dot" is softmax_k(x_n·mu_k / σ²), which at variance 1 is the assignment of EMANet.
+    "dot" is softmax_k(x_n·mu_k / σ²), the posterior under weights π_k ∝ exp(|mu_k|²/2σ²) instead of 1/K:
+    Eq. 8 of Song, Kim and Shim (AAAI 2021), and at variance 1 the assignment of EMANet.
 
     Returns:
         z (B, N, K), float32 or float64, non-negative, summing to 1 over K.

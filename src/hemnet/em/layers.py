@@ -35,9 +35,9 @@ LARGEST_SCALE = 0.99
 class HighwayEM(InitialMeans):
     """(B, C, H, W) features to their reconstruction of the same shape, dtype and memory format.
 
-    Each image is fitted by a mixture of K Gaussians, `iterations` steps of `hemnet.em.unroll` from the
-    shared initial means, and every position is replaced by its expectation under the fit. No residual
-    connection, no convolution: those belong to the head around it.
+    Each image is fitted by K means, `iterations` steps of `hemnet.em.unroll` from the shared initial
+    means, and every position is replaced by the mix of means that its responsibilities make. No
+    residual connection, no convolution: those belong to the head around it.
 
     The defaults are the layer of Song, Kim and Shim (AAAI 2021): the scaled dot product of its Eq. 8 with
     σ² = sqrt(C), h = 0.5 (step size η = 1 - h), T = 3, moving-average means without normalisation.
@@ -59,9 +59,10 @@ class HighwayEM(InitialMeans):
     K·C + 1 numbers; as with the gradients under DDP, all ranks must have run the same layers between
     two steps. Statistics not yet used stay behind when a layer is copied or pickled.
 
-    With normalize="none" the means of an image stay apart only along directions in which its features
-    have a variance above `variance`; where there is none they merge into the image's mean, by the factor
-    h + (1 - h)·λ/variance per iteration for a direction of variance λ. Lower `variance` if they merge.
+    With normalize="none", means of an image that are close together move apart only along directions in
+    which its features have a variance above `variance`; along others they merge into the image's mean. To
+    first order their differences along a direction of variance λ are multiplied by h + (1 - h)·λ/variance
+    per iteration, under both assignments. Lower `variance` if they merge.
 
     Args:
         channels: C.

@@ -101,8 +101,8 @@ def _check_highway_scale(highway_scale: HighwayScale, iterations: int) -> None:
     for h in values:
         if not _is_number(h) or not -1 < h < 1:
             raise ValueError(
-                f"highway_scale is {h!r}; it must be a number inside (-1, 1), where the likelihood is sure "
-                "to rise. 0 is plain EM; for means that stay put use iterations=0"
+                f"highway_scale is {h!r}; it must be a number inside (-1, 1), where the likelihood never "
+                "falls with Gaussian assignments. 0 is plain EM; for means that stay put use iterations=0"
             )
 
 

@@ -56,15 +56,16 @@ def unroll(
         iterations: T >= 0. With 0 the reconstruction is z(mu)·mu.
         highway_scale: h in (-1, 1), one number or T of them; h < 0 over-relaxes. A tensor, () or (T,),
             may require grad; its values are not checked, since reading them would wait for the device.
-        assignment: "gaussian" or "dot", see `hemnet.em.functional.responsibilities`.
+        assignment: "gaussian", for which (5) never falls, or "dot", for which it may; see
+            `hemnet.em.functional.responsibilities`.
         variance: σ² > 0. None is sqrt(C), the temperature of Song, Kim and Shim (AAAI 2021): for features
             and means of unit variance per channel x_n·mu_k has standard deviation sqrt(C), so the logits
             get unit scale, as in scaled dot-product attention. With "dot" that is their Eq. 8. Their Eq. 7
             divides squared distances by σ² where (1) divides by 2σ²: at their temperature it is
             "gaussian" with variance=sqrt(C)/2. Unit-length means ("l2") are shorter by sqrt(C) and call for
             a variance near 1.
-        normalize: "none", or "l2" for means of unit length after every step. "l2" voids the guarantee
-            on (5).
+        normalize: "none", or "l2" for means of unit length after every step, which the theorem on (5)
+            does not cover.
         gradient: how one and the same forward pass is differentiated.
             "unrolled": exactly, through all T iterations.
             "detached": not at all; the whole result is without a graph (EMANet).

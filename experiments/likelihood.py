@@ -1,0 +1,165 @@
+"""How often, and by how much, does the log-likelihood fall in EM's iterations, for each E-step of the paper?
+
+    python experiments/likelihood.py               # drawn features: what docs/em.md quotes
+    python experiments/likelihood.py RUN [RUN ...] # features of trained networks, 8 validation images each
+
+EM with the Gaussian E-step (the paper's Eq. 7) never lowers eq (5), the log-likelihood of a mixture with
+equal weights 1/K. For the dot product (its Eq. 8) no such theorem holds; docs/em.md has the derivation. Two
+likelihoods are followed, in float64 and in nats per position: "equal", eq (5), and "tilted", of the mixture
+with weights π_k ∝ exp(|mu_k|²/2σ²), whose posterior the dot product is.
+
+A run is fitted as it was trained, from its last checkpoint: its own E-step, σ², h and initial means, and its
+own T unless --iterations is given.
+
+Shapes: B images, N positions, C channels, K components, T iterations, S = B·T steps of the means.
+"""
+
+import argparse
+import math
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hemnet.callbacks.em_probe import em_layers, evaluating
+from hemnet.callbacks.prediction_images import spread
+from hemnet.compose import build_data, restore
+from hemnet.em import log_likelihood, unroll
+from hemnet.errors import HemnetError
+from hemnet.runs import Run
+
+CHANNELS, POSITIONS, IMAGES = 64, 400, 8
+# A fall below this is rounding: the sums of float64 hold about 1e-13 nats per position here.
+ROUNDING = 1e-9
+
+
+class Course(NamedTuple):
+    """Log-likelihoods at mu^(0) ... mu^(T), (B, T+1), nats per position."""
+
+    equal: Tensor
+    tilted: Tensor
+
+
+def tilted_log_likelihood(x_BNC: Tensor, mu_BKC: Tensor, variance: float) -> Tensor:
+    """Log-likelihood (B,) of a mixture with weights π_k ∝ exp(|mu_k|²/2σ²): no |mu_k|² stays in the logits.
+
+    log Σ_k π_k N(x | mu_k, σ²I) =
+        log Σ_k exp(x·mu_k/σ²) - |x|²/2σ² - (C/2) log 2πσ² - log Σ_k exp(|mu_k|²/2σ²)
+    """
+    own_BN = -x_BNC.square().sum(2) / (2 * variance) - x_BNC.shape[2] / 2 * math.log(2 * math.pi * variance)
+    shared_BN = torch.logsumexp(x_BNC @ mu_BKC.mT / variance, dim=2)
+    weights_B1 = torch.logsumexp(mu_BKC.square().sum(2, keepdim=True) / (2 * variance), dim=1)
+    return (shared_BN + own_BN - weights_B1).sum(1)
+
+
+def follow(x_BNC: Tensor, trajectory_TBKC: Tensor, variance: float) -> Course:
+    """Return both log-likelihoods at all means of a trajectory."""
+    equal = [log_likelihood(x_BNC, mu_BKC, variance=variance) for mu_BKC in trajectory_TBKC]
+    tilted = [tilted_log_likelihood(x_BNC, mu_BKC, variance) for mu_BKC in trajectory_TBKC]
+    return Course(torch.stack(equal, 1) / x_BNC.shape[1], torch.stack(tilted, 1) / x_BNC.shape[1])
+
+
+def told(course_BT: Tensor) -> str:
+    """Return four cells: how many steps fell, by how much in the mean and at most, and L(T) - L(0)."""
+    steps_S = course_BT.diff(dim=1).flatten()
+    fell_S = steps_S[steps_S < -ROUNDING]
+    gain = (course_BT[:, -1] - course_BT[:, 0]).mean()
+    sizes = f"{fell_S.mean():.2g} | {fell_S.min():.2g}" if len(fell_S) else "0 | 0"
+    return f"{len(fell_S)} of {len(steps_S)} | {sizes} | {gain:+.3g}"
+
+
+def drawn(kind: str, components: int, generator: torch.Generator) -> Tensor:
+    """Draw (B, N, C): "normal", unit normal; "clusters", K unit-normal centres, a third of that around."""
+    noise_BNC = torch.randn(IMAGES, POSITIONS, CHANNELS, generator=generator, dtype=torch.float64)
+    if kind == "normal":
+        return noise_BNC
+    centres_BKC = torch.randn(IMAGES, components, CHANNELS, generator=generator, dtype=torch.float64)
+    which_BN = torch.randint(components, (IMAGES, POSITIONS), generator=generator)
+    own_BNC = centres_BKC.gather(1, which_BN[..., None].expand(-1, -1, CHANNELS))
+    return own_BNC + noise_BNC / 3
+
+
+def spread_of(mu_BKC: Tensor, x_BNC: Tensor) -> float:
+    """Return the standard deviation of an image's means around their centre, over that of its features."""
+    apart, around = mu_BKC - mu_BKC.mean(1, keepdim=True), x_BNC - x_BNC.mean(1, keepdim=True)
+    return (apart.square().mean() / around.square().mean()).sqrt().item()
+
+
+def on_drawn_features(iterations: int) -> None:
+    """Print a table: both E-steps at σ² = sqrt(C), from normal means of the features' size."""
+    sigma2 = math.sqrt(CHANNELS)
+    # The paper's Eq. 7 has no factor 2, so it is ours at half its σ²: see `variance` of hemnet.em.unroll.
+    e_steps = {"Eq. 7": ("gaussian", sigma2 / 2), "Eq. 8": ("dot", sigma2)}
+    settings = product(e_steps, ("normal", "clusters"), (1.0, 3.0), (16, 64), (-0.5, 0.0, 0.5, 0.9))
+    for e_step, kind, size, components, h in settings:
+        assignment, variance = e_steps[e_step]
+        generator = torch.Generator().manual_seed(0)
+        x_BNC = size * drawn(kind, components, generator)
+        mu_BKC = size * torch.randn(1, components, CHANNELS, generator=generator, dtype=torch.float64)
+        fit = unroll(
+            x_BNC, mu_BKC, iterations=iterations, highway_scale=h, assignment=assignment, variance=variance,
+            return_trajectory=True,
+        )  # fmt: skip
+        course = follow(x_BNC, fit.trajectory, variance)
+        row = f"| {e_step}, {kind}, size {size:g}, K = {components}, h = {h}"
+        print(f"{row} | equal | {told(course.equal)} | {spread_of(fit.means, x_BNC):.2g} |")
+        if assignment == "dot":
+            print(f"{row} | tilted | {told(course.tilted)} | |")
+
+
+def of_run(path: str, iterations: int | None, images: int) -> dict[str, tuple[Course, float]]:
+    """Return likelihoods and the spread of the last means, by what was fitted, on images all over the split.
+
+    Raises:
+        HemnetError: the run has no EM layer or no whole checkpoint, or its data is not there.
+    """
+    run = Run.open(path)
+    network, _ = restore(run)
+    if not em_layers(network):
+        raise HemnetError(f"{path} has no EM layer")
+    samples = build_data(run.config).val_dataset
+    found: dict[str, tuple[Course, float]] = {}
+    for name, layer in em_layers(network).items():
+        given: list[Tensor] = []
+        handle = layer.register_forward_pre_hook(lambda _, inputs, kept=given: kept.append(inputs[0].clone()))
+        with evaluating(network):
+            for index in spread(images, len(samples)):
+                network(samples[index]["image"][None])
+        handle.remove()
+        variance = math.sqrt(layer.channels) if layer.variance is None else float(layer.variance)
+        steps = layer.iterations if iterations is None else iterations
+        courses, spreads = [], []
+        # One by one: images of a split may differ in size.
+        for x_BChw in given:
+            x_BNC = x_BChw.double().flatten(2).mT
+            fit = unroll(
+                x_BNC, layer.means.double()[None], iterations=steps, highway_scale=layer.scale(steps),
+                assignment=layer.assignment, variance=variance, normalize=layer.normalize,
+                return_trajectory=True,
+            )  # fmt: skip
+            courses.append(follow(x_BNC, fit.trajectory, variance))
+            spreads.append(spread_of(fit.means, x_BNC))
+        setting = f"{name}{layer.assignment}, σ² = {variance:g}, h = {layer.highway_scale}, T = {steps}"
+        found[setting] = Course(*map(torch.cat, zip(*courses, strict=True))), sum(spreads) / len(spreads)
+    return found
+
+
+def main() -> None:
+    """Print a table of drawn features, or of each run's."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run directories; none: drawn features")
+    parser.add_argument("--iterations", type=int, help="T; default: the run's own, 16 for drawn features")
+    parser.add_argument("--images", type=int, default=8, help="validation images of a run")
+    options = parser.parse_args()
+    print("| | likelihood | steps that fell | their mean | lowest | L(T) - L(0) | spread of mu(T) |")
+    if not options.runs:
+        on_drawn_features(options.iterations or 16)
+    for path in options.runs:
+        for setting, (course, spread_T) in of_run(path, options.iterations, options.images).items():
+            for kind, values in course._asdict().items():
+                print(f"| {path}: {setting} | {kind} | {told(values)} | {spread_T:.2g} |")
+
+
+if __name__ == "__main__":
+    main()
