@@ -14,7 +14,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
+from hemnet.evaluations import FOLDER, folder_name, read_results
 from hemnet.identity import Identity, identity
+from hemnet.inference import PLAIN
 from hemnet.runs import Run, find_runs
 from hemnet.sweeps.jobs import CONSOLE, last_lines
 
@@ -48,6 +50,7 @@ class Record:
         curves: (S, 2) per other metric of `WANTED`, thinned to at most `MOST_POINTS`.
         phases: ``family`` -> (3, t+1): mean over each phase of training, per iteration.
         cost: the last value of each ``cost/*``.
+        evaluated: ``val/miou`` of the last checkpoint at each T that `hemnet.evaluate` was given.
         superseded: whether a later run of the same settings and seed takes its place.
     """
 
@@ -62,6 +65,7 @@ class Record:
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     phases: dict[str, np.ndarray] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
+    evaluated: dict[int, float] = field(default_factory=dict)
     superseded: bool = False
 
     @property
@@ -120,6 +124,10 @@ def read(path: Path) -> Record:
     )
     if record.status == "finished":
         _read_metrics(record, run)
+        results = read_results(path / FOLDER / folder_name("last", PLAIN), path / "checkpoints" / "last.ckpt")
+        record.evaluated = {
+            T: _number(result["metrics"].get("val/miou")) for T, result in results.items() if T is not None
+        }
     return record
 
 

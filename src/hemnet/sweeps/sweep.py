@@ -55,7 +55,8 @@ def run_and_report(jobs: Sequence[Job], slots: Sequence[Slot], folder: Path) -> 
     Raises:
         HemnetError: jobs failed; the message names them and says how they ended.
     """
-    print(f"{len(jobs)} jobs, {len(slots)} at a time, in {folder}", flush=True)
+    at_a_time = f", {len(slots)} at a time" if slots else ""
+    print(f"{len(jobs)} jobs{at_a_time}, in {folder}", flush=True)
     with Board(jobs, folder) as board:
         run_jobs((job for job in jobs if job.status == "waiting"), slots, board.update)
     _report(jobs, folder)
