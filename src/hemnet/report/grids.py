@@ -146,7 +146,7 @@ def _highest(grid: Grid, axis: str) -> str:
         for side in (rows, columns)
     )
     return (
-        f"At each {axis}, the η of the highest mean (not tested): {best_in_rows}. In each column, its {axis}: "
+        f"At each {axis}, the η of the highest mean (not tested): {best_in_rows}. In a column, its {axis}: "
         f"{best_in_columns}."
     )
 
