@@ -34,7 +34,7 @@ search: setup ## search for settings with Optuna: SEARCH=<experiments/searches/N
 	@test -n "$(SEARCH)" || { echo "name a search: make search SEARCH=hem"; exit 2; }
 	$(PY) -m hemnet.search $(SEARCH) $(ARGS)
 
-evaluate: setup ## score a trained network: RUN=<run directory> [CHECKPOINT=last|best] [ARGS=..]
+evaluate: setup ## score a trained network, or a folder of them: RUN=<run directory> [CHECKPOINT=last|best] [ARGS=..]
 	@test -n "$(RUN)" || { echo "name a run: make evaluate RUN=runs/..."; exit 2; }
 	$(PY) -m hemnet.evaluate $(RUN) --checkpoint $(CHECKPOINT) $(ARGS)
 

@@ -107,7 +107,7 @@ def test_the_page_says_where_the_highest_means_are(report: Path) -> None:
         "At each T_train, the η of the highest mean (not tested): 1 → 1, 2 → 0.5. In a column, its T_train: "
         "0.5 → 2, 1 → 1, EMANet → 2."
     ) in text
-    assert "over n = 2 seeds unless a cell says otherwise" in text
+    assert "n = 2 unless a cell says otherwise" in text
 
 
 def test_what_was_evaluated_of_another_checkpoint_does_not_count(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def _show(block: Block, grid: Grid, name: str, axis: str, what: str, trained: in
     counts = [cell.n for row in rows for cell in row if isinstance(cell, Estimate)]
     usual = max(counts, key=counts.count, default=0)
     heads = [Column(axis), *(Column(column.label, counted=usual) for column in grid.columns)]
-    counted = f"means with 95% intervals, over n = {usual} seeds unless a cell says otherwise"
+    counted = f"means over seeds with 95% intervals, n = {usual} unless a cell says otherwise"
     block.paragraphs.append(f"{what}. {_highest(grid, axis)}")
     block.items += [
         Chart(name, f"{what}: mean, number n of seeds. Bold: highest η of a row. Hatched: {missing}.{framed}",
