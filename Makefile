@@ -25,15 +25,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 train: setup ## train: EXP=<recipe> ARGS="key=value ..." [resume=<run directory>: go on with that run]
 	$(PY) -m hemnet.train experiment=$(EXP) $(if $(resume),resume=$(resume)) $(ARGS)
 
-sweep: setup ## train many: SWEEP=<smoke, unroll_depth, highway_scale, gradient_mode, baselines> [ARGS="key=value,value ..."]
+sweep: setup ## train many: SWEEP=<smoke, unroll_depth, highway_scale, table2_train, ...>; or evaluate many: SWEEP=table2_eval [ARGS=..]
 	@test -n "$(SWEEP)" || { echo "name a sweep: make sweep SWEEP=smoke"; exit 2; }
-	$(PY) -m hemnet.train --multirun sweep=$(SWEEP) $(ARGS)
+	$(PY) -m $(if $(wildcard experiments/evaluations/$(SWEEP).yaml),hemnet.evaluate --sweep $(SWEEP),\
+		hemnet.train --multirun sweep=$(SWEEP)) $(ARGS)
 
 search: setup ## search for settings with Optuna: SEARCH=<experiments/searches/NAME> [ARGS="--trials 40 key=value ..."]
 	@test -n "$(SEARCH)" || { echo "name a search: make search SEARCH=hem"; exit 2; }
 	$(PY) -m hemnet.search $(SEARCH) $(ARGS)
 
-evaluate: setup ## score a trained network: RUN=<run directory> [CHECKPOINT=last|best] [ARGS=..]
+evaluate: setup ## score a trained network, or a folder of them: RUN=<run directory> [CHECKPOINT=last|best] [ARGS=..]
 	@test -n "$(RUN)" || { echo "name a run: make evaluate RUN=runs/..."; exit 2; }
 	$(PY) -m hemnet.evaluate $(RUN) --checkpoint $(CHECKPOINT) $(ARGS)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from test_train_evaluate_predict import call, tiny
 
 from hemnet import checkpoints, evaluate, predict
 from hemnet.check import ConfigError
-from hemnet.compose import load, restore
+from hemnet.compose import EXPERIMENTS, load, restore
 from hemnet.data import CAMVID, normalize, read_image
 from hemnet.errors import HemnetError
+from hemnet.evaluate_runs import read_sweep
 from hemnet.runs import Run
+from hemnet.sweeps.jobs import Evaluation
 from hemnet.train import train
 
 VAL = 5
@@ -168,6 +171,111 @@ def test_a_sweep_over_iterations_has_a_row_each(
         assert result["metrics"]["val/loss"] == pytest.approx(float(row["val/loss"]), abs=1e-6)
         assert not (out / f"T{row['iterations']}" / "worst.png").exists()
     assert "iterations" in capsys.readouterr().out
+
+
+def test_earlier_rows_stay_and_other_images_have_a_folder_of_their_own(run_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    for how in ({"iterations": [4]}, {"iterations": [2]}, {}):
+        evaluate.evaluate(copy, "last", [], worst=0, **how)
+    rows = table(copy / "evaluation/last/iterations.csv")
+    assert [row["iterations"] for row in rows] == ["2", "4"]
+    evaluate.evaluate(copy, "last", ["data.val.split=train", "data.eval_batch_size=2"], worst=0)
+    assert {path.name for path in (copy / "evaluation").iterdir()} == {"last", "last-split-train"}
+    before = json.loads((copy / "evaluation/last/result.json").read_text())
+    assert (before["images"], before["iterations_eval"]) == (VAL, None)
+
+    # Of another checkpoint, none of them holds.
+    checkpoints.write(
+        checkpoints.read(copy / "checkpoints/last.ckpt") | {"epoch": 7}, copy / "checkpoints/last.ckpt"
+    )
+    evaluate.evaluate(copy, "last", [], iterations=[1], worst=0)
+    assert [row["iterations"] for row in table(copy / "evaluation/last/iterations.csv")] == ["1"]
+
+
+def test_of_many_runs_only_what_is_left_is_evaluated(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    one, unfinished, fcn = runs / "one", runs / "unfinished", runs / "fcn"
+    for place in (one, unfinished, fcn):
+        shutil.copytree(run_dir, place, ignore=shutil.ignore_patterns("evaluation", "result.json"))
+    shutil.copy(run_dir / "result.json", one)
+    shutil.copy(run_dir / "result.json", fcn)
+    config = Run.open(fcn).config
+    config.model.head = {"_target_": "hemnet.nets.FCNHead", "channels": 8, "dropout": 0.1}
+    OmegaConf.save(config, fcn / "config.yaml")
+    evaluate.evaluate(one, "last", [], iterations=[2], worst=0)
+
+    given: list[dict[str, list[str]]] = []
+
+    def start(self: Evaluation, environment: object) -> None:
+        given.append({self.name: self.overrides})
+        self.status = "running"
+
+    def poll(self: Evaluation) -> bool:
+        self.status = "finished"
+        return True
+
+    monkeypatch.setattr(Evaluation, "start", start)
+    monkeypatch.setattr(Evaluation, "poll", poll)
+    command(monkeypatch, runs, "--iterations", "1", "2", "4", "--flip")
+    command(monkeypatch, runs, "--iterations", "1", "2", "4", "data.eval_batch_size=3")
+    command(monkeypatch, runs, "--iterations", "2")
+    same = [
+        str(one),
+        "--iterations",
+        "1",
+        "2",
+        "4",
+        "--checkpoint",
+        "last",
+        "--worst",
+        "0",
+        "inference.flip=true",
+    ]
+    rest = [
+        str(one),
+        "--iterations",
+        "1",
+        "4",
+        "--checkpoint",
+        "last",
+        "--worst",
+        "0",
+        "data.eval_batch_size=3",
+    ]
+    assert given == [{"one": same}, {"one": rest}]
+    rows = {row["job"]: (row["status"], row["error"]) for row in table(runs / "evaluation/jobs.csv")}
+    assert rows == {
+        "one": ("skipped", ""),
+        "fcn": ("skipped", "fcn has no EM layer, and so no T"),
+        "unfinished": ("skipped", "it has not finished: no result yet"),
+    }
+    assert "fcn has no EM layer, and so no T" in capsys.readouterr().out
+
+
+def test_mistakes_with_many_runs_are_named(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(HemnetError, match=r"no run in .*: train first, or name other folders"):
+        command(monkeypatch, tmp_path)
+    with pytest.raises(HemnetError, match="--output and --voc-submission are for one run"):
+        command(monkeypatch, run_dir, run_dir, "--output", tmp_path)
+    with pytest.raises(HemnetError, match=r"no sweep of evaluations tabel.*: known are .*table2_eval"):
+        command(monkeypatch, "--sweep", "tabel")
+    with pytest.raises(HemnetError, match="name a run directory, a folder of runs, or a sweep"):
+        command(monkeypatch)
+
+
+def test_every_sweep_of_evaluations_opens_with_what_it_claims() -> None:
+    for path in (EXPERIMENTS / "evaluations").glob("*.yaml"):
+        text = path.read_text()
+        assert all(f"# {word}:" in text for word in ("Question", "Command", "Budget", "Expected"))
+        assert f"SWEEP={path.stem}" in text
+        assert not (EXPERIMENTS / "sweeps" / path.name).exists(), "make sweep would not know which is meant"
+        folders, iterations = read_sweep(path.stem)
+        assert folders
+        assert iterations == sorted(set(iterations))
 
 
 def test_an_older_run_and_a_recipe_s_own_inference(run_dir: Path, tmp_path: Path) -> None:

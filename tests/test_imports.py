@@ -35,12 +35,14 @@ RANK = {
     "redaction": 2,
     "provenance": 3,
     "records": 1,
+    "evaluations": 5,
     "sweeps": 5,
     "compose": 5,
     "cli": 6,
     "train": 7,
     "search": 7,
-    "evaluate": 7,
+    "evaluate_runs": 7,
+    "evaluate": 8,
     "cost": 7,
     "predict": 7,
     "export": 7,
@@ -50,7 +52,7 @@ RANK = {
 }
 CONFIGURED = {
     "check", "compose", "identity", "redaction", "runs", "sweeps", "search", "cli",
-    "train", "evaluate", "predict", "cost", "export", "report", "data.__main__",
+    "train", "evaluate", "evaluate_runs", "predict", "cost", "export", "report", "data.__main__",
 }  # fmt: skip
 # Optional, so only these import it, and they only on demand.
 TRITON = {"triton.py", "triton_kernels.py"}

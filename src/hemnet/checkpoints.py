@@ -95,6 +95,11 @@ def _known(path: Path) -> list[str]:
     return re.findall(r"^(?:# )?([0-9a-f]{64})  ", text, re.MULTILINE)
 
 
+def fingerprint(path: Path) -> str | None:
+    """Return the hash that was written with a checkpoint, which is not read; None if none was written."""
+    return next(iter(_known(path)), None)
+
+
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -76,15 +77,19 @@ def log_to_terminal() -> None:
 ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=")
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every command on a trained network takes: the run and the checkpoint."""
-    parser.add_argument("run", help="run directory, such as runs/synthetic_hem/20260101-120000-a1b2c3")
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add what every command on a trained network takes: the run, or ``several``, and the checkpoint."""
+    example = "run directory, such as runs/synthetic_hem/20260101-120000-a1b2c3"
+    if several:
+        parser.add_argument("run", nargs="*", type=Path, help=f"{example}, or a folder of runs")
+    else:
+        parser.add_argument("run", help=example)
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Add what every command that runs a trained network takes: also how it is run."""
-    add_checkpoint_arguments(parser)
+    add_checkpoint_arguments(parser, several=several)
     group = parser.add_argument_group(
         "inference",
         "changes the run's config, inference.*; by default the whole image once, at its own scale",

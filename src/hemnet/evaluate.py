@@ -1,22 +1,23 @@
-"""Score a trained network on the validation split of its data set: ``python -m hemnet.evaluate RUN``.
+"""Score trained networks on the validation split of their data sets: ``python -m hemnet.evaluate RUN``.
 
 Written to RUN/evaluation/CHECKPOINT[-how the network was run]/, or with --iterations to a folder T<n> in it
 for each number of EM iterations: result.json, classes.csv, images.csv, confusion.png, worst.png.
+
+Of several runs, or folders of runs, each is evaluated by a process of its own, and only as far as it has not
+been before. --sweep NAME takes runs and iterations from experiments/evaluations/NAME.yaml.
 """
 
 import argparse
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.callbacks.evaluation_record import EvaluationRecord
+from hemnet.checkpoints import fingerprint
 from hemnet.cli import (
     SUMMARY,
     add_run_arguments,
@@ -31,14 +32,18 @@ from hemnet.compose import build_data, build_evaluator, build_inference, build_t
 from hemnet.data import DatasetSpec
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
-from hemnet.figures import confusion_figure, predictions_page
-from hemnet.files import write_table
-from hemnet.inference import PLAIN, Inference
-from hemnet.metrics import iou, recall
+from hemnet.evaluate_runs import evaluate_runs, read_sweep
+from hemnet.evaluations import (
+    FOLDER,
+    at_iterations,
+    folder_name,
+    write_iterations,
+    write_report,
+)
 from hemnet.nets import Segmenter
 from hemnet.provenance import device_name
 from hemnet.ranks import rank
-from hemnet.runs import Checkpoint, Run, write_json
+from hemnet.runs import Checkpoint, Run
 
 log = logging.getLogger(__name__)
 VOC_CLASSES = 21
@@ -72,6 +77,8 @@ def evaluate(
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
+    checkpoint = run.checkpoint(which)
+    known = fingerprint(checkpoint)
     network, spec = restore(run, which)
     _check_iterations(network, iterations, submission)
     data = build_data(config)
@@ -80,9 +87,10 @@ def evaluate(
     task.inference = build_inference(config)
     record = EvaluationRecord(worst, submission and _submission_folder(submission, config, spec))
     trainer = build_evaluator(config, [record])
-    output = output or run.path / "evaluation" / folder_name(which, task.inference)
+    output = output or run.path / FOLDER / folder_name(which, task.inference, assignments)
     title = f"{run.config.name}, seed {run.config.seed}, {output.name}"
-    what = {"checkpoint": which, "overrides": list(assignments), "inference": asdict(task.inference)}
+    what = {"checkpoint": which, "checkpoint_sha256": known, "overrides": list(assignments),
+            "inference": asdict(task.inference)}  # fmt: skip
     found: dict[int | None, dict[str, float]] = {}
     counts: Sequence[int | None] = iterations or [None]
     for count in counts:
@@ -99,10 +107,12 @@ def evaluate(
                 "metrics": found[count],
             }
             try:
-                _write_report(output if count is None else output / f"T{count}", result, record, spec)
+                write_report(at_iterations(output, count), result, record, spec)
             except OSError as error:
                 raise HemnetError(f"cannot write to {output} ({error}): choose another --output") from error
     if trainer.is_global_zero:
+        if iterations:
+            write_iterations(output, checkpoint, [*SUMMARY.values(), "val/loss"])
         _conclude(found, spec, output, title)
     return found[counts[-1]]
 
@@ -112,20 +122,6 @@ def set_iterations(network: Segmenter, count: int | None) -> None:
     for module in network.modules():
         if count is not None and isinstance(module, HighwayEM):
             module.iterations_eval = count
-
-
-def folder_name(which: Checkpoint, inference: Inference) -> str:
-    """Return a name that says what was evaluated: the checkpoint, and each way in which it was not plain."""
-    parts: list[str] = [which]
-    for item in fields(inference):
-        value, default = getattr(inference, item.name), getattr(PLAIN, item.name)
-        if isinstance(value, Sequence):
-            value, default = tuple(value), default and tuple(default)
-        if value == default:
-            continue
-        values = value if isinstance(value, tuple) else () if value is True else (value,)
-        parts += [item.name, *(f"{number:g}" for number in values)]
-    return "-".join(parts)
 
 
 def _check_iterations(network: Segmenter, iterations: Sequence[int], submission: Path | None) -> None:
@@ -155,66 +151,49 @@ def _submission_folder(root: Path, config: DictConfig, spec: DatasetSpec) -> Pat
     return folder
 
 
-def _write_report(place: Path, result: dict[str, Any], record: EvaluationRecord, spec: DatasetSpec) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    write_json(place / "result.json", result)
-    matrix = torch.from_numpy(record.matrix)
-    columns = zip(
-        spec.classes, iou(matrix).tolist(), recall(matrix).tolist(), record.matrix.sum(1), strict=True
-    )
-    rows = [[name, _cell(iou_k), _cell(recall_k), pixels] for name, iou_k, recall_k, pixels in columns]
-    write_table(place / "classes.csv", ["class", "iou", "accuracy", "pixels"], rows)
-    images = [[score.name, _cell(score.miou), _cell(score.pixel_accuracy)] for score in record.images]
-    write_table(place / "images.csv", ["image", "miou", "pixel_accuracy"], images)
-    confusion_figure(record.matrix, spec, place / "confusion.png")
-    (place / "worst.png").unlink(missing_ok=True)  # that of an evaluation before
-    if record.rows:
-        predictions_page(record.rows, spec, place / "worst.png")
-
-
 def _conclude(
     found: Mapping[int | None, Mapping[str, float]], spec: DatasetSpec, output: Path, title: str
 ) -> None:
     if None in found:
         print_scores(found[None], spec.classes, title)
     else:
-        _write_sweep(found, output, title)
+        print_sweep(found, title)
     print(f"written to {output}")
-
-
-def _write_sweep(found: Mapping[int | None, Mapping[str, float]], output: Path, title: str) -> None:
-    keys = [*SUMMARY.values(), "val/loss"]
-    rows = [[count, *(_cell(scores[key]) for key in keys)] for count, scores in found.items()]
-    write_table(output / "iterations.csv", ["iterations", *keys], rows)
-    print_sweep(found, title)
-
-
-def _cell(score: float) -> str:
-    """Return a score, or an empty cell for a class or image that has none."""
-    return "" if math.isnan(score) else f"{score:.6f}"
 
 
 def _entry() -> None:
     parser = argparse.ArgumentParser(prog="python -m hemnet.evaluate", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    add_run_arguments(parser)
+    add_run_arguments(parser, several=True)
     parser.add_argument("--iterations", nargs="+", type=int, default=[], metavar="T",
                         help="evaluate with each of these numbers of EM iterations")  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to")
-    parser.add_argument("--worst", type=int, default=8, metavar="N", help="images on worst.png; default: 8")
-    parser.add_argument("--voc-submission", type=Path, metavar="DIR",
-                        help="write a results/ folder for the PASCAL VOC test server to DIR")  # fmt: skip
+    parser.add_argument("--worst", type=int, metavar="N",
+                        help="images on worst.png; default: 8, and none of several runs")  # fmt: skip
+    one = parser.add_argument_group("of one run")
+    one.add_argument("--output", type=Path, metavar="DIR", help="folder to write to")
+    one.add_argument("--voc-submission", type=Path, metavar="DIR",
+                     help="write a results/ folder for the PASCAL VOC test server to DIR")  # fmt: skip
+    many = parser.add_argument_group("of several runs")
+    many.add_argument("--sweep", metavar="NAME", help="of experiments/evaluations/NAME.yaml")
+    many.add_argument("--parallel", type=int, metavar="N",
+                      help="runs at a time; default: as many as there are GPUs for, or 1 on CPU")  # fmt: skip
     options, assignments = parse(parser)
     log_to_terminal()
-    evaluate(
-        options.run,
-        options.checkpoint,
-        assignments,
-        iterations=options.iterations,
-        output=options.output,
-        worst=options.worst,
-        submission=options.voc_submission,
-    )
+    folders, iterations = options.run, options.iterations
+    if options.sweep:
+        runs, depths = read_sweep(options.sweep)
+        folders, iterations = folders or runs, iterations or depths
+    if not folders:
+        raise HemnetError("name a run directory, a folder of runs, or a sweep of evaluations with --sweep")
+    if options.sweep is None and len(folders) == 1 and (folders[0] / "config.yaml").is_file():
+        evaluate(folders[0], options.checkpoint, assignments, iterations=iterations, output=options.output,
+                 worst=8 if options.worst is None else options.worst,
+                 submission=options.voc_submission)  # fmt: skip
+        return
+    if options.output or options.voc_submission:
+        raise HemnetError("--output and --voc-submission are for one run: name its directory alone")
+    evaluate_runs(folders, options.checkpoint, assignments, iterations=iterations, parallel=options.parallel,
+                  worst=options.worst or 0)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{l
 import json
 import logging
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,8 @@ from hemnet.redaction import redact, redacted
 log = logging.getLogger(__name__)
 Checkpoint = Literal["last", "best"]
 DEEPEST = 50
+INNER = {"evaluation", "checkpoints", "figures", "wandb"}
+"""Folders of a run, none of which holds a run of its own."""
 
 
 @dataclass
@@ -263,6 +266,20 @@ def _require_tree(text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
             raise ValueError(f"it has YAML aliases, or more than {DEEPEST} levels, which no run writes")
+
+
+def find_runs(folder: Path, marks: Collection[str] = ("config.yaml",)) -> Iterator[Path]:
+    """Yield the run directories at or below a folder: those that hold a file named by one of ``marks``.
+
+    Raises:
+        HemnetError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise HemnetError(f"{folder} is no folder: name run directories or folders that hold some")
+    for path, names, files in os.walk(folder):
+        if not {*marks}.isdisjoint(files):
+            yield Path(path).resolve()
+        names[:] = sorted(name for name in names if name not in INNER and not name.startswith("."))
 
 
 def result_at(path: Path) -> dict[str, Any]:

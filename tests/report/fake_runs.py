@@ -60,6 +60,14 @@ def write_run(
     return path
 
 
+def write_evaluation(run: Path, T: int, miou: float | None, *, checkpoint: str | None = None) -> None:
+    """Write the result of an evaluation with T iterations, of the checkpoint with this hash."""
+    place = run / "evaluation" / "last" / f"T{T}"
+    place.mkdir(parents=True)
+    result = {"iterations_eval": T, "checkpoint_sha256": checkpoint, "metrics": {"val/miou": miou}}
+    (place / "result.json").write_text(json.dumps(result))
+
+
 def plausible_rows(
     T: int, h: float, seed: int, *, steps: int = 1500, every: int = 25, final: float = 0.85
 ) -> list[dict[str, float]]:

@@ -11,6 +11,7 @@ from hemnet.report.collect import collect
 from hemnet.report.contents import Block, Chart, Table
 from hemnet.report.costs import costs
 from hemnet.report.flow import backbone, gradient_flow
+from hemnet.report.grids import evaluated_grid, trained_grid
 from hemnet.report.groups import Section, sections
 from hemnet.report.heads import against_heads, every_group, gradient_modes, per_class
 from hemnet.report.images import Album
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 OF_VARIANTS = {
     "mIoU against T (em or hem)": against_depth,
     "mIoU against h (two highway scales at one T)": against_scale,
+    "T of training and step size (two of each)": trained_grid,
+    "T of evaluation and step size (two of each; make sweep SWEEP=table2_eval)": evaluated_grid,
     "gradient modes (two of them)": gradient_modes,
     "gradient flow (gradient/means, T of 2 or more)": gradient_flow,
     "gradient of the backbone (gradient/backbone)": backbone,

@@ -4,9 +4,8 @@ Shapes: S logged steps; a curve is (S, 2): optimizer step and value.
 """
 
 import json
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
+from hemnet.evaluations import FOLDER, folder_name, read_results
 from hemnet.identity import Identity, identity
-from hemnet.runs import Run
+from hemnet.inference import PLAIN
+from hemnet.runs import Run, find_runs
 from hemnet.sweeps.jobs import CONSOLE, last_lines
 
-# Folders of a run, none of which holds a run of its own.
-INNER = {"evaluation", "checkpoints", "figures", "wandb"}
+MARKS = ("config.yaml", CONSOLE)
+"""The one or the other is in a run directory: a job that did not begin has the second alone."""
 WANTED = re.compile(
     r"val/miou$|cost/|gradient/backbone/|gradient/(means|share)/\d+$"
     r"|em/(log_likelihood|step_length|components|entropy)/\d+$"
@@ -49,6 +50,7 @@ class Record:
         curves: (S, 2) per other metric of `WANTED`, thinned to at most `MOST_POINTS`.
         phases: ``family`` -> (3, t+1): mean over each phase of training, per iteration.
         cost: the last value of each ``cost/*``.
+        evaluated: ``val/miou`` of the last checkpoint at each T that `hemnet.evaluate` was given.
         superseded: whether a later run of the same settings and seed takes its place.
     """
 
@@ -63,6 +65,7 @@ class Record:
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     phases: dict[str, np.ndarray] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
+    evaluated: dict[int, float] = field(default_factory=dict)
     superseded: bool = False
 
     @property
@@ -87,7 +90,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Record], list[Unreadable]]:
     """
     records: list[Record] = []
     unreadable: list[Unreadable] = []
-    for path in sorted({path for folder in folders for path in _find(folder)}):
+    for path in sorted({path for folder in folders for path in find_runs(folder, MARKS)}):
         try:
             records.append(read(path))
         except Exception as error:  # whatever is wrong with one run, the others have their report
@@ -96,15 +99,6 @@ def collect(folders: Sequence[Path]) -> tuple[list[Record], list[Unreadable]]:
         named = " ".join(map(str, folders))
         raise HemnetError(f"no run in {named}: train first (make train, make sweep), or name other folders")
     return records, unreadable
-
-
-def _find(folder: Path) -> Iterator[Path]:
-    if not folder.is_dir():
-        raise HemnetError(f"{folder} is no folder: name run directories or folders that hold some")
-    for path, names, files in os.walk(folder):
-        if "config.yaml" in files or CONSOLE in files:
-            yield Path(path).resolve()
-        names[:] = [name for name in names if name not in INNER and not name.startswith(".")]
 
 
 def read(path: Path) -> Record:
@@ -130,6 +124,10 @@ def read(path: Path) -> Record:
     )
     if record.status == "finished":
         _read_metrics(record, run)
+        results = read_results(path / FOLDER / folder_name("last", PLAIN), path / "checkpoints" / "last.ckpt")
+        record.evaluated = {
+            T: _number(result["metrics"].get("val/miou")) for T, result in results.items() if T is not None
+        }
     return record
 
 

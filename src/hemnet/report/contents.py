@@ -24,12 +24,14 @@ class Column:
         digits: significant digits where ``fixed`` is false, else decimals.
         fixed: decimals or significant digits.
         signed: whether a plus is written.
+        counted: of how many values an estimate is where it does not say so; None: none says.
     """
 
     heading: str
     digits: int = 3
     fixed: bool = True
     signed: bool = False
+    counted: int | None = None
 
     def text(self, value: float) -> str:
         """Return a number as it is printed."""
@@ -59,15 +61,18 @@ class Table:
         return [not any(isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
 
     def csv(self) -> str:
-        """Return the table as CSV in full precision; an estimate is three columns."""
-        wide = [any(isinstance(row[i], Estimate) for row in self.rows) for i in range(len(self.columns))]
+        """Return the table as CSV in full precision; an estimate is three columns, or four with its count."""
+        ends: list[Sequence[str]] = []
+        for i, column in enumerate(self.columns):
+            estimated = any(isinstance(row[i], Estimate) for row in self.rows)
+            ends.append(("low", "high", *([] if column.counted is None else ["n"])) if estimated else ())
         lines: list[list[object]] = [[]]
-        for column, three in zip(self.columns, wide, strict=True):
-            lines[0] += [column.heading, *(f"{column.heading} {end}" for end in ("low", "high") if three)]
+        for column, further in zip(self.columns, ends, strict=True):
+            lines[0] += [column.heading, *(f"{column.heading} {end}" for end in further)]
         for row in self.rows:
             line: list[object] = []
-            for value, three in zip(row, wide, strict=True):
-                line += _raw(value, three)
+            for value, further in zip(row, ends, strict=True):
+                line += _raw(value, further)
             lines.append(line)
         out = io.StringIO()
         csv.writer(out, lineterminator="\n").writerows(lines)
@@ -90,23 +95,24 @@ def _text(column: Column, value: Cell) -> str:
     if isinstance(value, Estimate):
         half = value.half_width
         mean = column.text(value.mean)
-        return mean if half is None else f"{mean} ± {column.text(half).lstrip('+')}"
+        count = "" if column.counted in (None, value.n) else f" (n={value.n})"
+        return (mean if half is None else f"{mean} ± {column.text(half).lstrip('+')}") + count
     if isinstance(value, float):
         return column.text(value)
     return MISSING if value is None else str(value)
 
 
-def _raw(value: Cell, three: bool) -> list[object]:
+def _raw(value: Cell, further: Sequence[str]) -> list[object]:
     if isinstance(value, Estimate):
-        return [value.mean, value.low, value.high]
-    return [value, *([None, None] if three else [])]
+        return [value.mean, *(getattr(value, end) for end in further)]
+    return [value, *(None for _ in further)]
 
 
 TEX_SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "σ²": r"$\sigma^2$",
-    "×": r"$\times$", "−": "--", "…": r"\ldots{}", "μ": r"$\mu$", "\n": " ",
+    "×": r"$\times$", "−": "--", "…": r"\ldots{}", "μ": r"$\mu$", "η": r"$\eta$", "\n": " ",
 }  # fmt: skip
 
 

@@ -96,6 +96,14 @@ class Group:
         """Return the mean over seeds and its interval."""
         return estimate(list(self.by_seed(metric).values()))
 
+    def by_iterations(self) -> dict[int, dict[int, float]]:
+        """Return mIoU by seed at each T of evaluation, for the runs that were evaluated with it."""
+        depths = sorted({T for run in self.runs.values() for T in run.evaluated})
+        return {
+            T: {seed: run.evaluated[T] for seed, run in sorted(self.runs.items()) if T in run.evaluated}
+            for T in depths
+        }
+
     def phase(self, family: str, phase: int, t: int) -> dict[int, float]:
         """Return one per-iteration metric in one phase of training by seed, for the runs that logged it."""
         found = {}

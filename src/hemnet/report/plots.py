@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hemnet.report.statistics import estimate
+from hemnet.report.statistics import Estimate, estimate
 
 WIDTH = 4.6
 """Inches: at 390 pixels of a phone, a point of type is about a pixel."""
@@ -71,6 +71,10 @@ class Line:
     marker: str = "o"
     dashes: str = "-"
 
+    def at(self, x: float) -> Estimate | None:
+        """Return the mean over seeds at x and its interval; None if there is no value."""
+        return estimate(list(self.points.get(x, {}).values()))
+
 
 def score_chart(
     lines: Sequence[Line], levels: Sequence[tuple[str, str, float]], xlabel: str, positions: str = "even"
@@ -109,7 +113,7 @@ def score_chart(
 def _score_line(axis: Axes, line: Line, place: Mapping[float, float], shift: float) -> None:
     xs, means, halves = [], [], []
     for x, by_seed in sorted(line.points.items()):
-        if (found := estimate(list(by_seed.values()))) is None:
+        if (found := line.at(x)) is None:
             continue
         values = [value for value in by_seed.values() if np.isfinite(value)]
         axis.plot([place[x] + shift] * len(values), values, ".", color=line.colour, alpha=0.3, markersize=5)

@@ -59,7 +59,7 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Chapter | No
         block.items.append(Chart(
             f"{slug}_miou_vs_iterations",
             "mIoU against T: means over seeds with 95% intervals; faint dots are single seeds"
-            + (", horizontal lines the mean of heads without T." if levels else "."),
+            + (", horizontal lines the mean of other heads." if levels else "."),
             lambda: score_chart(lines, levels, "iterations T"),
         ))  # fmt: skip
     else:
@@ -81,7 +81,10 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Chapter | No
 
 
 def _levels(section: Section) -> list[tuple[str, str, float]]:
-    found = [(group, group.score()) for group in others(section)]
+    rivals = others(section)
+    # Of a head at several T, such as EMANet's, no single one stands for it.
+    one_depth = len({group.iterations for group in rivals} - {None}) == 1
+    found = [(group, group.score()) for group in rivals if group.iterations is None or one_depth]
     return [(group.label, head_colour(group.head), score.mean) for group, score in found if score][:6]
 
 

@@ -1,4 +1,4 @@
-"""A job: one training run as a process of its own, and how it went."""
+"""A job: one training run, or the evaluation of one, as a process of its own, and how it went."""
 
 import contextlib
 import signal
@@ -61,13 +61,16 @@ class Job:
         if code is None:
             return False
         signal_group(self._process, signal.SIGKILL)  # ranks that outlive the first have no use
-        outcome = result_at(self.path).get("status")
-        if code == 0 and outcome == "finished":
-            self.status = "finished"
-        else:
-            self.status = "preempted" if outcome == "preempted" else "failed"
+        self.status = self._outcome(code)
+        if self.status != "finished":
             self.error = self._reason(code)
         return True
+
+    def _outcome(self, code: int) -> Status:
+        outcome = result_at(self.path).get("status")
+        if outcome == "preempted":
+            return "preempted"
+        return "finished" if code == 0 and outcome == "finished" else "failed"
 
     def interrupt(self) -> None:
         """Interrupt the process as Ctrl-C does."""
@@ -106,6 +109,18 @@ class Job:
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
         return self.console[-1].strip() if self.console else f"exit status {code}, without a word"
+
+
+class Evaluation(Job):
+    """The evaluation of a trained run: ``path`` is where it prints to, ``overrides`` what it is given."""
+
+    @property
+    def command(self) -> list[str]:
+        """What its process runs."""
+        return [sys.executable, "-m", "hemnet.evaluate", *self.overrides]
+
+    def _outcome(self, code: int) -> Status:
+        return "finished" if code == 0 else "failed"
 
 
 def last_lines(path: Path) -> list[str]:

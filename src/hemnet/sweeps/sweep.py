@@ -41,8 +41,22 @@ def run_sweep(
     _require_places_of_their_own(jobs)
     for job, config in zip(jobs, configs, strict=True):
         _skip_if_finished(job, config)
-    slots = slots_for(configs[0], parallel, devices)
-    print(f"{len(jobs)} jobs, {len(slots)} at a time, in {folder}", flush=True)
+    run_and_report(jobs, slots_for(configs[0], parallel, devices), folder)
+
+
+def run_and_report(jobs: Sequence[Job], slots: Sequence[Slot], folder: Path) -> None:
+    """Run the jobs that wait, show how all stand, and report those that fail.
+
+    Args:
+        jobs: those to run, and those that are over.
+        slots: how many run at a time, and where.
+        folder: where jobs.csv is kept.
+
+    Raises:
+        HemnetError: jobs failed; the message names them and says how they ended.
+    """
+    at_a_time = f", {len(slots)} at a time" if slots else ""
+    print(f"{len(jobs)} jobs{at_a_time}, in {folder}", flush=True)
     with Board(jobs, folder) as board:
         run_jobs((job for job in jobs if job.status == "waiting"), slots, board.update)
     _report(jobs, folder)

@@ -1,0 +1,161 @@
+"""Chapters on T against step size, laid out as the paper's Table 2: T of training, and T of evaluation.
+
+A column is a step size η = 1 - h, or EMANet; a row is a T.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from hemnet.report.contents import Block, Cell, Chart, Column, Table
+from hemnet.report.groups import Group, Section, differences
+from hemnet.report.heat import heat_map
+from hemnet.report.plots import Line, scale_colour, score_chart
+from hemnet.report.scores import Chapter
+from hemnet.report.statistics import Estimate
+from hemnet.report.variants import Variant, others
+
+ABOUT = (
+    "The step size is η = 1 - h, so that η = 1 is plain EM; EMANet, which passes no gradient through its "
+    "iterations, has none."
+)
+TO = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"
+# T -> seed -> mIoU
+Points = dict[float, dict[int, float]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Scores over T and step size.
+
+    Attributes:
+        scales: a column per step size.
+        rivals: further columns, those of EMANet.
+    """
+
+    scales: Sequence[Line]
+    rivals: Sequence[Line]
+
+    @property
+    def columns(self) -> list[Line]:
+        """All columns."""
+        return [*self.scales, *self.rivals]
+
+    @property
+    def rows(self) -> list[float]:
+        """Each T that a column has."""
+        return sorted({T for column in self.columns for T in column.points})
+
+    @property
+    def whole(self) -> bool:
+        """Whether there are two step sizes and two T at least: less is no grid."""
+        return len(self.scales) > 1 and len({T for column in self.scales for T in column.points}) > 1
+
+
+def trained_grid(section: Section, variant: Variant, slug: str) -> Chapter | None:
+    """Return mIoU over T of training and step size."""
+    block = Block("T of training and step size", [ABOUT])
+    grid = _grid(variant.usual, others(section), _by_training)
+    if grid.whole:
+        _show(block, grid, f"{slug}_grid_train", "T_train", "mIoU by T of training and step size η")
+    return Chapter(block) if block.items else None
+
+
+def evaluated_grid(section: Section, variant: Variant, slug: str) -> Chapter | None:
+    """Return mIoU over T of evaluation and step size, for each T of training."""
+    block = Block("T of evaluation and step size", [ABOUT])
+    for depth in variant.depths:
+        mine, rivals = (
+            [g for g in groups if g.iterations == depth] for groups in (variant.usual, others(section))
+        )
+        grid = _grid(mine, rivals, _by_evaluation)
+        if grid.whole:
+            what = f"mIoU by T of evaluation and step size η, after training with T = {depth}"
+            _show(block, grid, f"{slug}_grid_eval_T{depth}", "T_eval", what, depth)
+    return Chapter(block) if block.items else None
+
+
+def _by_training(groups: Sequence[Group]) -> Points:
+    return {group.iterations: group.by_seed() for group in groups if group.iterations is not None}
+
+
+def _by_evaluation(groups: Sequence[Group]) -> Points:
+    (group,) = groups  # settings that agree in T, h and all else are one group
+    return {float(T): by_seed for T, by_seed in group.by_iterations().items()}
+
+
+def _grid(
+    groups: Sequence[Group], rivals: Sequence[Group], points: Callable[[Sequence[Group]], Points]
+) -> Grid:
+    """Return the columns that have anything; ``points`` of the groups of a column are its scores."""
+    by_scale: dict[float, list[Group]] = defaultdict(list)
+    for group in groups:
+        if isinstance(group.scale, float):
+            by_scale[group.scale].append(group)
+    by_rest: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
+    for group in rivals:
+        if group.head == "emanet":
+            by_rest[frozenset(group.rest.items())].append(group)
+    scales = [
+        Line(f"η={round(1 - h, 9):g}", scale_colour(i / max(len(by_scale) - 1, 1)), points(by_scale[h]))
+        for i, h in enumerate(sorted(by_scale, reverse=True))
+    ]
+    apart = []
+    for i, (rest, mine) in enumerate(by_rest.items()):
+        further = differences(dict(rest), [dict(other) for other in by_rest])
+        label = f"EMANet, {further}" if further else "EMANet"
+        apart.append(Line(label, "#000000", points(mine), "sDX"[i % 3], "--"))
+    return Grid([line for line in scales if line.points], [line for line in apart if line.points])
+
+
+def _show(block: Block, grid: Grid, name: str, axis: str, what: str, trained: int | None = None) -> None:
+    """Add a grid to a block as heat map, as lines and as table; ``trained`` is the T of training of all."""
+    missing = "no run has finished" if trained is None else "no run was evaluated"
+    of_training = "" if trained is None else ": the T of training."
+    framed, dotted = (of_training and f" {how}{of_training}" for how in ("Framed", "Dotted"))
+
+    def lines() -> Figure:
+        figure = score_chart(grid.columns, [], axis)
+        if trained in grid.rows:
+            figure.axes[0].axvline(grid.rows.index(trained), color="#999999", linestyle=":", zorder=0)
+        return figure
+
+    rows: list[list[Cell]] = [[f"{T:g}", *(column.at(T) for column in grid.columns)] for T in grid.rows]
+    counts = [cell.n for row in rows for cell in row if isinstance(cell, Estimate)]
+    usual = max(counts, key=counts.count, default=0)
+    heads = [Column(axis), *(Column(column.label, counted=usual) for column in grid.columns)]
+    counted = f"means over seeds with 95% intervals, n = {usual} unless a cell says otherwise"
+    block.paragraphs.append(f"{what}. {_highest(grid, axis)}")
+    block.items += [
+        Chart(name, f"{what}: mean, number n of seeds. Bold: highest η of a row. Hatched: {missing}.{framed}",
+              lambda: heat_map(grid.scales, grid.rivals, grid.rows, "step size η = 1 - h", axis, trained)),
+        Chart(f"{name}_lines",
+              f"{what}: means over seeds with 95% intervals; faint dots are single seeds.{dotted}", lines),
+        Table(name, f"{what}, η = 1 - h: {counted}.", heads, rows),
+    ]  # fmt: skip
+
+
+def _highest(grid: Grid, axis: str) -> str:
+    """Return where the highest means are: of the step sizes at each T, and of the T of each column."""
+    rows = {f"{T:g}": {_short(c): c.at(T) for c in grid.scales} for T in grid.rows}
+    columns = {_short(c): {f"{T:g}": c.at(T) for T in grid.rows} for c in grid.columns}
+    best_in_rows, best_in_columns = (
+        ", ".join(f"{where}{TO}{best}" for where, cells in side.items() if (best := _best(cells)))
+        for side in (rows, columns)
+    )
+    return (
+        f"At each {axis}, the η of the highest mean (not tested): {best_in_rows}. In a column, its {axis}: "
+        f"{best_in_columns}."
+    )
+
+
+def _short(column: Line) -> str:
+    return column.label.removeprefix("η=")
+
+
+def _best(cells: Mapping[str, Estimate | None]) -> str | None:
+    """Return the name of the cell with the highest mean; None below two that have one."""
+    means = {name: found.mean for name, found in cells.items() if found}
+    return max(means, key=lambda name: means[name]) if len(means) > 1 else None

@@ -1,0 +1,75 @@
+"""The heat map of scores over two settings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from hemnet.report.plots import WIDTH, Line
+from hemnet.report.statistics import Estimate
+
+CELL_WIDTH, CELL_HEIGHT = 0.5, 0.42
+"""Inches, that of a score at the size of type that a phone shows."""
+GAP = 0.25
+"""Between the columns of the scale and those that stand apart, in widths of a cell."""
+
+
+def heat_map(
+    scale: Sequence[Line],
+    apart: Sequence[Line],
+    rows: Sequence[float],
+    xlabel: str,
+    ylabel: str,
+    framed: float | None = None,
+) -> Figure:
+    """Draw mIoU: mean and number of seeds in each cell, hatched where there is none, bold at a row's highest.
+
+    Args:
+        scale: columns side by side, of which the highest is sought.
+        apart: columns at a distance from those.
+        rows: x of the lines, downwards.
+        xlabel: what the columns are.
+        ylabel: what the rows are.
+        framed: the row to put a frame around; None frames none.
+    """
+    columns = [*scale, *apart]
+    places = [i + GAP * (i >= len(scale)) for i in range(len(columns))]
+    means = [found.mean for column in columns for x in rows if (found := column.at(x))]
+    norm = mpl.colors.Normalize(min(means, default=0), max(means, default=1))
+    size = max(WIDTH, CELL_WIDTH * (len(columns) + 1.5)), CELL_HEIGHT * len(rows) + 0.8
+    figure = Figure(figsize=size)
+    axis = figure.subplots()
+    for row, x in enumerate(rows):
+        highest = max((found.mean for column in scale if (found := column.at(x))), default=None)
+        for i, (place, column) in enumerate(zip(places, columns, strict=True)):
+            found = column.at(x)
+            bold = i < len(scale) and found is not None and found.mean == highest
+            _cell(axis, row, place, found, norm, bold)
+        if x == framed:
+            look: Any = {"fill": False, "linewidth": 1.6, "clip_on": False, "zorder": 3}
+            axis.add_patch(Rectangle((-0.5, row - 0.5), places[-1] + 1, 1, **look))
+    axis.set_xticks(places, [column.label.replace(", ", "\n") for column in columns])
+    axis.set_yticks(range(len(rows)), [f"{x:g}" for x in rows])
+    axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.5, places[-1] + 0.5), ylim=(len(rows) - 0.5, -0.5))
+    axis.grid(visible=False)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+def _cell(
+    axis: Axes, row: int, place: float, found: Estimate | None, norm: mpl.colors.Normalize, bold: bool
+) -> None:
+    corner = (place - 0.5, row - 0.5)
+    if found is None:
+        axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#bbbbbb", hatch="///", linewidth=0.5))
+        return
+    colour = mpl.colormaps["viridis"](norm(found.mean))
+    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 0.5
+    axis.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white", linewidth=0.5))
+    look: Any = {"ha": "center", "va": "center", "color": "black" if bright else "white"}
+    axis.text(place, row - 0.16, f"{found.mean:.3f}", fontsize=9, weight="bold" if bold else "normal", **look)
+    axis.text(place, row + 0.24, f"n={found.n}", fontsize=8, **look)

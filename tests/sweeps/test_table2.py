@@ -1,0 +1,66 @@
+"""The paper's two-part table as a user makes it: a sweep of training, a sweep of evaluations, a report."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hemnet.report.build import build
+
+SMALL = [
+    "experiment=synthetic_hem_short", "seed=0", "model.head.iterations=1,2",
+    "model.head.highway_scale=0.5,0.0", "model.backbone.width=4", "model.head.channels=8",
+    "data.train.length=8", "data.train.size=64", "data.val.length=4", "logger=csv",
+    "callbacks.predictions=null", "callbacks.attention=null",
+]  # fmt: skip
+FOLDER = "runs/sweeps/table2_train"
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """Run a command of the project in a folder, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_trained_then_evaluated_then_reported(tmp_path: Path) -> None:
+    out = run(
+        tmp_path, "hemnet.train", "--multirun", "sweep=table2_train", *SMALL, "hydra.launcher.parallel=2"
+    )
+    assert "6 finished" in out
+    folder = tmp_path / FOLDER
+    runs = {path.parent.name.partition("head-")[2]: path.parent for path in folder.glob("*/result.json")}
+    hem = {f"hem_iterations-{T}_highway_scale-{h}" for T in (1, 2) for h in ("0.5", "0.0")}
+    assert runs.keys() == hem | {"emanet_iterations-1", "emanet_iterations-2"}
+
+    out = run(
+        tmp_path, "hemnet.evaluate", "--sweep", "table2_eval", "--parallel", "2", "--iterations", "1", "2"
+    )
+    assert "6 finished" in out
+    assert len(table(folder / "evaluation/jobs.csv")) == 6
+    for path in runs.values():
+        trained = json.loads((path / "result.json").read_text())["metrics"]["val/loss"]
+        losses = {
+            row["iterations"]: row["val/loss"] for row in table(path / "evaluation/last/iterations.csv")
+        }
+        own = "2" if "iterations-2" in path.name else "1"
+        assert float(losses[own]) == pytest.approx(trained, abs=1e-6)
+
+    build([folder], tmp_path / "report", images=False)
+    for name, axis in (("grid_train", "T_train"), ("grid_eval_T1", "T_eval"), ("grid_eval_T2", "T_eval")):
+        rows = table(tmp_path / f"report/tables/synthetic_hem_short_{name}.csv")
+        assert [row[axis] for row in rows] == ["1", "2"]
+        assert all(float(row[head]) >= 0 for row in rows for head in ("η=0.5", "η=1", "EMANet"))
