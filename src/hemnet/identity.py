@@ -39,8 +39,8 @@ class Identity:
         experiment: the recipe.
         sweep: the sweep that the run belongs to; None if it stands alone.
         seed: of everything random.
-        head: ``hem``, ``em`` (highway scale 0), ``emanet`` (dot products, no gradient through EM), or the
-            name of a head without EM.
+        head: ``hem``, ``em`` (highway scale 0), ``emanet`` (dot products, unit means, no gradient through
+            EM), or the name of a head without EM.
         iterations: T in training.
         highway_scale: h; a schedule's values joined by ``/``, and ``learned`` if it is trained.
         gradient: how the iterations are differentiated.
@@ -85,7 +85,7 @@ def identity(config: DictConfig) -> Identity:
     if target != "EMHead":
         return Identity(**about, head=PLAIN_HEADS.get(target, target))
     scale = _scale(node)
-    if node.get("gradient") == "detached" and node.get("assignment") == "dot":
+    if (node.get("gradient"), node.get("assignment"), node.get("normalize")) == ("detached", "dot", "l2"):
         head = "emanet"
     else:
         head = "em" if scale == 0 else "hem"

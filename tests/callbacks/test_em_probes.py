@@ -52,7 +52,9 @@ def expected_curves(network: torch.nn.Module, layer: torch.nn.Module) -> dict[st
         for t in range(layer.iterations + 1):
             log_p = -((x[:, None] - mu) ** 2).sum(-1) / (2 * variance) - C / 2 * np.log(2 * np.pi * variance)
             p = np.exp(log_p)
-            z = p / p.sum(1, keepdims=True)
+            # The responsibilities are those of Eq. 8, the likelihood that of the mixture of equal weights.
+            score = np.exp(x @ mu.T / variance)
+            z = score / score.sum(1, keepdims=True)
             share = z.sum(0) / N
             moved = layer.highway_scale * mu + (1 - layer.highway_scale) * (z.T @ x) / z.sum(0)[:, None]
             values = {
@@ -81,13 +83,14 @@ def test_convergence_is_that_of_the_equations(tmp_path: Path) -> None:
     assert found[3] == pytest.approx(expected_curves(model.network.double(), layer_of(model)), rel=1e-9)
 
 
-def test_evaluation_iterations_and_no_likelihood_of_dot(tmp_path: Path) -> None:
-    model = plain_task(assignment="dot", iterations_eval=5)
+@pytest.mark.parametrize("assignment", ["dot", "gaussian"])
+def test_iterations_are_those_of_evaluation(assignment: str, tmp_path: Path) -> None:
+    model = plain_task(assignment=assignment, iterations_eval=5)
     recorder, _ = run(tmp_path, model, [EMConvergenceProbe(1)])
     names = recorder.having("em/")[0]
     assert "entropy/05" in names
     assert "step_length/04" in names
-    assert not any(name.startswith("log_likelihood") for name in names)
+    assert "log_likelihood/05" in names
 
 
 def test_attention_shows_the_most_occupied_components(tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_attention_without_images_holds_maps_alone(tmp_path: Path, monkeypatch: 
     model.network.double().eval()(data().val_dataset[4]["image"][None].double())
     x, mu = captured[0][0].flatten(1).T, layer.means.double()
     for t in range(4):
-        z = (-((x[:, None] - mu) ** 2).sum(-1) / (2 * math.sqrt(layer.channels))).softmax(1)
+        z = (x @ mu.T / math.sqrt(layer.channels)).softmax(1)
         if t == 0:
             first = z
         if t < 3:

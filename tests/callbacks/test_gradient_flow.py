@@ -43,7 +43,7 @@ class WrittenOut(nn.Module):
         means = [self.start.repeat(len(x), 1, 1).requires_grad_()]
 
         def share(x: Tensor, mu: Tensor) -> Tensor:
-            return (-((x[:, :, None] - mu[:, None]) ** 2).sum(-1) / (2 * self.variance)).softmax(-1)
+            return (x @ mu.mT / self.variance).softmax(-1)
 
         for t in range(self.iterations):
             z = share(uses[t], means[t])

@@ -17,7 +17,7 @@ class EMConvergenceProbe(pl.Callback):
     ``iterations_eval`` and ``tolerance`` where the layer has them; T is evaluation's. An image that the
     tolerance stopped stays where it is.
 
-    - ``em/log_likelihood/{t}``: eq (5) at mu^(t) per position, nats, t = 0..T; absent for assignment "dot".
+    - ``em/log_likelihood/{t}``: eq (5) at mu^(t) per position, nats, t = 0..T, for either assignment.
     - ``em/step_length/{t}``: |mu^(t+1) - mu^(t)| / |mu^(t)|, t = 0..T-1.
     - ``em/entropy/{t}``: of the responsibilities under mu^(t), nats, mean over positions, t = 0..T.
     - ``em/occupancy_min/{t}``, ``em/occupancy_max/{t}``: the least and the largest share of positions that a
@@ -79,7 +79,6 @@ def curves(result: EMResult) -> dict[str, Tensor]:
         "occupancy_min": occupancy.amin(dim=1),
         "occupancy_max": occupancy.amax(dim=1),
         "components": torch.special.entr(occupancy).sum(dim=1).exp(),
+        "log_likelihood": diagnostics.log_likelihood[:, 0] / positions,
     }
-    if diagnostics.log_likelihood is not None:
-        found["log_likelihood"] = diagnostics.log_likelihood[:, 0] / positions
     return {name: values.double().cpu() for name, values in found.items()}

@@ -36,8 +36,8 @@ class GradientFlowProbe(pl.Callback):
     absent ("detached", heads without EM). What is not finite is not logged: a step that overflowed, and
     ``means/00`` with engine "reference" where the initial means take no gradient, as it is not computed.
 
-    Steps between are untouched; a recorded one costs a pass over the EM layer's features more, runs without
-    torch.compile, and takes the same step.
+    Steps between are untouched; a recorded one costs two passes over the EM layer's features more, runs
+    without torch.compile, and takes the same step.
 
     Args:
         every_n_steps: optimizer steps from one record to the next, 1 or more.

@@ -209,8 +209,8 @@ class HighwayEM(InitialMeans):
     def register_gradient_flow_hook(self, hook: Callable[[GradientFlow], None]) -> RemovableHandle:
         """Have `hook(flow)` called whenever a backward pass leaves this layer.
 
-        The flow costs T·B numbers and one more pass over the features. Where the features need no
-        gradient, or gradient="detached" lets none through, the hook is not called.
+        The flow costs T·B numbers and two more passes over the features, and changes no gradient. Where the
+        features need no gradient, or gradient="detached" lets none through, the hook is not called.
 
         Returns:
             A handle whose `remove()` ends it.

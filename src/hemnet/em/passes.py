@@ -100,7 +100,7 @@ class Passes(Protocol):
             offset_BK: as above, what `a` gives at the mean of the component.
             readout: as above, if there is one.
             to_features: note z·a + dl·mu, this pull's part of the gradient to the features.
-            energy_B: if given, the squared norm of that part is added to it, per image.
+            energy_B: if given, the squared norm of that part is added to it, per image, noted or not.
 
         Returns:
             Σ_n dl_nk x_n (B, K, C) and Σ_n dl_nk (B, K).
@@ -170,7 +170,7 @@ class TorchPasses:
         if to_features:
             self._note(z_BNK, a_BKC)
             self._note(dl_BNK, w_BKC)
-        if to_features and energy_B is not None:
+        if energy_B is not None:
             # |P R|² = Σ (P (R Rᵀ))∘P: no second tensor of the size of the features.
             p_BNJ, r_BJC = torch.cat([z_BNK, dl_BNK], dim=2), torch.cat([a_BKC, w_BKC], dim=1)
             energy_B += (p_BNJ @ (r_BJC @ r_BJC.mT)).mul_(p_BNJ).sum(dim=(1, 2))

@@ -65,7 +65,8 @@ def pull_history(
         dy_BNC: gradient to the reconstruction, if there is one.
         dtail_RBKC: gradients to the last R means, if there are any.
         to_features: whether the gradient to the features is wanted.
-        flow_QTB: (2, T+1, B) zeros to fill as `GradientFlow` describes; costs one more pass.
+        flow_QTB: (2, T+1, B) zeros to fill as `GradientFlow` describes; costs two more passes,
+            and changes no bit of what is returned.
 
     Returns:
         The gradients (B, K, C) to mu^(0) and (T, B) to the highway scale.
@@ -75,29 +76,30 @@ def pull_history(
     d_BKC = direct.pop().clone() if direct else torch.zeros_like(history.final_BKC)
     readout = None if dy_BNC is None else (dy_BNC, history.final_BKC)
     for t, mu_BKC, step in history.backwards(passes, mixture):
-        aside_BKC = None
+        scale_B = history.scale_TB[t]
         if readout is not None:
             d_BKC += passes.readout_vjp(mu_BKC, readout[0])
+        energy_B = flow_QTB[1, t] if flow_QTB is not None and to_features else None
         if flow_QTB is not None and t == len(dscale_TB) - 1:
             flow_QTB[0, -1] = _norm(d_BKC)
-            if readout is not None:
-                # Apart from the iteration whose responsibilities it shares, to tell their shares apart.
-                aside_BKC = _pull_readout(passes, mu_BKC, readout, mixture, to_features, flow_QTB[1, -1])
-                readout = None
+            if readout is not None and energy_B is not None:
+                # The readout shares responsibilities with this iteration and is pulled together with it. Each
+                # is measured apart, beside that pull and not in its place, so that recording rounds nothing.
+                _measure_readout(passes, mu_BKC, readout, mixture, flow_QTB[1, -1])
+                pull_step(passes, mu_BKC, scale_B, step, d_BKC, mixture, to_features=False, energy_B=energy_B)
+                energy_B = None
         d_BKC, dscale_TB[t] = pull_step(
             passes,
             mu_BKC,
-            history.scale_TB[t],
+            scale_B,
             step,
             d_BKC,
             mixture,
             readout,
             to_features=to_features,
-            energy_B=None if flow_QTB is None else flow_QTB[1, t],
+            energy_B=energy_B,
         )
         readout = None
-        if aside_BKC is not None:
-            d_BKC += aside_BKC
         if direct:
             d_BKC += direct.pop()
         if flow_QTB is not None:
@@ -105,16 +107,11 @@ def pull_history(
     return d_BKC, dscale_TB
 
 
-def _pull_readout(
-    passes: Passes,
-    mu_BKC: Tensor,
-    readout: tuple[Tensor, Tensor],
-    mixture: Mixture,
-    to_features: bool,
-    energy_B: Tensor,
-) -> Tensor:
+def _measure_readout(
+    passes: Passes, mu_BKC: Tensor, readout: tuple[Tensor, Tensor], mixture: Mixture, energy_B: Tensor
+) -> None:
     one_BK = torch.ones_like(mu_BKC[:, :, 0])
-    back_BKC, _ = pull_step(
+    pull_step(
         passes,
         mu_BKC,
         one_BK[:, 0],
@@ -122,10 +119,9 @@ def _pull_readout(
         torch.zeros_like(mu_BKC),
         mixture,
         readout,
-        to_features=to_features,
+        to_features=False,
         energy_B=energy_B,
     )
-    return back_BKC
 
 
 def _norm(d_BKC: Tensor) -> Tensor:

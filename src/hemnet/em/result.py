@@ -19,15 +19,15 @@ class Diagnostics:
     """How a fit went, per iteration and image; no gradient.
 
     Attributes:
-        log_likelihood: eq (5) at mu^(0) ... mu^(T), (T+1, B), in nats; None for assignment "dot", which
-            has no likelihood.
+        log_likelihood: eq (5) at mu^(0) ... mu^(T), (T+1, B), in nats. The steps of assignment "dot" are
+            not made to raise it, and may lower it.
         step_length: |mu^(t+1) - mu^(t)| over all components, (T, B), in the units of the features.
         occupancy: N_k / N under mu^(0) ... mu^(T), (T+1, B, K), summing to 1 over K.
         entropy: of the responsibilities under mu^(0) ... mu^(T), mean over positions, (T+1, B), in nats,
             from 0 (hard assignment) to log K.
     """
 
-    log_likelihood: Tensor | None
+    log_likelihood: Tensor
     step_length: Tensor
     occupancy: Tensor
     entropy: Tensor
@@ -101,16 +101,14 @@ class EMResult:
             ValueError: if the trajectory was not kept.
         """
         trajectory_TBKC = self._kept()
-        gaussian = self._mixture.assignment == "gaussian"
         likelihood, occupancy, entropy = [], [], []
         for mu_BKC in trajectory_TBKC:
             z_BNK = _responsibilities(self._x_BNC, mu_BKC, self._mixture)
             occupancy.append(z_BNK.mean(dim=1))
             entropy.append(torch.special.entr(z_BNK).sum(dim=2).mean(dim=1))
-            if gaussian:
-                likelihood.append(log_likelihood(self._x_BNC, mu_BKC, variance=self._mixture.variance))
+            likelihood.append(log_likelihood(self._x_BNC, mu_BKC, variance=self._mixture.variance))
         return Diagnostics(
-            log_likelihood=torch.stack(likelihood) if gaussian else None,
+            log_likelihood=torch.stack(likelihood),
             step_length=trajectory_TBKC.diff(dim=0).flatten(2).norm(dim=2),
             occupancy=torch.stack(occupancy),
             entropy=torch.stack(entropy),

@@ -132,7 +132,7 @@ class TritonPasses:
             if part is not None:
                 self._readout = (len(self._pulls), part)
             self._pulls.append(noted)
-        if to_features and energy_B is not None:
+        if energy_B is not None:
             part_BNC = torch.empty_like(self._x_BNC, dtype=torch.float32)
             self._scatter([noted], part and (0, part), part_BNC)
             energy_B += part_BNC.square_().sum(dim=(1, 2))

@@ -80,8 +80,8 @@ def unroll(
             for "none", stays where it is. Reads a number from the device in every iteration.
         implicit: how gradient="implicit" solves; None is `Implicit()`.
         return_trajectory: whether to keep the T+1 means.
-        record_gradient_flow: whether the backward pass fills `EMResult.gradient_flow`; costs one more
-            pass over the features there and numbers per iteration only.
+        record_gradient_flow: whether the backward pass fills `EMResult.gradient_flow`; costs two more
+            passes over the features there and numbers per iteration only.
 
     Raises:
         ValueError: if a shape, a type, a name, a count, a number or a combination is not as above.
