@@ -124,7 +124,7 @@ def test_dropout_acts_in_training_alone():
 
 
 def looped_unit(unit: EMUnit, x_BCHW: Tensor, h: float) -> Tensor:
-    """The unit with highway scale h, image by image, from Eq. 8, 11 and 10 of Song, Kim and Shim (AAAI 2021)."""
+    """The unit at highway scale h, image by image, from Eq. 8, 11 and 10 of Song, Kim, Shim (AAAI 2021)."""
     sigma2 = x_BCHW.shape[1] ** 0.5
     x_BNC = F.conv2d(x_BCHW, unit.conv1.weight, unit.conv1.bias).flatten(2).mT
     reconstructed = []
