@@ -53,8 +53,8 @@ RECIPE = [
 # relative change about ten times as much. Measured with instructions from SSE to AVX-512, with libraries told
 # to be reproducible or not, on one thread and two: the losses are apart by up to 1e-15, the weights by 2e-13.
 # (A ReLU or a maximum that falls out otherwise would be more, but takes one of 1e7 activations to be as near
-# to zero as that.) On the other side, a millionth of one option changes some number by 2e-10 (weight decay) or,
-# mostly, by 1e-7 and more.
+# to zero as that.) On the other side, a millionth of one option changes some number by 2e-10 (weight decay),
+# or, mostly, by 1e-7 and more.
 TOLERANCE = 1e-11
 # A processor of twenty years ago, as far as libraries can be told, and one of ten years ago with two threads.
 PROCESSORS = {

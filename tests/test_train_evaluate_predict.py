@@ -12,6 +12,7 @@ import torch
 from files import MakeCamVid
 from PIL import Image
 from tiny import TINY
+from waiting import CEILING
 
 from hemnet import checkpoints
 from hemnet.check import ConfigError
@@ -206,7 +207,7 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"COLUMNS": "200", "WANDB_MODE": "offline"}
     return subprocess.run(
         [sys.executable, "-m", *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, timeout=300, check=False,
+        stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
     )  # fmt: skip
 
 
