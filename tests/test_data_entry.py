@@ -8,12 +8,12 @@ import time
 import zipfile
 from pathlib import Path
 
+import entries
 import numpy as np
 import pytest
 from files import MakeCamVid
 from PIL import Image
 from server import serve
-from waiting import CEILING
 
 from hemnet.check import ConfigError
 from hemnet.compose import build_data, load
@@ -30,11 +30,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "200", "no_proxy": "127.0.0.1"}
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
-    )  # fmt: skip
+    environment = {"COLUMNS": "200", "no_proxy": "127.0.0.1"}
+    return entries.call("hemnet.data", *arguments, cwd=cwd, environment=environment)
 
 
 def save(path: Path, array: np.ndarray) -> None:

@@ -4,15 +4,14 @@ import io
 import json
 import os
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+import entries
 import pytest
 from files import MakeCamVid, within
 from omegaconf import OmegaConf
 from tiny import TINY
-from waiting import CEILING
 from wandb_files import config, offline_runs, records
 
 from hemnet.redaction import REDACTED, learn, redact, redact_argument, redacted, without_secrets
@@ -51,13 +50,10 @@ OVERRIDES = [
 def run(module: str, root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     (folder / "spy_module.py").write_text(SPY)
     modules = f"{folder}:{os.environ.get('PYTHONPATH', '')}"
-    environment = os.environ | ENVIRONMENT | {
+    environment = ENVIRONMENT | {
         "PLACE": str(root), "OMP_NUM_THREADS": "1", "PYTHONPATH": modules, "HEMNET_PACKAGES": "spy_module",
     }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", module, *words], cwd=folder, env=environment, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
-    )  # fmt: skip
+    return entries.call(module, *words, cwd=folder, environment=environment)
 
 
 def told(path: Path) -> str:
