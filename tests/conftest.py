@@ -1,6 +1,7 @@
 """Fixtures that several test folders share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # No deadline: on a shared machine, an example that takes long proves nothing.
 hypothesis.settings.register_profile("hemnet", deadline=None)
 hypothesis.settings.load_profile("hemnet")
@@ -29,7 +34,7 @@ def _seeded() -> None:
 @pytest.fixture
 def bounded() -> Iterator[None]:
     """Fail a test that hangs: the tests of hostile input use this, each of which takes a second at most."""
-    with within(30):
+    with within(120):
         yield
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from files import MakeCamVid
+from waiting import CEILING
 
 from hemnet.bench import __main__ as command
 from hemnet.bench import data
@@ -31,8 +32,8 @@ def test_the_command_measures_a_set_on_disk_with_its_cache(make_camvid: MakeCamV
                  "--workers", "0", "2", "--need", "1e-3", "--json", str(file)]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "hemnet.bench", "data", *arguments],
-        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
-        check=False,
+        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=CEILING, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
@@ -68,11 +69,11 @@ def test_what_a_stage_takes_is_what_is_measured(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """A reader that sleeps 20 ms an image cannot give more than 50 images/s, but takes no core."""
+    """A reader that sleeps 0.1 s an image cannot give more than 10 images/s, but takes no core."""
     read = CamVid.read
 
     def slow(self: CamVid, index: int) -> Sample:
-        time.sleep(0.02)
+        time.sleep(0.1)
         return read(self, index)
 
     monkeypatch.setattr(CamVid, "read", slow)
@@ -81,10 +82,11 @@ def test_what_a_stage_takes_is_what_is_measured(
          monkeypatch)  # fmt: skip
     found = json.loads(file.read_text())
     decode, augment, _ = found["stages"]
-    assert min(decode["seconds"]) >= 0.02
-    assert sorted(decode["cpu_seconds"])[2] < 0.02
-    assert sorted(augment["seconds"])[2] < 0.02
-    assert min(found["loaders"][0]["seconds"]) >= 0.02
+    assert min(decode["seconds"]) >= 0.1
+    # The fastest: the others may have waited for a busy machine's cores.
+    assert min(decode["cpu_seconds"]) < 0.1
+    assert min(augment["seconds"]) < 0.1
+    assert min(found["loaders"][0]["seconds"]) >= 0.1
     assert found["verdicts"][0]["verdict"].startswith("not met: the loader is the bottleneck")
     assert "Feeding 50 images/s takes" in capsys.readouterr().out
 

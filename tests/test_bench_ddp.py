@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import CEILING
 
 from hemnet.bench import __main__ as command
 from hemnet.bench.crew import ABOUT, APART, crews
@@ -105,7 +106,7 @@ def test_the_command_measures_and_projects(tmp_path: Path) -> None:
                  "--json", str(file)]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "hemnet.bench", "ddp", *arguments], cwd=tmp_path, capture_output=True,
-        text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True, timeout=CEILING, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())

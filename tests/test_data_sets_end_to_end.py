@@ -75,7 +75,8 @@ def test_the_voc_recipe_trains_on_a_few_hundred_images(tmp_path: Path) -> None:
     assert (result["status"], result["steps"]) == ("finished", 40)
     losses = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)["trainloss"]
     losses = losses[np.isfinite(losses)]
-    assert losses[-1] < losses[0]
+    # Of several steps: what one batch has for a loss is chance, and a processor's rounding may decide it.
+    assert losses[-5:].mean() < losses[:5].mean()
     scored = call("hemnet.evaluate", str(run), cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     scores_equal(read(run / "result.json"), read(run / "evaluation" / "last" / "result.json"))

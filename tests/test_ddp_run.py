@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from files import MakeCamVid
+from waiting import CEILING
 
 from hemnet.evaluate import evaluate
 
@@ -28,8 +29,8 @@ def test_two_ranks_leave_one_run(make_camvid: MakeCamVid, tmp_path: Path) -> Non
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     done = subprocess.run(
         [sys.executable, "-m", "hemnet.train", *overrides],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300,
-        check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        timeout=CEILING, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads((run_dir / "result.json").read_text())

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from server import Handler, Served, fail, serve, stall, truncate
+from waiting import CEILING
 
 from hemnet.download import DownloadError, Patience, download
 
 BODY = random.Random(0).randbytes(300_000)
 MD5 = "md5:" + hashlib.md5(BODY).hexdigest()
+# For a server that answers, even where the machine is busy; and for one that is silent on purpose.
+PATIENT = Patience(timeout=60.0, attempts=3, pause=0.01)
 QUICK = Patience(timeout=0.3, attempts=3, pause=0.01)
 
 
@@ -26,8 +29,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
         yield served
 
 
-def get(served: Served, folder: Path, digest: str | None = MD5) -> Path:
-    download(f"{served.url}/set.tar", folder / "set.tar", digest, QUICK)
+def get(served: Served, folder: Path, digest: str | None = MD5, patience: Patience = PATIENT) -> Path:
+    download(f"{served.url}/set.tar", folder / "set.tar", digest, patience)
     return folder / "set.tar"
 
 
@@ -49,13 +52,13 @@ def test_a_file_arrives_once(served: Served, tmp_path: Path) -> None:
 
 def test_a_file_url_works_too(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(BODY)
-    download((tmp_path / "source").as_uri(), tmp_path / "out" / "set.tar", MD5, QUICK)
+    download((tmp_path / "source").as_uri(), tmp_path / "out" / "set.tar", MD5, PATIENT)
     assert_whole(tmp_path / "out")
 
 
 def test_what_breaks_off_goes_on_where_it_broke(served: Served, tmp_path: Path) -> None:
-    served.plan = [truncate(100_000), truncate(50_000), stall(20_000, 1.0)]
-    get(served, tmp_path)
+    served.plan = [truncate(100_000), truncate(50_000), stall(20_000, CEILING)]
+    get(served, tmp_path, patience=Patience(timeout=3.0, attempts=3, pause=0.01))
     assert_whole(tmp_path)
     assert ranges(served) == [None, "bytes=100000-", "bytes=150000-", "bytes=170000-"]
 
@@ -69,7 +72,7 @@ def test_progress_earns_patience_and_a_standstill_does_not(served: Served, tmp_p
         DownloadError, match=r"ended after 10000 of 300000 bytes; the first 10000 bytes are kept"
     ):
         get(served, tmp_path / "b")
-    assert len(served.seen) == QUICK.attempts
+    assert len(served.seen) == PATIENT.attempts
 
 
 def test_a_later_call_resumes(served: Served, tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ def test_a_server_that_always_breaks_off_and_cannot_resume_is_given_up(
     served.ranges, served.plan = False, [truncate(100_000)] * 99
     with pytest.raises(DownloadError, match="100000 of 300000"):
         get(served, tmp_path)
-    assert len(served.seen) == QUICK.attempts
+    assert len(served.seen) == PATIENT.attempts
 
 
 @pytest.mark.parametrize("honest", [True, False], ids=["honours_if_range", "sends_the_piece_all_the_same"])
@@ -131,7 +134,7 @@ def test_a_part_of_another_url_is_not_gone_on_from(served: Served, tmp_path: Pat
     with pytest.raises(DownloadError):
         get(served, tmp_path)
     served.files["other.tar"] = bytes(50)
-    download(f"{served.url}/other.tar", tmp_path / "set.tar", None, QUICK)
+    download(f"{served.url}/other.tar", tmp_path / "set.tar", None, PATIENT)
     assert (tmp_path / "set.tar").read_bytes() == bytes(50)
 
 
@@ -180,19 +183,19 @@ def test_trouble_passes(served: Served, tmp_path: Path, code: int) -> None:
 
 @pytest.mark.parametrize("after", [0, 1000])
 def test_a_server_that_stays_silent_is_given_up(served: Served, tmp_path: Path, after: int) -> None:
-    served.plan = [stall(after, 2.0), *[stall(0, 2.0)] * 4]
+    served.plan = [stall(after, CEILING), *[stall(0, CEILING)] * 4]
     with pytest.raises(DownloadError, match="went silent"):
-        get(served, tmp_path)
+        get(served, tmp_path, patience=QUICK)
 
 
 def test_no_server(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(DownloadError, match="refused"):
-            download(f"http://127.0.0.1:{unused.getsockname()[1]}/x", tmp_path / "x", None, QUICK)
+            download(f"http://127.0.0.1:{unused.getsockname()[1]}/x", tmp_path / "x", None, PATIENT)
     for url in ("no url", "http://127.0.0.1/with space", "file:///nowhere/at/all"):
         with pytest.raises(DownloadError, match=url):
-            download(url, tmp_path / "x", None, QUICK)
+            download(url, tmp_path / "x", None, PATIENT)
     assert list(tmp_path.iterdir()) == []
 
 

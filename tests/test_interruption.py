@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from files import within
 from process_tree import alive, descendants
+from waiting import CEILING, until
 
 from hemnet.interruption import Interrupted, asked, defer, foremost, interruptible, signals
 from hemnet.runs import Run
@@ -160,11 +162,7 @@ def start(
 
 def when(process: subprocess.Popen[bytes], text: str, log: Path) -> None:
     """Wait until the run's log has the text."""
-    deadline = time.monotonic() + 120
-    while not (log.is_file() and text in log.read_text()):
-        assert process.poll() is None, "the run ended early"
-        assert time.monotonic() < deadline, f"no {text!r} in two minutes"
-        time.sleep(0.05)
+    until(lambda: log.is_file() and text in log.read_text(), repr(text), process)
 
 
 @pytest.mark.slow
@@ -175,7 +173,7 @@ def test_a_job_that_slurm_puts_in_line_again_goes_on_in_its_directory(tmp_path: 
     try:
         when(job, "epoch 1", folder / "run.log")
         job.send_signal(signal.SIGUSR1)
-        assert job.wait(60) == 128 + signal.SIGUSR1
+        assert job.wait(CEILING) == 128 + signal.SIGUSR1
     finally:
         job.kill()
     assert Run.open(folder).status == "preempted"
@@ -186,7 +184,7 @@ def test_a_job_that_slurm_puts_in_line_again_goes_on_in_its_directory(tmp_path: 
         when(again, f"going on after step {step}", folder / "run.log")
         again.send_signal(signal.SIGINT)
         again.send_signal(signal.SIGINT)
-        assert again.wait(60) == 128 + signal.SIGINT
+        assert again.wait(CEILING) == 128 + signal.SIGINT
     finally:
         again.kill()
     assert Run.open(folder).status == "preempted"
@@ -202,10 +200,7 @@ def stopped_between_steps(folder: Path) -> None:
 
 
 def none_left(tree: set[int]) -> None:
-    deadline = time.monotonic() + 10
-    while any(map(alive, tree)):
-        assert time.monotonic() < deadline, "a process is left behind"
-        time.sleep(0.05)
+    until(lambda: not any(map(alive, tree)), "the end of processes that are left behind")
 
 
 @pytest.mark.slow
@@ -222,7 +217,7 @@ def test_every_process_of_a_job_is_signalled_at_once(devices: int, tmp_path: Pat
             with contextlib.suppress(ProcessLookupError):  # it has ended already
                 os.kill(pid, signal.SIGTERM)
             time.sleep(0.02)  # ranks have it from their launcher, too, and not at the same moment
-        assert job.wait(60) == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
+        assert job.wait(CEILING) == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
     finally:
         job.kill()
     none_left(tree)
@@ -240,10 +235,9 @@ def test_ctrl_c_on_a_terminal(devices: int, tmp_path: Path) -> None:
     if pid == 0:
         os.execvp(sys.executable, [sys.executable, *TRAIN, *SMALL, *words])
     tree = {pid}
-    deadline = time.monotonic() + 120
     try:
-        with contextlib.suppress(OSError):  # a terminal that nobody writes to any more
-            while time.monotonic() < deadline:
+        with within(CEILING), contextlib.suppress(OSError):  # a terminal that nobody writes to any more
+            while True:
                 seen += os.read(terminal, 4096)
                 if len(tree) == 1 and b"epoch 1 " in seen:
                     tree |= descendants(pid)
@@ -284,10 +278,11 @@ def test_a_second_signal_ends_a_run_whose_data_loaders_are_stuck(tmp_path: Path)
         tree = {job.pid} | descendants(job.pid)
         assert len(tree) >= 3
         job.send_signal(signal.SIGTERM)
-        time.sleep(1.5)
+        when(job, "training stops after this step", tmp_path / "out")
+        time.sleep(1.5)  # what comes sooner is the same signal once more
         assert job.poll() is None  # it waits for the end of the step
         job.send_signal(signal.SIGTERM)
-        assert job.wait(60) == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
+        assert job.wait(CEILING) == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
     finally:
         job.kill()
     none_left(tree)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from process_tree import alive, descendants, of_rank
+from waiting import CEILING, until
 
 from hemnet import checkpoints
 from hemnet.compose import load, local_processes
@@ -74,12 +75,9 @@ time.sleep(0.2)
     started = time.monotonic()
     with pytest.raises(RankError, match=message):
         ranks(code)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < CEILING
     pids = [int((tmp_path / name).read_text()) for name in ("0", "1", "child")]
-    deadline = time.monotonic() + 5
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, "a process is left behind"
-        time.sleep(0.05)
+    until(lambda: not any(map(alive, pids)), "the end of processes that are left behind")
 
 
 def test_a_signal_is_handed_on_once_and_may_take_its_time(tmp_path: Path) -> None:
@@ -197,11 +195,7 @@ def start(cwd: Path, *overrides: str) -> subprocess.Popen[str]:
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not checkpointed(run, step):
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: checkpointed(run, step), f"the checkpoint of step {step}", process)
 
 
 def checkpointed(run: Path, step: int) -> bool:
@@ -213,14 +207,14 @@ def checkpointed(run: Path, step: int) -> bool:
 def test_two_ranks_stopped_and_gone_on_with_are_two_ranks_left_alone(tmp_path: Path) -> None:
     often = "callbacks.last.every_minutes=1e-9"
     whole = start(tmp_path, "run_dir=whole", often)
-    assert whole.wait(300) == 0, whole.stdout and whole.stdout.read()
+    assert whole.wait(CEILING) == 0, whole.stdout and whole.stdout.read()
     parts = start(tmp_path, "run_dir=parts", often)
     wait_for_step(tmp_path / "parts", 3, parts)
     parts.send_signal(signal.SIGTERM)
-    assert parts.wait(60) == 143, parts.stdout and parts.stdout.read()
+    assert parts.wait(CEILING) == 143, parts.stdout and parts.stdout.read()
     assert json.loads((tmp_path / "parts" / "result.json").read_text())["status"] == "preempted"
     parts = start(tmp_path, "resume=parts", often)
-    assert parts.wait(300) == 0, parts.stdout and parts.stdout.read()
+    assert parts.wait(CEILING) == 0, parts.stdout and parts.stdout.read()
     one, other = (
         checkpoints.read(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts")
     )
@@ -233,22 +227,14 @@ def test_two_ranks_stopped_and_gone_on_with_are_two_ranks_left_alone(tmp_path: P
 def test_when_a_rank_is_killed_the_run_ends_and_says_so(tmp_path: Path) -> None:
     """The directory is given by its default: all ranks must share the one that the first process made."""
     process = start(tmp_path, "trainer.max_epochs=1000", "callbacks.last.every_minutes=1e-9")
-    deadline = time.monotonic() + 120
-    while not (found := list(tmp_path.glob("runs/custom/*/checkpoints/last.ckpt"))):
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    run = found[0].parents[1]
+    pattern = "runs/custom/*/checkpoints/last.ckpt"
+    until(lambda: list(tmp_path.glob(pattern)), "the first checkpoint", process)
+    run = next(tmp_path.glob(pattern)).parents[1]
     tree = descendants(process.pid)
-    killed = time.monotonic()
     os.kill(of_rank(1, tree)[0], signal.SIGKILL)
-    assert process.wait(60) == 2
-    assert time.monotonic() - killed < 30
+    assert process.wait(CEILING) == 2
     assert len(tree) >= 4  # two ranks and their data loaders
-    deadline = time.monotonic() + 10
-    while any(map(alive, tree)):
-        assert time.monotonic() < deadline, "a process is left behind"
-        time.sleep(0.05)
+    until(lambda: not any(map(alive, tree)), "the end of processes that are left behind")
     result = json.loads((run / "result.json").read_text())
     assert result["status"] == "failed"
     assert "rank 1 of 2 was killed by SIGKILL" in result["error"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from process_tree import alive
+from waiting import CEILING, until
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "sigwaitinfo"), reason="the system does not tell who has sent a signal"
@@ -33,7 +34,7 @@ with held(STOP):
 print(helper.pid, flush=True)
 sys.stdin.readline()
 helper.terminate()
-helper.join(20)
+helper.join()
 sys.exit(helper.exitcode)
 """
 
@@ -49,16 +50,12 @@ def test_a_helper_ends_when_its_parent_says_so_and_at_nobody_else_s_signal(deed:
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(helper, number)
         (tmp_path / "signalled").touch()
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "ready").exists():
-            assert alive(helper)
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until((tmp_path / "ready").exists, "the helper's first step", parent)
         for number in (signal.SIGTERM, signal.SIGINT) * 2:
             os.kill(helper, number)
             time.sleep(0.05)
         assert alive(helper)
-        parent.communicate(b"now\n", timeout=30)
+        parent.communicate(b"now\n", timeout=CEILING)
         assert parent.returncode == 0
         assert not alive(helper)
     finally:

@@ -12,6 +12,7 @@ import pytest
 from files import MakeCamVid
 from omegaconf import DictConfig, OmegaConf
 from tiny import PLAIN
+from waiting import CEILING
 
 from hemnet.compose import EXPERIMENTS, load
 from hemnet.errors import HemnetError
@@ -131,7 +132,7 @@ def test_the_command_runs_trials_and_goes_on(make_camvid: MakeCamVid, tmp_path: 
             [sys.executable, "-m", "hemnet.search", "hem", *arguments, *PLAIN, f"data.root={root}",
              "experiment=camvid_hem_small", "trainer.max_epochs=1", f"runs={tmp_path}"],
             env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-            stdin=subprocess.DEVNULL, timeout=300, check=False,
+            stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
         )  # fmt: skip
 
     assert (first := search("--trials", "2", "--parallel", "2")).returncode == 0, first.stderr

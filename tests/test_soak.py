@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from waiting import CEILING
 
 SMALL = [
     "data=synthetic", "data.train.length=48", "data.train.size=64", "data.train.cells=4", "data.val.length=6",
@@ -36,7 +37,7 @@ def test_what_a_run_holds_does_not_grow(steps: int, every: int, tmp_path: Path) 
             f"trainer.val_check_interval={every}",
         ],
         env=os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}, cwd=tmp_path,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * CEILING, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     samples = json.loads(file.read_text())

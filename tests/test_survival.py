@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from waiting import CEILING, until
 
 from hemnet import compose
 from hemnet.checkpoints import CheckpointError, latest, read
@@ -43,6 +45,10 @@ def saved(run: Path) -> int:
     return 0
 
 
+def further_or_ended(run: Path, before: int, process: subprocess.Popen[bytes]) -> bool:
+    return saved(run) > before or process.poll() is not None
+
+
 @pytest.mark.parametrize(
     ("kills", "epochs"),
     [pytest.param(2, 3, marks=pytest.mark.slow), pytest.param(20, 12, marks=pytest.mark.long)],
@@ -52,21 +58,18 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
 ) -> None:
     rng = random.Random(kills)
     whole = start(tmp_path / "whole", f"trainer.max_epochs={epochs}")
-    output, _ = whole.communicate(timeout=600)
+    output, _ = whole.communicate(timeout=CEILING)
     assert whole.returncode == 0, output.decode()
     for _ in range(kills):
         before = saved(tmp_path / "parts")
         process = start(tmp_path / "parts", f"trainer.max_epochs={epochs}", "resume=auto")
-        deadline = time.monotonic() + 120
-        while saved(tmp_path / "parts") <= before and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(partial(further_or_ended, tmp_path / "parts", before, process), "another checkpoint")
         time.sleep(rng.uniform(0, 0.4))  # in a step, in a validation, in the writing of a checkpoint
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     final = start(tmp_path / "parts", f"trainer.max_epochs={epochs}", "resume=auto")
-    output, _ = final.communicate(timeout=600)
+    output, _ = final.communicate(timeout=CEILING)
     assert final.returncode == 0, output.decode()
     one, other = (
         read(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("whole", "parts")
@@ -138,7 +141,7 @@ def test_fifty_launches_at_once_get_fifty_directories(tmp_path: Path) -> None:
         assert all(process.poll() in (None, 0) for process in processes)
         time.sleep(0.1)
     (tmp_path / "go").touch()
-    assert [process.wait(300) for process in processes] == [0] * 50
+    assert [process.wait(CEILING) for process in processes] == [0] * 50
     folders = list((tmp_path / "runs" / "custom").iterdir())
     assert len(folders) == 50
     assert {Run.open(folder).result["metrics"]["number"] for folder in folders} == set(range(50))

@@ -1,14 +1,15 @@
 """The whole path: train, evaluate, predict, as functions and as a user calls them."""
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import entries
 import numpy as np
 import pytest
 import torch
+from entries import start_anew
 from files import MakeCamVid
 from PIL import Image
 from tiny import TINY
@@ -22,6 +23,8 @@ from hemnet.evaluate import evaluate
 from hemnet.predict import predict
 from hemnet.runs import Run
 from hemnet.train import train
+
+Way = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def tiny(root: Path, run_dir: Path, *overrides: str) -> list[str]:
@@ -202,18 +205,16 @@ def test_predict_reports_unreadable_images_and_goes_on(make_camvid: MakeCamVid, 
         predict(run_dir, tmp_path / "nothing", "last", None)
 
 
-def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "200", "WANDB_MODE": "offline"}
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, timeout=300, check=False,
-    )  # fmt: skip
+def call(*arguments: str, cwd: Path, way: Way = entries.call) -> subprocess.CompletedProcess[str]:
+    return way(*arguments, cwd=cwd, environment={"COLUMNS": "200", "WANDB_MODE": "offline"})
 
 
 @pytest.mark.slow
 def test_the_command_line(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     overrides = [o for o in tiny(make_camvid(), tmp_path) if not o.startswith("run_dir=")]
-    done = call("hemnet.train", "experiment=camvid_hem_cpu", *overrides, "logger=wandb", cwd=tmp_path)
+    done = call(
+        "hemnet.train", "experiment=camvid_hem_cpu", *overrides, "logger=wandb", cwd=tmp_path, way=start_anew
+    )
     assert done.returncode == 0, done.stderr
     (run_dir,) = (tmp_path / "runs" / "camvid_hem_cpu").iterdir()
     assert "mean IoU" in done.stdout
@@ -221,12 +222,13 @@ def test_the_command_line(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     assert "val/miou" in (run_dir / "run.log").read_text()
     assert len(list((run_dir / "wandb").glob("offline-run-*"))) == 1
 
-    scored = call("hemnet.evaluate", str(run_dir), "--checkpoint", "best", cwd=tmp_path)
+    scored = call("hemnet.evaluate", str(run_dir), "--checkpoint", "best", cwd=tmp_path, way=start_anew)
     assert scored.returncode == 0, scored.stderr
     assert "mean IoU" in scored.stdout
     assert (run_dir / "evaluation" / "best" / "result.json").exists()
 
-    shown = call("hemnet.predict", str(run_dir), str(tmp_path / "camvid" / "val" / "val_0.png"), cwd=tmp_path)
+    image = tmp_path / "camvid" / "val" / "val_0.png"
+    shown = call("hemnet.predict", str(run_dir), str(image), cwd=tmp_path, way=start_anew)
     assert shown.returncode == 0, shown.stderr
     assert (run_dir / "predictions" / "legend.png").exists()
 
@@ -252,6 +254,6 @@ def test_a_user_s_mistake_ends_in_one_message(arguments: list[str], said: str, t
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", ["train", "evaluate", "predict", "cost"])
 def test_help(entry: str, tmp_path: Path) -> None:
-    done = call(f"hemnet.{entry}", "--help", cwd=tmp_path)
+    done = call(f"hemnet.{entry}", "--help", cwd=tmp_path, way=start_anew)
     assert done.returncode == 0
     assert f"hemnet.{entry}" in done.stdout

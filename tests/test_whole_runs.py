@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from waiting import CEILING, until
 
 from hemnet import checkpoints
 
@@ -35,7 +35,7 @@ def start(folder: Path, *words: str, launcher: tuple[str, ...] = ()) -> subproce
 
 def run(folder: Path, *words: str, launcher: tuple[str, ...] = ()) -> None:
     process = start(folder, *words, launcher=launcher)
-    output, _ = process.communicate(timeout=500)
+    output, _ = process.communicate(timeout=CEILING)
     assert process.returncode == 0, output
 
 
@@ -74,7 +74,7 @@ def test_a_run_that_is_not_finite_is_failed_and_says_where(tmp_path: Path) -> No
         name = f"run{steps}"
         words = (f"run_dir={name}", "trainer.max_epochs=-1", f"trainer.max_steps={steps}")
         process = start(tmp_path, *words, "optim.optimizer.lr=3e37", "optim.optimizer.momentum=0")
-        output, _ = process.communicate(timeout=500)
+        output, _ = process.communicate(timeout=CEILING)
         assert process.returncode == 2, output
         assert f"error: {said}" in output
         result = json.loads((tmp_path / name / "result.json").read_text())
@@ -101,7 +101,9 @@ def test_compiled_and_eager_runs_agree_and_each_goes_on_with_the_others_checkpoi
         command = [
             sys.executable, "-m", "hemnet.evaluate", str(tmp_path / name), f"task.compile={other}",
         ]  # fmt: skip
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=CEILING, check=False
+        )
         assert done.returncode == 0, done.stderr
 
 
@@ -121,13 +123,9 @@ def test_torchrun_starts_stops_and_goes_on_with_one_run(tmp_path: Path) -> None:
     run(tmp_path, *words, "run_dir=whole", launcher=TORCHRUN)
     assert json.loads((tmp_path / "whole" / "result.json").read_text())["status"] == "finished"
     process = start(tmp_path, *words, "run_dir=parts", launcher=TORCHRUN)
-    last, deadline = tmp_path / "parts" / "checkpoints" / "last.ckpt", time.monotonic() + 120
-    while not last.is_file():
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until((tmp_path / "parts" / "checkpoints" / "last.ckpt").is_file, "the first checkpoint", process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=CEILING)
     assert json.loads((tmp_path / "parts" / "result.json").read_text())["status"] == "preempted", output
     run(tmp_path, *words, "run_dir=parts", launcher=TORCHRUN)
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")

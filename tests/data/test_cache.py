@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from miniatures import write_pascal_context
 from PIL import Image
 from torch import multiprocessing
+from waiting import CEILING
 
 from hemnet.data import (
     Cached,
@@ -325,7 +326,7 @@ def test_processes_that_want_the_same_file_at_once_make_one(camvid_root: Path, t
     ]
     for process in started:
         process.start()
-    found = [answers.get(timeout=60) for _ in started]
+    found = [answers.get(timeout=CEILING) for _ in started]
     for process in started:
         process.join(60)
         assert process.exitcode == 0

@@ -16,7 +16,7 @@ from hemnet.data.fetch import describe, fetch, missing
 from hemnet.data.spec import DataError
 from hemnet.download import DownloadError, Patience
 
-QUICK = Patience(timeout=0.5, attempts=2, pause=0.01)
+QUICK = Patience(timeout=60.0, attempts=2, pause=0.01)
 IMAGES = {"top/set/a.png": b"a" * 900, "top/set/b.png": b"b" * 900, "top/README": b"r"}
 
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import multiprocessing
+from waiting import CEILING
 
 from hemnet.data import module
 from hemnet.data.module import EpochSampler, SampleDataset, SegmentationData, ShardSampler, collate
@@ -206,7 +207,7 @@ def test_two_real_processes_make_the_batches_of_one(tmp_path):
     spawned = multiprocessing.spawn(
         _names_on_rank, args=(2, str(tmp_path / "store"), results), nprocs=2, join=False
     )
-    (_, train_0, val_0), (_, train_1, val_1) = sorted(results.get(timeout=120) for _ in range(2))
+    (_, train_0, val_0), (_, train_1, val_1) = sorted(results.get(timeout=CEILING) for _ in range(2))
     while not spawned.join():
         pass
     loader = mosaic_data(batch_size=4, length=11).train_dataloader()

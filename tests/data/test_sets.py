@@ -269,7 +269,7 @@ def test_the_full_voc_list_is_not_warned_of(tmp_path, caplog, monkeypatch):
     assert not caplog.records
 
 
-def test_118287_images_are_listed_within_two_seconds_and_without_looking_at_one(tmp_path, monkeypatch):
+def test_118287_images_are_listed_within_seconds_and_without_looking_at_one(tmp_path, monkeypatch):
     for kind in ("images", "annotations"):
         (tmp_path / kind / "train2017").mkdir(parents=True)
 
@@ -280,7 +280,7 @@ def test_118287_images_are_listed_within_two_seconds_and_without_looking_at_one(
     monkeypatch.setattr(os, "listdir", listdir)
     start = time.process_time()
     assert len(CocoStuff164k(tmp_path, "train")) == 118287
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 20  # with the square of their number it would be minutes
 
 
 # -- what is wrong on disk ---------------------------------------------------------------------------------

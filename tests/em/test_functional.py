@@ -118,7 +118,7 @@ def test_default_variance_is_the_root_of_the_channels():
 def test_shared_means_equal_repeated_means():
     x, mu = draw(3, 7, 4), draw(1, 5, 4, seed=1)
     shared, repeated = (unroll(x, m, iterations=2).reconstruction for m in (mu, mu.repeat(3, 1, 1)))
-    assert torch.equal(shared, repeated)
+    torch.testing.assert_close(shared, repeated, **CLOSE)
 
 
 # --- gradients ----------------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def test_without_key_or_server_the_message_is_clear_and_soon(online: pytest.Monk
     wandb.teardown()  # it reads the environment once
     with pytest.raises(HemnetError, match=r"no API key.*--json FILE"):
         report.main(["--entity", "e"])
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60  # W&B itself would try for minutes
 
 
 def test_a_server_that_never_answers_is_given_up_on(online: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from process_tree import alive
+from waiting import CEILING, until
 
 from hemnet.errors import HemnetError
 from hemnet.interruption import Interrupted
@@ -99,21 +100,32 @@ def test_an_interrupt_ends_the_running_jobs_and_starts_no_others(tmp_path: Path)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_interrupts_all_jobs_at_once(number: signal.Signals, tmp_path: Path) -> None:
-    slow = (
-        "import signal, sys, time; signal.signal(2, lambda *_: (time.sleep(1), open('ended', 'w'), exit(3)))"
-    )
-    jobs = [script(tmp_path, str(i), slow, "open('ready', 'w')", "time.sleep(60)") for i in range(3)]
-    asked: list[float] = []
+    # Each waits for the others to be asked, too: one after another, none would end.
+    (tmp_path / "jobs.py").write_text(f"""
+import signal, time
+from pathlib import Path
+def stop(*_):
+    Path("asked").touch()
+    while len(list(Path({str(tmp_path)!r}).glob("*/asked"))) < 3:
+        time.sleep(0.01)
+    Path("ended").touch()
+    exit(3)
+signal.signal(2, stop)
+Path("ready").touch()
+time.sleep({CEILING})
+""")
+    together = f"exec(open({str(tmp_path / 'jobs.py')!r}).read())"
+    jobs = [script(tmp_path, str(i), together) for i in range(3)]
+    asked: list[bool] = []
 
     def ask() -> None:
         if not asked and all((job.path / "ready").exists() for job in jobs):
-            asked.append(time.monotonic())
+            asked.append(True)
             os.kill(os.getpid(), number)
 
     with pytest.raises(Interrupted) as stopped:
         run_jobs(jobs, [Slot(1)] * 3, ask)
     assert stopped.value.code == 128 + number
-    assert time.monotonic() - asked[0] < 2.5
     assert [job.status for job in jobs] == ["preempted"] * 3
     assert all((job.path / "ended").exists() for job in jobs)
 
@@ -126,11 +138,12 @@ def test_jobs_die_with_a_sweep_that_is_killed(tmp_path: Path) -> None:
         "from hemnet.sweeps.pool import Slot, run_jobs;"
         "run_jobs([script(Path(sys.argv[2]), 'job', sys.argv[3])], [Slot(1)], lambda: None)"
     )
-    sweep = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path), sleep])
+    sweep = subprocess.Popen(
+        [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path), sleep],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     pid_file = tmp_path / "job" / "pid"
-    deadline = time.monotonic() + 60
-    while not (pid_file.is_file() and pid_file.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: pid_file.is_file() and pid_file.read_text(), "the job's start", sweep)
     sweep.kill()
     sweep.wait()
     wait_until_gone(int(pid_file.read_text()))
@@ -183,10 +196,4 @@ def _once(action: object) -> object:
 
 
 def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        state = Path(f"/proc/{pid}/stat")
-        if not state.exists() or state.read_text().split(")")[-1].split()[0] == "Z":
-            return
-        time.sleep(0.1)
-    pytest.fail(f"process {pid} is still there")
+    until(lambda: not alive(pid), f"the end of process {pid}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from files import MakeCamVid
 from tiny import PLAIN
+from waiting import CEILING
 
 SBATCH = """#!/bin/bash
 # Runs each task of the array in turn, as a cluster would at its leisure.
@@ -50,8 +51,8 @@ def test_jobs_go_to_the_cluster_and_finished_ones_are_not_trained_again(
             [sys.executable, "-m", "hemnet.train", "--multirun", *PLAIN, "trainer.max_epochs=1", "seed=0,1",
              "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.partition=short",
              "resume=auto", f"data.root={root}", f"hydra.sweep.dir={folder}"],
-            env=os.environ | variables, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300,
-            check=False,
+            env=os.environ | variables, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+            timeout=CEILING, check=False,
         )  # fmt: skip
 
     assert (first := sweep()).returncode == 0, first.stderr + "".join(

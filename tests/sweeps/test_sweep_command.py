@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from files import MakeCamVid
 from process_tree import alive, descendants, of_rank
 from tiny import PLAIN
+from waiting import CEILING, until
 
 TINY = [*PLAIN, "trainer.max_epochs=1"]
 
@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
 def sweep(folder: Path, root: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(folder, root, *overrides), cwd=folder.parent, env=environment(), capture_output=True,
-        text=True, stdin=subprocess.DEVNULL, timeout=300, check=False,
+        text=True, stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_failures_are_told_and_only_they_run_again(make_camvid: MakeCamVid, tmp_
 
     report = subprocess.run(
         [sys.executable, "-m", "hemnet.report", str(folder), "--out", str(tmp_path / "report")],
-        env=environment(), capture_output=True, text=True, timeout=300, check=False,
+        env=environment(), capture_output=True, text=True, timeout=CEILING, check=False,
     )  # fmt: skip
     assert report.returncode == 0, report.stderr
     assert "3 runs found, 2 finished" in report.stdout, report.stdout
@@ -92,7 +92,7 @@ def test_a_killed_sweep_goes_on_where_its_jobs_were(make_camvid: MakeCamVid, tmp
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        wait_for(lambda: list(folder.glob("*/checkpoints/last.ckpt")))
+        until(lambda: list(folder.glob("*/checkpoints/last.ckpt")), "the first checkpoint", first)
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -120,10 +120,11 @@ def test_ranks_do_not_sweep_by_themselves(make_camvid: MakeCamVid, tmp_path: Pat
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        wait_for(lambda: list(folder.glob("*seed-0*/config.yaml")))  # written when both ranks are there
+        # Written when both ranks are there.
+        until(lambda: list(folder.glob("*seed-0*/config.yaml")), "the first run", process)
         tree = descendants(process.pid)
         os.kill(of_rank(1, tree)[0], signal.SIGKILL)
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=CEILING)
     finally:
         process.kill()
     assert process.returncode == 2, errors
@@ -139,13 +140,6 @@ def test_ranks_do_not_sweep_by_themselves(make_camvid: MakeCamVid, tmp_path: Pat
 def jobs_folders(folder: Path) -> list[str]:
     with (folder / "jobs.csv").open(newline="") as file:
         return [row["job"] for row in csv.DictReader(file)]
-
-
-def wait_for(condition: object) -> None:
-    deadline = time.monotonic() + 200
-    while callable(condition) and not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.1)
 
 
 @pytest.mark.slow
