@@ -64,9 +64,9 @@ import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 open({str(tmp_path)!r} + "/" + os.environ["RANK"], "w").write(str(os.getpid()))
 if os.environ["RANK"] == "0":
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
     open({str(tmp_path)!r} + "/child", "w").write(str(child.pid))
-    time.sleep(600)
+    time.sleep(3600)
 while not os.path.exists({str(tmp_path)!r} + "/child"):
     time.sleep(0.01)
 time.sleep(0.2)
@@ -89,7 +89,7 @@ def stop(number, _):
     sys.exit(128 + number)
 signal.signal(signal.SIGTERM, stop)
 open({str(tmp_path)!r} + "/ready" + os.environ["RANK"], "w")
-time.sleep(600)
+time.sleep(3600)
 """
     with ended_when_ready(tmp_path), pytest.raises(Interrupted) as stopped:
         ranks(code)
@@ -114,7 +114,7 @@ import os, signal, time
 if os.environ["RANK"] == "0":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 open({str(tmp_path)!r} + "/ready" + os.environ["RANK"], "w")
-time.sleep(600)
+time.sleep(3600)
 """
     with ended_when_ready(tmp_path), pytest.raises(Interrupted) as stopped:
         ranks(code)
@@ -226,7 +226,7 @@ def test_two_ranks_stopped_and_gone_on_with_are_two_ranks_left_alone(tmp_path: P
 @pytest.mark.slow
 def test_when_a_rank_is_killed_the_run_ends_and_says_so(tmp_path: Path) -> None:
     """The directory is given by its default: all ranks must share the one that the first process made."""
-    process = start(tmp_path, "trainer.max_epochs=1000", "callbacks.last.every_minutes=1e-9")
+    process = start(tmp_path, "trainer.max_epochs=1000000", "callbacks.last.every_minutes=1e-9")
     pattern = "runs/custom/*/checkpoints/last.ckpt"
     until(lambda: list(tmp_path.glob(pattern)), "the first checkpoint", process)
     run = next(tmp_path.glob(pattern)).parents[1]

@@ -26,7 +26,7 @@ def work(folder):
     obey_parent_alone(STOP)
     (folder / "ready").touch()
     while True:
-        time.sleep(600) if sys.argv[2] == "sleeps" else sum(range(1000))
+        time.sleep(3600) if sys.argv[2] == "sleeps" else sum(range(1000))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit("the parent's own handler"))
 helper = multiprocessing.get_context("fork").Process(target=work, args=(Path(sys.argv[1]),), daemon=True)
 with held(STOP):

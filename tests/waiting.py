@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-CEILING = 600.0
+CEILING = 600.0  # what is not to end by itself sleeps for 3600
 
 
 def until(happened: Callable[[], object], what: str, process: subprocess.Popen | None = None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from process_tree import alive
-from waiting import CEILING, until
+from waiting import until
 
 from hemnet.errors import HemnetError
 from hemnet.interruption import Interrupted
@@ -78,16 +78,15 @@ def test_the_next_job_is_asked_for_when_there_is_a_slot(tmp_path: Path) -> None:
 
 
 def test_what_a_job_leaves_running_is_killed(tmp_path: Path) -> None:
-    child = (
-        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    )
+    sleep = "[sys.executable, '-c', 'import time; time.sleep(3600)']"
+    child = f"import subprocess, sys; p = subprocess.Popen({sleep})"
     job = script(tmp_path, "parent", child, "open('child', 'w').write(str(p.pid))", FINISH)
     run_jobs([job], [Slot(1)], lambda: None)
     wait_until_gone(int((job.path / "child").read_text()))
 
 
 def test_an_interrupt_ends_the_running_jobs_and_starts_no_others(tmp_path: Path) -> None:
-    jobs = [script(tmp_path, str(i), "import time; time.sleep(60)") for i in range(2)]
+    jobs = [script(tmp_path, str(i), "import time; time.sleep(3600)") for i in range(2)]
 
     def interrupt() -> None:
         if jobs[0].status == "running":
@@ -112,7 +111,7 @@ def stop(*_):
     exit(3)
 signal.signal(2, stop)
 Path("ready").touch()
-time.sleep({CEILING})
+time.sleep(3600)
 """)
     together = f"exec(open({str(tmp_path / 'jobs.py')!r}).read())"
     jobs = [script(tmp_path, str(i), together) for i in range(3)]
@@ -132,7 +131,7 @@ time.sleep({CEILING})
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is asked for on Linux")
 def test_jobs_die_with_a_sweep_that_is_killed(tmp_path: Path) -> None:
-    sleep = "open('pid', 'w').write(str(__import__('os').getpid())); __import__('time').sleep(60)"
+    sleep = "open('pid', 'w').write(str(__import__('os').getpid())); __import__('time').sleep(3600)"
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from test_pool import script;"
         "from hemnet.sweeps.pool import Slot, run_jobs;"
