@@ -77,7 +77,7 @@ def test_scales_and_mirror_images_are_averaged_as_probabilities(flip: bool) -> N
         if flip:
             views.append(run(forward, resized[..., ::-1], size)[..., ::-1])
     shown.clear()
-    found = probabilities(Inference(scales=(0.5, 1.0, 1.5), flip=flip), forward, image(), size)
+    found = probabilities(Inference(scales=(0.5, 1.0, 1.5), flip=flip, multiple=8), forward, image(), size)
     np.testing.assert_allclose(found, sum(views) / len(views), rtol=0, atol=1e-12)
     assert shown == [s for s in sizes.values() for _ in range(1 + flip)]
 
@@ -121,7 +121,8 @@ def test_windows_scales_and_mirror_images_together_at_another_size() -> None:
         for step in (1, -1):
             p = slow_windows(forward, slow_resize(a, scaled)[..., ::step], (12, 16), (8, 10))
             views.append(slow_resize(p, size)[..., ::step])
-    inference = Inference(scales=(0.75, 1.25), flip=True, window=(12, 16))  # the stride is 2/3 of it
+    # The stride is 2/3 of the window.
+    inference = Inference(scales=(0.75, 1.25), flip=True, window=(12, 16), multiple=8)
     np.testing.assert_allclose(
         probabilities(inference, forward, image(1), size), sum(views) / 4, rtol=0, atol=1e-12
     )

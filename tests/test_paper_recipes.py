@@ -40,7 +40,7 @@ def test_a_recipe_of_the_papers_sets_is_the_papers(recipe: str, head: str, tmp_p
     assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (0.009, 0.9, 1e-4)
     assert (config.optim.power, trainer.max_steps) == (0.9, 100_000 if "164k" in recipe else 30_000)
     assert (list(config.data.train_transform.crop_size), config.data.batch_size) == ([513, 513], 16)
-    # None of the papers speaks of a second loss.
+    # The body of the paper does not speak of a second loss, and EMANet has none.
     assert not config.model.auxiliary
     # The network itself, narrow and shallow: what the configuration says reaches the layer.
     OmegaConf.update(config, "model.backbone", {"depth": 18, "width": 2})
@@ -62,8 +62,8 @@ def test_the_head_of_any_recipe_is_the_papers(head: str) -> None:
     assert layer.highway_scale == (0.5 if head == "hem" else 0.0)
 
 
-def test_no_recipe_overrides_the_papers_e_step_without_saying_so() -> None:
-    """A recipe that needs another variance or assignment says why, and what the paper's value gives there."""
+def test_no_recipe_overrides_the_papers_e_step() -> None:
+    """None needs another variance or assignment; one that does will have to say why, in its file and here."""
     for path in sorted((CONF.parent / "experiments").glob("*.yaml")):
         config = load(["run_dir=unused", "logger=csv", f"experiment={path.stem}"])
         if (config.model.head.get("variance"), config.model.head.get("assignment", "dot")) != (None, "dot"):

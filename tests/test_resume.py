@@ -183,3 +183,20 @@ def test_random_states_come_back(tmp_path: Path) -> None:
 
 def draws() -> list[float]:
     return [torch.rand(()).item(), np.random.normal(), random.gauss(0, 1), np.random.rand()]
+
+
+def test_a_run_is_gone_on_with_where_its_pretrained_weights_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in its checkpoint, whatever became of the package, the file or the server they came from."""
+    lite = ["model/backbone=lite0", "~model.backbone.width", "data.train.length=8", "trainer.max_epochs=2"]
+    overrides = [o for o in SMALL if not o.startswith("model.backbone.width")]
+    config = load([*overrides, lite[0], *lite[2:], f"run_dir={tmp_path / 'run'}", "seed=3"])
+    spy = Spy(monkeypatch)
+    spy.stop_at = 1
+    with pytest.raises(Interrupted):
+        train(config)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config.resume = str(tmp_path / "run")
+    train(config)
+    assert Run.open(tmp_path / "run").status == "finished"

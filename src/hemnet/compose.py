@@ -173,7 +173,8 @@ def build_eval_transform(config: DictConfig) -> EvalTransform:
 
 def build_network(config: DictConfig, num_classes: int, *, pretrained: bool = True) -> Segmenter:
     """Return the network for ``num_classes``; without ``pretrained``, no weights file is looked for."""
-    backbone = _build(config, "model.backbone", **({} if pretrained else {"weights": None}))
+    unloaded = {} if pretrained or "weights" not in config.model.backbone else {"weights": None}
+    backbone = _build(config, "model.backbone", **unloaded)
     heads = {}
     for role in ("head", "auxiliary"):
         if OmegaConf.select(config, f"model.{role}"):  # {} where there is none

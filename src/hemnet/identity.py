@@ -28,6 +28,8 @@ PLACES = (
     "data.cache",
     "data.num_workers",
 )
+# Keys that heads may take a value of theirs from; what a head has taken is under model.head.
+SHARED = ("model.num_components", "model.highway_scale")
 LONGEST_NAME = 200  # file systems take 255 bytes
 
 
@@ -126,9 +128,9 @@ def is_placement(key: str) -> bool:
 
 
 def differences(one: DictConfig, other: DictConfig) -> list[str]:
-    """Return the keys, apart from placement, at which two resolved configurations differ."""
+    """Return the keys, apart from placement and `SHARED`, at which two resolved configurations differ."""
     first, second = (dict(leaves(OmegaConf.to_container(config))) for config in (one, other))
-    keys = sorted(first.keys() | second.keys())
+    keys = sorted((first.keys() | second.keys()) - set(SHARED))
     return [key for key in keys if first.get(key) != second.get(key) and not is_placement(key)]
 
 

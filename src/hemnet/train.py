@@ -102,7 +102,8 @@ def _train(config: DictConfig) -> float:
         log.info("run directory: %s", run.path)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = build_data(config)
-        network = build_network(config, data.spec.num_classes)
+        # A run that is gone on with has its weights in its checkpoint, and needs no pretrained ones.
+        network = build_network(config, data.spec.num_classes, pretrained=run.resumes_from is None)
         task = build_task(config, network, data.spec)
         trainer = build_trainer(config)
         if run.resumes_from:

@@ -99,6 +99,15 @@ def test_dilated_and_strided_networks_agree_on_the_common_grid(size: tuple[int, 
         torch.testing.assert_close(common(dilated, kept), strided[-1], rtol=0, atol=atol)
 
 
+def test_random_weights_keep_the_variance_of_depthwise_filters_apart_from_their_number() -> None:
+    """A depthwise filter feeds one channel: its fan-out is its kernel, however many channels there are."""
+    for module in EfficientNetLite(2).modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            expected = math.sqrt(2 / module.kernel_size[0] ** 2)
+            # 32 filters of 9 weights at least: the standard error of the deviation is 4 %.
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.25)
+
+
 def test_activation_checkpointing_changes_no_gradient() -> None:
     gradients = []
     for kept in (False, True):

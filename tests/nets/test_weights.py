@@ -45,6 +45,10 @@ def assert_refused(source: str, message: str) -> None:
     assert_holds(net, before)
 
 
+def test_imagenet_is_no_path_of_a_network_without_packages():
+    assert_refused("imagenet", r"weights is imagenet, which model/backbone=lite0, lite1 and lite2 have")
+
+
 # --- local files --------------------------------------------------------------------------------------------
 
 

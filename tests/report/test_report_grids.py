@@ -141,3 +141,27 @@ def test_emanets_of_two_kinds_are_two_columns(tmp_path: Path) -> None:
     build([tmp_path / "runs"], tmp_path / "report")
     rows = table_of(tmp_path / "report", "grid_train")
     assert (rows["1"]["EMANet, momentum=0.9"], rows["1"]["EMANet, momentum=0.5"]) == ("0.3", "0.4")
+
+
+def test_emanet_with_damped_steps_is_a_column_of_its_own(tmp_path: Path) -> None:
+    for T in (1, 2):
+        for eta, miou in ((0.5, 0.6), (1.0, 0.5)):
+            scored(tmp_path / "runs", T, eta, miou)
+        for h, miou in ((0.0, 0.3), (0.5, 0.4)):
+            overrides = ("model/head=emanet", f"model.head.iterations={T}", f"model.head.highway_scale={h}")
+            path = write_run(tmp_path / "runs" / f"emanet_{T}_{h}", overrides, miou=miou)
+            for T_eval in (1, 4):
+                write_evaluation(path, T_eval, miou)
+    build([tmp_path / "runs"], tmp_path / "report")
+    heads = [head for head in table_of(tmp_path / "report", "grid_train")["1"] if head.startswith("EMANet")]
+    assert len([head for head in heads if not head.endswith(("low", "high", "n"))]) == 2
+
+
+def test_a_key_that_heads_share_splits_no_section(tmp_path: Path) -> None:
+    """model.highway_scale is where hem takes its h from; the h that it took is what is compared."""
+    for T in (1, 2):
+        for h in (0.0, 0.5):
+            overrides = (f"model.highway_scale={h}", f"model.head.iterations={T}")
+            write_run(tmp_path / "runs" / f"T{T}_{h}", overrides, miou=0.5)
+    build([tmp_path / "runs"], tmp_path / "report")
+    assert {"η=0.5", "η=1"} <= table_of(tmp_path / "report", "grid_train")["1"].keys()

@@ -171,7 +171,9 @@ class EfficientNetLite(nn.Module):
         self.channels: tuple[int, ...] = tuple(_width(stage[-1], variant) for stage in STAGES)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                # He et al. (2015), by a fan-out that torch's kaiming_normal_ would count over all groups.
+                fan_out = module.out_channels // module.groups * module.kernel_size[0] ** 2
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         if weights is not None:
             source = PUBLISHED[variant] if weights == "imagenet" else weights
             load_pretrained(self, source, self._own_name)

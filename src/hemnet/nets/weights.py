@@ -75,6 +75,11 @@ def load_pretrained(
         HemnetError: the file is missing, cannot be downloaded, fails its hash, is no checkpoint of
             tensors, or does not fit the network. ``network`` is then unchanged.
     """
+    if source == "imagenet":
+        raise HemnetError(
+            "model.backbone.weights is imagenet, which model/backbone=lite0, lite1 and lite2 have: this one "
+            "takes the path or the URL of a checkpoint"
+        )
     path = _local(source)
     if not path.is_file():
         raise HemnetError(f"no pretrained weights at {path}: {REMEDY}")

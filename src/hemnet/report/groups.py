@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from hemnet.identity import PLACES, below, leaves
+from hemnet.identity import PLACES, SHARED, below, leaves
 from hemnet.report.collect import Record
 from hemnet.report.statistics import Estimate, estimate
 
 Settings = Mapping[str, str]
 
 # Where a run is made and what watches it; none of it changes what is learnt.
-LEFT_OUT = (*PLACES, "seed", "name", "inference", "data.seed")
+LEFT_OUT = (*PLACES, *SHARED, "seed", "name", "inference", "data.seed")
 LEFT_OUT_NAMES = {
     "root", "cache", "num_workers", "pin_memory", "devices", "num_nodes", "strategy", "accelerator",
     "profiler", "default_root_dir", "log_every_n_steps", "benchmark", "enable_progress_bar",
