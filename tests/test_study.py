@@ -101,7 +101,7 @@ def test_only_finished_runs_with_a_score_and_planned_seeds_count(tmp_path: Path)
 
 
 def test_holm_within_the_baselines(tmp_path: Path) -> None:
-    against = {"emanet": [0.01, 0.03, -0.012, 0.02] * 2, "fcn": [0.001, 0.006, -0.003, 0.001] * 2}
+    against = {"emanet": [0.01, 0.03, -0.007, 0.02] * 2, "fcn": [0.001, 0.006, -0.003, 0.001] * 2}
     for seed in range(8):
         write(tmp_path, seed, 0.5 + 0.01 * seed)
         for head, gains in against.items():
