@@ -33,14 +33,27 @@ def write_run(
     rows: Sequence[Mapping[str, float]] = (),
     started: str = "2026-01-01T12:00:00+0000",
     classes: Sequence[str] = CLASSES,
+    keys: Mapping[str, Any] | None = None,
+    parts: Sequence[str] | None = None,
 ) -> Path:
-    """Write a run directory; ``status`` None leaves result.json out."""
+    """Write a run directory.
+
+    Args:
+        path: where.
+        overrides: of the recipe; each set of them is composed once.
+        status: None leaves result.json out.
+        keys: dotted keys of the configuration that are set after it is composed, which is quicker.
+        parts: what config.yaml has, at the top; by default all.
+    """
     path.mkdir(parents=True)
     config = _config(tuple(overrides)).copy()
     config.seed = config.data.seed = seed
     config.run_dir, config.sweep = str(path), sweep
     config.logger.csv.save_dir = str(path)
-    OmegaConf.save(config, path / "config.yaml")
+    for key, value in (keys or {}).items():
+        OmegaConf.update(config, key, value)
+    kept = config if parts is None else OmegaConf.masked_copy(config, [*parts])
+    OmegaConf.save(kept, path / "config.yaml")
     environment = {"started": started, "git": {"revision": "0123456789abcdef", "modified": False}}
     (path / "environment.json").write_text(json.dumps(environment))
     if rows:

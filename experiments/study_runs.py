@@ -1,0 +1,205 @@
+"""What the tests of STUDY.md are made of: finished runs by their cell of the plan, and a run's measures.
+
+Shapes: S recorded steps, T iterations.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hemnet.errors import HemnetError
+from hemnet.evaluations import FOLDER, folder_name, read_results
+from hemnet.identity import differences, identity
+from hemnet.inference import PLAIN
+from hemnet.runs import Run, find_runs
+
+BACKBONE = "gradient/backbone/all"
+TENTHS = ("first", "middle", "last")
+# Keys in which the runs of one block may differ, and those in which different heads may.
+FREE = {"seed", "data.seed", "model.highway_scale"} | {
+    f"model.head.{key}" for key in ("highway_scale", "iterations", "assignment", "variance")
+}
+KINDS = {f"model.head.{key}" for key in ("_target_", "normalize", "gradient")}
+
+
+class Setting(NamedTuple):
+    """What the runs of one cell of the plan share; T and h are None where the head has none to name."""
+
+    head: str = "hem"
+    T: int | None = 3
+    h: float | str | None = 0.5
+    e_step: str = "Eq. 8"
+
+    def __str__(self) -> str:
+        return f"h = {self.h:g}, T = {self.T}, {self.e_step}" if self.head == "hem" else f"`{self.head}`"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: each measure is None where the run has not got it, and NaN where it is undefined."""
+
+    run: Run
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+        return self.run.config.seed
+
+    @cached_property
+    def revision(self) -> str:
+        """Of the code, seven digits; "?" if the run did not record it."""
+        path = self.run.path / "environment.json"
+        git = json.loads(path.read_text()).get("git") if path.is_file() else None
+        return str(git["revision"])[:7] + ("+" if git.get("modified") else "") if git else "?"
+
+    @property
+    def backbone(self) -> np.ndarray:
+        """Norms of the gradient of the backbone's parameters, (S,)."""
+        return np.array([row[BACKBONE] for row in self.rows if BACKBONE in row])
+
+    @cached_property
+    def setting(self) -> Setting:
+        """Its cell of the plan, or one that the plan lacks."""
+        about = identity(self.run.config)
+        if about.head not in ("hem", "em"):
+            # Those of the plan have the head's own values, h = 0 and σ² = 1.
+            other = "" if about.variance in (None, 1.0) else f"σ² = {about.variance:g}"
+            return Setting(about.head, about.iterations, about.highway_scale or None, other)
+        head = self.run.config.model.head
+        temperature = math.sqrt(head.channels)
+        variance = temperature if about.variance is None else about.variance
+        known = {("dot", temperature): "Eq. 8", ("gaussian", 1.0): "σ² = 1"}
+        # The paper's Eq. 7 has no factor 2: see `variance` of hemnet.em.unroll.
+        known["gaussian", temperature / 2] = "Eq. 7"
+        e_step = known.get((head.assignment, variance), f"{head.assignment}, σ² = {variance:g}")
+        return Setting("hem", about.iterations, about.highway_scale, e_step)
+
+    @cached_property
+    def rows(self) -> list[dict[str, float]]:
+        """metrics.csv."""
+        return self.run.metrics()
+
+    def recorded(self, family: str, last: int) -> np.ndarray:
+        """Return a metric of iterations 0 to ``last``, (S, last + 1), of the steps that have all of them."""
+        names = [f"{family}/{t:02d}" for t in range(last + 1)]
+        found = [[row[name] for name in names] for row in self.rows if all(name in row for name in names)]
+        return np.array(found).reshape(-1, last + 1)
+
+    def shares(self, tenth: str) -> np.ndarray | None:
+        """Return the mean of `gradient/share` of iterations 0 to T-1 over a tenth of the steps, sum 1."""
+        shares_ST = self.recorded("gradient/share", self.setting.T)[:, :-1]
+        width = max(1, round(len(shares_ST) / 10))
+        begin = TENTHS.index(tenth) * (len(shares_ST) - width) // 2
+        if not len(shares_ST):
+            return None
+        mean_T = shares_ST[begin : begin + width].mean(axis=0)
+        return mean_T / mean_T.sum()
+
+    def at_end(self, family: str) -> np.ndarray | None:
+        """Return what was recorded last of a metric of iterations 0 to T, (T+1,)."""
+        found_ST = self.recorded(family, self.setting.T)
+        return found_ST[-1] if len(found_ST) else None
+
+    @cached_property
+    def evaluated(self) -> dict[int | None, float]:
+        """`val/miou` of the last checkpoint by T of evaluation."""
+        folder = self.run.path / FOLDER / folder_name("last", PLAIN)
+        results = read_results(folder, self.run.path / "checkpoints" / "last.ckpt")
+        return {T: found["metrics"].get("val/miou") for T, found in results.items()}
+
+
+Measure = Callable[[Finished], float | None]
+
+
+def score(run: Finished) -> float | None:
+    """Return `val/miou` of the last step."""
+    return run.run.result["metrics"].get("val/miou")
+
+
+def evaluated_at(T: int, run: Finished) -> float | None:
+    """Return `val/miou` with T iterations in evaluation."""
+    return run.evaluated.get(T)
+
+
+def evenness(run: Finished, tenth: str = "last") -> float | None:
+    """Return exp of the entropy of the shares over T: 1 is even, 1/T all in one iteration."""
+    shares_T = run.shares(tenth)
+    if shares_T is None:
+        return None
+    held = shares_T[shares_T > 0]
+    return float(np.exp(-(held * np.log(held)).sum()) / len(shares_T))
+
+
+def step_ratio(run: Finished) -> float | None:
+    """Return share(t-1) / share(t), the geometric mean over t = 1 to T-1, over the last tenth."""
+    shares_T = run.shares("last")
+    return None if shares_T is None else float((shares_T[0] / shares_T[-1]) ** (1 / (len(shares_T) - 1)))
+
+
+def first_gain(run: Finished) -> float | None:
+    """Return the part of L(T) - L(0) that the first iteration reaches; NaN where L(T) <= L(0)."""
+    found_T = run.at_end("em/log_likelihood")
+    if found_T is None:
+        return None
+    gain = found_T[-1] - found_T[0]
+    return float((found_T[1] - found_T[0]) / gain) if gain > 0 else math.nan
+
+
+def read_runs(folders: Iterable[Path], experiment: str) -> tuple[list[Finished], list[Path]]:
+    """Return the finished runs of a recipe, and where those are that have not finished."""
+    paths = sorted({path for folder in folders for path in find_runs(folder)})
+    runs = [Run.open(path) for path in paths]
+    own = [run for run in runs if run.config.name == experiment]
+    finished = [Finished(run) for run in own if run.status == "finished"]
+    if not finished:
+        others = ", ".join(sorted({str(run.config.name) for run in runs} - {experiment})) or "none"
+        raise HemnetError(
+            f"no finished run of {experiment} among {len(runs)} runs (other recipes: {others}): name other"
+            " folders, or the recipe by --experiment"
+        )
+    return finished, [run.path for run in own if run.status != "finished"]
+
+
+def members(
+    block: str, settings: Iterable[Setting], seeds: int, runs: Iterable[Finished]
+) -> dict[Setting, dict[int, Finished]]:
+    """Return a block's runs, of these settings and seeds 0 to ``seeds`` - 1, by setting and seed.
+
+    Raises:
+        HemnetError: two runs differ in what they must share, or in nothing at all.
+    """
+    found: dict[Setting, dict[int, Finished]] = {setting: {} for setting in settings}
+    reference: Finished | None = None
+    for run in runs:
+        if run.setting not in found or run.seed not in range(seeds):
+            continue
+        reference = reference or run
+        if changed := _unlike(reference, run):
+            raise HemnetError(
+                f"{run.run.path} and {reference.run.path}, both of block {block}, differ in"
+                f" {', '.join(changed)}: leave out the folder of one"
+            )
+        twin = found[run.setting].setdefault(run.seed, run)
+        if twin is not run:
+            raise HemnetError(
+                f"{twin.run.path} and {run.run.path} are both {run.setting}, seed {run.seed}: leave out one"
+            )
+    return found
+
+
+def _unlike(one: Finished, other: Finished) -> list[str]:
+    free = FREE if one.setting.head == other.setting.head else FREE | KINDS
+    heads = [run.run.config.model.head for run in (one, other)]
+
+    def shared(key: str) -> bool:
+        # What only one kind of head has is part of what heads are.
+        return not key.startswith("model.head.") or all(key.split(".")[2] in head for head in heads)
+
+    keys = [key for key in differences(one.run.config, other.run.config) if key not in free]
+    return [key for key in keys if one.setting.head == other.setting.head or shared(key)]
