@@ -77,7 +77,7 @@ def test_scales_and_mirror_images_are_averaged_as_probabilities(flip: bool) -> N
         if flip:
             views.append(run(forward, resized[..., ::-1], size)[..., ::-1])
     shown.clear()
-    found = probabilities(Inference(scales=(0.5, 1.0, 1.5), flip=flip, multiple=8), forward, image(), size)
+    found = probabilities(Inference(scales=(0.5, 1.0, 1.5), flip=flip), forward, image(), size)
     np.testing.assert_allclose(found, sum(views) / len(views), rtol=0, atol=1e-12)
     assert shown == [s for s in sizes.values() for _ in range(1 + flip)]
 

@@ -54,13 +54,13 @@ class Inference:
     flip: bool = False
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
-    multiple: int = 32
+    multiple: int = 8
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise ValueError(f"scales is {list(self.scales)}: give one or more numbers above 0")
         if self.multiple < 1:
-            raise ValueError(f"multiple is {self.multiple}: give the network's output stride, such as 16")
+            raise ValueError(f"multiple is {self.multiple}: give the network's output stride, such as 8")
         if self.window is not None and min(self.window) < 1:
             raise ValueError(f"window is {tuple(self.window)}: give (height, width) in pixels")
         if self.stride is not None:

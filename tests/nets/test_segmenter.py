@@ -96,3 +96,49 @@ def test_evaluation_does_not_mix_the_images_of_a_batch():
     for i in range(2):
         # Batched convolutions may sum in another order: float32 roundings through some 20 layers.
         torch.testing.assert_close(network(batch[i : i + 1]).logits[0], together[i], rtol=1e-4, atol=1e-4)
+
+
+class Cells(nn.Module):
+    """A backbone and head that say where their cells are: a position in pixels, as logits of two classes."""
+
+    output_stride = 16
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor]:
+        rows, columns = (-(-side // 16) for side in image_BCHW.shape[-2:])
+        centres = [16 * torch.arange(n, dtype=torch.float64) + 7.5 for n in (rows, columns)]
+        return (torch.stack(torch.meshgrid(*centres, indexing="ij"))[None],)
+
+
+class Last(nn.Module):
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        return features[-1]
+
+
+@pytest.mark.parametrize("height", [96, 90, 81])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_cell_stands_for_the_same_pixels_whatever_the_size(height: int, factor: int) -> None:
+    """23 rows of 16 pixels are not stretched over 360: each pixel keeps its place among the cells."""
+    image = torch.zeros(1, 3, height, 64)
+    network = Segmenter(Cells(), Last())
+    found = network(image, size=(height * factor, 64 * factor)).logits[0, 0, :, 0]
+    expected = (torch.arange(height * factor, dtype=torch.float64) + 0.5) / factor - 0.5
+    inside = slice(8 * factor, (height // 16 * 16 - 8) * factor)  # between the first and the last whole cell
+    torch.testing.assert_close(found[inside], expected[inside], rtol=0, atol=1e-6)
+    if factor == 1:
+        torch.testing.assert_close(network(image).logits[0, 0, :, 0], found)
+
+
+@pytest.mark.parametrize("size", [(33, 40), (40, 50), (7, 90), (100, 33), (64, 61)])
+def test_any_size_is_reached_from_an_image_that_is_filled_up(size: tuple[int, int]) -> None:
+    network = segmenter(auxiliary=False).eval()
+    for shape in ((33, 40), (31, 61), (40, 33)):
+        assert network(images(*shape), size=size).logits.shape[-2:] == size
+
+
+def test_a_backbone_without_a_stride_is_given_the_image_as_it_is() -> None:
+    class Plain(nn.Module):
+        def forward(self, image_BCHW: Tensor) -> tuple[Tensor]:
+            assert image_BCHW.shape[-2:] == (33, 40)
+            return (image_BCHW,)
+
+    assert Segmenter(Plain(), Last())(images()).logits.shape[-2:] == (33, 40)

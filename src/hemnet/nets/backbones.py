@@ -139,6 +139,7 @@ class ResNet(nn.Module):
             incoming_dilation = dilation
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.activation_checkpointing = activation_checkpointing
+        self.output_stride = output_stride
         self.channels: tuple[int, ...] = tuple(width * 2**i * block.expansion for i in range(4))
         self._initialize()
         if weights is not None:

@@ -168,6 +168,7 @@ class EfficientNetLite(nn.Module):
         self.stem = nn.Sequential(_conv(3, STEM_CHANNELS, 3, 2), _norm(STEM_CHANNELS), nn.ReLU6(inplace=True))
         self.layer1, self.layer2, self.layer3, self.layer4 = _stages(variant, output_stride)
         self.activation_checkpointing = activation_checkpointing
+        self.output_stride = output_stride
         self.channels: tuple[int, ...] = tuple(_width(stage[-1], variant) for stage in STAGES)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -1,6 +1,6 @@
 """The network: backbone, head, and an optional auxiliary head on the stage before the last.
 
-Shapes: B images, K classes, H and W pixels.
+Shapes: B images, K classes, H and W pixels, h and w positions of a map.
 """
 
 from typing import NamedTuple
@@ -24,9 +24,15 @@ class SegmenterOutput(NamedTuple):
 class Segmenter(nn.Module):
     """A backbone and the heads that read its feature maps.
 
+    A cell of a map stands for the same number of pixels whatever the size of the image: sides that are no
+    multiple of the backbone's output stride are filled up below and to the right with zeros, the mean colour,
+    and what the network says of the filling is cut off. To stretch a map of 23 rows over 360 pixels instead
+    would move what it says by up to half a cell.
+
     Args:
-        backbone: maps images to a tuple of feature maps.
-        head: maps that tuple to logits at the resolution of its last map.
+        backbone: maps images to a tuple of feature maps. Its ``output_stride`` is how many times smaller than
+            the image the last of them is; without that attribute images are not filled up.
+        head: maps that tuple to logits at the resolution of one of its maps.
         auxiliary: another head, for deep supervision while training; never run in eval mode.
     """
 
@@ -38,15 +44,42 @@ class Segmenter(nn.Module):
 
     def forward(self, image_BCHW: Tensor, size: tuple[int, int] | None = None) -> SegmenterOutput:
         """Return logits for normalised images (B, 3, H, W), at ``size`` or else at the images' own size."""
-        size = size or (image_BCHW.shape[-2], image_BCHW.shape[-1])
-        features = self.backbone(image_BCHW)
-        logits = _upsample(self.head(features), size)
-        if self.auxiliary is None or not self.training:
-            return SegmenterOutput(logits)
-        return SegmenterOutput(logits, _upsample(self.auxiliary(features), size))
+        height, width = image_BCHW.shape[-2:]
+        stride = int(getattr(self.backbone, "output_stride", 1))
+        filled_BCHW = F.pad(image_BCHW, (0, -width % stride, 0, -height % stride))
+        features = self.backbone(filled_BCHW)
+        outputs = [self.head(features)]
+        if self.auxiliary is not None and self.training:
+            outputs.append(self.auxiliary(features))
+        # In float32 at least: a half-precision interpolation would round the logits that decide the argmax.
+        outputs = [logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in outputs]
+        filled = (filled_BCHW.shape[-2], filled_BCHW.shape[-1])
+        if size is None:
+            return SegmenterOutput(*(_cut(_upsample(logits, filled), (height, width)) for logits in outputs))
+        return SegmenterOutput(*(_resample(logits, filled, (height, width), size) for logits in outputs))
 
 
-def _upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    # In float32 at least: a half-precision interpolation would round the logits that decide the argmax.
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+def _upsample(logits_BKhw: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(logits_BKhw, size=size, mode="bilinear", align_corners=False)
+
+
+def _resample(
+    logits_BKhw: Tensor, filled: tuple[int, int], image: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
+    """Bring a map of the filled image to the scale at which the image itself has a size, and cut that out."""
+    if filled == image:
+        return _upsample(logits_BKhw, size)
+    h, w = logits_BKhw.shape[-2:]
+    scale = (filled[0] / h * size[0] / image[0], filled[1] / w * size[1] / image[1])
+    # Where a side is not filled, h times its scale may round to just below its size.
+    above = tuple(factor * (1 + 1e-12) for factor in scale)
+    resampled = F.interpolate(logits_BKhw, scale_factor=above, mode="bilinear", align_corners=False)
+    return _cut(resampled, size)
+
+
+def _cut(logits_BKHW: Tensor, size: tuple[int, int]) -> Tensor:
+    if not torch.compiler.is_exporting():
+        return logits_BKHW[:, :, : size[0], : size[1]]
+    # A slice asks whether there is anything to cut off, and its answer would be fixed in the exported file.
+    rows, columns = (torch.arange(side, device=logits_BKHW.device) for side in size)
+    return logits_BKHW.index_select(2, rows).index_select(3, columns)

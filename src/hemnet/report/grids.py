@@ -98,8 +98,8 @@ def _grid(
     for group in rivals:
         if group.head == "emanet":
             # EMANet's steps are whole; where they were not, that is one more way in which columns differ.
-            rest = group.rest | ({} if group.scale == 0 else {"highway_scale": str(group.scale)})
-            by_rest[frozenset(rest.items())].append(group)
+            damped = {} if group.scale == 0 else {"highway_scale": str(group.scale)}
+            by_rest[frozenset({**group.rest, **damped}.items())].append(group)
     scales = [
         Line(f"η={round(1 - h, 9):g}", scale_colour(i / max(len(by_scale) - 1, 1)), points(by_scale[h]))
         for i, h in enumerate(sorted(by_scale, reverse=True))
