@@ -63,10 +63,10 @@ def test_the_voc_recipe_trains_on_a_few_hundred_images(tmp_path: Path) -> None:
     run = tmp_path / "run"
     smaller = [
         "model.backbone.weights=null", "model.backbone.width=8", "model.head.channels=16",
-        "model.auxiliary.channels=16", "model.num_components=8",
+        "model.num_components=8",
         "data.train_transform.crop_size=[65,65]", "data.batch_size=8", "data.num_workers=2",
         "trainer=cpu", "trainer.max_epochs=-1", "trainer.max_steps=40", "trainer.check_val_every_n_epoch=1",
-        "logger=csv",
+        "trainer.log_every_n_steps=1", "logger=csv",
     ]  # fmt: skip
     trained = call("hemnet.train", "experiment=voc_hem", f"data.root={tmp_path / 'voc'}", f"run_dir={run}",
                    f"hydra.run.dir={run}", *smaller, cwd=tmp_path)  # fmt: skip

@@ -179,9 +179,8 @@ def test_what_differs_from_the_network_is_not_kept(
 def test_mistakes_are_named_before_the_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HemnetError, match="no run at"):
         export(tmp_path / "none", "torch")
-    run = make_run(
-        tmp_path, "model/head=hem", "model.head.gradient=implicit", "model.head.acceleration=anderson"
-    )
+    anderson = ["model.head.assignment=gaussian", "model.head.acceleration=anderson"]
+    run = make_run(tmp_path, "model/head=hem", "model.head.gradient=implicit", *anderson)
     before = files_of(run)
     with pytest.raises(HemnetError, match="acceleration=anderson"):
         export(run.path, "torch")

@@ -239,7 +239,7 @@ def test_the_command_line(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     [
         (["hemnet.train", "model.head.iteratons=3"], "did you mean model.head.iterations"),
         (["hemnet.train", "experiment=camvid_hem_cpu", "logger=csv", "data.root=/nowhere"], "/nowhere"),
-        (["hemnet.evaluate", "runs/none"], "no run at runs/none"),
+        (["hemnet.evaluate", "runs/none"], "runs/none is no folder: name run directories"),
         (["hemnet.predict", "runs/none", "x.png"], "no run at runs/none"),
         (["hemnet.predict", "runs/\udcff", "x.png"], "no run at runs/"),
     ],
