@@ -102,8 +102,8 @@ def _train(*overrides: str) -> None:
     # Before the first weight is drawn: in float32, how it is drawn depends on the instructions.
     torch.set_default_dtype(torch.float64)
 
-    def in_float64(*arguments: Any) -> Any:
-        network = build_network(*arguments)
+    def in_float64(*arguments: Any, **options: Any) -> Any:
+        network = build_network(*arguments, **options)
         for module in network.modules():
             # The layer keeps these in float32 whatever it is cast to.
             if isinstance(module, InitialMeans):

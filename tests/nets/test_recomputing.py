@@ -67,12 +67,9 @@ def test_a_head_that_is_checkpointed_too_counts_its_means_once() -> None:
         net.head.context.bn = nn.Identity()
     expected = step_through(plain, lambda x: plain(x).logits, 1, 1, 1)
 
-    def forward(x: Tensor) -> Tensor:
-        logits = checkpoint(other.head, other.backbone(x), use_reentrant=False)
-        return nn.functional.interpolate(logits, x.shape[-2:], mode="bilinear")
-
+    other.head.forward = partial(checkpoint, other.head.forward, use_reentrant=False)
     # Twice the sum over twice the number, both powers of two, are the same number to the bit.
-    assert_identical(step_through(other, forward, 1, 1, 1), expected)
+    assert_identical(step_through(other, lambda x: other(x).logits, 1, 1, 1), expected)
 
 
 def saved_bytes(forward: Callable[[], Any]) -> int:
