@@ -24,10 +24,10 @@ from torch import Tensor
 
 from hemnet.callbacks.em_probe import em_layers, evaluating
 from hemnet.callbacks.prediction_images import spread
-from hemnet.compose import build_data, restore
+from hemnet.config.compose import build_data, restore
 from hemnet.em import log_likelihood, unroll
 from hemnet.errors import HemnetError
-from hemnet.runs import Run
+from hemnet.runs.run import Run
 
 CHANNELS, POSITIONS, IMAGES = 64, 400, 8
 # A fall below this is rounding: the sums of float64 hold about 1e-13 nats per position here.

@@ -14,10 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from hemnet.errors import HemnetError
-from hemnet.evaluations import FOLDER, folder_name, read_results
-from hemnet.identity import differences, identity
-from hemnet.inference import PLAIN
-from hemnet.runs import Run, find_runs
+from hemnet.runs.evaluations import FOLDER, folder_name, read_results
+from hemnet.runs.identity import differences, identity
+from hemnet.runs.run import Run, find_runs
 
 BACKBONE = "gradient/backbone/all"
 TENTHS = ("first", "middle", "last")
@@ -109,7 +108,7 @@ class Finished:
     @cached_property
     def evaluated(self) -> dict[int | None, float]:
         """`val/miou` of the last checkpoint by T of evaluation."""
-        folder = self.run.path / FOLDER / folder_name("last", PLAIN)
+        folder = self.run.path / FOLDER / folder_name("last")
         results = read_results(folder, self.run.path / "checkpoints" / "last.ckpt")
         return {T: found["metrics"].get("val/miou") for T, found in results.items()}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from files import MakeCamVid, within, write_camvid
+from _helpers.camvid_files import MakeCamVid, within, write_camvid
 
 # Set before any test imports wandb or albumentations: tests talk to no server.
 os.environ["WANDB_MODE"] = "offline"

@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from files import write_camvid
+from _helpers.camvid_files import write_camvid
+from _helpers.tiny import call, tiny
 from omegaconf import OmegaConf
 from PIL import Image
-from test_train_evaluate_predict import call, tiny
 
-from hemnet import checkpoints, evaluate, predict
-from hemnet.check import ConfigError
-from hemnet.compose import EXPERIMENTS, load, restore
+from hemnet import evaluate, predict
+from hemnet.config.check import ConfigError
+from hemnet.config.compose import EXPERIMENTS, load, restore
 from hemnet.data import CAMVID, normalize, read_image
 from hemnet.errors import HemnetError
-from hemnet.evaluate_runs import read_sweep
-from hemnet.runs import Run
+from hemnet.runs import checkpoints
+from hemnet.runs.run import Run
+from hemnet.sweeps.evaluate_runs import read_sweep
 from hemnet.sweeps.jobs import Evaluation
 from hemnet.train import train
 

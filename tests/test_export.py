@@ -10,12 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from _helpers.tiny import call, tiny
 from PIL import Image
-from test_train_evaluate_predict import call, tiny
 from torch import nn
 
 from hemnet import export as entry
-from hemnet.compose import build_network, load, restore
+from hemnet.config.compose import build_network, load, restore
 from hemnet.data import CAMVID
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
@@ -23,8 +23,8 @@ from hemnet.export import TOLERANCE, export
 from hemnet.nets import Segmenter
 from hemnet.nets.portable import BinMeans, portable_copy
 from hemnet.predict import predict
-from hemnet.runs import Run
-from hemnet.task import CHECKPOINT_FORMAT
+from hemnet.runs.run import Run
+from hemnet.training.task import CHECKPOINT_FORMAT
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "run_onnx.py"
 HEADS = ("hem", "em", "emanet", "fcn", "deeplabv3plus", "pspnet", "nonlocal")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import optuna
 import pytest
-from files import MakeCamVid
+from _helpers.camvid_files import MakeCamVid
+from _helpers.tiny import PLAIN
+from _helpers.waiting import CEILING
 from omegaconf import DictConfig, OmegaConf
-from tiny import PLAIN
-from waiting import CEILING
 
-from hemnet.compose import EXPERIMENTS, load
+from hemnet.config.compose import EXPERIMENTS, load
 from hemnet.errors import HemnetError
 from hemnet.search import Search, Space
 from hemnet.sweeps.jobs import Job

@@ -20,14 +20,14 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from hemnet.cli import override, parse, run_entry
-from hemnet.compose import build_data, build_network, load, restore
+from hemnet.config.command_line import override, parse, run_entry
+from hemnet.config.compose import build_data, build_network, load, restore
 from hemnet.data import DataError
 from hemnet.errors import HemnetError
-from hemnet.flops import count_flops, count_parameters
 from hemnet.nets import Segmenter
-from hemnet.provenance import device_name
-from hemnet.runs import Run, write_json
+from hemnet.nets.flops import count_flops, count_parameters
+from hemnet.runs.provenance import device_name
+from hemnet.runs.run import Run, write_json
 
 
 def measure(network: Segmenter, image_BCHW: Tensor, repeats: int) -> dict[str, float | None]:

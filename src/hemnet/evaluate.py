@@ -17,8 +17,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.callbacks.evaluation_record import EvaluationRecord
-from hemnet.checkpoints import fingerprint
-from hemnet.cli import (
+from hemnet.config.command_line import (
     SUMMARY,
     add_run_arguments,
     log_to_terminal,
@@ -28,22 +27,17 @@ from hemnet.cli import (
     print_sweep,
     run_entry,
 )
-from hemnet.compose import build_data, build_evaluator, build_inference, build_task, restore
+from hemnet.config.compose import build_data, build_evaluator, build_inference, build_task, restore
 from hemnet.data import DatasetSpec
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
-from hemnet.evaluate_runs import evaluate_runs, read_sweep
-from hemnet.evaluations import (
-    FOLDER,
-    at_iterations,
-    folder_name,
-    write_iterations,
-    write_report,
-)
 from hemnet.nets import Segmenter
-from hemnet.provenance import device_name
-from hemnet.ranks import rank
-from hemnet.runs import Checkpoint, Run
+from hemnet.processes.ranks import rank
+from hemnet.runs.checkpoints import fingerprint
+from hemnet.runs.evaluations import FOLDER, at_iterations, folder_name, write_iterations
+from hemnet.runs.provenance import device_name
+from hemnet.runs.run import Checkpoint, Run
+from hemnet.sweeps.evaluate_runs import evaluate_runs, read_sweep
 
 log = logging.getLogger(__name__)
 VOC_CLASSES = 21
@@ -87,7 +81,7 @@ def evaluate(
     task.inference = build_inference(config)
     record = EvaluationRecord(worst, submission and _submission_folder(submission, config, spec))
     trainer = build_evaluator(config, [record])
-    output = output or run.path / FOLDER / folder_name(which, task.inference, assignments)
+    output = output or run.path / FOLDER / folder_name(which, task.inference.settings, assignments)
     title = f"{run.config.name}, seed {run.config.seed}, {output.name}"
     what = {"checkpoint": which, "checkpoint_sha256": known, "overrides": list(assignments),
             "inference": asdict(task.inference)}  # fmt: skip
@@ -107,7 +101,7 @@ def evaluate(
                 "metrics": found[count],
             }
             try:
-                write_report(at_iterations(output, count), result, record, spec)
+                record.write(at_iterations(output, count), spec, result)
             except OSError as error:
                 raise HemnetError(f"cannot write to {output} ({error}): choose another --output") from error
     if trainer.is_global_zero:

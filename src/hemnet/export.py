@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import hemnet
-from hemnet.cli import add_checkpoint_arguments, log_to_terminal, run_entry
-from hemnet.compose import restore
+from hemnet.config.command_line import add_checkpoint_arguments, log_to_terminal, run_entry
+from hemnet.config.compose import restore
 from hemnet.data import IGNORE_INDEX, DatasetSpec
 from hemnet.data.transforms import MEAN_RGB, STD_RGB
 from hemnet.errors import HemnetError
-from hemnet.files import replacing
 from hemnet.nets import Segmenter
 from hemnet.nets.portable import drop_tolerance, portable_copy
-from hemnet.runs import Checkpoint, Run
+from hemnet.runs.run import Checkpoint, Run
+from hemnet.storage.files import replacing
 
 log = logging.getLogger(__name__)
 

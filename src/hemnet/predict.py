@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hemnet.cli import add_run_arguments, log_to_terminal, override, parse, run_entry
-from hemnet.compose import build_eval_transform, build_inference, restore
+from hemnet.config.command_line import add_run_arguments, log_to_terminal, override, parse, run_entry
+from hemnet.config.compose import build_eval_transform, build_inference, restore
 from hemnet.data import IMAGE_SUFFIXES, DataError, DatasetSpec, read_image
 from hemnet.errors import HemnetError
-from hemnet.figures import legend, overlay, write_mask
-from hemnet.inference import segment
-from hemnet.runs import Checkpoint, Run
+from hemnet.figures.predictions import legend, overlay, write_mask
+from hemnet.runs.run import Checkpoint, Run
+from hemnet.training.inference import segment
 
 log = logging.getLogger(__name__)
 

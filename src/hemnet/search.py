@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.cli import run_entry
-from hemnet.compose import EXPERIMENTS, load
+from hemnet.config.command_line import run_entry
+from hemnet.config.compose import EXPERIMENTS, load
 from hemnet.errors import HemnetError
-from hemnet.files import hold, write_table
+from hemnet.storage.files import hold, write_table
 from hemnet.sweeps.board import Board
 from hemnet.sweeps.jobs import Job
 from hemnet.sweeps.pool import run_jobs

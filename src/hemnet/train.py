@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.callbacks.finite import FiniteSteps
-from hemnet.check import check, explain
-from hemnet.cli import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
-from hemnet.compose import (
+from hemnet.config.check import check, explain
+from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
+from hemnet.config.compose import (
     CONF,
     build_data,
     build_evaluator,
@@ -29,11 +29,11 @@ from hemnet.compose import (
     local_processes,
     register_recipes,
 )
-from hemnet.figures import learning_curves
-from hemnet.interruption import Interrupted, foremost, interruptible
-from hemnet.launch import RankError, run_ranks
-from hemnet.ranks import rank
-from hemnet.runs import Run, result_at
+from hemnet.figures.scores import learning_curves
+from hemnet.processes.launch import RankError, run_ranks
+from hemnet.processes.ranks import rank
+from hemnet.processes.signals import Interrupted, foremost, interruptible
+from hemnet.runs.run import Run, result_at
 
 log = logging.getLogger(__name__)
 AS_RANK = "--as-rank"

@@ -66,7 +66,7 @@ class ProcessLauncher(Launcher):
 
 def _hide_secrets(path: Path) -> None:
     """Write the file in which Hydra has kept the sweep's configuration again, without secrets."""
-    from hemnet.redaction import without_secrets
+    from hemnet.runs.redaction import without_secrets
 
     if path.is_file():
         OmegaConf.save(OmegaConf.create(without_secrets(OmegaConf.to_container(OmegaConf.load(path)))), path)

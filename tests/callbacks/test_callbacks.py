@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _helpers.toy import data, task, trainer
 from PIL import Image
-from toy import data, task, trainer
 
 from hemnet.callbacks.prediction_images import PredictionImages
 from hemnet.callbacks.progress import RunProgress
-from hemnet.figures import Row, legend, predictions_page
+from hemnet.figures.predictions import Row, legend, predictions_page
 
 
 def test_progress_says_where_the_run_stands(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from _helpers.probes import layer_of, plain_task, run
+from _helpers.toy import data, task
 from PIL import Image
-from probes import layer_of, plain_task, run
-from toy import data, task
 
 from hemnet.callbacks.attention_maps import AttentionMaps, shown_iterations
 from hemnet.callbacks.em_convergence import EMConvergenceProbe

@@ -13,19 +13,19 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.multiprocessing as mp
-import toy
-from gloo import process_group
-from probes import Recorder
+from _helpers import toy
+from _helpers.gloo import process_group
+from _helpers.probes import Recorder
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
-from hemnet import checkpoints
 from hemnet.callbacks.finite import FiniteSteps, NotFiniteError, _not_finite
 from hemnet.callbacks.last_checkpoint import LastCheckpoint
-from hemnet.optim import Optimization, PixelSum, cross_entropy_sum
-from hemnet.records import SafeCheckpoints
-from hemnet.task import SegmentationTask
+from hemnet.runs import checkpoints
+from hemnet.runs.checkpoint_io import SafeCheckpoints
+from hemnet.training.optim import Optimization, PixelSum, cross_entropy_sum
+from hemnet.training.task import SegmentationTask
 
 RANKS = 2
 # Sixteen images, four a batch: four batches an epoch.

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from probes import layer_of, plain_task, run
+from _helpers.probes import layer_of, plain_task, run
+from _helpers.toy import data, task, trainer
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
-from toy import data, task, trainer
 
 from hemnet.callbacks.gradient_flow import GradientFlowProbe
 from hemnet.nets import FCNHead, ResNet, Segmenter
-from hemnet.optim import cross_entropy
+from hemnet.training.optim import cross_entropy
 
 
 class Batches(pl.Callback):

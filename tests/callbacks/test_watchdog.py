@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-import toy
-from waiting import CEILING
+from _helpers import toy
+from _helpers.waiting import CEILING
 
 from hemnet.callbacks.watchdog import HangError, Watchdog
 
@@ -57,12 +57,12 @@ HANG = """
 import os, sys, time
 import hemnet.callbacks.watchdog as watchdog, hemnet.task, hemnet.launch
 watchdog.GRACE_SECONDS = 600.0  # the other rank ends when its launcher says so, and not by itself
-plain = hemnet.task.SegmentationTask.training_step
+plain = hemnet.training.task.SegmentationTask.training_step
 def step(task, batch, batch_idx):
     if task.global_rank == 1 and task.trainer.global_step == 2:
         time.sleep(3600)
     return plain(task, batch, batch_idx)
-hemnet.task.SegmentationTask.training_step = step
+hemnet.training.task.SegmentationTask.training_step = step
 from hemnet.cli import run_entry
 from hemnet.train import _entry
 run_entry(_entry)
@@ -76,11 +76,11 @@ def test_a_rank_that_hangs_ends_the_run(tmp_path: Path) -> None:
     code = f"""
 import sys
 import hemnet.train, hemnet.launch
-plain = hemnet.launch.run_ranks
+plain = hemnet.processes.launch.run_ranks
 def run_ranks(command, count, message):
     plain([sys.executable, {str(tmp_path / "hang.py")!r}, *command[3:]], count, message)
 hemnet.train.run_ranks = run_ranks
-hemnet.launch.SETTLE_SECONDS = 3.0
+hemnet.processes.launch.SETTLE_SECONDS = 3.0
 from hemnet.cli import run_entry
 run_entry(hemnet.train._entry)
 """

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from files import write_camvid
+from _helpers.camvid_files import write_camvid
 
 
 @pytest.fixture

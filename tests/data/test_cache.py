@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _helpers.miniatures import write_pascal_context
+from _helpers.waiting import CEILING
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miniatures import write_pascal_context
 from PIL import Image
 from torch import multiprocessing
-from waiting import CEILING
 
 from hemnet.data import (
     Cached,

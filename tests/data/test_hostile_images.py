@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from hemnet.data import EvalTransform, Sample, TrainTransform
-from hemnet.data.files import MOST_PIXELS, read_list
+from hemnet.data.listing import MOST_PIXELS, read_list
 from hemnet.data.mat import read_mat
 from hemnet.data.readers import read_image, read_labels
 from hemnet.data.sets.own import own_classes

@@ -8,23 +8,19 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from _helpers.mosaic import mosaic_data
+from _helpers.waiting import CEILING
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import multiprocessing
-from waiting import CEILING
 
 from hemnet.data import module
 from hemnet.data.module import EpochSampler, SampleDataset, SegmentationData, ShardSampler, collate
 from hemnet.data.readers import Sample
 from hemnet.data.sets.camvid import CamVid
+from hemnet.data.sets.synthetic import Mosaic
 from hemnet.data.spec import DataError
-from hemnet.data.synthetic import Mosaic
 from hemnet.data.transforms import EvalTransform, TrainTransform
-
-
-def mosaic_data(workers: int = 0, batch_size: int = 4, length: int = 10, seed: int = 3) -> SegmentationData:
-    train, val = (Mosaic(split, length, size=16, cells=4) for split in ("train", "val"))
-    return SegmentationData(train, val, TrainTransform(12), EvalTransform(), batch_size, 2, workers, seed)
 
 
 def on_rank(monkeypatch, rank: int, world: int) -> None:

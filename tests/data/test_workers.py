@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from gloo import process_group
-from test_module import mosaic_data
+from _helpers.gloo import process_group
+from _helpers.mosaic import mosaic_data
 
 RANKS, SECONDS = 2, 60.0
 

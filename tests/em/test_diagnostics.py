@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
-from em_helpers import ASSIGNMENTS, CLOSE, NORMALIZATIONS, draw, features, layer
+from _helpers.fits import ASSIGNMENTS, CLOSE, NORMALIZATIONS, draw, features, layer
+from em import oracle
 
-from hemnet.em import GradientFlow, reference, unroll
+from hemnet.em import GradientFlow, unroll
 
 
 @pytest.mark.parametrize("assignment", ASSIGNMENTS)
@@ -16,13 +17,13 @@ def test_diagnostics_agree_with_the_loops(assignment, normalize):
     x, mu, variance = draw(2, 9, 4), draw(2, 3, 4, seed=1), 0.7
     options = {"assignment": assignment, "variance": variance, "normalize": normalize}
     result = unroll(x, mu, iterations=3, highway_scale=0.2, return_trajectory=True, **options)
-    _, trajectory, _ = reference.unroll(x, mu, highway_scales=[0.2] * 3, **options)
+    _, trajectory, _ = oracle.unroll(x, mu, highway_scales=[0.2] * 3, **options)
     found = result.diagnostics()
     for t, mean in enumerate(trajectory):
-        z = reference.responsibilities(x, mean, variance=variance, assignment=assignment)
+        z = oracle.responsibilities(x, mean, variance=variance, assignment=assignment)
         torch.testing.assert_close(found.occupancy[t], z.sum(dim=1) / 9, **CLOSE)
         torch.testing.assert_close(found.entropy[t], -(z * z.log()).sum(dim=2).sum(dim=1) / 9, **CLOSE)
-        likelihood = reference.log_likelihood(x, mean, variance=variance)
+        likelihood = oracle.log_likelihood(x, mean, variance=variance)
         torch.testing.assert_close(found.log_likelihood[t], likelihood, **CLOSE)
     lengths = [(b - a).square().sum(dim=(1, 2)).sqrt() for a, b in itertools.pairwise(trajectory)]
     torch.testing.assert_close(found.step_length, torch.stack(lengths), **CLOSE)

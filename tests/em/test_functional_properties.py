@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from em_helpers import ASSIGNMENTS, CLOSE, NORMALIZATIONS, draw
+from _helpers.fits import ASSIGNMENTS, CLOSE, NORMALIZATIONS, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from em_helpers import CHANNELS, COMPONENTS, expected_means, features, layer, step
+from _helpers.fits import CHANNELS, COMPONENTS, expected_means, features, layer, step
 from torch import nn
 
 from hemnet.em import HighwayEM, unroll

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import torch.multiprocessing as mp
-from gloo import process_group
+from _helpers.gloo import process_group
 from torch import Tensor, nn
 
 from hemnet.em import HighwayEM

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from em_helpers import CHANNELS, COMPONENTS, expected_means, features, layer, step
+from _helpers.fits import CHANNELS, COMPONENTS, expected_means, features, layer, step
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from em_helpers import draw
+from _helpers.fits import draw
 from torch import Tensor
 
 from hemnet.em import HighwayEM, unroll

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_runs import plausible_rows, write_run, write_study
+from _helpers.fake_runs import plausible_rows, write_run, write_study
 from PIL import Image
 from scipy import stats
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_runs import write_evaluation, write_run
+from _helpers.fake_runs import write_evaluation, write_run
 
 from hemnet.report.build import build
 

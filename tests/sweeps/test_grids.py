@@ -7,9 +7,9 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from hemnet.compose import EXPERIMENTS
+from hemnet.config.compose import EXPERIMENTS
 from hemnet.errors import HemnetError
-from hemnet.identity import job_name
+from hemnet.runs.identity import job_name
 from hemnet.sweeps.grids import union
 from hydra_plugins.hemnet_sweeper import GridSweeper
 

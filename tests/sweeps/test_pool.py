@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from process_tree import alive
-from waiting import until
+from _helpers.process_tree import alive
+from _helpers.waiting import until
 
 from hemnet.errors import HemnetError
-from hemnet.interruption import Interrupted
+from hemnet.processes.signals import Interrupted
 from hemnet.sweeps.jobs import Job
 from hemnet.sweeps.pool import Slot, make_slots, run_jobs
 
@@ -133,12 +133,12 @@ time.sleep(3600)
 def test_jobs_die_with_a_sweep_that_is_killed(tmp_path: Path) -> None:
     sleep = "open('pid', 'w').write(str(__import__('os').getpid())); __import__('time').sleep(3600)"
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from test_pool import script;"
+        "import sys; from pathlib import Path; from sweeps.test_pool import script;"
         "from hemnet.sweeps.pool import Slot, run_jobs;"
-        "run_jobs([script(Path(sys.argv[2]), 'job', sys.argv[3])], [Slot(1)], lambda: None)"
+        "run_jobs([script(Path(sys.argv[1]), 'job', sys.argv[2])], [Slot(1)], lambda: None)"
     )
     sweep = subprocess.Popen(
-        [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path), sleep],
+        [sys.executable, "-c", code, str(tmp_path), sleep],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     pid_file = tmp_path / "job" / "pid"

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from files import MakeCamVid
-from tiny import PLAIN
-from waiting import CEILING
+from _helpers.camvid_files import MakeCamVid
+from _helpers.tiny import PLAIN
+from _helpers.waiting import CEILING
 
 SBATCH = """#!/bin/bash
 # Runs each task of the array in turn, as a cluster would at its leisure.

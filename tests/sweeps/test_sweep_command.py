@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from files import MakeCamVid
-from process_tree import alive, descendants, of_rank
-from tiny import PLAIN
-from waiting import CEILING, until
+from _helpers.camvid_files import MakeCamVid
+from _helpers.process_tree import alive, descendants, of_rank
+from _helpers.tiny import PLAIN
+from _helpers.waiting import CEILING, until
 
 TINY = [*PLAIN, "trainer.max_epochs=1"]
 

@@ -5,7 +5,7 @@ import sys
 
 from hemnet.bench import data, ddp, em
 from hemnet.bench.agreement import Disagreement
-from hemnet.cli import run_entry
+from hemnet.config.command_line import run_entry
 
 DISAGREED = 1
 """Exit status when an engine disagrees with the reference, so that there is nothing to report."""

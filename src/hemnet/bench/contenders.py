@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hemnet.bench.problem import Problem
 from hemnet.em import unroll
-from hemnet.em.engines import choose_engine
+from hemnet.em.engine.choose import choose_engine
 from hemnet.em.functional import component_means, newton_step, promote, reconstruct, responsibilities
 from hemnet.em.options import Engine
 

@@ -21,11 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hemnet.bench.options import BenchError
 from hemnet.bench.timing import seconds
-from hemnet.cli import log_to_terminal
-from hemnet.compose import build_data, build_evaluator, build_network, build_task, load
+from hemnet.config.command_line import log_to_terminal
+from hemnet.config.compose import build_data, build_evaluator, build_network, build_task, load
 from hemnet.data import Batch
-from hemnet.processes import die_with_parent
-from hemnet.task import SegmentationTask
+from hemnet.processes.children import die_with_parent
+from hemnet.training.task import SegmentationTask
 
 # DDP's own size of the pieces in which gradients are all-reduced.
 BUCKET_BYTES = 25 * 2**20

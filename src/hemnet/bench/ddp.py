@@ -21,9 +21,9 @@ from hemnet.bench.options import BenchError, count, positive, require_place, say
 from hemnet.bench.scaling import Assumptions, Projection, Workload, project, workload
 from hemnet.bench.tables import WIDTH, markdown
 from hemnet.bench.timing import Ratio, paired
-from hemnet.cli import log_to_terminal
-from hemnet.compose import load
-from hemnet.runs import write_json
+from hemnet.config.command_line import log_to_terminal
+from hemnet.config.compose import load
+from hemnet.runs.run import write_json
 
 DEFAULT = Assumptions()
 MEASURED, PROJECTED, MACHINES = ["experiment=synthetic_hem"], ["experiment=voc_hem"], ["1x1", "1x8", "4x8"]

@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 
 from hemnet.bench import agreement, roofline
-from hemnet.bench.bars import verdicts
 from hemnet.bench.contenders import HIGHWAY_SCALE, NAMES, Contender, LeftOut, enlist
 from hemnet.bench.options import BenchError, count, positive, require_place, say, setting
 from hemnet.bench.problem import Problem, Shape, draw
 from hemnet.bench.report import Absence, Pair, Report, Result
 from hemnet.bench.tables import print_report
 from hemnet.bench.timing import Budget, Run, interleave, peak_extra_memory
-from hemnet.runs import write_json
+from hemnet.bench.verdicts import verdicts
+from hemnet.runs.run import write_json
 
 SHAPES = {"cpu": Shape(2, 4225, 256, 64), "cuda": Shape(16, 4225, 512, 64)}
 DTYPES = {"cpu": ["float32"], "cuda": ["bfloat16", "float32"]}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hemnet.errors import HemnetError
-from hemnet.provenance import environment
+from hemnet.runs.provenance import environment
 
 
 class BenchError(HemnetError):

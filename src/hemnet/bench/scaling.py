@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hemnet.compose import build_network, load
+from hemnet.config.compose import build_network, load
 from hemnet.em import HighwayEM
-from hemnet.flops import count_flops
+from hemnet.nets.flops import count_flops
 
 # A backward pass multiplies twice as much as a forward pass: for the inputs, and for the weights.
 BACKWARD, WHOLE = 2, 3
@@ -131,7 +131,7 @@ def workload(overrides: list[str], num_classes: int) -> Workload:
         num_classes: of the data.
 
     Raises:
-        hemnet.check.ConfigError: an override is wrong.
+        hemnet.config.check.ConfigError: an override is wrong.
     """
     config = load([*overrides, "run_dir=."])  # no run: nothing is written there
     with torch.device("meta"):

@@ -10,8 +10,8 @@ import torch
 
 from hemnet.callbacks.em_probe import Fit, fits, spread_samples
 from hemnet.data import Item, denormalize
-from hemnet.em_figures import Attention, attention_page
-from hemnet.task import SegmentationTask
+from hemnet.figures.attention import Attention, attention_page
+from hemnet.training.task import SegmentationTask
 
 # Up to so many iterations, all are shown.
 MOST_ITERATIONS = 6

@@ -7,7 +7,7 @@ from torch import Tensor
 from hemnet.callbacks.em_probe import fits, last_step, log_metrics, numbered, spread_samples
 from hemnet.data import Item
 from hemnet.em.result import EMResult
-from hemnet.task import SegmentationTask
+from hemnet.training.task import SegmentationTask
 
 
 class EMConvergenceProbe(pl.Callback):

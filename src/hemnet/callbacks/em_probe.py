@@ -19,7 +19,7 @@ from hemnet.callbacks.prediction_images import spread
 from hemnet.data import Item
 from hemnet.em import HighwayEM
 from hemnet.em.result import EMResult
-from hemnet.task import SegmentationTask
+from hemnet.training.task import SegmentationTask
 
 
 class Fit(NamedTuple):

@@ -1,6 +1,6 @@
 """What the report of an evaluation shows, collected while it runs, over all ranks.
 
-Shapes: K classes; C_KK the confusion matrix of `hemnet.metrics`.
+Shapes: K classes; C_KK the confusion matrix of `hemnet.training.metrics`.
 """
 
 import math
@@ -12,11 +12,15 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
-from hemnet.data import Batch, denormalize
-from hemnet.figures import Row, write_mask
-from hemnet.metrics import confusion, mean_iou, pixel_accuracy
-from hemnet.ranks import distributed
-from hemnet.task import SegmentationTask
+from hemnet.data import Batch, DatasetSpec, denormalize
+from hemnet.figures.predictions import Row, predictions_page, write_mask
+from hemnet.figures.scores import confusion_figure
+from hemnet.processes.ranks import distributed
+from hemnet.runs.evaluations import cell
+from hemnet.runs.run import write_json
+from hemnet.storage.files import write_table
+from hemnet.training.metrics import confusion, iou, mean_iou, pixel_accuracy, recall
+from hemnet.training.task import SegmentationTask
 
 
 class ImageScore(NamedTuple):
@@ -99,6 +103,23 @@ class EvaluationRecord(pl.Callback):
         candidates = sorted((c for _, found in shares for c in found), key=lambda candidate: candidate[0])
         self.rows = [row for _, row in candidates[: self.worst]]
         self._candidates = []
+
+    def write(self, place: Path, spec: DatasetSpec, result: dict[str, Any]) -> None:
+        """Write the files of this evaluation; result.json last, so that it stands for all of them."""
+        place.mkdir(parents=True, exist_ok=True)
+        matrix = torch.from_numpy(self.matrix)
+        columns = zip(
+            spec.classes, iou(matrix).tolist(), recall(matrix).tolist(), self.matrix.sum(1), strict=True
+        )
+        rows = [[name, cell(iou_k), cell(recall_k), pixels] for name, iou_k, recall_k, pixels in columns]
+        write_table(place / "classes.csv", ["class", "iou", "accuracy", "pixels"], rows)
+        images = [[score.name, cell(score.miou), cell(score.pixel_accuracy)] for score in self.images]
+        write_table(place / "images.csv", ["image", "miou", "pixel_accuracy"], images)
+        confusion_figure(self.matrix, spec, place / "confusion.png")
+        (place / "worst.png").unlink(missing_ok=True)  # that of an evaluation before
+        if self.rows:
+            predictions_page(self.rows, spec, place / "worst.png")
+        write_json(place / "result.json", result)
 
 
 def _from_all_ranks(own: Any) -> list[Any]:

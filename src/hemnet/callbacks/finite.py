@@ -12,13 +12,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from hemnet import checkpoints
 from hemnet.callbacks.em_probe import em_layers
 from hemnet.callbacks.last_checkpoint import LastCheckpoint
 from hemnet.data import Batch
 from hemnet.errors import HemnetError
-from hemnet.ranks import distributed
-from hemnet.task import SegmentationTask, shortened
+from hemnet.processes.ranks import distributed
+from hemnet.runs import checkpoints
+from hemnet.training.task import SegmentationTask, shortened
 
 log = logging.getLogger(__name__)
 Policy = Literal["stop", "skip"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hemnet.callbacks.em_probe import em_layers, log_metrics, numbered
 from hemnet.em.result import GradientFlow
-from hemnet.task import SegmentationTask
+from hemnet.training.task import SegmentationTask
 
 # Modules of a backbone that stand before its first stage.
 STEM = ("conv1", "bn1")

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from hemnet import interruption
 from hemnet.data import SegmentationData
 from hemnet.errors import HemnetError
-from hemnet.ranks import distributed
+from hemnet.processes import signals
+from hemnet.processes.ranks import distributed
 
 RUN_ON, SAVE, STOP = 0, 1, 2
 
@@ -46,7 +46,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on, signals wait for the end of a step."""
-        interruption.defer(True)
+        signals.defer(True)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         if distributed():
             self._group = dist.new_group(backend="gloo")  # words on the CPU, which no GPU has to wait for
@@ -76,16 +76,16 @@ class LastCheckpoint(Checkpoint):
         """A signal of the last step stops here: the evaluation that follows is for the next start."""
         if self._decide() == STOP:
             self._stop()
-        interruption.defer(False)
+        signals.defer(False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let signals act at once again; after an error, which ends in no teardown, `interruptible` does."""
-        interruption.defer(False)
+        signals.defer(False)
 
     def _decide(self) -> int:
         """Return what all ranks do next: what the most urgent of them has to do."""
         due = time.monotonic() - self._saved_at >= 60 * self.every_minutes
-        decision = torch.tensor(STOP if interruption.asked() else SAVE if due else RUN_ON)
+        decision = torch.tensor(STOP if signals.asked() else SAVE if due else RUN_ON)
         if self._group is not None:
             dist.all_reduce(decision, dist.ReduceOp.MAX, group=self._group)
         return int(decision)
@@ -93,7 +93,7 @@ class LastCheckpoint(Checkpoint):
     @staticmethod
     def _stop() -> None:
         # Another rank may have had the signal; the usual one then stands for it.
-        raise interruption.Interrupted(interruption.asked() or interruption.signals()[0])
+        raise signals.Interrupted(signals.asked() or signals.signals()[0])
 
     def _save(self, trainer: pl.Trainer) -> None:
         for logger in trainer.loggers:

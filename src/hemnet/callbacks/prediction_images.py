@@ -7,8 +7,8 @@ import numpy as np
 import pytorch_lightning as pl
 
 from hemnet.data import Batch, denormalize
-from hemnet.figures import Row, predictions_page
-from hemnet.task import SegmentationTask
+from hemnet.figures.predictions import Row, predictions_page
+from hemnet.training.task import SegmentationTask
 
 
 class PredictionImages(pl.Callback):

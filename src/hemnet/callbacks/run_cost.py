@@ -13,9 +13,9 @@ from torch import nn
 from hemnet.callbacks.em_probe import evaluating, last_step, log_metrics
 from hemnet.data import Batch
 from hemnet.em import HighwayEM
-from hemnet.flops import count_flops, count_parameters
 from hemnet.nets import Segmenter
-from hemnet.task import SegmentationTask
+from hemnet.nets.flops import count_flops, count_parameters
+from hemnet.training.task import SegmentationTask
 
 # Steps at the beginning, in which libraries set themselves up.
 WARM_UP = 10
@@ -35,7 +35,7 @@ class RunCost(pl.Callback):
     - ``cost/parameters``: of the network, heads for training included; ``cost/em_parameters``: of them, those
       of the modules that hold an EM layer, such as `hemnet.nets.heads.EMUnit`: what EM adds to an FCN head.
     - ``cost/gflops``: of a forward pass over one image of the training crop, as evaluation runs it; counted
-      as by `hemnet.flops`.
+      as by `hemnet.nets.flops`.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Data sets: what they are, how they are read, augmented and batched."""
 
 from hemnet.data.cache import Cached
-from hemnet.data.files import IMAGE_SUFFIXES
+from hemnet.data.listing import IMAGE_SUFFIXES
 from hemnet.data.module import Batch, EpochSampler, SampleDataset, SegmentationData, ShardSampler, collate
 from hemnet.data.readers import Fingerprint, Reader, Sample, read_image
 from hemnet.data.sets.ade20k import ADE20K
@@ -10,9 +10,9 @@ from hemnet.data.sets.cityscapes import Cityscapes
 from hemnet.data.sets.coco_stuff import CocoStuff10k, CocoStuff164k
 from hemnet.data.sets.context import PascalContext
 from hemnet.data.sets.own import Folder
+from hemnet.data.sets.synthetic import Mosaic
 from hemnet.data.sets.voc import VOC, VOCAug
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, Split
-from hemnet.data.synthetic import Mosaic
 from hemnet.data.transforms import EvalTransform, Item, TrainTransform, Transform, denormalize, normalize
 
 __all__ = [

@@ -20,8 +20,8 @@ import numpy as np
 
 from hemnet.data.readers import Fingerprint, Reader, Sample
 from hemnet.data.spec import DataError, DatasetSpec
-from hemnet.download import exclusive
-from hemnet.files import remove_abandoned, replacing
+from hemnet.storage.download import exclusive
+from hemnet.storage.files import remove_abandoned, replacing
 
 log = logging.getLogger(__name__)
 GIB = 1 << 30

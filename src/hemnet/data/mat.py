@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from hemnet.data.files import MOST_PIXELS, require_file
+from hemnet.data.listing import MOST_PIXELS, require_file
 from hemnet.data.spec import DataError
 
 MOST_BYTES = 8 * MOST_PIXELS

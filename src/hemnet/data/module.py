@@ -18,7 +18,7 @@ from hemnet.data.spec import DataError
 from hemnet.data.streams import stream
 from hemnet.data.transforms import Item, Transform
 from hemnet.data.workers import WorkerLoader
-from hemnet.ranks import distributed
+from hemnet.processes.ranks import distributed
 
 
 class Batch(TypedDict):

@@ -16,7 +16,7 @@ import PIL
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
-from hemnet.data.files import MOST_PIXELS, Files, few, require_file
+from hemnet.data.listing import MOST_PIXELS, Files, few, require_file
 from hemnet.data.mat import read_mat
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
 

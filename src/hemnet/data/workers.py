@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from hemnet.data.transforms import Item
-from hemnet.interruption import signals
-from hemnet.processes import die_with_parent, held, obey_parent_alone
-from hemnet.ranks import distributed
+from hemnet.processes.children import die_with_parent, held, obey_parent_alone
+from hemnet.processes.ranks import distributed
+from hemnet.processes.signals import signals
 
 
 class WorkerLoader(DataLoader[Item]):

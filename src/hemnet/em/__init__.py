@@ -1,7 +1,7 @@
 """Unrolled highway expectation-maximization: the functions, and the layer built on them. Needs only torch."""
 
 from hemnet.em.functional import log_likelihood
-from hemnet.em.implicit import ConvergenceError, ConvergenceWarning, Implicit
+from hemnet.em.gradient.implicit import ConvergenceError, ConvergenceWarning, Implicit
 from hemnet.em.layers import HighwayEM
 from hemnet.em.result import Diagnostics, EMResult, GradientFlow
 from hemnet.em.unrolling import unroll

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hemnet.em.implicit import Implicit
+from hemnet.em.gradient.implicit import Implicit
 from hemnet.em.initial_means import InitialMeans, Means
 from hemnet.em.options import (
     Acceleration,

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hemnet.em.engine.passes import Mixture
 from hemnet.em.functional import log_likelihood, responsibilities
 from hemnet.em.options import Engine
-from hemnet.em.passes import Mixture
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hemnet.em.engines import choose_engine
+from hemnet.em.engine.choose import choose_engine
+from hemnet.em.engine.passes import Mixture
+from hemnet.em.engine.reference import plain_unroll, watch
 from hemnet.em.functional import promote, reconstruct, responsibilities
-from hemnet.em.implicit import FixedPoint, Implicit
-from hemnet.em.operators import em_forward
+from hemnet.em.gradient.implicit import FixedPoint, Implicit
+from hemnet.em.gradient.operators import em_forward
+from hemnet.em.gradient.unrolled import Unrolled
 from hemnet.em.options import (
     Acceleration,
     Assignment,
@@ -25,10 +28,7 @@ from hemnet.em.options import (
     check_options,
     check_shapes,
 )
-from hemnet.em.passes import Mixture
-from hemnet.em.plain import plain_unroll, watch
 from hemnet.em.result import EMResult, GradientFlow, unfilled_flow
-from hemnet.em.unrolled import Unrolled
 
 
 def unroll(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from hemnet.nets.recomputing import stage_maps
+from hemnet.nets.activation_checkpointing import stage_maps
 from hemnet.nets.weights import load_pretrained
 
 Depth = Literal[18, 34, 50, 101]

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hemnet.nets.recomputing import stage_maps
+from hemnet.nets.activation_checkpointing import stage_maps
 from hemnet.nets.weights import PackagedWeights, load_pretrained
 
 Variant = Literal[0, 1, 2]

@@ -10,9 +10,9 @@ from urllib.parse import urldefrag, urlparse
 import torch
 from torch import Tensor, nn
 
-from hemnet.download import DownloadError, download, require_digest
 from hemnet.errors import HemnetError
-from hemnet.files import require_unpacked
+from hemnet.storage.download import DownloadError, download, require_digest
+from hemnet.storage.files import require_unpacked
 
 REMEDY = "set model.backbone.weights to the path of a downloaded checkpoint, or to null for random weights"
 

@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from hemnet.cli import log_to_terminal, run_entry
+from hemnet.config.command_line import log_to_terminal, run_entry
 
 
 def _page() -> None:
@@ -32,9 +32,9 @@ def _page() -> None:
 
 def _entry() -> None:
     if sys.argv[1:2] == ["wandb"]:
-        from hemnet.report import wandb
+        from hemnet.report import dashboards
 
-        wandb.main(sys.argv[2:])
+        dashboards.main(sys.argv[2:])
         return
     log_to_terminal()
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every glyph that a PDF embeds

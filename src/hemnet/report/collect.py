@@ -14,10 +14,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
-from hemnet.evaluations import FOLDER, folder_name, read_results
-from hemnet.identity import Identity, identity
-from hemnet.inference import PLAIN
-from hemnet.runs import Run, find_runs
+from hemnet.runs.evaluations import FOLDER, folder_name, read_results
+from hemnet.runs.identity import Identity, identity
+from hemnet.runs.run import Run, find_runs
 from hemnet.sweeps.jobs import CONSOLE, last_lines
 
 MARKS = ("config.yaml", CONSOLE)
@@ -124,7 +123,7 @@ def read(path: Path) -> Record:
     )
     if record.status == "finished":
         _read_metrics(record, run)
-        results = read_results(path / FOLDER / folder_name("last", PLAIN), path / "checkpoints" / "last.ckpt")
+        results = read_results(path / FOLDER / folder_name("last"), path / "checkpoints" / "last.ckpt")
         record.evaluated = {
             T: _number(result["metrics"].get("val/miou")) for T, result in results.items() if T is not None
         }

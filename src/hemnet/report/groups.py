@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from hemnet.identity import PLACES, SHARED, below, leaves
 from hemnet.report.collect import Record
 from hemnet.report.statistics import Estimate, estimate
+from hemnet.runs.identity import PLACES, SHARED, below, leaves
 
 Settings = Mapping[str, str]
 
@@ -28,7 +28,7 @@ WATCHERS = ("hemnet.callbacks.", "pytorch_lightning.callbacks.ModelCheckpoint")
 HEAD = "model.head."
 USUAL_MODE = "unrolled"
 DIMENSIONS = {f"{HEAD}{name}" for name in ("_target_", "iterations", "highway_scale", "gradient")}
-"""What `hemnet.identity` has already said of a head."""
+"""What `hemnet.runs.identity` has already said of a head."""
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, str]:
@@ -69,7 +69,7 @@ class Group:
     """Runs that differ in nothing but the seed.
 
     Attributes:
-        head: as `hemnet.identity` names it; T, h and gradient likewise, None without an EM layer.
+        head: as `hemnet.runs.identity` names it; T, h and gradient likewise, None without an EM layer.
         iterations: T.
         scale: h.
         gradient: how the iterations are differentiated.

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from hemnet.files import write_table
+from hemnet.storage.files import write_table
 from hemnet.sweeps.jobs import Job
 
 COLOURS = {"finished": "green", "skipped": "dim", "failed": "red", "preempted": "yellow", "running": "bold"}

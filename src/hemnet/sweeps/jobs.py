@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hemnet.processes import die_with_parent, signal_group
-from hemnet.runs import result_at
+from hemnet.processes.children import die_with_parent, signal_group
+from hemnet.runs.run import result_at
 
 Status = Literal["waiting", "running", "finished", "failed", "preempted", "skipped"]
 CONSOLE = "console.log"

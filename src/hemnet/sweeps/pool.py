@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hemnet.errors import HemnetError
-from hemnet.interruption import interruptible
+from hemnet.processes.signals import interruptible
 from hemnet.sweeps.jobs import Job
 
 POLL_SECONDS = 0.2

@@ -8,9 +8,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from hemnet.errors import HemnetError
-from hemnet.identity import differences
-from hemnet.redaction import redacted
-from hemnet.runs import Run
+from hemnet.runs.identity import differences
+from hemnet.runs.redaction import redacted
+from hemnet.runs.run import Run
 from hemnet.sweeps.board import Board
 from hemnet.sweeps.jobs import CONSOLE, Job
 from hemnet.sweeps.pool import Slot, make_slots, run_jobs

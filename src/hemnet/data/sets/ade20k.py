@@ -7,7 +7,7 @@ the first synonym of each that tells the classes apart.
 from pathlib import Path
 from typing import Literal
 
-from hemnet.data.files import list_files, match_files, require_folder, require_split, warn_count
+from hemnet.data.listing import list_files, match_files, require_folder, require_split, warn_count
 from hemnet.data.readers import FileReader
 from hemnet.data.spec import IGNORE_INDEX, DatasetSpec, voc_colors
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import get_args
 
-from hemnet.data.files import IMAGE_SUFFIXES, list_files, match_files, require_folder, require_split
+from hemnet.data.listing import IMAGE_SUFFIXES, list_files, match_files, require_folder, require_split
 from hemnet.data.readers import FileReader
 from hemnet.data.spec import IGNORE_INDEX, DatasetSpec, Split
 

@@ -6,7 +6,7 @@ Source: Cordts et al., CVPR 2016; names, numbers and colours from the authors' l
 from pathlib import Path
 from typing import Literal
 
-from hemnet.data.files import list_files, match_files, require_folder, require_split, warn_count
+from hemnet.data.listing import list_files, match_files, require_folder, require_split, warn_count
 from hemnet.data.readers import FileReader
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
 

@@ -8,7 +8,7 @@ the order of their ids: id 1, person, is class 0, and id 182, wood, is class 170
 from pathlib import Path
 from typing import Literal
 
-from hemnet.data.files import list_files, match_files, read_list, require_folder, require_split, warn_count
+from hemnet.data.listing import list_files, match_files, read_list, require_folder, require_split, warn_count
 from hemnet.data.readers import FileReader
 from hemnet.data.spec import IGNORE_INDEX, DatasetSpec, voc_colors
 

@@ -7,7 +7,7 @@ CVPR 2014.
 from pathlib import Path
 from typing import Literal
 
-from hemnet.data.files import list_files, match_files, read_list, require_split, warn_count
+from hemnet.data.listing import list_files, match_files, read_list, require_split, warn_count
 from hemnet.data.readers import FileReader
 from hemnet.data.sets.voc import find_devkit
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, voc_colors

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hemnet.data.files import MOST_PIXELS, require_file
+from hemnet.data.listing import MOST_PIXELS, require_file
 from hemnet.data.sets.context import LABEL_OF_CLASS
 from hemnet.data.spec import DataError
 

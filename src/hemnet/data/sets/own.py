@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hemnet.data.files import IMAGE_SUFFIXES, list_files, match_files, require_file, require_folder
+from hemnet.data.listing import IMAGE_SUFFIXES, list_files, match_files, require_file, require_folder
 from hemnet.data.readers import FileReader
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, voc_colors
 

@@ -6,7 +6,7 @@ Source: Everingham et al., IJCV 111 (2015); Hariharan et al., Semantic Contours 
 from pathlib import Path
 from typing import Literal
 
-from hemnet.data.files import few, list_files, match_files, read_list, require_split, warn_count
+from hemnet.data.listing import few, list_files, match_files, read_list, require_split, warn_count
 from hemnet.data.readers import FileReader
 from hemnet.data.sets.own import own_classes
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, voc_colors

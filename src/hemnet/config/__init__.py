@@ -1,0 +1,1 @@
+"""From configuration to objects: what a run is composed of, checked and built."""

@@ -1,0 +1,206 @@
+"""Checks every key and plain value of a configuration against what it will be handed to."""
+
+import inspect
+import os
+import re
+from collections.abc import Collection
+from difflib import get_close_matches
+from typing import Any, get_type_hints
+
+import pytorch_lightning as pl
+from hydra.errors import MissingConfigException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.strategies import DDPStrategy
+
+from hemnet.errors import HemnetError
+from hemnet.runs.redaction import learn
+
+GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks", "logger")
+# The nodes that are containers rather than calls, and the keys that each may have; None: any.
+CONTAINERS: dict[str, set[str] | None] = {
+    "": {"name", "sweep", "seed", "runs", "run_dir", "resume", *GROUPS},
+    "model": {"backbone", "head", "auxiliary", "num_components", "highway_scale"},
+    "callbacks": None,
+    "logger": None,
+}
+# Keys that the composition hands on: the root of a data set goes to its readers.
+SHARED_KEYS = {"data": {"root"}}
+# Where the classes must be defined that a part may name. A configuration may come from anyone: a run that was
+# passed on, say. What it names is imported and called, so it names what this project is built of, no more.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "data": ("hemnet.data",),
+    "model": ("hemnet.nets",),
+    "optim": ("hemnet.training.optim", "torch.optim"),
+    "task": ("hemnet.training.task", "hemnet.training.optim"),
+    "inference": ("hemnet.training.inference",),
+    "trainer": (
+        "hemnet.runs.checkpoint_io",
+        "pytorch_lightning.trainer",
+        "pytorch_lightning.strategies",
+        "pytorch_lightning.plugins",
+        "pytorch_lightning.profilers",
+        "lightning_fabric.plugins",
+    ),
+    "callbacks": ("hemnet.callbacks", "pytorch_lightning.callbacks"),
+    "logger": ("hemnet.loggers", "pytorch_lightning.loggers"),
+}
+FUNCTIONS = {"hemnet.loggers.wandb_run.wandb_logger"}
+OWN = "HEMNET_PACKAGES"
+"""The environment variable that names packages of your own, with commas between."""
+INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+
+
+class ConfigError(HemnetError):
+    """A key, value or choice of the configuration is wrong."""
+
+
+def explain(error: Exception) -> ConfigError:
+    """Return Hydra's error as one that names the nearest right key or option, where one was misspelt."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return ConfigError(f"unknown option {group}={option}: {_nearest(option, error.options)}")
+    cause: BaseException | None = error
+    while cause is not None:
+        parent, key = getattr(cause, "parent_node", None), getattr(cause, "full_key", None)
+        if isinstance(parent, DictConfig) and key:
+            return ConfigError(_unknown(key, {str(k) for k in parent}))
+        cause = cause.__cause__
+    return ConfigError(str(error))
+
+
+def _unknown(full_key: str, known: set[str]) -> str:
+    prefix, _, key = full_key.rpartition(".")
+    dot = f"{prefix}." if prefix else ""
+    return f"unknown key {full_key}: {_nearest(key, known, dot)}"
+
+
+def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+
+
+def check(config: DictConfig) -> None:
+    """Check every key and plain value of a configuration against what it will be handed to.
+
+    Raises:
+        ConfigError: a key that nothing takes (with the nearest one that something does), a missing or
+            mistyped value, or a target that does not exist.
+    """
+    learn(config)  # before any error can quote a value
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    _check_node(resolved, "")
+
+
+def _check_node(node: Any, path: str) -> None:
+    if isinstance(node, list):
+        for i, item in enumerate(node):
+            _check_node(item, f"{path}[{i}]")
+    if not isinstance(node, dict):
+        return
+    hints: dict[str, Any] = {}
+    known = CONTAINERS.get(path)
+    if "_target_" in node:
+        known, hints = _signature(node["_target_"], path)
+        known |= INSTANTIATE_KEYS | SHARED_KEYS.get(path, set())
+    for key, value in node.items():
+        full_key = f"{path}.{key}" if path else str(key)
+        if known is not None and key not in known:
+            raise ConfigError(_unknown(full_key, known - INSTANTIATE_KEYS))
+        if key in hints and not _has_target(value):
+            _check_value(value, hints[key], full_key)
+        _check_node(value, full_key)
+
+
+def _signature(target: str, path: str) -> tuple[set[str], dict[str, Any]]:
+    """Return the parameter names of a target and the types of those whose annotations can be resolved."""
+    call = _find(target, path)
+    try:
+        hints = get_type_hints(call.__init__ if inspect.isclass(call) else call)
+    except (NameError, TypeError):
+        hints = {}  # annotations of other packages that exist for type checkers alone
+    return set(inspect.signature(call).parameters), hints
+
+
+def _find(target: Any, path: str) -> Any:
+    """Return the class that a target names; nothing is imported unless the name may be named."""
+    where = f"{path}._target_" if path else "_target_"
+    own = tuple(filter(None, os.environ.get(OWN, "").split(",")))
+    group, *inner = re.split(r"[.\[]", path)
+    # Nothing is made within a part of a network: a backbone there would fetch its weights from anywhere.
+    allowed = own if group == "model" and len(inner) > 1 else (*TARGETS.get(group, ()), *own)
+    packages = {module.partition(".")[0] for module in allowed}
+    refused = ConfigError(
+        f"{where} names {target}, which is not run: it may name the classes of "
+        f"{', '.join(allowed) or 'none'}; "
+        f"those of a package of your own if the environment variable {OWN} names it"
+    )
+    if not isinstance(target, str) or target.partition(".")[0] not in packages:
+        raise refused
+    if target.startswith("torch.") and not _within(target, allowed):
+        raise refused
+    try:
+        call = get_object(target)
+    except Exception as error:
+        raise ConfigError(f"{where} names {target}, which cannot be imported: {error}") from error
+    # By where it is defined, not by how it is reached: modules hold whatever they import, such as `os`.
+    home = str(getattr(call, "__module__", ""))
+    is_part = inspect.isclass(call) or target in FUNCTIONS or _within(home, own)
+    if not is_part or not _within(home, allowed):
+        raise refused
+    return call
+
+
+def _within(name: str, modules: Collection[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def require_known_targets(node: Any, path: str) -> None:
+    """Raise a ConfigError if a resolved node names, at any depth, what its part may not; nothing is run."""
+    if isinstance(node, str) and "${" in node:
+        # Hydra would resolve this once more, and so make a node that nobody has looked at.
+        raise ConfigError(f"{path} is {node!r}: a value must not be an interpolation once it is resolved")
+    if isinstance(node, dict):
+        if "_target_" in node:
+            _find(node["_target_"], path)
+        for key, value in node.items():
+            require_known_targets(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for i, item in enumerate(node):
+            require_known_targets(item, f"{path}[{i}]")
+
+
+def _has_target(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(map(_has_target, value.values()))
+    return isinstance(value, list) and any(map(_has_target, value))
+
+
+def _check_value(value: Any, hint: Any, full_key: str) -> None:
+    try:
+        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        reason = "; ".join(dict.fromkeys(e["msg"].lower() for e in error.errors()))
+        raise ConfigError(f"{full_key} is {value!r}: {reason}") from error
+    except PydanticUserError:
+        pass  # a type that pydantic has no schema for; its constructor judges
+
+
+def check_batch_statistics(config: DictConfig, trainer: pl.Trainer) -> None:
+    """Refuse what torch would refuse at the first batch.
+
+    Raises:
+        ConfigError: batch statistics over all processes are asked for, and those are on the CPU.
+    """
+    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
+    if config.trainer.sync_batchnorm and on_cpu and isinstance(trainer.strategy, DDPStrategy):
+        raise ConfigError(
+            "trainer.sync_batchnorm is true for processes on the CPU, where torch cannot do it: set it to "
+            "false, or trainer.accelerator=gpu"
+        )

@@ -1,0 +1,178 @@
+"""What the command-line entries share: arguments, reporting an error, changing a stored config, tables."""
+
+import argparse
+import io
+import logging
+import math
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hemnet.config.check import ConfigError, check, explain
+from hemnet.errors import HemnetError
+from hemnet.runs.redaction import redacted_terminal
+from hemnet.training.inference import PLAIN
+
+USER_ERROR = 2
+"""Exit status after an error that its message explains."""
+
+
+def run_entry(entry: Callable[[], None]) -> None:
+    """Run a command; print an error meant for users as one message, without a traceback, and exit with 2.
+
+    What it prints is without secrets, and so is the traceback of any other error.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    with redacted_terminal():
+        try:
+            entry()
+        except HemnetError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(USER_ERROR)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+
+
+# What Lightning warns of and this project means to do.
+EXPECTED_WARNINGS = (
+    "Experiment logs directory .* exists and is not empty",  # the run directory itself
+    ".*does not have many workers",  # the recipe says how many
+    ".*isinstance.treespec, LeafSpec.. is deprecated",  # between Lightning and torch
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the samplers know the place
+    "Checkpoint directory .* exists and is not empty",  # that of the run that is gone on with
+    "torch.distributed.nn.functional.all_gather is deprecated",  # between Lightning and torch
+    "It is recommended to use `self.log",  # every rank logs the same counts, summed before
+    "The number of training batches .* is smaller than the logging interval",
+)
+
+
+def ignore_expected_warnings() -> None:
+    """Keep Lightning's warnings about what this project means to do off the terminal."""
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def log_to_terminal() -> None:
+    """Send log messages to the terminal, for the entries that write no run.log."""
+    ignore_expected_warnings()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+# A key in Hydra's grammar before an equals sign; no slash, so that a path with one is none.
+ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=")
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add what every command on a trained network takes: the run, or ``several``, and the checkpoint."""
+    example = "run directory, such as runs/synthetic_hem/20260101-120000-a1b2c3"
+    if several:
+        parser.add_argument("run", nargs="*", type=Path, help=f"{example}, or a folder of runs")
+    else:
+        parser.add_argument("run", help=example)
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add what every command that runs a trained network takes: also how it is run."""
+    add_checkpoint_arguments(parser, several=several)
+    group = parser.add_argument_group(
+        "inference",
+        "changes the run's config, inference.*; by default the whole image once, at its own scale",
+    )
+    group.add_argument("--scales", nargs="+", type=float, metavar="S", help="average over these scales; "
+                       "the literature's are 0.5 0.75 1 1.25 1.5 1.75, with --flip")  # fmt: skip
+    group.add_argument("--flip", action="store_true", help="average over the mirror images too")
+    group.add_argument("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window of this size")
+    group.add_argument("--stride", nargs=2, type=int, metavar=("H", "W"), help="default: 2/3 of the window")
+
+
+def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line: return the options, and the ``key=value`` assignments, in any order among them.
+
+    The inference options come back as assignments too, so that they are checked as all keys are.
+    """
+    parser.add_argument_group("changes", "key=value changes the run's config, such as data.root=FOLDER")
+    parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [key=value ...]"
+    assignments = [word for word in sys.argv[1:] if ASSIGNMENT.match(word)]
+    options = parser.parse_args([word for word in sys.argv[1:] if not ASSIGNMENT.match(word)])
+    for name in ("scales", "window", "stride"):
+        if (values := getattr(options, name, None)) is not None:
+            assignments.append(f"inference.{name}={values}")
+    if getattr(options, "flip", False):
+        assignments.append("inference.flip=true")
+    return options, assignments
+
+
+def override(config: DictConfig, assignments: Sequence[str]) -> DictConfig:
+    """Return a copy of a stored config with ``key=value`` assignments, in Hydra's grammar, made and checked.
+
+    Raises:
+        ConfigError: an assignment has no ``=``, or names a key that the config does not have.
+    """
+    changed = config.copy()
+    if "inference" not in changed:  # a run from before there was a choice
+        changed.inference = {"_target_": "hemnet.training.inference.Inference", **asdict(PLAIN)}
+    OmegaConf.set_struct(changed, True)
+    for assignment in assignments:
+        if "=" not in assignment:
+            raise ConfigError(f"{assignment!r} is no assignment: write key=value, such as data.root=FOLDER")
+        try:
+            parsed = OverridesParser.create().parse_override(assignment)
+            OmegaConf.update(changed, parsed.key_or_group, parsed.value())
+        except HydraException as error:
+            raise ConfigError(f"{assignment!r} cannot be read: {error}") from error
+        except OmegaConfBaseException as error:
+            raise explain(error) from error
+    check(changed)
+    return changed
+
+
+SUMMARY = {
+    "mean IoU": "val/miou",
+    "mean accuracy": "val/mean_accuracy",
+    "pixel accuracy": "val/pixel_accuracy",
+}
+
+
+def print_scores(scores: Mapping[str, float], classes: Sequence[str], title: str) -> None:
+    """Print the scores of `hemnet.training.metrics.summarize` as a table, in per cent."""
+    table = Table()
+    table.add_column("class")
+    table.add_column("IoU %", justify="right")
+    for name in classes:
+        table.add_row(escape(name), _percent(scores[f"val/iou/{name}"]))
+    table.add_section()
+    for label, key in SUMMARY.items():
+        table.add_row(label, _percent(scores[key]))
+    print(title)  # not as the table's own, which would break it at the table's width
+    Console().print(table)
+
+
+def print_sweep(scores: Mapping[int | None, Mapping[str, float]], title: str) -> None:
+    """Print the overall scores for each number of EM iterations, a row each, in per cent."""
+    table = Table()
+    for heading in ("iterations", *(f"{label} %" for label in SUMMARY)):
+        table.add_column(heading, justify="right")
+    for iterations, found in scores.items():
+        table.add_row(str(iterations), *(_percent(found[key]) for key in SUMMARY.values()))
+    print(title)  # not as the table's own, which would break it at the table's width
+    Console().print(table)
+
+
+def _percent(score: float) -> str:
+    return "absent" if math.isnan(score) else f"{100 * score:.2f}"

@@ -1,0 +1,204 @@
+"""Get, check and look at data sets: ``python -m hemnet.data {get,check,browse}``."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Literal
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from hemnet.config.command_line import log_to_terminal, run_entry
+from hemnet.config.compose import build_reader, build_train_transform, load
+from hemnet.data import DatasetSpec, EpochSampler, SampleDataset
+from hemnet.data.archives.catalogue import CATALOGUE
+from hemnet.data.archives.fetch import describe, fetch, missing
+from hemnet.data.spec import DataError
+from hemnet.data.survey import Survey, walk
+from hemnet.figures.predictions import contact_sheet
+from hemnet.runs.run import write_json
+from hemnet.storage.download import Patience
+
+log = logging.getLogger(__name__)
+SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
+WRONG, INTERRUPTED = 1, 130
+
+
+def get(name: str, root: Path | None, mirror: str | None, timeout: float, ask: bool) -> None:
+    """Have a data set on disk, after saying from where it comes and under which terms.
+
+    Args:
+        name: a key of the catalogue.
+        root: folder for it; default: that of ``data=NAME``.
+        mirror: URL of a folder with the same files.
+        timeout: seconds of silence after which a connection counts as dead.
+        ask: whether to wait for a yes.
+
+    Raises:
+        hemnet.errors.HemnetError: there is no such set, or it cannot be had whole.
+    """
+    if name not in CATALOGUE:
+        raise DataError(f"no data set {name!r} to get: there are {', '.join(CATALOGUE)}")
+    entry = CATALOGUE[name]
+    root = root or Path(os.environ.get("HEMNET_DATA", "data")) / name
+    wanted = missing(entry, root)
+    if wanted:
+        print("\n".join(describe(entry, wanted, root, mirror)), flush=True)
+        if ask and input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise DataError("nothing was downloaded")
+        fetch(entry, root, mirror, Patience(timeout))
+    said = "is in" if wanted else "is already in"
+    print(f"{name} {said} {root}: see it with python -m hemnet.data check data={name} data.root={root}")
+
+
+def check(overrides: list[str], workers: int, output: Path | None) -> bool:
+    """Walk both splits of a data set, print what is in them, and return whether all of it can be used.
+
+    Args:
+        overrides: ``data=NAME`` and further assignments, as for training.
+        workers: processes that share the work; 0 for this one alone.
+        output: JSON file for the whole of the findings.
+
+    Raises:
+        hemnet.errors.HemnetError: the configuration is wrong, or neither split can be opened.
+    """
+    config = _load(overrides)
+    surveys: dict[str, Survey] = {}
+    broken: dict[str, str] = {}
+    spec: DatasetSpec | None = None
+    for split in SPLITS:
+        try:
+            reader = build_reader(config, split)
+        except DataError as error:
+            broken[split] = str(error)
+            continue
+        spec, surveys[split] = reader.spec, Survey()
+        pieces = walk(reader, workers)
+        console = Console(stderr=True)
+        doing = escape(f"{spec.name} {split}")
+        for piece in track(pieces, doing, total=None, console=console, transient=True,
+                           disable=not console.is_terminal):  # fmt: skip
+            surveys[split].add(piece)
+    if spec is None:
+        raise DataError("; ".join(dict.fromkeys(broken.values())))
+    problems = {split: surveys[split].problems for split in surveys} | {s: [broken[s]] for s in broken}
+    sound = not any(problems.values())
+    if output is not None:
+        found = {split: survey.to_dict(spec) for split, survey in surveys.items()}
+        found |= {split: {"problems": [message]} for split, message in broken.items()}
+        write_json(output, {"data": spec.name, "sound": sound, "splits": found})
+    _print_surveys(surveys, spec, problems)
+    return sound
+
+
+def _print_surveys(surveys: dict[str, Survey], spec: DatasetSpec, problems: dict[str, list[str]]) -> None:
+    title = f"{escape(spec.name)}: per cent of the labelled pixels, and images"
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for split in surveys:
+        table.add_column(f"{split} %", justify="right")
+        table.add_column(f"{split} images", justify="right")
+    for k, name in enumerate(spec.classes):
+        cells = [(100 * s.frequencies(spec)[k], s.images[k]) for s in surveys.values()]
+        table.add_row(
+            escape(name), *(text for share, images in cells for text in (f"{share:.3f}", str(images)))
+        )
+    Console().print(table)
+    for split, survey in surveys.items():
+        print(f"{split}: {survey.samples} samples, {survey.readable} can be used; "
+              f"{100 * survey.ignored_share:.2f} % of the pixels are ignored")  # fmt: skip
+        if survey.unlabelled:
+            print(f"  note: {survey.unlabelled} of them have no labelled pixel")
+        if absent := survey.never_seen(spec):
+            print(f"  note: never seen: {', '.join(absent)}")
+    count = sum(map(len, problems.values()))
+    print(f"{count} problems" + (":" if count else ""))
+    for split, messages in problems.items():
+        for message in messages:
+            print(f"  {split}: {message}")
+
+
+def browse(overrides: list[str], output: Path, count: int) -> None:
+    """Write a sheet of the first crops that training will see in its first epoch, with their labels.
+
+    Args:
+        overrides: ``data=NAME`` and further assignments, as for training.
+        output: the PNG file.
+        count: how many, >= 1.
+
+    Raises:
+        hemnet.errors.HemnetError: the configuration or the data are wrong.
+    """
+    if count < 1:
+        raise DataError(f"--count must be 1 or more, got {count}")
+    config = _load(overrides)
+    reader, seed = build_reader(config, "train"), config.data.seed
+    dataset = SampleDataset(reader, build_train_transform(config), seed)
+    keys = list(EpochSampler(len(dataset), seed))[:count]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet([dataset[key] for key in keys], reader.spec, output)
+    print(f"{len(keys)} of {len(dataset)} training images, as augmented in the first epoch: {output}")
+
+
+def _load(overrides: list[str]) -> DictConfig:
+    return load([*overrides, "run_dir=."])  # no run: nothing is written there
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hemnet.data", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    known = ", ".join(CATALOGUE)
+    getter = commands.add_parser("get", help="download, verify and unpack a data set")
+    getter.add_argument("name", help=f"one of {known}")
+    getter.add_argument(
+        "--root", type=Path, help="folder for it; default: NAME under $HEMNET_DATA, else data/"
+    )
+    getter.add_argument(
+        "--mirror", help="URL of a folder with the same files, used instead of the official ones"
+    )
+    getter.add_argument("--timeout", type=float, default=30.0, help="seconds of silence to bear; default: 30")
+    getter.add_argument("--yes", action="store_true", help="do not ask, also on a terminal")
+    checker = commands.add_parser("check", help="read every file, count classes, list what is wrong (exit 1)")
+    checker.add_argument("--workers", type=int, default=0, help="processes to share the work; default: none")
+    checker.add_argument("--json", type=Path, help="file to write all findings to")
+    browser = commands.add_parser("browse", help="picture of what the network will see after augmentation")
+    browser.add_argument("--output", type=Path, default=Path("sheet.png"), help="default: sheet.png")
+    browser.add_argument("--count", type=int, default=12, help="crops to show; default: 12")
+    for command in (checker, browser):
+        command.add_argument("overrides", nargs="+", metavar="data=NAME",
+                             help="and key=value, as for training: data.root=FOLDER ...")  # fmt: skip
+    return parser
+
+
+def _entry() -> None:
+    options = _parser().parse_args()
+    log_to_terminal()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that what is half made is removed
+    try:
+        if options.command == "get":
+            ask = sys.stdin.isatty() and sys.stdout.isatty() and not options.yes
+            get(options.name, options.root, options.mirror, options.timeout, ask)
+        elif options.command == "browse":
+            browse(options.overrides, options.output, options.count)
+        elif not check(options.overrides, options.workers, options.json):
+            sys.exit(WRONG)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def main() -> None:
+    """Be the command."""
+    run_entry(_entry)
+
+
+if __name__ == "__main__":
+    main()

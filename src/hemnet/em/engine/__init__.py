@@ -1,0 +1,1 @@
+"""How an iteration's passes over the features are computed: engines that agree, and the choice among them."""

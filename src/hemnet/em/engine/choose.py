@@ -1,0 +1,56 @@
+"""Which engine computes the passes.
+
+Shape suffixes: B images, N positions, C channels, K components.
+"""
+
+import logging
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from hemnet.em.engine.passes import Mixture, Passes, TorchPasses
+from hemnet.em.options import Engine
+
+_log = logging.getLogger("hemnet.em")
+
+
+def choose_engine(engine: Engine, x_BNC: Tensor, mu_BKC: Tensor) -> Engine:
+    """Resolve "auto": "triton" on CUDA where it can, else "recompute", the reason in the log, once each.
+
+    Raises:
+        RuntimeError: if "triton" is asked for by name and cannot run; says why.
+    """
+    if engine not in ("auto", "triton"):
+        return engine
+    if engine == "auto" and not x_BNC.is_cuda:
+        return "recompute"
+    reason = _why_not_triton(x_BNC, mu_BKC)
+    if reason is None:
+        return "triton"
+    if engine == "triton":
+        raise RuntimeError(f"engine='triton' cannot run: {reason}. engine='recompute' can")
+    _say_once(f"engine='auto' takes 'recompute', not 'triton': {reason}")
+    return "recompute"
+
+
+def make_passes(engine: str, x_BNC: Tensor, dtype: torch.dtype, mixture: Mixture) -> Passes:
+    """Build the passes over x, (B, N, C), for means of the given type."""
+    if engine == "triton":
+        from hemnet.em.engine.triton_passes import TritonPasses  # here, because Triton is optional
+
+        return TritonPasses(x_BNC, mixture)
+    return TorchPasses(x_BNC.to(dtype), mixture)
+
+
+def _why_not_triton(x_BNC: Tensor, mu_BKC: Tensor) -> str | None:
+    try:
+        from hemnet.em.engine.triton_passes import why_not
+    except ImportError as error:
+        return f"Triton is not installed ({error}); pip install triton"
+    return why_not(x_BNC, mu_BKC)
+
+
+@cache
+def _say_once(message: str) -> None:
+    _log.warning(message)

@@ -1,0 +1,203 @@
+"""One pass over the features: what an engine computes at full size, and nothing else.
+
+The engines "recompute" and "triton" are this interface twice. Everything between two passes (the N-step,
+normalisation, their gradients, the loop over iterations) works on K·C numbers per image and is common,
+in `hemnet.em.gradient.unrolled`.
+
+Shape suffixes: B images, N positions, C channels, K components.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hemnet.em.engine import products
+from hemnet.em.options import Assignment, Normalization
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What defines the EM map besides features, means and highway scale; see `hemnet.em.unroll`."""
+
+    variance: float
+    assignment: Assignment
+    normalize: Normalization
+
+
+def logit_factors(mu_BKC: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
+    """Weights w (B, K, C) and bias b (B, K) with softmax_k(x·w_k + b_k) = eq (1), for either assignment.
+
+    The softmax does not see what all components share, so the means are taken relative to their centre.
+    That keeps the logits of features far from the origin small: their rounding error grows with the
+    distance times the spread of the means rather than with the distance squared.
+    """
+    centre_B1C = mu_BKC.mean(dim=1, keepdim=True)
+    offset_BKC = mu_BKC - centre_B1C
+    w_BKC = offset_BKC / mixture.variance
+    if mixture.assignment == "dot":
+        return w_BKC, mu_BKC.new_zeros(mu_BKC.shape[:2])
+    return w_BKC, -0.5 * (w_BKC * (mu_BKC + centre_B1C)).sum(dim=2)
+
+
+def common_log_normalizer(mu_BKC: Tensor, total_B1C: Tensor, positions: int, variance: float) -> Tensor:
+    """What `logit_factors` leaves out of the Gaussian log-normalizer, (B,).
+
+    It is Σ_n (x_n·c - |c|²/2) / σ² with c the centre of the means.
+
+    Args:
+        mu_BKC: the means.
+        total_B1C: Σ_n x_n.
+        positions: N.
+        variance: σ².
+    """
+    centre_B1C = mu_BKC.mean(dim=1, keepdim=True)
+    common_B1C = centre_B1C * (total_B1C - positions / 2 * centre_B1C)
+    return common_B1C.sum(dim=(1, 2)) / variance
+
+
+class Passes(Protocol):
+    """The passes over one batch of features x (B, N, C), in the dtype of the means (float32 or float64)."""
+
+    def sums(self, mu_BKC: Tensor) -> tuple[Tensor, Tensor]:
+        """E-step, eq (1), and the sums of eq (2): Σ_n z x (B, K, C) and N_k = Σ_n z (B, K)."""
+        ...
+
+    def log_normalizer(self, mu_BKC: Tensor) -> Tensor:
+        """Eq (5) without what does not depend on the means: Σ_n log Σ_k exp((x·mu_k - |mu_k|²/2) / σ²), (B,).
+
+        A `sums` at the same means right after costs no second E-step.
+        """
+        ...
+
+    def readout(self, e_BKC: Tensor, mu_BKC: Tensor) -> Tensor:
+        """R-step, eq (4): y_n = Σ_k z_nk mu_k with the responsibilities under e, (B, N, C)."""
+        ...
+
+    def readout_vjp(self, e_BKC: Tensor, dy_BNC: Tensor) -> Tensor:
+        """Gradient of eq (4) to mu, Σ_n z_nk dy_n, (B, K, C); dy in the type of x or of the means."""
+        ...
+
+    def pull(
+        self,
+        mu_BKC: Tensor,
+        a_BKC: Tensor,
+        offset_BK: Tensor,
+        readout: tuple[Tensor, Tensor] | None = None,
+        *,
+        to_features: bool = True,
+        energy_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Pull a gradient back through the E-step at mu and the sums after it.
+
+        The gradient with respect to z is dz_nk = x_n·a_k - offset_k, plus dy_n·mu'_k for
+        readout = (dy, mu'); through the softmax and 1/σ² it is dl = z∘(dz - Σ_k z∘dz) / σ².
+
+        Args:
+            mu_BKC: the means of the E-step.
+            a_BKC: the gradient to the sums.
+            offset_BK: as above, what `a` gives at the mean of the component.
+            readout: as above, if there is one.
+            to_features: note z·a + dl·mu, this pull's part of the gradient to the features.
+            energy_B: if given, the squared norm of that part is added to it, per image, noted or not.
+
+        Returns:
+            Σ_n dl_nk x_n (B, K, C) and Σ_n dl_nk (B, K).
+        """
+        ...
+
+    def features_vjp(self) -> Tensor:
+        """Sum of all that `pull` noted for the features, (B, N, C), zero if nothing."""
+        ...
+
+
+class TorchPasses:
+    """Passes as matrix products, on any device. Temporaries are 2·B·N·K numbers."""
+
+    def __init__(self, x_BNC: Tensor, mixture: Mixture) -> None:
+        self._x_BNC = products.ready(x_BNC)
+        self._mixture = mixture
+        self._dx_BNC: Tensor | None = None
+        self._latest: tuple[Tensor, Tensor] | None = None
+        self._total_B1C: Tensor | None = None
+
+    def sums(self, mu_BKC: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Passes`."""
+        return products.gather(self._responsibilities(mu_BKC), self._x_BNC)
+
+    def log_normalizer(self, mu_BKC: Tensor) -> Tensor:
+        """See `Passes`."""
+        logits_BNK = products.affine(self._x_BNC, *logit_factors(mu_BKC, self._mixture))
+        lse_BN1 = logits_BNK.logsumexp(dim=2, keepdim=True)
+        self._latest = (mu_BKC, logits_BNK.sub_(lse_BN1).exp_())
+        if self._total_B1C is None:
+            self._total_B1C = self._x_BNC.sum(dim=1, keepdim=True)
+        return lse_BN1.sum(dim=(1, 2)) + common_log_normalizer(
+            mu_BKC, self._total_B1C, self._x_BNC.shape[1], self._mixture.variance
+        )
+
+    def readout(self, e_BKC: Tensor, mu_BKC: Tensor) -> Tensor:
+        """See `Passes`."""
+        y_BNC = self._x_BNC.new_empty(self._x_BNC.shape)
+        products.combine(self._responsibilities(e_BKC), mu_BKC, y_BNC, add=False)
+        return y_BNC
+
+    def readout_vjp(self, e_BKC: Tensor, dy_BNC: Tensor) -> Tensor:
+        """See `Passes`."""
+        return products.gather(self._responsibilities(e_BKC), self._ready(dy_BNC))[0]
+
+    def pull(
+        self,
+        mu_BKC: Tensor,
+        a_BKC: Tensor,
+        offset_BK: Tensor,
+        readout: tuple[Tensor, Tensor] | None = None,
+        *,
+        to_features: bool = True,
+        energy_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Passes`."""
+        w_BKC, bias_BK = logit_factors(mu_BKC, self._mixture)
+        self._latest = None
+        z_BNK = self._softmax(w_BKC, bias_BK)
+        dl_BNK = products.affine(self._x_BNC, a_BKC, -offset_BK)
+        if readout is not None:
+            dy_BNC, rows_BKC = readout
+            dl_BNK += products.affine(self._ready(dy_BNC), rows_BKC, torch.zeros_like(offset_BK))
+        # In place: each position needs nothing but its own row.
+        torch.ops.aten._softmax_backward_data.out(dl_BNK, z_BNK, 2, z_BNK.dtype, grad_input=dl_BNK)
+        if to_features:
+            self._note(z_BNK, a_BKC)
+            self._note(dl_BNK, w_BKC)
+        if energy_B is not None:
+            # |P R|² = Σ (P (R Rᵀ))∘P: no second tensor of the size of the features.
+            p_BNJ, r_BJC = torch.cat([z_BNK, dl_BNK], dim=2), torch.cat([a_BKC, w_BKC], dim=1)
+            energy_B += (p_BNJ @ (r_BJC @ r_BJC.mT)).mul_(p_BNJ).sum(dim=(1, 2))
+        g_BKC, total_BK = products.gather(dl_BNK, self._x_BNC)
+        return g_BKC.div_(self._mixture.variance), total_BK.div_(self._mixture.variance)
+
+    def features_vjp(self) -> Tensor:
+        """See `Passes`."""
+        return self._x_BNC.new_zeros(self._x_BNC.shape) if self._dx_BNC is None else self._dx_BNC
+
+    def _ready(self, dy_BNC: Tensor) -> Tensor:
+        return products.ready(dy_BNC.to(self._x_BNC.dtype))
+
+    def _note(self, p_BNK: Tensor, r_BKC: Tensor) -> None:
+        add = self._dx_BNC is not None
+        if self._dx_BNC is None:
+            # Contiguous whatever the layout of x: adding across strides costs more than one copy at the end.
+            self._dx_BNC = self._x_BNC.new_empty(self._x_BNC.shape)
+        products.combine(p_BNK, r_BKC, self._dx_BNC, add=add)
+
+    def _responsibilities(self, mu_BKC: Tensor) -> Tensor:
+        # The readout follows the sums at the same means: one E-step serves both.
+        if self._latest is None or self._latest[0] is not mu_BKC:
+            self._latest = None
+            self._latest = (mu_BKC, self._softmax(*logit_factors(mu_BKC, self._mixture)))
+        return self._latest[1]
+
+    def _softmax(self, w_BKC: Tensor, bias_BK: Tensor) -> Tensor:
+        logits_BNK = products.affine(self._x_BNC, w_BKC, bias_BK)
+        return torch.softmax(logits_BNK, dim=2, out=logits_BNK)

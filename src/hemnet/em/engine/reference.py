@@ -1,0 +1,53 @@
+"""The engine "reference": the equations one after another, differentiated by autograd.
+
+What the other engines are held against. Memory grows by several N·K tensors per iteration; derivatives
+of any order exist.
+
+Shape suffixes: B images, N positions, C channels, K components, T iterations, Q the two rows of
+`hemnet.em.result.GradientFlow`.
+"""
+
+from torch import Tensor
+
+from hemnet.em.engine.passes import Mixture
+from hemnet.em.functional import component_means, newton_step, normalize_means, reconstruct, responsibilities
+
+
+def plain_unroll(
+    x_BNC: Tensor, mu_BKC: Tensor, scale_TB: Tensor, mixture: Mixture, flow_QTB: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the reconstruction (B, N, C) and the T+1 means.
+
+    With `flow_QTB`, (2, T+1, B), the backward pass fills it as `GradientFlow` describes, except for means
+    that are constants to it or that it has no reason to visit.
+    """
+    means = [mu_BKC]
+    z_BNK = None
+    for t, h_B in enumerate(scale_TB):
+        x_t_BNC = watch(x_BNC, flow_QTB, 1, t)
+        mu_BKC = means[t] = watch(means[t], flow_QTB, 0, t)
+        z_BNK = responsibilities(x_t_BNC, mu_BKC, variance=mixture.variance, assignment=mixture.assignment)
+        m_BKC = component_means(x_t_BNC, z_BNK, mu_BKC)
+        stepped_BKC = newton_step(mu_BKC, m_BKC, h_B[:, None, None])
+        means.append(normalize_means(stepped_BKC, mixture.normalize))
+    last = max(len(scale_TB) - 1, 0)
+    means[-1] = watch(means[-1], flow_QTB, 0, len(scale_TB))
+    if z_BNK is None or flow_QTB is not None:
+        # Watched apart from the last iteration, whose responsibilities these are.
+        x_T_BNC = watch(x_BNC, flow_QTB, 1, len(scale_TB))
+        e_BKC = means[last]
+        z_BNK = responsibilities(x_T_BNC, e_BKC, variance=mixture.variance, assignment=mixture.assignment)
+    return reconstruct(z_BNK, means[-1]), means
+
+
+def watch(tensor: Tensor, flow_QTB: Tensor | None, row: int, t: int) -> Tensor:
+    """Let row (row, t) of the flow take the norm of this tensor's gradient in the backward pass."""
+    if flow_QTB is None or not tensor.requires_grad:
+        return tensor
+    alias = tensor.view_as(tensor)
+
+    def note(gradient: Tensor) -> None:
+        flow_QTB[row, t] = gradient.flatten(1).norm(dim=1)
+
+    alias.register_hook(note)
+    return alias

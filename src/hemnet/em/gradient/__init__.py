@@ -1,0 +1,1 @@
+"""The unrolled iterations forward and backward, and the gradient at a fixed point."""

@@ -1,0 +1,128 @@
+"""The iterations backwards: from the gradient of what they gave to that of what they were given.
+
+Shape suffixes: B images, N positions, C channels, K components, T iterations, R rows of a trajectory's
+tail, S kept means, Q the two rows of `hemnet.em.result.GradientFlow`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hemnet.em.engine.passes import Mixture, Passes
+from hemnet.em.gradient.step import Step, pull_step, take_step
+
+
+@dataclass(frozen=True)
+class History:
+    """The T >= 1 iterations of a forward pass, as far as they were kept: every `stride`-th mean."""
+
+    kept_SBKC: Tensor
+    mass_TBK: Tensor
+    length_TBK: Tensor
+    scale_TB: Tensor
+    final_BKC: Tensor
+    stride: int
+
+    @classmethod
+    def standing(cls, mu_BKC: Tensor) -> "History":
+        """The history of means that were never moved: one iteration with h = 1."""
+        one_1BK = torch.ones_like(mu_BKC[None, :, :, 0])
+        return cls(mu_BKC.unsqueeze(0), one_1BK, one_1BK, one_1BK[:, :, 0], mu_BKC, 1)
+
+    def backwards(self, passes: Passes, mixture: Mixture) -> Iterator[tuple[int, Tensor, Step]]:
+        """Yield t, mu^(t) and the step taken from it, the last iteration first."""
+        after_BKC = self.final_BKC
+        for segment in reversed(range(len(self.kept_SBKC))):
+            first = segment * self.stride
+            end = min(first + self.stride, len(self.scale_TB))
+            means = [self.kept_SBKC[segment]]
+            for t in range(first, end - 1):
+                means.append(take_step(passes, means[-1], self.scale_TB[t], mixture).mu_BKC)
+            for t in reversed(range(first, end)):
+                mu_BKC = means.pop()
+                yield t, mu_BKC, Step(after_BKC, self.mass_TBK[t], self.length_TBK[t])
+                after_BKC = mu_BKC
+
+
+def pull_history(
+    passes: Passes,
+    history: History,
+    mixture: Mixture,
+    dy_BNC: Tensor | None,
+    dtail_RBKC: Tensor | None,
+    *,
+    to_features: bool,
+    flow_QTB: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Pull gradients back through all iterations.
+
+    Args:
+        passes: of the features; those of their gradients stay with it.
+        history: what happened.
+        mixture: and under which options.
+        dy_BNC: gradient to the reconstruction, if there is one.
+        dtail_RBKC: gradients to the last R means, if there are any.
+        to_features: whether the gradient to the features is wanted.
+        flow_QTB: (2, T+1, B) zeros to fill as `GradientFlow` describes; costs two more passes,
+            and changes no bit of what is returned.
+
+    Returns:
+        The gradients (B, K, C) to mu^(0) and (T, B) to the highway scale.
+    """
+    dscale_TB = torch.zeros_like(history.scale_TB)
+    direct = [] if dtail_RBKC is None else list(dtail_RBKC)
+    d_BKC = direct.pop().clone() if direct else torch.zeros_like(history.final_BKC)
+    readout = None if dy_BNC is None else (dy_BNC, history.final_BKC)
+    for t, mu_BKC, step in history.backwards(passes, mixture):
+        scale_B = history.scale_TB[t]
+        if readout is not None:
+            d_BKC += passes.readout_vjp(mu_BKC, readout[0])
+        energy_B = flow_QTB[1, t] if flow_QTB is not None and to_features else None
+        if flow_QTB is not None and t == len(dscale_TB) - 1:
+            flow_QTB[0, -1] = _norm(d_BKC)
+            if readout is not None and energy_B is not None:
+                # The readout shares responsibilities with this iteration and is pulled together with it. Each
+                # is measured apart, beside that pull and not in its place, so that recording rounds nothing.
+                _measure_readout(passes, mu_BKC, readout, mixture, flow_QTB[1, -1])
+                pull_step(passes, mu_BKC, scale_B, step, d_BKC, mixture, to_features=False, energy_B=energy_B)
+                energy_B = None
+        d_BKC, dscale_TB[t] = pull_step(
+            passes,
+            mu_BKC,
+            scale_B,
+            step,
+            d_BKC,
+            mixture,
+            readout,
+            to_features=to_features,
+            energy_B=energy_B,
+        )
+        readout = None
+        if direct:
+            d_BKC += direct.pop()
+        if flow_QTB is not None:
+            flow_QTB[0, t] = _norm(d_BKC)
+    return d_BKC, dscale_TB
+
+
+def _measure_readout(
+    passes: Passes, mu_BKC: Tensor, readout: tuple[Tensor, Tensor], mixture: Mixture, energy_B: Tensor
+) -> None:
+    one_BK = torch.ones_like(mu_BKC[:, :, 0])
+    pull_step(
+        passes,
+        mu_BKC,
+        one_BK[:, 0],
+        Step(mu_BKC, one_BK, one_BK),  # one that did not move the means
+        torch.zeros_like(mu_BKC),
+        mixture,
+        readout,
+        to_features=False,
+        energy_B=energy_B,
+    )
+
+
+def _norm(d_BKC: Tensor) -> Tensor:
+    return d_BKC.flatten(1).norm(dim=1)

@@ -1,0 +1,95 @@
+"""One iteration and its exact gradient, on top of the passes of an engine.
+
+Only K·C numbers per image here; what is of the size of the features happens in `hemnet.em.engine.passes`.
+
+Shape suffixes: B images, C channels, K components.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hemnet.em.engine.passes import Mixture, Passes
+from hemnet.em.functional import EMPTY_MASS, SHORTEST_MEAN
+
+
+class Step(NamedTuple):
+    """What an iteration leaves behind for its gradient.
+
+    Attributes:
+        mu_BKC: the means after it.
+        mass_BK: N_k.
+        length_BK: what "l2" divided the means by; one for "none".
+    """
+
+    mu_BKC: Tensor
+    mass_BK: Tensor
+    length_BK: Tensor
+
+
+def take_step(passes: Passes, mu_BKC: Tensor, h_B: Tensor, mixture: Mixture) -> Step:
+    """Eqs (1) to (3) and the normalisation, from mu. At h = 1 an image stays exactly where it is."""
+    h_B11 = h_B[:, None, None]
+    sums_BKC, mass_BK = passes.sums(mu_BKC)
+    # Not the negation of ">": a NaN mass must reach the result, not pass for an empty component.
+    empty_BK = mass_BK <= EMPTY_MASS
+    m_BKC = sums_BKC / torch.where(empty_BK, 1.0, mass_BK).unsqueeze(2)
+    v_BKC = torch.where(empty_BK.unsqueeze(2), mu_BKC, h_B11 * mu_BKC + (1 - h_B11) * m_BKC)
+    length_BK = torch.ones_like(mass_BK)
+    if mixture.normalize == "l2":
+        length_BK = v_BKC.norm(dim=2).clamp(min=SHORTEST_MEAN)
+        v_BKC = v_BKC / length_BK.unsqueeze(2)
+    return Step(torch.where(h_B11 == 1, mu_BKC, v_BKC), mass_BK, length_BK)
+
+
+def pull_step(
+    passes: Passes,
+    mu_BKC: Tensor,
+    h_B: Tensor,
+    step: Step,
+    d_BKC: Tensor,
+    mixture: Mixture,
+    readout: tuple[Tensor, Tensor] | None = None,
+    *,
+    to_features: bool = True,
+    energy_B: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Pull the gradient d of the means after a step back to the means before it and to h.
+
+    With D the gradient before normalisation and A = (1-h) D / N_k, the gradient to z is x Aᵀ minus
+    A·m per component; (1-h) m = v - h·mu, v the means before normalisation, saves keeping m.
+
+    Args:
+        passes: what the step was taken with, as the following two.
+        mu_BKC: the means before.
+        h_B: the highway scale.
+        step: what it returned.
+        d_BKC: the gradient with respect to step.mu_BKC.
+        mixture: what the step was taken with.
+        readout: as in `Passes.pull`, for the responsibilities of this step.
+        to_features: as in `Passes.pull`.
+        energy_B: as in `Passes.pull`.
+
+    Returns:
+        The gradients (B, K, C) to mu and (B,) to h. Where h = 1 the latter is 0 by convention.
+    """
+    h_B11, mass_BK1, length_BK1 = h_B[:, None, None], step.mass_BK.unsqueeze(2), step.length_BK.unsqueeze(2)
+    frozen_B11 = h_B11 == 1
+    v_BKC = step.mu_BKC
+    if mixture.normalize == "l2":
+        along_BKC = torch.where(length_BK1 > SHORTEST_MEAN, v_BKC, 0.0)
+        tangent_BKC = d_BKC - along_BKC * (along_BKC * d_BKC).sum(dim=2, keepdim=True)
+        d_BKC = torch.where(frozen_B11, d_BKC, tangent_BKC / length_BK1)
+        v_BKC = v_BKC * length_BK1
+    still_BK1 = (mass_BK1 <= EMPTY_MASS) | frozen_B11
+    inverse_BK1 = torch.where(still_BK1, 0.0, 1 / torch.where(still_BK1, 1.0, mass_BK1))
+    a_BKC = (1 - h_B11) * d_BKC * inverse_BK1
+    moved_BKC = v_BKC - h_B11 * mu_BKC
+    offset_BK = (d_BKC * moved_BKC).sum(dim=2) * inverse_BK1.squeeze(2)
+    g_BKC, dl_BK = passes.pull(mu_BKC, a_BKC, offset_BK, readout, to_features=to_features, energy_B=energy_B)
+    back_BKC = torch.where(still_BK1, d_BKC, h_B11 * d_BKC) + g_BKC
+    if mixture.assignment == "gaussian":
+        back_BKC -= dl_BK.unsqueeze(2) * mu_BKC
+    slope_BKC = torch.where(still_BK1, 0.0, d_BKC * (mu_BKC - v_BKC))
+    return back_BKC, slope_BKC.sum(dim=(1, 2)) / torch.where(h_B == 1, 1.0, 1 - h_B)

@@ -1,0 +1,120 @@
+"""The unrolled iterations with their exact gradient, in memory that does not grow with T.
+
+The forward pass keeps the features and K·C numbers per iteration; the backward pass recomputes the rest,
+one iteration at a time. Where even the means would take a quarter of the features (many iterations on
+few positions), only every √T-th is kept and the backward pass recomputes those between.
+
+Shape suffixes: B images, N positions, C channels, K components, T iterations, R rows of a trajectory's
+tail, S kept means, Q the two quantities of `GradientFlow`.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hemnet.em.engine.passes import Mixture
+from hemnet.em.engine.reference import plain_unroll
+from hemnet.em.gradient.operators import em_backward, em_forward
+
+
+class Unrolled(torch.autograd.Function):
+    """`em_forward` with `em_backward` as its gradient.
+
+    Under create_graph the backward pass differentiates the engine "reference" instead, so second
+    derivatives are right, at its price in memory.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_BNC: Tensor,
+        mu_BKC: Tensor,
+        scale_TB: Tensor,
+        variance: float,
+        assignment: str,
+        normalize: str,
+        engine: str,
+        rows: int,
+        tolerance: float | None,
+        flow_QTB: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the reconstruction, the last `rows` means, and the iterations each image took."""
+        stride = kept_every(x_BNC, mu_BKC, len(scale_TB))
+        y_BNC, tail_RBKC, kept_SBKC, mass_TBK, length_TBK, used_TB, count_B = em_forward(
+            x_BNC,
+            mu_BKC,
+            scale_TB,
+            variance,
+            assignment,
+            normalize,
+            engine,
+            rows,
+            stride,
+            True,
+            tolerance,
+            False,
+        )
+        ctx.save_for_backward(
+            x_BNC, mu_BKC, scale_TB, kept_SBKC, mass_TBK, length_TBK, used_TB, tail_RBKC[-1]
+        )
+        ctx.options = (variance, assignment, normalize, engine)
+        ctx.rows, ctx.stride, ctx.flow_QTB = rows, stride, flow_QTB
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(count_B)
+        return y_BNC, tail_RBKC, count_B
+
+    @staticmethod
+    def backward(
+        ctx: Any, dy_BNC: Tensor | None, dtail_RBKC: Tensor | None, _: None = None
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients to x, mu and the scale."""
+        x_BNC, _, _, kept_SBKC, mass_TBK, length_TBK, used_TB, final_BKC = ctx.saved_tensors
+        nothing = (None,) * 7
+        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+            return *_plain_vjp(ctx, dy_BNC, dtail_RBKC), *nothing
+        dx_BNC, dmu_BKC, dscale_TB, flow_QTB = em_backward(
+            x_BNC,
+            kept_SBKC,
+            mass_TBK,
+            length_TBK,
+            used_TB,
+            final_BKC,
+            dy_BNC,
+            dtail_RBKC,
+            *ctx.options,
+            ctx.stride,
+            ctx.needs_input_grad[0],
+            ctx.flow_QTB is not None,
+        )
+        if ctx.flow_QTB is not None:
+            ctx.flow_QTB.copy_(flow_QTB)
+        return dx_BNC if ctx.needs_input_grad[0] else None, dmu_BKC, dscale_TB, *nothing
+
+
+def _plain_vjp(ctx: Any, dy_BNC: Tensor | None, dtail_RBKC: Tensor | None) -> list[Tensor | None]:
+    inputs = x_BNC, mu_BKC, scale_TB = ctx.saved_tensors[:3]
+    used_TB = ctx.saved_tensors[6]
+    y_BNC, means = plain_unroll(
+        x_BNC.to(mu_BKC.dtype), mu_BKC, torch.where(used_TB == 1, 1.0, scale_TB), Mixture(*ctx.options[:3])
+    )
+    outputs = [(y_BNC.to(x_BNC.dtype), dy_BNC), (torch.stack(means[-ctx.rows :]), dtail_RBKC)]
+    given = [(out, grad) for out, grad in outputs if grad is not None]
+    wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
+    found = iter(
+        torch.autograd.grad(
+            [out for out, _ in given],
+            wanted,
+            [grad for _, grad in given],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    return [next(found) if needed else None for needed in ctx.needs_input_grad[:3]]
+
+
+def kept_every(x_BNC: Tensor, mu_BKC: Tensor, iterations: int) -> int:
+    """How far apart the means are kept: 1 unless all of them would take over a quarter of the features."""
+    few = iterations * mu_BKC.shape[1] <= x_BNC.shape[1] / 4
+    return 1 if few or iterations == 0 else math.isqrt(iterations - 1) + 1

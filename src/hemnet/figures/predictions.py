@@ -1,0 +1,125 @@
+"""Predictions as figures: pages beside the truth, overlays, legends, and masks, as PNG files.
+
+Shapes: H, W image height and width, C = 3 colour channels.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from hemnet.data import IGNORE_INDEX, DatasetSpec, Item, denormalize
+
+ERROR_COLOUR = (214, 39, 40)
+OPACITY = 0.55
+MOST_PATCHES = 30
+"""Up to so many classes, a page of predictions names all, else those that it shows."""
+
+
+class Row(NamedTuple):
+    """One sample: ``image`` (h, w, 3) uint8; ``truth`` and ``prediction`` (H, W) class indices."""
+
+    name: str
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+
+def predictions_page(rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show_images: bool = True) -> None:
+    """Write truth, prediction and errors of each row, with the classes' colours below.
+
+    With ``show_images``, the image stands before them and, in grey, behind the errors; without, the page
+    holds class maps alone and can be passed on where the photographs cannot.
+    """
+    titles = ("image", "truth", "prediction", "errors")[0 if show_images else 1 :]
+    aspects = [row.truth.shape[0] / row.truth.shape[1] for row in rows]
+    patches = _patches(spec, _shown((mask for row in rows for mask in (row.truth, row.prediction)), spec))
+    columns = min(6, len(patches))
+    legend_height = 0.2 + 0.3 * -(-len(patches) // columns)
+    height = 9.8 / len(titles) * sum(aspects) + legend_height + 0.3
+    figure = Figure(figsize=(10, height), layout="constrained", dpi=110)
+    axes = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=aspects)
+    for row, cells in zip(rows, axes, strict=True):
+        for cell, picture in zip(cells, _pictures(row, spec, show_images), strict=True):
+            cell.imshow(picture, interpolation="nearest")
+            cell.set(xticks=[], yticks=[])
+            cell.spines[:].set_visible(False)
+        cells[0].set_ylabel(row.name if len(row.name) < 20 else f"…{row.name[-18:]}", fontsize=7)
+    for cell, title in zip(axes[0], titles, strict=True):
+        cell.set_title(title, fontsize=9)
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False)
+    figure.savefig(path)
+
+
+def _pictures(row: Row, spec: DatasetSpec, show_images: bool) -> list[np.ndarray]:
+    image = cv2.resize(row.image, row.truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    grey = 128 + cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] // 2 if show_images else np.full(1, 235)
+    wrong = ((row.prediction != row.truth) & (row.truth != IGNORE_INDEX))[..., None]
+    errors = np.where(wrong, ERROR_COLOUR, grey).astype(np.uint8)
+    maps = [spec.colorize(mask.astype(np.uint8)) for mask in (row.truth, row.prediction)]
+    return [image, *maps, errors] if show_images else [*maps, errors]
+
+
+def overlay(image_HWC: np.ndarray, mask_HW: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Return an (H, W, 3) uint8 image with the colours of its (H, W) uint8 mask laid over it."""
+    return cv2.addWeighted(spec.colorize(mask_HW), OPACITY, image_HWC, 1 - OPACITY, 0)
+
+
+def contact_sheet(items: Sequence[Item], spec: DatasetSpec, path: Path) -> None:
+    """Write what the network is given: each item's image, and beside it, in grey, with its mask laid over.
+
+    The images are of one size; three items go in a row, and the classes' colours below.
+    """
+    named = _patches(spec, _shown((item["mask"].numpy().astype(np.uint8) for item in items), spec))
+    patches = [*named, _patch("ignored", spec.ignore_color)]
+    rows, columns = -(-len(items) // 3), min(6, len(patches))
+    height, width = items[0]["mask"].shape
+    legend_height = 0.2 + 0.3 * -(-len(patches) // columns)
+    size = (10, rows * (10 / 3 * height / (2 * width) + 0.25) + legend_height)
+    figure = Figure(figsize=size, layout="constrained", dpi=110)
+    for cell in (cells := figure.subplots(rows, 3, squeeze=False).ravel()):
+        cell.set_axis_off()
+    for item, cell in zip(items, cells, strict=False):
+        image = denormalize(item["image"])
+        grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+        painted = overlay(grey, item["mask"].numpy().astype(np.uint8), spec)
+        cell.imshow(np.concatenate([image, painted], axis=1), interpolation="nearest")
+        cell.set_title(item["name"] if len(item["name"]) < 40 else f"…{item['name'][-38:]}", fontsize=7)
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False)
+    figure.savefig(path, format="png")
+
+
+def legend(spec: DatasetSpec, path: Path) -> None:
+    """Write the classes and their colours."""
+    columns = -(-spec.num_classes // 20)
+    figure = Figure(figsize=(2.2 * columns, 0.24 * -(-spec.num_classes // columns) + 0.2), dpi=110)
+    figure.legend(handles=_patches(spec, range(spec.num_classes)), loc="center", ncols=columns, frameon=False)
+    figure.savefig(path)
+
+
+def _shown(masks: Iterable[np.ndarray], spec: DatasetSpec) -> Iterable[int]:
+    """Return the classes that a page's legend names: all, or of very many those on the page."""
+    if spec.num_classes <= MOST_PATCHES:
+        return range(spec.num_classes)
+    present = np.unique(np.concatenate([np.unique(mask) for mask in masks]))
+    return [int(label) for label in present if label != IGNORE_INDEX]
+
+
+def _patches(spec: DatasetSpec, shown: Iterable[int]) -> list[Patch]:
+    return [_patch(spec.classes[k], spec.palette[k]) for k in shown]
+
+
+def _patch(name: str, colour: tuple[int, int, int]) -> Patch:
+    return Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor="0.5", linewidth=0.5, label=name)
+
+
+def write_mask(path: Path, classes_HW: np.ndarray, spec: DatasetSpec) -> None:
+    """Write class indices, (H, W) uint8, as a palette PNG: viewers show colours, programs read indices."""
+    mask = Image.fromarray(classes_HW, mode="P")
+    mask.putpalette([channel for colour in spec.palette for channel in colour])
+    mask.save(path)

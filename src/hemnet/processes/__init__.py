@@ -1,0 +1,1 @@
+"""The processes of a run: launching, signals, child processes, ranks."""

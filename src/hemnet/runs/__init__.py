@@ -1,0 +1,1 @@
+"""A run directory and what stands in it: configuration, result, checkpoints, provenance, evaluations."""

@@ -1,0 +1,56 @@
+"""Where a run comes from: versions, revision, device, command."""
+
+import platform
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hemnet.runs.redaction import redact_argument
+
+PACKAGES = ("hemnet", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
+            "albumentations", "opencv-python-headless", "wandb")  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """Return what a run ran on: versions, git revision, device, command, time. No environment variables."""
+    return {
+        "command": [redact_argument(argument) for argument in sys.argv],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": {"revision": _git("rev-parse", "HEAD"), "modified": bool(_git("status", "--porcelain"))},
+        "device": device_name("auto"),
+        "cpu_threads": torch.get_num_threads(),
+    }
+
+
+def device_name(accelerator: str) -> str:
+    """Return the name of the device that a trainer with this ``accelerator`` computes on."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else []
+    return f"cpu ({models[0] if models else platform.processor() or platform.machine()})"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says of the source tree; None where there is no git or no repository."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

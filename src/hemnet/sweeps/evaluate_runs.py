@@ -1,0 +1,105 @@
+"""The evaluation of many runs: each by a process of its own, as far as it has not been evaluated before."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from hemnet.config.command_line import override
+from hemnet.config.compose import EXPERIMENTS, build_inference
+from hemnet.errors import HemnetError
+from hemnet.runs.evaluations import FOLDER, folder_name, read_results
+from hemnet.runs.identity import identity
+from hemnet.runs.run import Checkpoint, Run, find_runs
+from hemnet.sweeps.jobs import Evaluation
+from hemnet.sweeps.pool import Slot
+from hemnet.sweeps.sweep import run_and_report, slots_for
+
+
+def read_sweep(name: str) -> tuple[list[Path], list[int]]:
+    """Return the folders of runs and the iterations T that ``experiments/evaluations/NAME.yaml`` names.
+
+    Raises:
+        HemnetError: there is no such file, or it is not of this form.
+    """
+    path = EXPERIMENTS / "evaluations" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise HemnetError(f"no sweep of evaluations {name} at {path}: known are {known}")
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(content, dict) or content.keys() != {"runs", "iterations"}:
+        raise HemnetError(f"{path} must have runs, a folder, and iterations, a list, and nothing else")
+    return [Path(content["runs"])], list(content["iterations"])
+
+
+def evaluate_runs(
+    folders: Sequence[Path],
+    which: Checkpoint,
+    assignments: Sequence[str],
+    *,
+    iterations: Sequence[int] = (),
+    parallel: int | None = None,
+    worst: int = 0,
+) -> None:
+    """Evaluate every finished run at or below the folders, as far as that has not been done, side by side.
+
+    How it stands is kept in jobs.csv of the folder ``evaluation`` beside the runs. A run without an EM layer
+    has no T, and is passed over where ``iterations`` are given.
+
+    Args:
+        folders: run directories, or folders that hold some.
+        which: see `hemnet.evaluate.evaluate`, as the following.
+        assignments: for every run.
+        iterations: for every run.
+        parallel: see `hemnet.sweeps.pool.make_slots`.
+        worst: how many of the worst images to show.
+
+    Raises:
+        HemnetError: a folder is missing, there is no run in any, or an evaluation failed.
+    """
+    paths = sorted({path for folder in folders for path in find_runs(folder)})
+    if not paths:
+        raise HemnetError(f"no run in {' '.join(map(str, folders))}: train first, or name other folders")
+    top = Path(os.path.commonpath([path.parent for path in paths]))
+    jobs = [Evaluation(str(path.relative_to(top)), path / FOLDER, []) for path in paths]
+    slots: list[Slot] = []
+    for job, path in zip(jobs, paths, strict=True):
+        try:
+            run = Run.open(path)
+            config = override(run.config, assignments)
+            job.overrides = _arguments(run, config, which, assignments, iterations, worst)
+            slots = slots or slots_for(config, parallel, None)
+        except _NothingToDo as reason:
+            job.status, job.error = "skipped", str(reason)
+        except HemnetError as error:
+            job.status, job.error = "failed", str(error)
+    run_and_report(jobs, slots, top / FOLDER)
+
+
+class _NothingToDo(Exception):
+    """Why a run of several is passed over."""
+
+
+def _arguments(
+    run: Run,
+    config: DictConfig,
+    which: Checkpoint,
+    assignments: Sequence[str],
+    iterations: Sequence[int],
+    worst: int,
+) -> list[str]:
+    """Return what `hemnet.evaluate` is given for what is left to do of a run."""
+    if run.status != "finished":
+        raise _NothingToDo(f"it has not finished: {run.status or 'no result yet'}")
+    about = identity(run.config)
+    if iterations and about.iterations is None:
+        raise _NothingToDo(f"{about.head} has no EM layer, and so no T")
+    folder = run.path / FOLDER / folder_name(which, build_inference(config).settings, assignments)
+    done = read_results(folder, run.path / "checkpoints" / f"{which}.ckpt")
+    wanted: Sequence[int | None] = iterations or [None]
+    left = [str(T) for T in wanted if T not in done]
+    if not left:
+        raise _NothingToDo("")
+    how = ["--iterations", *left] if iterations else []
+    return [str(run.path), *how, "--checkpoint", which, "--worst", str(worst), *assignments]

@@ -1,0 +1,1 @@
+"""What training and evaluation compute: the LightningModule, loss, schedule, metrics, inference."""

@@ -1,0 +1,181 @@
+"""From a network and an image to class scores: plain, or over scales, mirror images and sliding windows.
+
+Pure functions over any callable with the signature of `Forward`.
+
+Shapes: B images, K classes, H and W pixels of the result (the labels' size), h and w as the network sees it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hemnet.errors import HemnetError
+
+# (B, 3, h, w) normalised images and a size (H, W) to logits (B, K, H, W) at that size.
+Forward = Callable[[Tensor, tuple[int, int]], Tensor]
+
+MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+"""The scales of multi-scale evaluation in the literature, used together with `flip`."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a network is run on an image; itself a function of a `Forward` that keeps its signature.
+
+    Each view of the image (every scale, straight and mirrored) is brought to the size of the labels, and the
+    softmax *probabilities* of all views are averaged there. With a window, a view is the average of the
+    probabilities of all windows over each of its pixels. One view in one piece is the network's own logits,
+    to the bit: that is the default, plain inference.
+
+    Images are resized linearly without antialiasing, as by OpenCV in the published evaluations, to the
+    multiple of `multiple` nearest to the scaled size: the feature map then covers the image exactly, so views
+    of different scales lie upon one another. At scale 1 the image stays as it is.
+
+    Args:
+        scales: factors on the sides of the image, each > 0.
+        flip: whether to add the mirror image of each view, left to right.
+        window: (height, width) of a sliding window over the scaled image, or null for the image in one piece.
+            The last windows of a row or column are shifted inside. An image that is smaller is padded below
+            and to the right with zeros, which is the mean colour, and the result is cropped.
+        stride: (down, right) step of the window, at most its size; null means 2/3 of the window.
+        multiple: what the sides of resized images are rounded to; the network's output stride, or a multiple
+            of it. 1 keeps the aspect ratio best.
+
+    Raises:
+        ValueError: an argument out of its range, or a stride without a window.
+    """
+
+    scales: Sequence[float] = (1.0,)
+    flip: bool = False
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    multiple: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ValueError(f"scales is {list(self.scales)}: give one or more numbers above 0")
+        if self.multiple < 1:
+            raise ValueError(f"multiple is {self.multiple}: give the network's output stride, such as 8")
+        if self.window is not None and min(self.window) < 1:
+            raise ValueError(f"window is {tuple(self.window)}: give (height, width) in pixels")
+        if self.stride is not None:
+            if self.window is None:
+                raise ValueError("stride without a window: give a window, or leave the stride out")
+            if not all(0 < step <= side for step, side in zip(self.stride, self.window, strict=True)):
+                raise ValueError(
+                    f"stride is {tuple(self.stride)} for a window of {tuple(self.window)}: a step must be at "
+                    "least 1 and at most the window's side, or pixels are left out"
+                )
+
+    @property
+    def settings(self) -> list[str]:
+        """Words for each way in which this is not plain inference: ``["scales", "0.5", "1", "flip"]``."""
+        words: list[str] = []
+        for item in fields(self):
+            value, default = getattr(self, item.name), getattr(PLAIN, item.name)
+            if isinstance(value, Sequence):
+                value, default = tuple(value), default and tuple(default)
+            if value != default:
+                values = value if isinstance(value, tuple) else () if value is True else (value,)
+                words += [item.name, *(f"{number:g}" for number in values)]
+        return words
+
+    @torch.no_grad()
+    def __call__(self, forward: Forward, image_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return logits (B, K, H, W) at ``size``: their softmax is the averaged probability of each class.
+
+        Args:
+            forward: the network.
+            image_BCHW: (B, 3, h, w) normalised images.
+            size: (H, W) of the result.
+        """
+        views = [(scale, mirrored) for scale in self.scales for mirrored in (False, True)[: 1 + self.flip]]
+        if len(views) == 1:
+            return self._view(forward, image_BCHW, size, *views[0])
+        total_BKHW: Tensor | None = None
+        for scale, mirrored in views:
+            p_BKHW = self._view(forward, image_BCHW, size, scale, mirrored).softmax(1)
+            total_BKHW = p_BKHW if total_BKHW is None else total_BKHW.add_(p_BKHW)
+        assert total_BKHW is not None
+        return _log(total_BKHW.div_(len(views)))
+
+    def _view(
+        self, forward: Forward, image_BCHW: Tensor, size: tuple[int, int], scale: float, mirrored: bool
+    ) -> Tensor:
+        if scale != 1:
+            scaled = [self._scaled(side, scale) for side in image_BCHW.shape[-2:]]
+            image_BCHW = F.interpolate(image_BCHW, scaled, mode="bilinear", align_corners=False)
+        if mirrored:
+            return self._windowed(forward, image_BCHW.flip(-1), size).flip(-1)
+        return self._windowed(forward, image_BCHW, size)
+
+    def _scaled(self, side: int, scale: float) -> int:
+        return max(1, math.floor(side * scale / self.multiple + 0.5)) * self.multiple
+
+    def _windowed(self, forward: Forward, image_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+        h, w = image_BCHW.shape[-2:]
+        if self.window is None or (h, w) == tuple(self.window):
+            return forward(image_BCHW, size)
+        window_h, window_w = self.window
+        image_BCHW = F.pad(image_BCHW, (0, max(window_w - w, 0), 0, max(window_h - h, 0)))
+        total_BKHW: Tensor | None = None
+        count_HW = image_BCHW.new_zeros(image_BCHW.shape[-2:])
+        for place in self._places(image_BCHW.shape[-2], image_BCHW.shape[-1]):
+            p_BKHW = forward(image_BCHW[..., *place], (window_h, window_w)).softmax(1)
+            if total_BKHW is None:
+                total_BKHW = p_BKHW.new_zeros(*p_BKHW.shape[:2], *image_BCHW.shape[-2:])
+            total_BKHW[..., *place] += p_BKHW
+            count_HW[*place] += 1
+        assert total_BKHW is not None
+        p_BKHW = (total_BKHW.div_(count_HW))[..., :h, :w]
+        if (h, w) != tuple(size):
+            p_BKHW = F.interpolate(p_BKHW, size, mode="bilinear", align_corners=False)
+        return _log(p_BKHW)
+
+    def _places(self, h: int, w: int) -> Iterator[tuple[slice, slice]]:
+        assert self.window is not None
+        down, right = self.stride or [max(1, 2 * side // 3) for side in self.window]
+        for top in window_starts(h, self.window[0], down):
+            for left in window_starts(w, self.window[1], right):
+                yield slice(top, top + self.window[0]), slice(left, left + self.window[1])
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Return where windows start along a side: every ``stride``, the last one shifted to end at ``length``.
+
+    Args:
+        length: of the side, at least ``window``.
+        window: of one window.
+        stride: from one start to the next, 1 to ``window``.
+    """
+    last = length - window
+    return [*range(0, last, stride), last]
+
+
+def _log(p_BKHW: Tensor) -> Tensor:
+    # A probability that underflowed to 0 stays finite, so that a loss of it does.
+    return p_BKHW.clamp_min(torch.finfo(p_BKHW.dtype).tiny).log()
+
+
+PLAIN = Inference()
+"""The image in one piece, at its own scale."""
+
+
+@torch.inference_mode()
+def segment(
+    forward: Forward, image_CHW: Tensor, size: tuple[int, int], inference: Inference = PLAIN
+) -> np.ndarray:
+    """Return the class of each pixel at ``size`` (H, W), uint8, for a normalised image (3, h, w).
+
+    Raises:
+        HemnetError: the network's output is not finite, which argmax would take for some class.
+    """
+    logits_BKHW = inference(forward, image_CHW[None], size)
+    if not logits_BKHW.isfinite().all():
+        raise HemnetError("the network's output is not finite: use another checkpoint")
+    return logits_BKHW[0].argmax(0).to("cpu", torch.uint8).numpy()

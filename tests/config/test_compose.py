@@ -1,0 +1,158 @@
+"""Composition: every shipped recipe and part builds, and a wrong key, value or choice is named."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from hemnet.config import compose
+from hemnet.config.check import ConfigError
+from hemnet.config.compose import (
+    CONF,
+    EXPERIMENTS,
+    build_network,
+    build_task,
+    build_trainer,
+    load,
+    local_processes,
+)
+from hemnet.data import CAMVID
+from hemnet.em import HighwayEM
+
+RECIPES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+HEADS = sorted(path.stem for path in (CONF / "model" / "head").glob("*.yaml"))
+
+
+def configured(tmp_path: Path, *overrides: str) -> object:
+    return load([f"run_dir={tmp_path}", "logger=csv", *overrides])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_composes_and_builds(recipe: str, tmp_path: Path) -> None:
+    config = configured(tmp_path, f"experiment={recipe}")
+    assert config.name == recipe
+    # A GPU recipe's trainer needs a GPU; the rest of it must build anywhere.
+    config.trainer.accelerator = "cpu"
+    network = build_network(config, CAMVID.num_classes, pretrained=False)
+    task = build_task(config, network, CAMVID)
+    build_trainer(config)
+    image = torch.zeros(1, 3, 32, 32)
+    assert task.eval()(image).shape == (1, CAMVID.num_classes, 32, 32)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_opens_with_what_it_claims(recipe: str) -> None:
+    text = (EXPERIMENTS / f"{recipe}.yaml").read_text()
+    for heading in ("# Question:", "# Command:", "# Budget:", "# Expected:"):
+        assert heading in text, f"{recipe}.yaml lacks {heading!r} in its header"
+    assert f"EXP={recipe}" in text or recipe == "synthetic_hem"
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("recipe", ["synthetic_hem", "camvid_hem"])
+def test_any_head_fits_a_recipe(recipe: str, head: str, tmp_path: Path) -> None:
+    config = configured(tmp_path, f"experiment={recipe}", f"model/head={head}")
+    build_network(config, 3, pretrained=False)
+
+
+def test_every_option_of_every_group_composes(tmp_path: Path) -> None:
+    for path in sorted(CONF.rglob("*.yaml")):
+        group = path.parent.relative_to(CONF).as_posix()
+        if group != ".":
+            configured(tmp_path, f"{group}={path.stem}")
+
+
+def test_heads_differ_in_what_they_say(tmp_path: Path) -> None:
+    def em(head: str) -> HighwayEM:
+        config = configured(tmp_path, "experiment=synthetic_hem", f"model/head={head}")
+        return next(m for m in build_network(config, 3).modules() if isinstance(m, HighwayEM))
+
+    hem, plain, emanet = em("hem"), em("em"), em("emanet")
+    assert 0 < hem.highway_scale < 1
+    assert plain.highway_scale == 0
+    assert (hem.gradient, plain.gradient, emanet.gradient) == ("unrolled", "unrolled", "detached")
+    assert (emanet.assignment, emanet.normalize) == ("dot", "l2")
+    assert (hem.assignment, hem.iterations) == (plain.assignment, plain.iterations)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.head.iteratons=3", "model.head.iterations"),
+        ("trainer.max_epoch=3", "trainer.max_epochs"),
+        ("+model.head.highway_scal=0.1", "model.head.highway_scale"),
+        ("modle.head.iterations=3", "model"),
+        ("+data.train_transform.flop=true", "data.train_transform.flip"),
+        ("+optim.optimizer.momentun=0.9", "optim.optimizer.momentum"),
+        ("data=synthetik", "synthetic"),
+        ("model/head=heem", "hem"),
+        ("experiment=synthetic_hm", "synthetic_hem"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(override: str, named: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean {named}"):
+        configured(tmp_path, override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["model.head.iterations=three", "model.head.iterations=2.5", "model.head.gradient=untangled",
+     "trainer.max_epochs=[1]", "data.train_transform.flip=perhaps", "model.backbone.depth=19"],
+)  # fmt: skip
+def test_a_value_of_the_wrong_type_is_named_with_its_key(override: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=override.partition("=")[0].replace(".", r"\.")):
+        configured(tmp_path, override)
+
+
+def test_a_misspelt_key_in_a_recipe_is_caught(tmp_path: Path) -> None:
+    # Hydra lets a recipe add any key, so this one is up to `check`.
+    (tmp_path / "typo.yaml").write_text(yaml.safe_dump({"model": {"head": {"iteration": 3}}}))
+    compose.register_recipes(tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.head\.iteration: did you mean model\.head\.iterations"):
+        configured(tmp_path, "experiment=typo")
+
+
+def test_a_constructor_s_refusal_names_the_node(tmp_path: Path) -> None:
+    config = configured(tmp_path, "model.head.variance=-1")
+    with pytest.raises(ConfigError, match=r"model\.head: variance is -1"):
+        build_network(config, 3)
+
+
+@pytest.mark.parametrize("build", [build_trainer, local_processes])
+def test_statistics_of_all_processes_are_refused_on_the_cpu(build: Callable, tmp_path: Path) -> None:
+    config = configured(tmp_path, "trainer.sync_batchnorm=true", "trainer.devices=2", "trainer.strategy=ddp")
+    with pytest.raises(ConfigError, match=r"trainer\.sync_batchnorm is true .* trainer\.accelerator=gpu"):
+        build(config)
+
+
+def test_one_process_has_nothing_to_synchronize(tmp_path: Path) -> None:
+    build_trainer(configured(tmp_path, "trainer.sync_batchnorm=true"))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_statistics_of_each_process_are_told_of(
+    devices: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configured(tmp_path, f"trainer.devices={devices}", "data.batch_size=3")
+    with caplog.at_level("INFO", "hemnet.config.compose"):
+        build_trainer(config)
+    said = [record.getMessage() for record in caplog.records if record.name == "hemnet.config.compose"]
+    assert len(said) == devices - 1
+    assert all("the 3 images of its own process; trainer.sync_batchnorm=true" in message for message in said)
+
+
+def test_an_object_handed_to_a_constructor_stays_the_same_object(tmp_path: Path) -> None:
+    config = configured(tmp_path, "experiment=synthetic_hem")
+    network = build_network(config, 3)
+    assert build_task(config, network, CAMVID).network is network
+
+
+def test_the_root_of_a_data_set_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HEMNET_DATA", "/sets")
+    assert configured(tmp_path, "data=camvid").data.root == "/sets/camvid"
+    monkeypatch.delenv("HEMNET_DATA")
+    assert configured(tmp_path, "data=camvid").data.root == "data/camvid"

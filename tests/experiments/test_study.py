@@ -1,0 +1,262 @@
+"""What experiments/study.py says of fake runs, against numbers worked out by hand or by SciPy itself."""
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import pytest
+import study
+from _helpers.fake_runs import write_evaluation, write_run
+from omegaconf import OmegaConf
+from scipy import stats
+from study_plan import plan
+from study_runs import Finished, Setting, evenness, first_gain, members, step_ratio
+
+from hemnet.config.compose import EXPERIMENTS, load
+from hemnet.errors import HemnetError
+from hemnet.runs.run import Run
+
+# Mean 0.02; squared deviations sum to 4e-4.
+GAINS = (0.01, 0.02, 0.03, 0.02, 0.01, 0.03, 0.02, 0.02)
+UNEVEN = (0.1, 0.2, 0.4, 0.3)  # (1, 2, 4) / 7 without the readout
+EVEN = (0.2, 0.2, 0.2, 0.4)
+ROWS = [{"step": 0, "val/miou": 0.0}]
+
+
+def at(family: str, values: Sequence[float], step: int = 0) -> dict[str, float]:
+    return {"step": step} | {f"{family}/{t:02d}": value for t, value in enumerate(values)}
+
+
+def write(
+    root: Path, seed: int, miou: float | None = 0.5, *, head: str = "hem", rows=ROWS, name="", **keys
+) -> Path:
+    """Write a run; ``keys`` are those of the head, or with two underscores for a dot any others."""
+    label = "_".join([head, *(f"{key}-{value}" for key, value in keys.items()), f"s{seed}", name])
+    dotted = {key.replace("__", ".") if "__" in key else f"model.head.{key}": v for key, v in keys.items()}
+    overrides = () if head == "hem" else (f"model/head={head}",)
+    about = {"seed": seed, "miou": miou, "rows": rows, "keys": dotted}
+    return write_run(root / label, overrides, **about, parts=("name", "seed", "sweep", "model", "trainer"))
+
+
+def write_primary(root: Path, gains: Sequence[float] = GAINS, half=ROWS, none=ROWS) -> None:
+    for seed, gain in enumerate(gains):
+        write(root, seed, 0.5 + 0.1 * seed + gain, rows=half)
+        write(root, seed, 0.5 + 0.1 * seed, rows=none, highway_scale=0.0)
+
+
+def page(*folders: Path) -> str:
+    return "\n".join(study.study(folders, "synthetic_hem"))
+
+
+def cells(text: str, begins: str) -> list[str]:
+    """The cells of the one row that begins so, without the first."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"| {begins} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def one(path: Path) -> Finished:
+    return Finished(Run.open(path))
+
+
+PRIMARY = "h = 0.5, T = 3, Eq. 8 against h = 0, T = 3, Eq. 8"
+
+
+def test_the_primary_contrast_by_hand(tmp_path: Path) -> None:
+    write_primary(tmp_path)
+    # Standard error sqrt(4e-4 / 7 / 8) = 0.0026726; t of 97.5% at 7 degrees of freedom is 2.3646: 0.0063.
+    found = page(tmp_path).partition("## Baselines")[0]
+    expected = ["8", "+0.0200", "+0.0137 to +0.0263", "<0.001", "<0.001", "supported"]
+    assert cells(found, PRIMARY) == expected
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ([-gain for gain in GAINS], "contradicted"),
+        ([0.01, -0.01] * 4, "no difference shown"),
+        ([0.0] * 8, "no difference shown"),
+        (GAINS[:7], "not yet: 7 of 8 pairs"),
+    ],
+)
+def test_words_of_the_primary_contrast(tmp_path: Path, gains: Sequence[float], verdict: str) -> None:
+    write_primary(tmp_path, gains)
+    found = cells(page(tmp_path).partition("## Baselines")[0], PRIMARY)
+    assert found[-1] == verdict
+    assert any(found[:-1]) != verdict.startswith("not yet")  # nothing is shown before its time
+
+
+def test_only_finished_runs_with_a_score_and_planned_seeds_count(tmp_path: Path) -> None:
+    write_primary(tmp_path, GAINS[:6])
+    write(tmp_path, 6, None)
+    write(tmp_path, 6, 0.1, highway_scale=0.0)
+    write(tmp_path, 8, 0.9, name="ninth")
+    write(tmp_path, 0, 0.9, highway_scale=0.7)
+    write_run(tmp_path / "begun", seed=7, status=None)
+    text = page(tmp_path)
+    assert cells(text.partition("## Baselines")[0], PRIMARY)[-1] == "not yet: 6 of 8 pairs"
+    assert "- not finished: begun" in text
+    assert "- outside the plan: hem_highway_scale-0.7_s0_, hem_s8_ninth" in text
+    assert "- revisions: 0123456 (14 runs)" in text
+
+
+def test_holm_within_the_baselines(tmp_path: Path) -> None:
+    against = {"emanet": [0.01, 0.03, -0.007, 0.02] * 2, "fcn": [0.001, 0.006, -0.003, 0.001] * 2}
+    for seed in range(8):
+        write(tmp_path, seed, 0.5 + 0.01 * seed)
+        for head, gains in against.items():
+            write(tmp_path, seed, 0.5 + 0.01 * seed - gains[seed], head=head)
+    p, q = (stats.ttest_1samp(gains, 0).pvalue for gains in against.values())
+    assert p < 0.05 < 2 * p < q
+    text = page(tmp_path)
+    for head, raw, holm in (("emanet", p, 2 * p), ("fcn", q, q)):
+        row = cells(text, f"h = 0.5, T = 3, Eq. 8 against `{head}`")
+        assert row[-3:] == [f"{raw:.2g}", f"{holm:.2g}", "no difference shown"]
+
+
+def test_a_contrast_that_lacks_pairs_still_counts_in_holm(tmp_path: Path) -> None:
+    gains = (0.02, 0.025, 0.022)
+    for seed, gain in enumerate(gains):
+        write(tmp_path, seed, 0.4 + gain, iterations=8)
+        write(tmp_path, seed, 0.4, iterations=8, highway_scale=0.0)
+    text = page(tmp_path)
+    row = cells(text, "h = 0.5, T = 8, Eq. 8 against h = 0, T = 8, Eq. 8")
+    p = stats.ttest_1samp(gains, 0).pvalue
+    assert row[-3:] == [f"{p:.2g}", f"{6 * p:.2g}", "supported (3 seeds: large differences only)"]
+    assert "- plain EM is beaten at T = 8: shown" in text
+    assert "- the best step is intermediate at T = 8: not yet" in text
+    assert "- plain EM is beaten at T = 16: not yet" in text
+    for seed, gain in enumerate((0.04, 0.03, 0.05)):
+        write(tmp_path, seed, 0.4 + gain, iterations=8, highway_scale=0.9)
+    assert "- the best step is intermediate at T = 8: not shown" in page(tmp_path)
+
+
+def test_iterations_of_evaluation(tmp_path: Path) -> None:
+    for seed in range(8):
+        path = write(tmp_path, seed, 0.9)  # validation in training is not what is compared
+        for T, miou in ((3, 0.5), (6, 0.5 + GAINS[seed]), (16, 0.5 - GAINS[seed])):
+            write_evaluation(path, T, miou)
+    text = page(tmp_path)
+    start = "h = 0.5, T = 3, Eq. 8: T_eval ="
+    assert cells(text, f"{start} 6 against 3")[1:3] == ["+0.0200", "+0.0137 to +0.0263"]
+    assert cells(text, f"{start} 6 against 3")[-1] == "supported"
+    assert cells(text, f"{start} 16 against 3")[2:] == ["-0.0263 to -0.0137", "<0.001", "<0.001", "supported"]
+    assert cells(text, "h = 0, T = 3, Eq. 8: T_eval = 6 against 3")[-1] == "not yet: 0 of 8 pairs"
+    curve = cells(text.partition("## Evaluated")[2].partition("\n## ")[0], "h = 0.5, T = 3, Eq. 8")
+    assert curve == ["", "", "0.5000", "", "0.5200", "", "", "0.4800", ""]
+
+
+def test_evenness_and_ratio_of_shares(tmp_path: Path) -> None:
+    steps = [EVEN] * 9 + [(0.6, 0.0, 0.0, 0.4)] * 2 + [EVEN] * 7 + [UNEVEN] * 2
+    run = one(write(tmp_path, 0, rows=[at("gradient/share", row, step) for step, row in enumerate(steps)]))
+    # Entropy of (1, 2, 4) / 7: ln 7 - (2 ln 2 + 4 ln 4) / 7 = 0.95570.
+    assert evenness(run) == pytest.approx(math.exp(0.95570) / 3, abs=1e-5)
+    assert [evenness(run, "first"), evenness(run, "middle")] == pytest.approx([1, 1 / 3])
+    assert step_ratio(run) == pytest.approx(0.5)  # 1 : 2 : 4
+
+
+def test_claim_1_and_claim_5_over_the_primary_runs(tmp_path: Path) -> None:
+    ends = (-10.0, -8.0, -6.0, -2.0), (-10.0, -4.0, -4.5, -2.0)  # a quarter at once, three quarters
+    probes = [at("em/entropy", (3, 2, 1.5, 1)), at("em/entropy", (3, 2, 2, 1))]
+    rows = []
+    for share, end, entropy, norm in zip((EVEN, UNEVEN), ends, probes, (2.0, 4.0), strict=True):
+        falling = at("em/log_likelihood", (0, -1, -2, -3))  # before training, which does not count
+        norms = [{"step": step, "gradient/backbone/all": size} for step, size in enumerate((norm, norm, 8.0))]
+        rows.append([at("gradient/share", share), falling, at("em/log_likelihood", end, 9), entropy, *norms])
+    write_primary(tmp_path, half=rows[0], none=rows[1])
+    text = page(tmp_path)
+    evened, gained = (
+        cells(text.partition(title)[2].partition("\n## ")[0], PRIMARY)
+        for title in ("## Evenness", "## Part of the likelihood's gain")
+    )
+    # 1 - exp(0.95570) / 3; 1/4 - 3/4. Nothing varies over seeds.
+    assert evened == ["8", "+0.1332", "+0.1332 to +0.1332", "<0.001", "<0.001", "supported"]
+    assert gained == ["8", "-0.5000", "-0.5000 to -0.5000", "<0.001", "<0.001", "supported"]
+    assert "entropy falls with every t in 8 of 16 primary runs: not supported" in text
+    fell = text.partition("## Iterations")[2].partition("## Gradient")[0]
+    assert cells(fell, "h = 0.5, T = 3, Eq. 8") == ["8", "0 of 24", "", "", "none"]
+    assert cells(fell, "h = 0, T = 3, Eq. 8") == ["8", "8 of 24", "0.5", "0.5", "none"]
+    backbone = text.partition("## Gradient of the backbone")[2]
+    assert cells(backbone, "h = 0, T = 3, Eq. 8") == ["8", "4", "8"]
+
+
+def test_a_run_whose_likelihood_ends_lower_is_left_out_and_named(tmp_path: Path) -> None:
+    up, down = at("em/log_likelihood", (-9, -8, -7, -5)), at("em/log_likelihood", (-5, -4, -6, -7))
+    write_primary(tmp_path, GAINS[:7], half=[up], none=[up])
+    last = write(tmp_path, 7, rows=[down])
+    write(tmp_path, 7, rows=[up], highway_scale=0.0)
+    assert first_gain(one(tmp_path / "hem_s0_")) == 0.25
+    assert math.isnan(first_gain(one(last)))
+    text = page(tmp_path)
+    gained = cells(text.partition("## Part of the likelihood's gain")[2].partition("\n## ")[0], PRIMARY)
+    assert gained[0] == "7"
+    assert gained[-1] == "no difference shown"
+    fell = text.partition("## Iterations")[2].partition("## Gradient")[0]
+    assert cells(fell, "h = 0.5, T = 3, Eq. 8") == ["8", "2 of 24", "1.5", "2", "hem_s7_"]
+
+
+def test_two_runs_of_one_setting_and_seed_are_refused(tmp_path: Path) -> None:
+    first, second = write(tmp_path, 0), write(tmp_path, 0, name="again")
+    with pytest.raises(HemnetError, match="leave out one") as caught:
+        page(tmp_path)
+    assert str(first) in str(caught.value)
+    assert str(second) in str(caught.value)
+    assert page(first, tmp_path / "hem_s0_")  # the same run, named twice
+
+
+@pytest.mark.parametrize(
+    ("head", "keys", "named"),
+    [
+        ("hem", {"highway_scale": 0.0, "trainer__max_epochs": 7}, "trainer.max_epochs"),
+        ("hem", {"momentum": 0.5}, "model.head.momentum"),
+        ("emanet", {"channels": 12}, "model.head.channels"),
+        ("fcn", {"dropout": 0.7}, "model.head.dropout"),
+    ],
+)
+def test_runs_that_differ_in_more_are_refused(tmp_path: Path, head: str, keys: dict, named: str) -> None:
+    first = write(tmp_path, 0)
+    channels = Run.open(first).config.model.head.channels
+    # Heads of other kinds at the recipe's width, unless told otherwise.
+    second = write(tmp_path, 1, head=head, **{"channels": channels, **keys})
+    with pytest.raises(HemnetError, match=named) as caught:
+        page(tmp_path)
+    assert str(first) in str(caught.value)
+    assert str(second) in str(caught.value)
+
+
+def test_another_recipe_is_not_taken_for_the_studys(tmp_path: Path, monkeypatch, capsys) -> None:
+    write(tmp_path, 0)
+    monkeypatch.setattr("sys.argv", ["study.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"no finished run of camvid_lite_hem among 1 .*synthetic_hem"):
+        study.main()
+    monkeypatch.setattr("sys.argv", ["study.py", str(tmp_path), "--experiment", "synthetic_hem"])
+    study.main()
+    assert "## Primary" in capsys.readouterr().out
+
+
+def test_the_sweeps_are_the_plan(tmp_path: Path) -> None:
+    """Every job of experiments/sweeps/study_*.yaml is a run of the plan, and no run is left to wish for."""
+    heads = {
+        head: load(["experiment=camvid_lite_hem", f"model/head={head}"]) for head in ("hem", "emanet", "fcn")
+    }
+    made: dict[Setting, set[int]] = {}
+    runs = []
+    for path in sorted((EXPERIMENTS / "sweeps").glob("study_*.yaml")):
+        sweep = OmegaConf.to_container(OmegaConf.load(path))
+        grid = {key: str(value).split(",") for key, value in sweep["hydra"]["sweeper"]["params"].items()}
+        for values in product(*grid.values()):
+            job = dict(zip(grid, values, strict=True))
+            config = heads[job.pop("model/head", "hem")].copy()
+            config.merge_with({"model": sweep.get("model", {})})
+            for key, value in job.items():
+                OmegaConf.update(config, key, float(value) if "." in value else int(value))
+            run = Finished(Run(tmp_path / path.stem / str(len(runs)), config))
+            assert run.seed not in made.setdefault(run.setting, set())
+            made[run.setting].add(run.seed)
+            runs.append(run)
+    wanted: dict[Setting, set[int]] = {}
+    for block in plan():
+        members(block.title, block.settings, block.seeds, runs)  # which fit each other
+        for setting in block.settings:
+            wanted[setting] = wanted.get(setting, set()) | {*range(block.seeds)}
+    assert made == wanted

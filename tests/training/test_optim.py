@@ -1,0 +1,317 @@
+"""Loss, schedule and parameter groups against closed forms.
+
+Shapes: B images, K classes, H and W pixels.
+"""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hemnet.nets import EMHead, FCNHead, ResNet, Segmenter
+from hemnet.training.optim import (
+    HardPixels,
+    Optimization,
+    cross_entropy,
+    cross_entropy_sum,
+    parameter_groups,
+    poly,
+)
+
+VOID = 255
+
+# --- loss ---------------------------------------------------------------------------------------------------
+
+
+def softmax(logits_BKHW: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits_BKHW - logits_BKHW.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def reference(logits_BKHW: np.ndarray, target_BHW: np.ndarray) -> tuple[float, np.ndarray]:
+    """The loss and its gradient in float64, pixel by pixel."""
+    valid = np.argwhere(target_BHW != VOID)
+    p_BKHW = softmax(logits_BKHW)
+    loss, gradient = 0.0, np.zeros_like(logits_BKHW)
+    for b, i, j in valid:
+        k = target_BHW[b, i, j]
+        loss -= np.log(p_BKHW[b, k, i, j]) / len(valid)
+        gradient[b, :, i, j] = p_BKHW[b, :, i, j] / len(valid)
+        gradient[b, k, i, j] -= 1 / len(valid)
+    return loss, gradient
+
+
+def draw(seed: int, shape: tuple[int, int, int, int], void_share: float) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, shape)
+    target = rng.integers(0, shape[1], (shape[0], *shape[2:]))
+    target[rng.random(target.shape) < void_share] = VOID
+    return torch.from_numpy(logits), torch.from_numpy(target)
+
+
+shapes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
+
+
+@settings(deadline=None, max_examples=80)
+@given(seed=st.integers(0, 2**32 - 1), shape=shapes, share=st.floats(0, 1), half=st.booleans())
+def test_loss_and_gradient_are_those_of_numpy(seed, shape, share, half):
+    logits, target = draw(seed, shape, share)
+    logits = logits.to(torch.bfloat16 if half else torch.float32).requires_grad_()
+    loss = cross_entropy(logits, target)
+    loss.backward()
+    expected, gradient = reference(logits.detach().double().numpy(), target.numpy())
+    assert loss.dtype == torch.float32
+    # Float32: each pixel's logarithm is off by some roundings of 6e-8 of logits below 20, so 1e-5 at most,
+    # and so is their mean; bfloat16 logits are the input, and cost nothing but their gradient's rounding.
+    assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    # One rounding to bfloat16 is 2^-9 of the value; in float32 a softmax is off by a few times 6e-8 * 20.
+    np.testing.assert_allclose(
+        logits.grad.double().numpy(), gradient, rtol=2**-8 if half else 1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_batch_without_a_valid_pixel_gives_zero_and_zero_gradients(dtype):
+    logits = torch.randn(2, 3, 4, 5).to(dtype).requires_grad_()
+    loss = cross_entropy(logits, torch.full((2, 4, 5), VOID))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_half_precision_logits_lose_no_more_than_their_rounding():
+    # 4096 pixels of loss log(3) each: a float16 sum would pass 4096 in steps of 4.
+    logits, target = torch.zeros(1, 3, 64, 64, dtype=torch.float16), torch.zeros(1, 64, 64, dtype=torch.long)
+    # A float32 sum of 4096 equal terms: blocks keep it within some tens of roundings of 6e-8.
+    assert cross_entropy(logits, target).item() == pytest.approx(np.log(3), rel=1e-5)
+
+
+def test_ignore_index_can_be_chosen():
+    logits, target = draw(0, (2, 3, 4, 4), 0.0)
+    expected = reference(logits.numpy(), np.where(target == 1, VOID, target))[0]
+    assert cross_entropy(logits, target, ignore_index=1).item() == pytest.approx(expected, rel=1e-5)
+
+
+@settings(max_examples=40)
+@given(
+    threshold=st.floats(0.05, 1.0),
+    at_least=st.floats(0.01, 1.0),
+    ignored=st.floats(0.0, 0.9),
+    seed=st.integers(0, 2**16),
+)
+def test_hard_pixels_are_those_below_the_threshold_or_the_hardest(threshold, at_least, ignored, seed):
+    rng = np.random.default_rng(seed)
+    logits, target = 3 * rng.normal(size=(2, 4, 5, 3)), rng.integers(0, 4, (2, 5, 3))
+    target[rng.random(target.shape) < ignored] = VOID
+    p = softmax(logits)
+    losses = sorted(-np.log(p[b, target[b, i, j], i, j]) for b, i, j in np.argwhere(target != VOID))
+    count = math.ceil(at_least * len(losses))
+    hard = [loss for n, loss in enumerate(reversed(losses)) if n < count or loss > -math.log(threshold)]
+    found = HardPixels(threshold, at_least)(torch.tensor(logits), torch.tensor(target), VOID).item()
+    assert found == pytest.approx(np.mean(hard) if hard else 0.0, rel=1e-5, abs=1e-6)
+
+
+def test_all_pixels_hard_is_plain_cross_entropy():
+    logits, target = torch.randn(2, 4, 5, 3), torch.randint(0, 4, (2, 5, 3))
+    torch.testing.assert_close(HardPixels(1.0, 1.0)(logits, target), cross_entropy(logits, target))
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": 1.1}, {"at_least": 0.0}], ids=str)
+def test_hard_pixels_refuse(options):
+    with pytest.raises(ValueError, match="threshold is"):
+        HardPixels(**options)
+
+
+def test_sums_of_parts_are_the_sum():
+    logits, target = draw(0, (4, 3, 5, 2), 0.4)
+    target[1] = VOID
+    parts = [cross_entropy_sum(logits[i : i + 1], target[i : i + 1]) for i in range(4)]
+    assert parts[1] == (0, 0)
+    total, pixels = (sum(values) for values in zip(*parts, strict=True))
+    assert pixels == (target != VOID).sum()
+    # Sums of 40 float64 terms in another order.
+    torch.testing.assert_close(total / pixels, cross_entropy(logits, target), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, HardPixels(0.5, 0.25)], ids=["plain", "hard"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_logit_that_is_not_finite_is_not_left_out(loss, bad):
+    logits, target = torch.randn(2, 3, 5, 4), torch.zeros(2, 5, 4, dtype=torch.int64)
+    logits[1, 2, 0, 0] = bad
+    assert not loss(logits, target).isfinite()
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, HardPixels(0.5, 0.25)], ids=["plain", "hard"])
+def test_deterministic_algorithms_change_neither_loss_nor_gradient(loss, request):
+    logits, target = draw(1, (3, 4, 6, 5), 0.3)
+    found = []
+    for _ in range(2):
+        x = logits.clone().requires_grad_()
+        value = loss(x, target)
+        value.backward()
+        found.append((value.detach(), x.grad))
+        if not torch.are_deterministic_algorithms_enabled():
+            request.getfixturevalue("deterministic")
+    # Sums of 90 float64 terms in another order.
+    torch.testing.assert_close(found[0], found[1], rtol=1e-13, atol=1e-15)
+
+
+def test_deterministic_algorithms_have_no_loss_of_images(deterministic, monkeypatch):
+    """CUDA has none for (B, K, H, W), and says so; a list of pixels it has."""
+    shapes, plain = [], F.cross_entropy
+
+    def spy(pixels, *args, **options):
+        shapes.append(pixels.ndim)
+        return plain(pixels, *args, **options)
+
+    monkeypatch.setattr(F, "cross_entropy", spy)
+    logits, target = draw(1, (3, 4, 6, 5), 0.3)
+    assert cross_entropy(logits, target).isfinite()
+    assert HardPixels()(logits, target).isfinite()
+    assert shapes == [2, 2]
+
+
+# --- schedule -----------------------------------------------------------------------------------------------
+
+
+@given(total=st.integers(1, 10**6), power=st.floats(0.1, 3), share=st.floats(0, 1))
+def test_poly_is_its_closed_form(total, power, share):
+    step = round(share * total)
+    # A logarithm and an exponential, some roundings each, of exponents below 3 * log(10^6) = 42.
+    expected = np.exp(power * np.log1p(-step / total)) if step < total else 0.0
+    assert poly(step, total, power, 0) == pytest.approx(expected, rel=1e-12)
+
+
+def test_poly_starts_at_one_and_ends_at_zero():
+    assert poly(0, 10, 0.9, 0) == 1
+    assert poly(9, 10, 0.9, 0) == pytest.approx(0.1**0.9)
+    assert poly(10, 10, 0.9, 0) == 0
+    assert poly(11, 10, 0.9, 0) == 0, "a step too many must not give a complex or negative rate"
+
+
+@given(warmup=st.integers(1, 50), rest=st.integers(1, 50))
+def test_warm_up_rises_in_equal_steps_to_the_schedule(warmup, rest):
+    factors = [poly(step, warmup + rest, 0.9, warmup) for step in range(warmup + rest)]
+    # The steps are 1 / (warmup + 1), the first of them from 0; differences of numbers below 1: 1e-15.
+    np.testing.assert_allclose(np.diff([0.0, *factors[:warmup]]), 1 / (warmup + 1), rtol=0, atol=1e-15)
+    assert factors[warmup:] == [poly(step, warmup + rest, 0.9, 0) for step in range(warmup, warmup + rest)]
+    assert all(0 < factor <= 1 for factor in factors)
+
+
+# --- parameter groups ---------------------------------------------------------------------------------------
+
+
+def network(means: str = "learned", gradient: str = "unrolled") -> Segmenter:
+    backbone = ResNet(18, width=2)
+    head = EMHead(backbone.channels, 3, channels=4, num_components=3, means=means, gradient=gradient)
+    return Segmenter(backbone, head, FCNHead(backbone.channels, 3, channels=4, stage=2))
+
+
+def placed(net: nn.Module) -> dict[str, str]:
+    """The group of each parameter that is in one, by name; each at most once."""
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    groups = [(names[id(p)], group["name"]) for group in parameter_groups(net) for p in group["params"]]
+    assert len(groups) == len(dict(groups)), "a parameter is in two groups"
+    return dict(groups)
+
+
+def test_every_parameter_is_in_the_group_of_its_kind():
+    net = network()
+    groups = placed(net)
+    assert groups.keys() == dict(net.named_parameters()).keys()
+    shapes = {name: parameter.ndim for name, parameter in net.named_parameters()}
+    for name, group in groups.items():
+        # Convolutions have four axes; norms and biases one; the initial means of EM two.
+        expected = "backbone" if name.startswith("backbone.") else "head"
+        assert group == (expected if shapes[name] == 4 else f"{expected} (no decay)"), name
+    assert groups["head.context.em.means"] == "head (no decay)"
+    assert groups["head.classifier.bias"] == "head (no decay)"
+
+
+def test_linear_weights_decay_and_embeddings_do_not():
+    net = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Embedding(3, 2), "c": nn.LayerNorm(2)})
+    assert placed(net) == {
+        "a.weight": "head",
+        "a.bias": "head (no decay)",
+        "b.weight": "head (no decay)",
+        "c.weight": "head (no decay)",
+        "c.bias": "head (no decay)",
+    }
+
+
+def test_parameter_of_the_network_itself_is_not_forgotten():
+    net = nn.Linear(2, 2)
+    assert placed(net) == {"weight": "head", "bias": "head (no decay)"}
+
+
+def test_frozen_parameters_are_left_out():
+    net = network(means="moving_average", gradient="detached")
+    net.backbone.conv1.requires_grad_(False)
+    left_out = dict(net.named_parameters()).keys() - placed(net).keys()
+    assert left_out == {"backbone.conv1.weight", "head.context.conv1.weight", "head.context.conv1.bias"}
+
+
+def test_a_frozen_backbone_leaves_no_empty_group():
+    net = network()
+    net.backbone.requires_grad_(False)
+    assert [group["name"] for group in parameter_groups(net)] == ["head", "head (no decay)"]
+
+
+# --- building -----------------------------------------------------------------------------------------------
+
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "adamw": partial(torch.optim.AdamW, lr=0.1, weight_decay=0.01),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_rates_and_decay_of_each_group_over_the_whole_schedule(kind):
+    net = network()
+    optimizer, schedule = Optimization(
+        OPTIMIZERS[kind], head_lr_multiple=10, power=2.0, warmup_fraction=0.25
+    ).build(net, total_steps=8)
+    base = {"backbone": 0.1, "backbone (no decay)": 0.1, "head": 1.0, "head (no decay)": 1.0}
+    assert {group["name"] for group in optimizer.param_groups} == base.keys()
+    for group in optimizer.param_groups:
+        assert group["weight_decay"] == (0.0 if "no decay" in group["name"] else 0.01)
+    factors = [1 / 3, 2 / 3, *((1 - step / 8) ** 2 for step in range(2, 9))]
+    for factor in factors:
+        for group in optimizer.param_groups:
+            assert group["lr"] == pytest.approx(base[group["name"]] * factor, rel=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_decay_moves_convolution_weights_alone(kind):
+    """With zero gradients, decay is all that a step does: p <- p (1 - lr * decay) in both optimizers."""
+    net = network()
+    optimizer, _ = Optimization(OPTIMIZERS[kind], head_lr_multiple=10).build(net, total_steps=8)
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in net.named_parameters():
+        rate = 0.1 if name.startswith("backbone.") else 1.0
+        shrink = 1 - 0.01 * rate if parameter.ndim == 4 else 1.0
+        # Two float32 operations.
+        torch.testing.assert_close(parameter.detach(), before[name] * shrink, rtol=1e-6, atol=0, msg=name)
+
+
+def test_without_options_the_head_has_the_rate_of_the_backbone():
+    optimizer, _ = Optimization(OPTIMIZERS["sgd"]).build(network(), total_steps=4)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.1}

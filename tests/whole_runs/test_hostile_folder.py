@@ -1,0 +1,96 @@
+"""Prediction on a folder of mixed junk: the good images are segmented, the bad ones named at the end."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from _helpers.tiny import TINY
+from omegaconf import OmegaConf
+from PIL import Image
+
+from hemnet.config.command_line import SUMMARY, print_scores
+from hemnet.config.compose import build_network, load
+from hemnet.data import CAMVID, DataError, DatasetSpec
+from hemnet.data.spec import voc_colors
+from hemnet.data.survey import Survey
+from hemnet.datasets import _print_surveys
+from hemnet.figures.predictions import Row, legend, predictions_page
+from hemnet.figures.scores import confusion_figure
+from hemnet.predict import predict
+from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
+
+pytestmark = pytest.mark.usefixtures("bounded")
+
+GOOD = {
+    "a b.png": (30, 20), "ü.jpg": (20, 30), "one.png": (1, 1), "wide.png": (50, 1), "tall.png": (1, 50),
+}  # fmt: skip
+BAD = ["empty.png", "folder.png", "loop.png", "pipe.png", "text.jpg", "x" * 251 + ".png", "zero.jpg"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with a network as it was made, of CamVid's classes."""
+    config = load([f"run_dir={tmp_path / 'run'}", *TINY])
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    OmegaConf.save(config, tmp_path / "run" / "config.yaml")
+    state = build_network(config, CAMVID.num_classes).state_dict()
+    about = {"format": CHECKPOINT_FORMAT, "spec": CAMVID.to_dict()}
+    content = {"state_dict": {f"network.{k}": v for k, v in state.items()}, "hemnet": about}
+    torch.save(content, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    return tmp_path / "run"
+
+
+def test_the_good_ones_are_done_and_the_bad_ones_named(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "folder.png").mkdir(parents=True)
+    for name, size in {**GOOD, BAD[5]: (9, 9)}.items():
+        Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(folder / name)
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("hello")
+    (folder / "zero.jpg").symlink_to("/dev/zero")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "notes.txt").write_text("passed over")
+    with pytest.raises(DataError, match=r"7 of 12 images in .* were not segmented") as caught:
+        predict(run, folder, "last", tmp_path / "out")
+    for name in BAD:
+        assert name in str(caught.value)
+    for name, size in GOOD.items():
+        assert name not in str(caught.value)
+        with Image.open(tmp_path / "out" / f"{Path(name).stem}_mask.png") as mask:
+            assert mask.size == size
+            assert np.asarray(mask).max() < CAMVID.num_classes
+    assert len(list((tmp_path / "out").iterdir())) == 2 * len(GOOD) + 1
+
+
+def test_what_is_no_folder_and_what_cannot_be_written_to_are_named(run: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for source in (tmp_path / "pipe", "/dev/zero", tmp_path / "nowhere"):
+        with pytest.raises(DataError, match="no image or folder at"):
+            predict(run, source, "last", tmp_path / "out")
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"cannot write to .*pipe .*choose another --output"):
+        predict(run, tmp_path / "x.png", "last", tmp_path / "pipe")
+
+
+def test_names_of_classes_and_images_are_only_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Neither markup of a terminal nor a formula.
+    names = ("[/red]", "[bold]b", "$\\frac{$", "end\\")
+    spec = DatasetSpec("[/x]", names, voc_colors(1, 4))
+    scores = {f"val/iou/{name}": 0.5 for name in names} | dict.fromkeys(SUMMARY.values(), 0.5)
+    print_scores(scores, names, "[/title]")
+    out = capsys.readouterr().out
+    assert all(name in out for name in names)
+    survey = Survey(readable=1)
+    _print_surveys({"train": survey}, spec, {"train": []})
+    out = capsys.readouterr().out
+    assert all(name in out for name in (*names, "[/x]"))
+    labels = np.arange(4, dtype=np.uint8).reshape(2, 2)
+    row = Row("$\\frac{$[/y]", np.zeros((2, 2, 3), np.uint8), labels, labels)
+    predictions_page([row], spec, tmp_path / "page.png")
+    confusion_figure(np.eye(4, dtype=np.int64), spec, tmp_path / "confusion.png")
+    legend(spec, tmp_path / "legend.png")
