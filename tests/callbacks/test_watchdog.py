@@ -55,7 +55,7 @@ def test_the_time_must_be_positive() -> None:
 
 HANG = """
 import os, sys, time
-import hemnet.callbacks.watchdog as watchdog, hemnet.task, hemnet.launch
+import hemnet.callbacks.watchdog as watchdog, hemnet.training.task, hemnet.processes.launch
 watchdog.GRACE_SECONDS = 600.0  # the other rank ends when its launcher says so, and not by itself
 plain = hemnet.training.task.SegmentationTask.training_step
 def step(task, batch, batch_idx):
@@ -63,7 +63,7 @@ def step(task, batch, batch_idx):
         time.sleep(3600)
     return plain(task, batch, batch_idx)
 hemnet.training.task.SegmentationTask.training_step = step
-from hemnet.cli import run_entry
+from hemnet.config.command_line import run_entry
 from hemnet.train import _entry
 run_entry(_entry)
 """
@@ -75,13 +75,13 @@ def test_a_rank_that_hangs_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "hang.py").write_text(HANG)
     code = f"""
 import sys
-import hemnet.train, hemnet.launch
+import hemnet.train, hemnet.processes.launch
 plain = hemnet.processes.launch.run_ranks
 def run_ranks(command, count, message):
     plain([sys.executable, {str(tmp_path / "hang.py")!r}, *command[3:]], count, message)
 hemnet.train.run_ranks = run_ranks
 hemnet.processes.launch.SETTLE_SECONDS = 3.0
-from hemnet.cli import run_entry
+from hemnet.config.command_line import run_entry
 run_entry(hemnet.train._entry)
 """
     overrides = [

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 PARENT = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
-from hemnet.processes import held, obey_parent_alone
+from hemnet.processes.children import held, obey_parent_alone
 STOP = [signal.SIGTERM, signal.SIGINT]
 def work(folder):
     while not (folder / "signalled").exists():  # signals come before the helper has said what to do with them

@@ -263,7 +263,7 @@ def read(dataset, key):
         time.sleep(3600)
     return plain(dataset, key)
 SampleDataset.__getitem__ = read
-from hemnet.cli import run_entry
+from hemnet.config.command_line import run_entry
 from hemnet.train import _entry
 run_entry(_entry)
 """

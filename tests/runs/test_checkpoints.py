@@ -83,7 +83,7 @@ def test_a_process_that_dies_while_it_writes_leaves_one_to_go_on_from(folder: Pa
     code = f"""
 import os, sys, torch
 from pathlib import Path
-import hemnet.checkpoints as c, hemnet.files as f
+import hemnet.runs.checkpoints as c, hemnet.storage.files as f
 sys.path[:0] = {sys.path!r}
 calls = {{"link": 1, "hashes": 2, "rename": 3}}[{stage!r}]
 plain = os.replace

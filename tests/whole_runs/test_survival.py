@@ -118,8 +118,8 @@ def test_of_many_that_want_one_directory_one_gets_it(tmp_path: Path) -> None:
 LAUNCH = """
 import sys, time
 from pathlib import Path
-from hemnet.compose import load
-from hemnet.runs import Run
+from hemnet.config.compose import load
+from hemnet.runs.run import Run
 Path(f"ready{sys.argv[1]}").touch()
 while not Path("go").exists():
     time.sleep(0.001)
