@@ -8,7 +8,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from _helpers.camvid_files import MakeCamVid, within, write_camvid
+from _helpers.camvid_files import MakeCamVid, write_camvid
+from _helpers.waiting import within
 
 # Set before any test imports wandb or albumentations: tests talk to no server.
 os.environ["WANDB_MODE"] = "offline"
@@ -34,7 +35,7 @@ def _seeded() -> None:
 @pytest.fixture
 def bounded() -> Iterator[None]:
     """Fail a test that hangs: the tests of hostile input use this, each of which takes a second at most."""
-    with within(120):
+    with within(60):
         yield
 
 

@@ -1,8 +1,6 @@
 """Miniature data sets in their on-disk layouts."""
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +21,3 @@ def write_camvid(root: Path, counts: dict[str, int], size: tuple[int, int] = (24
             Image.fromarray(image).save(root / split / f"{split}_{i}.png")
             Image.fromarray(mask.astype(np.uint8)).save(root / f"{split}annot" / f"{split}_{i}.png")
     return root
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Fail what is done under this if it takes longer: a hang is a failure, not a wait."""
-
-    def ring(*_: object) -> None:
-        raise AssertionError(f"still at it after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from _helpers.waiting import CEILING
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def process_group(rank: int, world_size: int, folder: str) -> Iterator[None]:
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=world_size,
-        timeout=timedelta(seconds=300),  # a busy machine may start one process minutes after the other
+        timeout=timedelta(seconds=CEILING),  # a busy machine may start one process minutes after the other
     )
     try:
         yield

@@ -19,7 +19,7 @@ import pytest
 import pytorch_lightning as pl
 from _helpers.process_tree import descendants
 from _helpers.toy import data, task, trainer
-from _helpers.waiting import CEILING
+from _helpers.waiting import BOUND, CEILING
 from _helpers.wandb_files import history, offline_runs, started
 from pytorch_lightning.loggers import CSVLogger
 
@@ -27,8 +27,6 @@ from hemnet.loggers.wandb_guard import Guard
 from hemnet.loggers.wandb_run import wandb_logger
 from hemnet.sweeps.pool import Slot
 
-# Seconds, in all: 30 that may be waited for W&B, and as much for a busy machine to train in.
-BOUND = 60.0
 EPOCHS, STEPS = 3, 6
 
 
@@ -255,7 +253,6 @@ def test_a_server_of_ones_own_is_known_from_a_login(
 
 ON_A_TERMINAL = """
 import os, pty, signal, sys
-signal.alarm(600)
 child, terminal = pty.fork()
 if child == 0:
     from pathlib import Path

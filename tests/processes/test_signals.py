@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from _helpers.camvid_files import within
 from _helpers.process_tree import alive, descendants
-from _helpers.waiting import CEILING, until
+from _helpers.waiting import CEILING, until, within
 
 from hemnet.processes.signals import Interrupted, asked, defer, foremost, interruptible, signals
 from hemnet.runs.run import Run

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from _helpers import entries
-from _helpers.camvid_files import MakeCamVid, within
+from _helpers.camvid_files import MakeCamVid
 from _helpers.tiny import TINY
+from _helpers.waiting import within
 from _helpers.wandb_files import config, offline_runs, records
 from omegaconf import OmegaConf
 

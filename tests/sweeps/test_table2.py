@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from _helpers.waiting import CEILING
 
 from hemnet.report.build import build
 
@@ -24,7 +25,7 @@ def run(folder: Path, *arguments: str) -> str:
     """Run a command of the project in a folder, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-m", *arguments], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600, check=False,
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
