@@ -1,5 +1,7 @@
 """Train a network: ``python -m hemnet.train experiment=NAME [key=value ...]``."""
 
+import hemnet.lab
+
 import json
 import logging
 import logging.config
@@ -17,23 +19,24 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.callbacks.finite import FiniteSteps
-from hemnet.config.check import check, explain
-from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
-from hemnet.config.compose import (
-    CONF,
+from hemnet.config.build import (
     build_data,
     build_evaluator,
     build_network,
     build_task,
     build_trainer,
     local_processes,
-    register_recipes,
 )
+from hemnet.config.check import check, explain
+from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
+from hemnet.config.compose import register_recipes
+from hemnet.config.places import CONF
 from hemnet.figures.scores import learning_curves
 from hemnet.processes.launch import RankError, run_ranks
 from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted, foremost, interruptible
 from hemnet.runs.run import Run, result_at
+from hemnet.sweeps import plugins
 
 log = logging.getLogger(__name__)
 AS_RANK = "--as-rank"
@@ -132,6 +135,7 @@ def _entry() -> None:
         _rank()
         return
     register_recipes()
+    plugins.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they can be explained
     try:
         _main()

@@ -1,7 +1,4 @@
-"""Hydra's sweeper of this project: grids as Hydra's own has them, and unions of grids.
-
-Hydra looks for plugins in the package ``hydra_plugins`` alone, hence this place.
-"""
+"""A sweeper for Hydra: a grid, as of Hydra's basic sweeper, or a union of grids."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +11,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+from hemnet.sweeps.grids import union
 
 
 class GridSweeper(Sweeper):
@@ -49,9 +48,6 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs as one batch; ``arguments`` are those of the command line."""
-        # Hydra imports every plugin at every start, also where there is nothing to sweep.
-        from hemnet.sweeps.grids import union
-
         assert self.config is not None
         assert self.launcher is not None
         grids = {name: self._axes(grid) for name, grid in self.grids.items() if grid is not None}

@@ -1,7 +1,4 @@
-"""Hydra's launcher of this project: each job of a multirun is a process of its own, run once.
-
-Hydra looks for plugins in the package ``hydra_plugins`` alone, hence this place.
-"""
+"""A launcher for Hydra: each job of a multirun is a process of its own; finished jobs are not run again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +7,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+from hemnet.runs.redaction import without_secrets
+from hemnet.sweeps.jobs import Job
+from hemnet.sweeps.sweep import run_sweep
 
 
 class ProcessLauncher(Launcher):
@@ -33,10 +34,6 @@ class ProcessLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs with these overrides; raise an error at the end if any of them failed."""
-        # Hydra imports every plugin at every start, also where there is nothing to launch.
-        from hemnet.sweeps.jobs import Job
-        from hemnet.sweeps.sweep import run_sweep
-
         assert self._config is not None
         folder = Path(self._config.hydra.sweep.dir)
         _hide_secrets(folder / "multirun.yaml")
@@ -58,6 +55,7 @@ class ProcessLauncher(Launcher):
 
     def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         assert self._context is not None
+        assert self._config is not None
         config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
@@ -66,7 +64,5 @@ class ProcessLauncher(Launcher):
 
 def _hide_secrets(path: Path) -> None:
     """Write the file in which Hydra has kept the sweep's configuration again, without secrets."""
-    from hemnet.runs.redaction import without_secrets
-
     if path.is_file():
         OmegaConf.save(OmegaConf.create(without_secrets(OmegaConf.to_container(OmegaConf.load(path)))), path)
