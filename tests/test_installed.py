@@ -89,12 +89,16 @@ def test_training_and_evaluation_from_an_empty_folder(built: Path, tmp_path: Pat
     here = [entry for entry in sys.path if entry.endswith("site-packages")]
     hemnet = environment(tmp_path / "environment", built, here) / "hemnet"
     (work := tmp_path / "work").mkdir()
+    own = ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--allow-empty", "--message=theirs"]
+    assert run("git", "init", cwd=tmp_path).returncode == run("git", *own, cwd=tmp_path).returncode == 0
     assert run(hemnet, "--version", cwd=work).stdout.strip() == __version__
     short = ["trainer.max_steps=2", "trainer.max_epochs=null", "data.train.length=32", "data.val.length=4"]
     done = run(hemnet, "train", "experiment=synthetic_hem", *short, "logger=csv", "run_dir=run", cwd=work)
     assert done.returncode == 0, done.stderr
     assert json.loads((work / "run" / "result.json").read_text())["steps"] == 2
     assert [path.name for path in work.iterdir()] == ["run"]
+    about = json.loads((work / "run" / "environment.json").read_text())
+    assert about["git"] == {"revision": None, "modified": False}, "of the user's repository, not of hemnet"
     done = run(hemnet, "evaluate", "run", cwd=work)
     assert done.returncode == 0, done.stderr
     assert (work / "run" / "evaluation" / "last" / "result.json").is_file()
