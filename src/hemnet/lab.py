@@ -1,4 +1,4 @@
-"""Every command imports this module first: it ends the command where packages of the extra ``lab`` miss.
+"""Every command imports this module first: it ends the command if packages of the extra ``lab`` are missing.
 
 The user then reads one line with the remedy, and no traceback. The library, `hemnet.em`, needs torch alone
 and does not import this module.

@@ -25,11 +25,11 @@ from hemnet.training.task import SegmentationTask
 log = logging.getLogger(__name__)
 
 PARTS = ("name", "seed", "data", "model", "optim", "task", "trainer")
-"""What the configuration of any run has, of whatever version."""
+"""The keys that the configuration of every run has, whichever version of hemnet wrote it."""
 
 
 def _build(config: DictConfig, key: str, **given: Any) -> Any:
-    """Instantiate the node at ``key`` with what is given besides."""
+    """Instantiate the node at ``key``, with the further arguments ``given``."""
     try:
         node = OmegaConf.select(config, key)
         if not isinstance(node, DictConfig):
@@ -40,10 +40,10 @@ def _build(config: DictConfig, key: str, **given: Any) -> Any:
 
 
 def _call(node: Any, key: str, **given: Any) -> Any:
-    """Instantiate a node; errors meant for users pass through, others name its key."""
+    """Instantiate a node; an error of the constructor becomes one that names the node's key."""
     require_known_targets(node, key)
     try:
-        # Partial, then called: what is given stays the very object, where Hydra would merge it into the node.
+        # Hydra would merge the given arguments into the node, and so copy them; a call hands on the objects.
         return instantiate(node, _convert_="all", _partial_=True)(**given)
     except (InstantiationException, ValueError, TypeError) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
@@ -55,17 +55,17 @@ def _call(node: Any, key: str, **given: Any) -> Any:
 
 
 def build_data(config: DictConfig) -> SegmentationData:
-    """Return the data module; its readers look at the files at once, so missing data fails here."""
+    """Return the data module. Its readers list their files now, and raise errors about missing data."""
     return _call(_data_node(config), "data")
 
 
 def build_reader(config: DictConfig, split: Literal["train", "val"]) -> Reader:
-    """Return the reader of one split, without the other: `build_data` needs both."""
+    """Return the reader of one split. The files of the other split may be missing."""
     return _call(_data_node(config)[split], f"data.{split}")
 
 
 def _data_node(config: DictConfig) -> Any:
-    """Return the node of the data, with its root handed on to the readers."""
+    """Return the node of the data, with its root copied into the nodes of the readers."""
     node: Any = OmegaConf.to_container(config.data, resolve=True)
     if "root" in node:
         root = node.pop("root")
@@ -80,17 +80,17 @@ def build_train_transform(config: DictConfig) -> Transform:
 
 
 def build_eval_transform(config: DictConfig) -> EvalTransform:
-    """Return the transform of evaluation, for which no data is needed."""
+    """Return the transform of evaluation; no data set is needed."""
     return _build(config, "data.eval_transform")
 
 
 def build_network(config: DictConfig, num_classes: int, *, pretrained: bool = True) -> Segmenter:
-    """Return the network for ``num_classes``; without ``pretrained``, no weights file is looked for."""
+    """Return the network for ``num_classes``; without ``pretrained``, the backbone's weights are random."""
     unloaded = {} if pretrained or "weights" not in config.model.backbone else {"weights": None}
     backbone = _build(config, "model.backbone", **unloaded)
     heads = {}
     for role in ("head", "auxiliary"):
-        if OmegaConf.select(config, f"model.{role}"):  # {} where there is none
+        if OmegaConf.select(config, f"model.{role}"):  # {} means that there is none
             heads[role] = _build(
                 config, f"model.{role}", in_channels=backbone.channels, num_classes=num_classes
             )
@@ -108,7 +108,7 @@ def build_inference(config: DictConfig) -> Inference:
 
 
 def build_trainer(config: DictConfig) -> pl.Trainer:
-    """Return the trainer with the configured callbacks and loggers, keyed nodes of which null is left out."""
+    """Return the trainer with the configured callbacks and loggers; one whose node is null is left out."""
     parts: dict[str, list[Any]] = {
         group: [_build(config, f"{group}.{name}") for name, node in config[group].items() if node is not None]
         for group in ("callbacks", "logger")
@@ -127,7 +127,7 @@ def build_trainer(config: DictConfig) -> pl.Trainer:
 
 
 def _describe(logger: Any, config: DictConfig) -> None:
-    """Tell a tracker what the run is a run of, and give it the configuration without secrets."""
+    """Give a tracker the run's group, job type and tags, and its configuration without secrets."""
     about = identity(config)
     nested: Any = OmegaConf.to_container(redacted(config))
     group = about.sweep or about.experiment
@@ -135,11 +135,11 @@ def _describe(logger: Any, config: DictConfig) -> None:
 
 
 def local_processes(config: DictConfig) -> int:
-    """Return how many processes this one is to start for a run: 1 if it is to be the run itself.
+    """Return how many processes this one must start for a run; 1 means that it does the run itself.
 
     Raises:
-        ConfigError: the run is of several machines, and this process was not started as one of its ranks; or
-            its strategy starts processes in a way of its own; or see `check_batch_statistics`.
+        ConfigError: the run needs several machines, and neither torchrun nor srun started this process; or
+            the strategy would start processes by itself; or see `check_batch_statistics`.
     """
     trainer = config.trainer
     if launched() or (trainer.devices == 1 and trainer.num_nodes == 1):
@@ -152,12 +152,12 @@ def local_processes(config: DictConfig) -> int:
     if any(way in str(trainer.strategy) for way in ("spawn", "fork", "notebook")):
         raise ConfigError(f"trainer.strategy is {trainer.strategy}: processes are started here; use ddp")
     evaluator = build_evaluator(config)
-    check_batch_statistics(config, evaluator)  # once, before there are processes to say so each
+    check_batch_statistics(config, evaluator)  # here, since each process would repeat the error
     return evaluator.num_devices
 
 
 def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
-    """Return a trainer that evaluates on the configured device and leaves nothing behind by itself."""
+    """Return a trainer that evaluates on the configured device and writes no files."""
     quiet = {"logger": False, "profiler": None, "enable_checkpointing": False, "enable_model_summary": False}
     return _build(config, "trainer", callbacks=[*callbacks], **quiet)
 
@@ -166,8 +166,8 @@ def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpe
     """Return the trained network of a run, in eval mode on the CPU, and its classes; no data set is needed.
 
     Raises:
-        HemnetError: there is no such checkpoint, it is not what was written, not of this network, or
-            its weights are not finite; or a part of the run's configuration is missing.
+        HemnetError: the checkpoint is missing, damaged, of another network, or has weights that are not
+            finite; or a part of the run's configuration is missing.
     """
     if missing := [key for key in PARTS if key not in run.config]:
         raise ConfigError(f"{run.path / 'config.yaml'} lacks {', '.join(missing)}: restore the file")

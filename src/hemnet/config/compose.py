@@ -25,12 +25,12 @@ from hemnet.errors import HemnetError
 from hemnet.runs.identity import job_name
 
 
-# Here rather than where they are needed first: jobs of a cluster get these by importing this module.
+# The resolvers of conf/. A job on a cluster imports this module, and has them without calling a function.
 def _run_id() -> str:
-    """Return a name that no other run has: for people the time, and for runs of one second a random part.
+    """Return a name that no other run has: the time, and a random part that tells apart runs of one second.
 
-    Processes that were started apart for one run take the name of what started them, which they all know; a
-    job that SLURM puts in line again has it again.
+    Ranks that torchrun or SLURM started must agree on the name of their run, so they take it from the number
+    of their job. A job that SLURM requeues keeps its number, and so goes on with the same run.
     """
     if SLURMEnvironment.detect() and os.environ["SLURM_NTASKS"] != "1":
         return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
@@ -47,7 +47,7 @@ OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
 
 def _place(resume: str | None, fresh: str) -> str:
-    """Return the run directory: a sweep's job has the one that Hydra gave it, a resumed run its own."""
+    """Return the run directory: Hydra's for a job of a sweep, else that of a resumed run, else ``fresh``."""
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return str(HydraConfig.get().runtime.output_dir)
     if resume in (None, "auto"):

@@ -28,7 +28,7 @@ def recipes(kind: str = ".") -> dict[str, Path]:
     Args:
         kind: a folder in ``experiments/``: ``sweeps``, ``evaluations`` or ``searches``; "." is the recipes'.
     """
-    folders = (EXPERIMENTS / kind, Path("experiments").absolute() / kind)
+    folders = (EXPERIMENTS / kind, Path.cwd() / "experiments" / kind)
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 

@@ -14,12 +14,11 @@ from hemnet.sweeps.sweep import run_sweep
 
 
 class ProcessLauncher(Launcher):
-    """Runs the jobs of a multirun as processes, side by side, and those that are finished not again.
+    """Runs the jobs of a multirun as processes, several at a time, and skips those that are finished.
 
     Args:
-        parallel: how many jobs at a time; null is as many as there are GPUs for, or 1 on CPU.
-        devices: ids of the GPUs to deal out; null is all that are visible. A job gets ``trainer.devices``
-            of them.
+        parallel: how many jobs run at a time; None is as many as there are GPUs for, or 1 on CPU.
+        devices: ids of the GPUs to share out, ``trainer.devices`` to each job; None is all that are visible.
     """
 
     def __init__(self, parallel: int | None = None, devices: list[int | str] | None = None) -> None:
@@ -29,7 +28,7 @@ class ProcessLauncher(Launcher):
         self._config: DictConfig | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives every launcher."""
+        """Keep what Hydra gives to every launcher before it launches."""
         self._context, self._config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -63,6 +62,6 @@ class ProcessLauncher(Launcher):
 
 
 def _hide_secrets(path: Path) -> None:
-    """Write the file in which Hydra has kept the sweep's configuration again, without secrets."""
+    """Remove the secrets from the file in which the sweeper has stored the sweep's configuration."""
     if path.is_file():
         OmegaConf.save(OmegaConf.create(without_secrets(OmegaConf.to_container(OmegaConf.load(path)))), path)
