@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hemnet.callbacks.em_probe import em_layers, evaluating
 from hemnet.callbacks.prediction_images import spread
-from hemnet.config.compose import build_data, restore
+from hemnet.config.build import build_data, restore
 from hemnet.em import log_likelihood, unroll
 from hemnet.errors import HemnetError
 from hemnet.runs.run import Run

@@ -15,8 +15,9 @@ from _helpers.camvid_files import MakeCamVid
 from _helpers.server import serve
 from PIL import Image
 
+from hemnet.config.build import build_data
 from hemnet.config.check import ConfigError
-from hemnet.config.compose import build_data, load
+from hemnet.config.compose import load
 from hemnet.data import CAMVID, DataError, Sample
 from hemnet.data.survey import Survey, walk
 from hemnet.data.transforms import denormalize

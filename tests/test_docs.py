@@ -1,11 +1,13 @@
-"""The code blocks of the documentation run as they stand."""
+"""The documentation: its code blocks run as they stand, and its links lead somewhere."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *(ROOT / "experiments").glob("*.md")])
 
 
 @pytest.mark.parametrize("page", ["em.md"])
@@ -16,3 +18,9 @@ def test_python_blocks_run_in_order(page, capsys):
     for block in blocks:
         exec(compile(block, page, "exec"), namespace)
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_to_files(page):
+    targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []

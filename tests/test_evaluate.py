@@ -15,8 +15,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from hemnet import evaluate, predict
+from hemnet.config.build import restore
 from hemnet.config.check import ConfigError
-from hemnet.config.compose import EXPERIMENTS, load, restore
+from hemnet.config.compose import load
+from hemnet.config.places import EXPERIMENTS
 from hemnet.data import CAMVID, normalize, read_image
 from hemnet.errors import HemnetError
 from hemnet.runs import checkpoints
@@ -262,7 +264,7 @@ def test_mistakes_with_many_runs_are_named(
         command(monkeypatch, tmp_path)
     with pytest.raises(HemnetError, match="--output and --voc-submission are for one run"):
         command(monkeypatch, run_dir, run_dir, "--output", tmp_path)
-    with pytest.raises(HemnetError, match=r"no sweep of evaluations tabel.*: known are .*table2_eval"):
+    with pytest.raises(HemnetError, match=r"no file .*evaluations/tabel\.yaml.*: known are .*table2_eval"):
         command(monkeypatch, "--sweep", "tabel")
     with pytest.raises(HemnetError, match="name a run directory, a folder of runs, or a sweep"):
         command(monkeypatch)

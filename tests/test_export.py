@@ -15,7 +15,8 @@ from PIL import Image
 from torch import nn
 
 from hemnet import export as entry
-from hemnet.config.compose import build_network, load, restore
+from hemnet.config.build import build_network, restore
+from hemnet.config.compose import load
 from hemnet.data import CAMVID
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError

@@ -14,7 +14,8 @@ from _helpers.tiny import PLAIN
 from _helpers.waiting import CEILING
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config.compose import EXPERIMENTS, load
+from hemnet.config.compose import load
+from hemnet.config.places import EXPERIMENTS
 from hemnet.errors import HemnetError
 from hemnet.search import Search, Space
 from hemnet.sweeps.jobs import Job

@@ -7,6 +7,8 @@ mode.
 Shapes: B images, H and W pixels.
 """
 
+import hemnet.lab
+
 import argparse
 import statistics
 import time
@@ -20,8 +22,9 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from hemnet.config.build import build_data, build_network, restore
 from hemnet.config.command_line import override, parse, run_entry
-from hemnet.config.compose import build_data, build_network, load, restore
+from hemnet.config.compose import load
 from hemnet.data import DataError
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
@@ -137,7 +140,7 @@ def _print(found: dict[str, Any], name: str) -> None:
 
 
 def _entry() -> None:
-    parser = argparse.ArgumentParser(prog="python -m hemnet.cost", description=__doc__,
+    parser = argparse.ArgumentParser(prog="hemnet cost", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument(
         "run", nargs="?", help="run directory; without one, experiment=NAME or other key=value"

@@ -1,5 +1,7 @@
 """Get, check and look at data sets: ``python -m hemnet.data {get,check,browse}``."""
 
+import hemnet.lab
+
 import argparse
 import logging
 import os
@@ -14,8 +16,9 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from hemnet.config.build import build_reader, build_train_transform
 from hemnet.config.command_line import log_to_terminal, run_entry
-from hemnet.config.compose import build_reader, build_train_transform, load
+from hemnet.config.compose import load
 from hemnet.data import DatasetSpec, EpochSampler, SampleDataset
 from hemnet.data.archives.catalogue import CATALOGUE
 from hemnet.data.archives.fetch import describe, fetch, missing
@@ -151,7 +154,7 @@ def _load(overrides: list[str]) -> DictConfig:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hemnet.data", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="hemnet data", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     known = ", ".join(CATALOGUE)
     getter = commands.add_parser("get", help="download, verify and unpack a data set")

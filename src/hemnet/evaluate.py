@@ -7,6 +7,8 @@ Of several runs, or folders of runs, each is evaluated by a process of its own, 
 been before. --sweep NAME takes runs and iterations from experiments/evaluations/NAME.yaml.
 """
 
+import hemnet.lab
+
 import argparse
 import logging
 import time
@@ -17,6 +19,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.callbacks.evaluation_record import EvaluationRecord
+from hemnet.config.build import build_data, build_evaluator, build_inference, build_task, restore
 from hemnet.config.command_line import (
     SUMMARY,
     add_run_arguments,
@@ -27,7 +30,6 @@ from hemnet.config.command_line import (
     print_sweep,
     run_entry,
 )
-from hemnet.config.compose import build_data, build_evaluator, build_inference, build_task, restore
 from hemnet.data import DatasetSpec
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
@@ -156,7 +158,7 @@ def _conclude(
 
 
 def _entry() -> None:
-    parser = argparse.ArgumentParser(prog="python -m hemnet.evaluate", description=__doc__,
+    parser = argparse.ArgumentParser(prog="hemnet evaluate", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add_run_arguments(parser, several=True)
     parser.add_argument("--iterations", nargs="+", type=int, default=[], metavar="T",

@@ -6,6 +6,8 @@ and holds as JSON what is needed to use it: classes, colours, normalisation (see
 Shapes: B images, K classes, H and W pixels.
 """
 
+import hemnet.lab
+
 import argparse
 import io
 import json
@@ -22,8 +24,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import hemnet
+from hemnet.config.build import restore
 from hemnet.config.command_line import add_checkpoint_arguments, log_to_terminal, run_entry
-from hemnet.config.compose import restore
 from hemnet.data import IGNORE_INDEX, DatasetSpec
 from hemnet.data.transforms import MEAN_RGB, STD_RGB
 from hemnet.errors import HemnetError
@@ -251,7 +253,7 @@ def _first(error: Exception) -> str:
 
 
 def _entry() -> None:
-    parser = argparse.ArgumentParser(prog="python -m hemnet.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="hemnet export", description=__doc__)
     add_checkpoint_arguments(parser)
     parser.add_argument("--format", choices=get_args(Format), required=True,
                         help="onnx (needs the extra 'export'), or torch: a torch.export program")  # fmt: skip

@@ -1,5 +1,7 @@
 """Segment images with a trained network: ``python -m hemnet.predict RUN INPUT``."""
 
+import hemnet.lab
+
 import argparse
 import errno
 import logging
@@ -11,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hemnet.config.build import build_eval_transform, build_inference, restore
 from hemnet.config.command_line import add_run_arguments, log_to_terminal, override, parse, run_entry
-from hemnet.config.compose import build_eval_transform, build_inference, restore
 from hemnet.data import IMAGE_SUFFIXES, DataError, DatasetSpec, read_image
 from hemnet.errors import HemnetError
 from hemnet.figures.predictions import legend, overlay, write_mask
@@ -110,7 +112,7 @@ def _write(output: Path, stem: str, image_HWC: np.ndarray, classes_HW: np.ndarra
 
 
 def _entry() -> None:
-    parser = argparse.ArgumentParser(prog="python -m hemnet.predict", description=__doc__)
+    parser = argparse.ArgumentParser(prog="hemnet predict", description=__doc__)
     add_run_arguments(parser)
     parser.add_argument("input", help="an image, or a folder of images")
     parser.add_argument("--output", type=Path, help="folder to write to; default: RUN/predictions")

@@ -4,6 +4,8 @@
 same command goes on with a search that was stopped.
 """
 
+import hemnet.lab
+
 import argparse
 import logging
 import math
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.command_line import run_entry
-from hemnet.config.compose import EXPERIMENTS, load
+from hemnet.config.compose import load
+from hemnet.config.places import recipe
 from hemnet.errors import HemnetError
 from hemnet.storage.files import hold, write_table
 from hemnet.sweeps.board import Board
@@ -179,14 +182,10 @@ def search(name: str, assignments: Sequence[str], *, trials: int | None, paralle
     Raises:
         HemnetError: the search is unknown or wrong, is running elsewhere, or no trial has a score.
     """
-    path = EXPERIMENTS / "searches" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise HemnetError(f"no search {name} at {path}: known are {known}")
-    recipe = OmegaConf.load(path)
-    assert isinstance(recipe, DictConfig)
-    config = load(_last_wins([f"experiment={recipe.experiment}", *assignments, "run_dir=unused"]))
-    found = Search(name, recipe, assignments, Path(config.runs) / "searches" / name)
+    wanted = OmegaConf.load(recipe("searches", name))
+    assert isinstance(wanted, DictConfig)
+    config = load(_last_wins([f"experiment={wanted.experiment}", *assignments, "run_dir=unused"]))
+    found = Search(name, wanted, assignments, Path(config.runs) / "searches" / name)
     try:
         lock = hold(found.folder)
     except BlockingIOError as error:
@@ -203,7 +202,7 @@ def search(name: str, assignments: Sequence[str], *, trials: int | None, paralle
 
 
 def _entry() -> None:
-    parser = argparse.ArgumentParser(prog="python -m hemnet.search", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="hemnet search", description=__doc__.splitlines()[0])
     parser.add_argument("name", help="of experiments/searches/NAME.yaml")
     parser.add_argument("--trials", type=int, help="in all, those of earlier days among them")
     parser.add_argument(

@@ -1,5 +1,7 @@
 """Train a network: ``python -m hemnet.train experiment=NAME [key=value ...]``."""
 
+import hemnet.lab
+
 import json
 import logging
 import logging.config
@@ -17,23 +19,24 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.callbacks.finite import FiniteSteps
-from hemnet.config.check import check, explain
-from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
-from hemnet.config.compose import (
-    CONF,
+from hemnet.config.build import (
     build_data,
     build_evaluator,
     build_network,
     build_task,
     build_trainer,
     local_processes,
-    register_recipes,
 )
+from hemnet.config.check import check, explain
+from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
+from hemnet.config.compose import register_recipes
+from hemnet.config.places import CONF
 from hemnet.figures.scores import learning_curves
 from hemnet.processes.launch import RankError, run_ranks
 from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted, foremost, interruptible
 from hemnet.runs.run import Run, result_at
+from hemnet.sweeps import plugins
 
 log = logging.getLogger(__name__)
 AS_RANK = "--as-rank"
@@ -57,9 +60,9 @@ def train(config: DictConfig) -> float:
 
 
 def _train_on(config: DictConfig, count: int) -> float:
-    """Train with several processes of this machine; whatever becomes of them, the run says how it ended."""
+    """Train with several processes of this machine, and record how the run ended if rank 0 did not."""
     path, started = Path(config.run_dir), time.monotonic()
-    # Not resolved: what stands for a secret must not be replaced by it before the config is stored.
+    # Not resolved, so that the run's config.yaml has the reference to a secret and not the secret.
     given: dict[str, Any] = {"config": OmegaConf.to_container(config), "run_dir": str(path)}
     if HydraConfig.initialized():
         given["logs"] = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
@@ -70,11 +73,11 @@ def _train_on(config: DictConfig, count: int) -> float:
         said = result_at(path)
         began = (path / "config.yaml").is_file() and (not said or said != before)
         if not began or (said and getattr(error, "rank", 0) == 0):
-            raise  # there is nothing to add to what the first rank has said
+            raise  # there is no run, or its first rank has recorded the error
         with Run.open(path) as run:
             run.record(seconds=round(time.monotonic() - started, 1), steps=said.get("steps", 0))
             if isinstance(error, RankError) and "error" in said:
-                # Which of the two is the cause, and which follows from it, is for people to see.
+                # Either error may be the cause of the other, so the user sees both.
                 raise RankError(f"{error}. Rank 0: {said['error']}", error.rank) from error
             raise
     return Run.open(path).result["metrics"]["val/miou"]
@@ -93,7 +96,7 @@ def _rank() -> None:
 
 def _train(config: DictConfig) -> float:
     if rank() != 0:
-        logging.getLogger().setLevel(logging.WARNING)  # the first rank speaks for all
+        logging.getLogger().setLevel(logging.WARNING)  # the first rank logs what all of them would
     run = Run.create(config.run_dir, config, config.resume)
     if run.status == "finished":
         log.info("%s is finished: nothing is left to do", run.path)
@@ -102,7 +105,7 @@ def _train(config: DictConfig) -> float:
         log.info("run directory: %s", run.path)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = build_data(config)
-        # A run that is gone on with has its weights in its checkpoint, and needs no pretrained ones.
+        # A resumed run takes its weights from the checkpoint, and needs no pretrained ones.
         network = build_network(config, data.spec.num_classes, pretrained=run.resumes_from is None)
         task = build_task(config, network, data.spec)
         trainer = build_trainer(config)
@@ -110,7 +113,7 @@ def _train(config: DictConfig) -> float:
             log.info("going on after step %d", run.saved_step)
         trainer.fit(task, datamodule=data, ckpt_path=run.resumes_from, weights_only=True)
         run.record(steps=trainer.global_step)
-        # Scores of a network that gives no numbers are none, here as in training.
+        # A network whose output is not finite has no scores: FiniteSteps ends the run, as in training.
         finite = [callback for callback in trainer.callbacks if isinstance(callback, FiniteSteps)]  # type: ignore[attr-defined]
         (scores,) = build_evaluator(config, finite).validate(task, datamodule=data, verbose=False)
         run.record(metrics=scores)
@@ -132,7 +135,8 @@ def _entry() -> None:
         _rank()
         return
     register_recipes()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they can be explained
+    plugins.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors, and `explain` sees them
     try:
         _main()
     except (HydraException, OmegaConfBaseException) as error:

@@ -96,7 +96,8 @@ def _train(*overrides: str) -> None:
     import torch
 
     from hemnet import train as command
-    from hemnet.config.compose import build_network, load
+    from hemnet.config.build import build_network
+    from hemnet.config.compose import load
     from hemnet.em.initial_means import InitialMeans
 
     # Before the first weight is drawn: in float32, how it is drawn depends on the instructions.

@@ -16,7 +16,8 @@ import torch
 from _helpers.process_tree import descendants
 
 from hemnet import train as command
-from hemnet.config.compose import build_trainer, load
+from hemnet.config.build import build_trainer
+from hemnet.config.compose import load
 
 KIB = 1024
 KINDS = ("Pss_Anon", "Pss_Shmem")

@@ -15,8 +15,9 @@ from hemnet.bench.crew import ABOUT, APART, crews
 from hemnet.bench.ddp import Measured
 from hemnet.bench.options import BenchError
 from hemnet.bench.scaling import Assumptions, Workload, project, workload
+from hemnet.config.build import build_network
 from hemnet.config.check import ConfigError
-from hemnet.config.compose import build_network, load
+from hemnet.config.compose import load
 from hemnet.nets.flops import count_parameters
 
 # Round numbers: a step of 3 x 10 x 2e9 FLOPs at half of 1.2e12 a second takes 0.1 s; 80 MB in pieces of 30.

@@ -7,17 +7,10 @@ import pytest
 import torch
 import yaml
 
-from hemnet.config import compose
+from hemnet.config.build import build_network, build_task, build_trainer, local_processes
 from hemnet.config.check import ConfigError
-from hemnet.config.compose import (
-    CONF,
-    EXPERIMENTS,
-    build_network,
-    build_task,
-    build_trainer,
-    load,
-    local_processes,
-)
+from hemnet.config.compose import load
+from hemnet.config.places import CONF, EXPERIMENTS, recipe
 from hemnet.data import CAMVID
 from hemnet.em import HighwayEM
 
@@ -106,12 +99,36 @@ def test_a_value_of_the_wrong_type_is_named_with_its_key(override: str, tmp_path
         configured(tmp_path, override)
 
 
-def test_a_misspelt_key_in_a_recipe_is_caught(tmp_path: Path) -> None:
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, and return its folder of recipes."""
+    monkeypatch.chdir(tmp_path)
+    (folder := tmp_path / "experiments").mkdir()
+    return folder
+
+
+def test_a_misspelt_key_in_a_recipe_is_caught(own: Path, tmp_path: Path) -> None:
     # Hydra lets a recipe add any key, so this one is up to `check`.
-    (tmp_path / "typo.yaml").write_text(yaml.safe_dump({"model": {"head": {"iteration": 3}}}))
-    compose.register_recipes(tmp_path)
+    (own / "typo.yaml").write_text(yaml.safe_dump({"model": {"head": {"iteration": 3}}}))
     with pytest.raises(ConfigError, match=r"model\.head\.iteration: did you mean model\.head\.iterations"):
         configured(tmp_path, "experiment=typo")
+
+
+def test_a_recipe_of_the_working_folder_goes_before_a_shipped_one(own: Path, tmp_path: Path) -> None:
+    (own / "synthetic_hem.yaml").write_text("seed: 77")
+    assert configured(tmp_path, "experiment=synthetic_hem").seed == 77
+    assert configured(tmp_path, "experiment=camvid_hem").name == "camvid_hem"
+    assert recipe("searches", "hem") == EXPERIMENTS / "searches" / "hem.yaml"
+    (own / "searches").mkdir()
+    (own / "searches" / "hem.yaml").touch()
+    assert recipe("searches", "hem") == own / "searches" / "hem.yaml"
+
+
+@pytest.mark.parametrize("content", ["- a list", "seed: [1", "\x00"])
+def test_a_recipe_that_is_none_is_named(content: str, own: Path, tmp_path: Path) -> None:
+    (own / "wrong.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"experiments/wrong\.yaml is no experiment"):
+        configured(tmp_path)
 
 
 def test_a_constructor_s_refusal_names_the_node(tmp_path: Path) -> None:
@@ -136,9 +153,9 @@ def test_statistics_of_each_process_are_told_of(
     devices: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = configured(tmp_path, f"trainer.devices={devices}", "data.batch_size=3")
-    with caplog.at_level("INFO", "hemnet.config.compose"):
+    with caplog.at_level("INFO", "hemnet.config.build"):
         build_trainer(config)
-    said = [record.getMessage() for record in caplog.records if record.name == "hemnet.config.compose"]
+    said = [record.getMessage() for record in caplog.records if record.name == "hemnet.config.build"]
     assert len(said) == devices - 1
     assert all("the 3 images of its own process; trainer.sync_batchnorm=true" in message for message in said)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from hemnet.config.build import build_data, build_evaluator, build_inference, build_network, restore
 from hemnet.config.check import ConfigError, check
-from hemnet.config.compose import build_data, build_evaluator, build_inference, build_network, load, restore
+from hemnet.config.compose import load
 from hemnet.errors import HemnetError
 from hemnet.runs import checkpoints
 from hemnet.runs.run import Run
@@ -19,7 +20,7 @@ HOSTILE_TARGETS = [
     "hydra.utils.get_object", "torch.load", "torch.hub.load", "numpy.load", "importlib.import_module",
     # By way of what this project's own modules, and those it is built of, import.
     "hemnet.storage.files.os.system", "hemnet.data.listing.os.system", "hemnet.nets.weights.torch.load",
-    "hemnet.config.compose.instantiate", "hemnet.config.check.get_object",
+    "hemnet.config.build.instantiate", "hemnet.config.check.get_object",
     "hemnet.data.archives.unpack.unpack",
     "hemnet.storage.download.download", "torch.optim.optimizer.torch.load", "torch.serialization.load",
     "pytorch_lightning.cli.LightningCLI", "pytorch_lightning.Trainer.fit", "torch.optim.SGD.step",

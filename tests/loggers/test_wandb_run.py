@@ -15,7 +15,8 @@ from _helpers.waiting import BOUND
 from _helpers.wandb_files import config, history, offline_runs, records, started, summary
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from hemnet.config.compose import build_trainer, load
+from hemnet.config.build import build_trainer
+from hemnet.config.compose import load
 from hemnet.loggers.wandb_run import wandb_logger
 
 

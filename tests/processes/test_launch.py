@@ -14,7 +14,8 @@ from _helpers.process_tree import alive, descendants, of_rank
 from _helpers.waiting import CEILING, until
 from omegaconf import OmegaConf
 
-from hemnet.config.compose import load, local_processes
+from hemnet.config.build import local_processes
+from hemnet.config.compose import load
 from hemnet.errors import HemnetError
 from hemnet.processes.launch import RankError, run_ranks
 from hemnet.processes.signals import Interrupted

@@ -12,7 +12,8 @@ import torch
 from _helpers.tiny import TINY
 from omegaconf import OmegaConf
 
-from hemnet.config.compose import build_network, load, restore
+from hemnet.config.build import build_network, restore
+from hemnet.config.compose import load
 from hemnet.errors import HemnetError
 from hemnet.nets.weights import load_pretrained
 from hemnet.runs import checkpoints

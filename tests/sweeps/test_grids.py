@@ -7,11 +7,11 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from hemnet.config.compose import EXPERIMENTS
+from hemnet.config.places import EXPERIMENTS
 from hemnet.errors import HemnetError
 from hemnet.runs.identity import job_name
+from hemnet.sweeps.grid_sweeper import GridSweeper
 from hemnet.sweeps.grids import union
-from hydra_plugins.hemnet_sweeper import GridSweeper
 
 SWEEPS = sorted(path.stem for path in (EXPERIMENTS / "sweeps").glob("*.yaml"))
 

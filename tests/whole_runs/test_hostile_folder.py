@@ -10,8 +10,9 @@ from _helpers.tiny import TINY
 from omegaconf import OmegaConf
 from PIL import Image
 
+from hemnet.config.build import build_network
 from hemnet.config.command_line import SUMMARY, print_scores
-from hemnet.config.compose import build_network, load
+from hemnet.config.compose import load
 from hemnet.data import CAMVID, DataError, DatasetSpec
 from hemnet.data.spec import voc_colors
 from hemnet.data.survey import Survey

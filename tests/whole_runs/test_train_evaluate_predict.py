@@ -11,8 +11,9 @@ from _helpers.entries import start_anew
 from _helpers.tiny import call, tiny
 from PIL import Image
 
+from hemnet.config.build import restore
 from hemnet.config.check import ConfigError
-from hemnet.config.compose import load, restore
+from hemnet.config.compose import load
 from hemnet.data import CAMVID, DataError
 from hemnet.errors import HemnetError
 from hemnet.evaluate import evaluate

@@ -1,5 +1,7 @@
 """The command line of the benchmarks: ``python -m hemnet.bench SUBJECT``."""
 
+import hemnet.lab
+
 import argparse
 import sys
 
@@ -13,7 +15,7 @@ SUBJECTS = {"em": em, "data": data, "ddp": ddp}
 
 
 def _entry() -> None:
-    parser = argparse.ArgumentParser(prog="python -m hemnet.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="hemnet bench", description=__doc__)
     subparsers = parser.add_subparsers(dest="subject", required=True)
     for name, subject in SUBJECTS.items():
         subject.add_arguments(

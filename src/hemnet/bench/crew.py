@@ -21,8 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hemnet.bench.options import BenchError
 from hemnet.bench.timing import seconds
+from hemnet.config.build import build_data, build_evaluator, build_network, build_task
 from hemnet.config.command_line import log_to_terminal
-from hemnet.config.compose import build_data, build_evaluator, build_network, build_task, load
+from hemnet.config.compose import load
 from hemnet.data import Batch
 from hemnet.processes.children import die_with_parent
 from hemnet.training.task import SegmentationTask

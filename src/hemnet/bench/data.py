@@ -25,8 +25,9 @@ from hemnet.bench.options import positive, require_place, say, setting, whole
 from hemnet.bench.report import Verdict
 from hemnet.bench.tables import WIDTH, markdown, verdict_table
 from hemnet.bench.timing import Budget, interleave
+from hemnet.config.build import build_data, build_train_transform
 from hemnet.config.command_line import log_to_terminal
-from hemnet.config.compose import build_data, build_train_transform, load
+from hemnet.config.compose import load
 from hemnet.data import Batch, Cached, Reader, SegmentationData, Transform, collate
 from hemnet.data.streams import stream
 from hemnet.runs.run import write_json

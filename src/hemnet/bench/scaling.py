@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hemnet.config.compose import build_network, load
+from hemnet.config.build import build_network
+from hemnet.config.compose import load
 from hemnet.em import HighwayEM
 from hemnet.nets.flops import count_flops
 

@@ -1,54 +1,36 @@
-"""From configuration to objects: the composition root, and the only caller of Hydra's ``instantiate``.
+"""Composes the configuration of a run from the parts in ``conf/`` and the recipes in ``experiments/``.
 
-``conf/`` holds the parts, ``experiments/NAME.yaml`` the recipes; a recipe is chosen with ``experiment=NAME``.
+A recipe is one file, ``experiments/NAME.yaml``, and is chosen with ``experiment=NAME``.
 """
 
-import logging
 import os
 import secrets
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pytorch_lightning as pl
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hemnet.config.check import ConfigError, check, check_batch_statistics, explain, require_known_targets
-from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
+from hemnet.config.check import ConfigError, check, explain
+from hemnet.config.places import CONF, recipes
 from hemnet.errors import HemnetError
-from hemnet.nets import Segmenter
-from hemnet.processes.launch import launched
-from hemnet.runs import checkpoints
-from hemnet.runs.identity import identity, job_name
-from hemnet.runs.redaction import redacted
-from hemnet.runs.run import Checkpoint, Run
-from hemnet.training.inference import Inference
-from hemnet.training.task import SegmentationTask
-
-log = logging.getLogger(__name__)
-
-PROJECT = Path(__file__).parents[3]
-CONF = PROJECT / "conf"
-EXPERIMENTS = PROJECT / "experiments"
-PARTS = ("name", "seed", "data", "model", "optim", "task", "trainer")
-"""What the configuration of any run has, of whatever version."""
+from hemnet.runs.identity import job_name
 
 
-# Here rather than where they are needed first: jobs of a cluster get these by importing this module.
+# The resolvers of conf/. A job on a cluster imports this module, and has them without calling a function.
 def _run_id() -> str:
-    """Return a name that no other run has: for people the time, and for runs of one second a random part.
+    """Return a name that no other run has: the time, and a random part that tells apart runs of one second.
 
-    Processes that were started apart for one run take the name of what started them, which they all know; a
-    job that SLURM puts in line again has it again.
+    Ranks that torchrun or SLURM started must agree on the name of their run, so they take it from the number
+    of their job. A job that SLURM requeues keeps its number, and so goes on with the same run.
     """
     if SLURMEnvironment.detect() and os.environ["SLURM_NTASKS"] != "1":
         return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
@@ -65,7 +47,7 @@ OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
 
 def _place(resume: str | None, fresh: str) -> str:
-    """Return the run directory: a sweep's job has the one that Hydra gave it, a resumed run its own."""
+    """Return the run directory: Hydra's for a job of a sweep, else that of a resumed run, else ``fresh``."""
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return str(HydraConfig.get().runtime.output_dir)
     if resume in (None, "auto"):
@@ -78,29 +60,35 @@ def _place(resume: str | None, fresh: str) -> str:
 OmegaConf.register_new_resolver("place", _place, replace=True)
 
 
-def register_recipes(folder: Path = EXPERIMENTS) -> None:
-    """Make recipes and sweeps known to Hydra.
+def register_recipes() -> None:
+    """Make the recipes and sweeps known to Hydra: those shipped, and those of the working folder.
 
-    ``folder/NAME.yaml`` is ``experiment=NAME`` and has ``name: NAME`` in it; ``folder/sweeps/NAME.yaml`` is
-    ``sweep=NAME``, has ``sweep: NAME`` in it, goes on with what is there, and keeps its jobs in a folder of
-    that name.
+    ``experiments/NAME.yaml`` is chosen with ``experiment=NAME``, which also sets ``name: NAME``.
+    ``experiments/sweeps/NAME.yaml`` is chosen with ``sweep=NAME``, which also sets ``sweep: NAME``, goes on
+    with the jobs that exist, and keeps them in a folder of that name.
+
+    Raises:
+        ConfigError: a file cannot be read as YAML, or holds no keys.
     """
-    for path in sorted(folder.glob("*.yaml")):
-        _register("experiment", path, {"name": path.stem})
-    for path in sorted((folder / "sweeps").glob("*.yaml")):
-        place = {"sweep": {"dir": "${runs}/sweeps/" + path.stem}}
-        _register("sweep", path, {"sweep": path.stem, "resume": "auto", "hydra": place})
+    for name, path in recipes().items():
+        _register("experiment", path, {"name": name})
+    for name, path in recipes("sweeps").items():
+        place = {"sweep": {"dir": "${runs}/sweeps/" + name}}
+        _register("sweep", path, {"sweep": name, "resume": "auto", "hydra": place})
 
 
 def _register(group: str, path: Path, added: dict[str, Any]) -> None:
-    node = OmegaConf.merge(OmegaConf.load(path), added)
+    try:
+        node = OmegaConf.merge(OmegaConf.load(path), added)
+    except (yaml.YAMLError, OSError, ValueError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is no {group}: {error}; correct the file, or move it away") from error
     ConfigStore.instance().store(
         group=group, name=path.stem, node=node, package="_global_", provider="experiments"
     )
 
 
 def load(overrides: list[str]) -> DictConfig:
-    """Compose the training configuration as ``python -m hemnet.train OVERRIDES`` does, and check it.
+    """Compose the training configuration as ``hemnet train OVERRIDES`` does, and check it.
 
     Raises:
         ConfigError: an override, a recipe or a part of the configuration is wrong.
@@ -113,170 +101,3 @@ def load(overrides: list[str]) -> DictConfig:
         raise explain(error) from error
     check(config)
     return config
-
-
-def _build(config: DictConfig, key: str, **given: Any) -> Any:
-    """Instantiate the node at ``key`` with what is given besides."""
-    try:
-        node = OmegaConf.select(config, key)
-        if not isinstance(node, DictConfig):
-            raise ConfigError(f"{key} is {node!r}; it must have keys, _target_ among them")
-        return _call(OmegaConf.to_container(node, resolve=True), key, **given)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
-
-
-def _call(node: Any, key: str, **given: Any) -> Any:
-    """Instantiate a node; errors meant for users pass through, others name its key."""
-    require_known_targets(node, key)
-    try:
-        # Partial, then called: what is given stays the very object, where Hydra would merge it into the node.
-        return instantiate(node, _convert_="all", _partial_=True)(**given)
-    except (InstantiationException, ValueError, TypeError) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if isinstance(cause, HemnetError):
-            raise cause from error
-        if isinstance(cause, ValueError | TypeError):
-            raise ConfigError(f"{key}: {cause}") from error
-        raise
-
-
-def build_data(config: DictConfig) -> SegmentationData:
-    """Return the data module; its readers look at the files at once, so missing data fails here."""
-    return _call(_data_node(config), "data")
-
-
-def build_reader(config: DictConfig, split: Literal["train", "val"]) -> Reader:
-    """Return the reader of one split, without the other: `build_data` needs both."""
-    return _call(_data_node(config)[split], f"data.{split}")
-
-
-def _data_node(config: DictConfig) -> Any:
-    """Return the node of the data, with its root handed on to the readers."""
-    node: Any = OmegaConf.to_container(config.data, resolve=True)
-    if "root" in node:
-        root = node.pop("root")
-        for split in ("train", "val"):
-            node[split].setdefault("root", root)
-    return node
-
-
-def build_train_transform(config: DictConfig) -> Transform:
-    """Return the augmentation of training."""
-    return _build(config, "data.train_transform")
-
-
-def build_eval_transform(config: DictConfig) -> EvalTransform:
-    """Return the transform of evaluation, for which no data is needed."""
-    return _build(config, "data.eval_transform")
-
-
-def build_network(config: DictConfig, num_classes: int, *, pretrained: bool = True) -> Segmenter:
-    """Return the network for ``num_classes``; without ``pretrained``, no weights file is looked for."""
-    unloaded = {} if pretrained or "weights" not in config.model.backbone else {"weights": None}
-    backbone = _build(config, "model.backbone", **unloaded)
-    heads = {}
-    for role in ("head", "auxiliary"):
-        if OmegaConf.select(config, f"model.{role}"):  # {} where there is none
-            heads[role] = _build(
-                config, f"model.{role}", in_channels=backbone.channels, num_classes=num_classes
-            )
-    return Segmenter(backbone, **heads)
-
-
-def build_task(config: DictConfig, network: Segmenter, spec: DatasetSpec) -> SegmentationTask:
-    """Return the LightningModule around a network."""
-    return _build(config, "task", network=network, spec=spec, optimization=_build(config, "optim"))
-
-
-def build_inference(config: DictConfig) -> Inference:
-    """Return how evaluation and prediction run the network."""
-    return _build(config, "inference")
-
-
-def build_trainer(config: DictConfig) -> pl.Trainer:
-    """Return the trainer with the configured callbacks and loggers, keyed nodes of which null is left out."""
-    parts: dict[str, list[Any]] = {
-        group: [_build(config, f"{group}.{name}") for name, node in config[group].items() if node is not None]
-        for group in ("callbacks", "logger")
-    }
-    for logger in parts["logger"]:
-        if hasattr(logger, "describe"):
-            _describe(logger, config)
-    trainer = _build(config, "trainer", default_root_dir=config.run_dir, **parts)
-    check_batch_statistics(config, trainer)
-    if trainer.world_size > 1 and not config.trainer.sync_batchnorm:
-        log.info(
-            "batch normalisation sees the %d images of its own process; trainer.sync_batchnorm=true shows it "
-            "those of all, on GPUs", config.data.batch_size,
-        )  # fmt: skip
-    return trainer
-
-
-def _describe(logger: Any, config: DictConfig) -> None:
-    """Tell a tracker what the run is a run of, and give it the configuration without secrets."""
-    about = identity(config)
-    nested: Any = OmegaConf.to_container(redacted(config))
-    group = about.sweep or about.experiment
-    logger.describe(group=group, job_type=about.head, tags=about.tags(), config=nested | about.columns())
-
-
-def local_processes(config: DictConfig) -> int:
-    """Return how many processes this one is to start for a run: 1 if it is to be the run itself.
-
-    Raises:
-        ConfigError: the run is of several machines, and this process was not started as one of its ranks; or
-            its strategy starts processes in a way of its own; or see `check_batch_statistics`.
-    """
-    trainer = config.trainer
-    if launched() or (trainer.devices == 1 and trainer.num_nodes == 1):
-        return 1
-    if trainer.num_nodes > 1:
-        raise ConfigError(
-            f"trainer.num_nodes is {trainer.num_nodes}: start the run on each machine, by torchrun or srun; "
-            "docs/scaling.md has the commands"
-        )
-    if any(way in str(trainer.strategy) for way in ("spawn", "fork", "notebook")):
-        raise ConfigError(f"trainer.strategy is {trainer.strategy}: processes are started here; use ddp")
-    evaluator = build_evaluator(config)
-    check_batch_statistics(config, evaluator)  # once, before there are processes to say so each
-    return evaluator.num_devices
-
-
-def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
-    """Return a trainer that evaluates on the configured device and leaves nothing behind by itself."""
-    quiet = {"logger": False, "profiler": None, "enable_checkpointing": False, "enable_model_summary": False}
-    return _build(config, "trainer", callbacks=[*callbacks], **quiet)
-
-
-def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpec]:
-    """Return the trained network of a run, in eval mode on the CPU, and its classes; no data set is needed.
-
-    Raises:
-        HemnetError: there is no such checkpoint, it is not what was written, not of this network, or
-            its weights are not finite; or a part of the run's configuration is missing.
-    """
-    if missing := [key for key in PARTS if key not in run.config]:
-        raise ConfigError(f"{run.path / 'config.yaml'} lacks {', '.join(missing)}: restore the file")
-    path = run.checkpoint(which)
-    checkpoint = checkpoints.read(path)
-    try:
-        spec = DatasetSpec.from_dict(checkpoint["hemnet"]["spec"])
-        state = {str(k): v for k, v in checkpoint["state_dict"].items()}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise HemnetError(f"{path} lacks the weights or their classes ({error!r}): use another") from error
-    network = build_network(run.config, spec.num_classes, pretrained=False)
-    prefix = "network."
-    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:500]
-        raise HemnetError(f"{path} is not of the network in {run.path / 'config.yaml'}: {reason}") from error
-    broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
-    if broken:
-        raise HemnetError(
-            f"{path}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}), so what it predicts "
-            "means nothing: use another checkpoint, or train anew"
-        )
-    return network.eval(), spec

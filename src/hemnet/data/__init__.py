@@ -1,5 +1,7 @@
 """Data sets: what they are, how they are read, augmented and batched."""
 
+import hemnet.lab
+
 from hemnet.data.cache import Cached
 from hemnet.data.listing import IMAGE_SUFFIXES
 from hemnet.data.module import Batch, EpochSampler, SampleDataset, SegmentationData, ShardSampler, collate

@@ -3,6 +3,8 @@
 ``python -m hemnet.report wandb ...`` makes the dashboard of the same figures on a W&B server instead.
 """
 
+import hemnet.lab
+
 import argparse
 import logging
 import sys
@@ -13,7 +15,7 @@ from hemnet.config.command_line import log_to_terminal, run_entry
 
 def _page() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m hemnet.report",
+        prog="hemnet report",
         description="Write one page, with figures and tables, on all runs in the folders: means over seeds "
         "with 95%% intervals, paired tests, gradient flow, convergence, cost. Reads run directories alone.",
     )

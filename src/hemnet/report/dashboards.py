@@ -249,7 +249,7 @@ def _save(report: Any) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(prog="hemnet.report wandb", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="hemnet report wandb", description=(__doc__ or "").split("\n")[0])
     add_arguments(parser)
     log_to_terminal()
     run(parser.parse_args(argv))

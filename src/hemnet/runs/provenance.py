@@ -25,7 +25,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "git": {"revision": _git("rev-parse", "HEAD"), "modified": bool(_git("status", "--porcelain"))},
+        "git": _revision(),
         "device": device_name("auto"),
         "cpu_threads": torch.get_num_threads(),
     }
@@ -45,6 +45,16 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _revision() -> dict[str, Any]:
+    """Return the git revision of the sources, and whether they are modified: None and False without git."""
+    # An installed package may lie in the folder of a repository of the user's, which does not hold it.
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    return {
+        "revision": _git("rev-parse", "HEAD") if tracked else None,
+        "modified": tracked and bool(_git("status", "--porcelain")),
+    }
 
 
 def _git(*arguments: str) -> str | None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from hemnet.config.build import build_inference
 from hemnet.config.command_line import override
-from hemnet.config.compose import EXPERIMENTS, build_inference
+from hemnet.config.places import recipe
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import FOLDER, folder_name, read_results
 from hemnet.runs.identity import identity
@@ -23,10 +24,7 @@ def read_sweep(name: str) -> tuple[list[Path], list[int]]:
     Raises:
         HemnetError: there is no such file, or it is not of this form.
     """
-    path = EXPERIMENTS / "evaluations" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise HemnetError(f"no sweep of evaluations {name} at {path}: known are {known}")
+    path = recipe("evaluations", name)
     content = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(content, dict) or content.keys() != {"runs", "iterations"}:
         raise HemnetError(f"{path} must have runs, a folder, and iterations, a list, and nothing else")

@@ -14,7 +14,8 @@ from _helpers import miniatures as mini
 from _helpers.miniatures import WRITERS, Truth
 from PIL import Image
 
-from hemnet.config.compose import build_data, load
+from hemnet.config.build import build_data
+from hemnet.config.compose import load
 from hemnet.data import (
     ADE20K,
     VOC,

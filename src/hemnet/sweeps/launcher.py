@@ -1,7 +1,4 @@
-"""Hydra's launcher of this project: each job of a multirun is a process of its own, run once.
-
-Hydra looks for plugins in the package ``hydra_plugins`` alone, hence this place.
-"""
+"""A launcher for Hydra: each job of a multirun is a process of its own; finished jobs are not run again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +8,17 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from hemnet.runs.redaction import without_secrets
+from hemnet.sweeps.jobs import Job
+from hemnet.sweeps.sweep import run_sweep
+
 
 class ProcessLauncher(Launcher):
-    """Runs the jobs of a multirun as processes, side by side, and those that are finished not again.
+    """Runs the jobs of a multirun as processes, several at a time, and skips those that are finished.
 
     Args:
-        parallel: how many jobs at a time; null is as many as there are GPUs for, or 1 on CPU.
-        devices: ids of the GPUs to deal out; null is all that are visible. A job gets ``trainer.devices``
-            of them.
+        parallel: how many jobs run at a time; None is as many as there are GPUs for, or 1 on CPU.
+        devices: ids of the GPUs to share out, ``trainer.devices`` to each job; None is all that are visible.
     """
 
     def __init__(self, parallel: int | None = None, devices: list[int | str] | None = None) -> None:
@@ -28,15 +28,11 @@ class ProcessLauncher(Launcher):
         self._config: DictConfig | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives every launcher."""
+        """Keep what Hydra gives to every launcher before it launches."""
         self._context, self._config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs with these overrides; raise an error at the end if any of them failed."""
-        # Hydra imports every plugin at every start, also where there is nothing to launch.
-        from hemnet.sweeps.jobs import Job
-        from hemnet.sweeps.sweep import run_sweep
-
         assert self._config is not None
         folder = Path(self._config.hydra.sweep.dir)
         _hide_secrets(folder / "multirun.yaml")
@@ -58,6 +54,7 @@ class ProcessLauncher(Launcher):
 
     def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         assert self._context is not None
+        assert self._config is not None
         config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
@@ -65,8 +62,6 @@ class ProcessLauncher(Launcher):
 
 
 def _hide_secrets(path: Path) -> None:
-    """Write the file in which Hydra has kept the sweep's configuration again, without secrets."""
-    from hemnet.runs.redaction import without_secrets
-
+    """Remove the secrets from the file in which the sweeper has stored the sweep's configuration."""
     if path.is_file():
         OmegaConf.save(OmegaConf.create(without_secrets(OmegaConf.to_container(OmegaConf.load(path)))), path)

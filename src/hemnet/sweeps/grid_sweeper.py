@@ -1,7 +1,4 @@
-"""Hydra's sweeper of this project: grids as Hydra's own has them, and unions of grids.
-
-Hydra looks for plugins in the package ``hydra_plugins`` alone, hence this place.
-"""
+"""A sweeper for Hydra: the jobs of a grid, as with Hydra's basic sweeper, or of a union of grids."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,17 +12,19 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from hemnet.sweeps.grids import union
+
 
 class GridSweeper(Sweeper):
-    """Launches every combination of the axes; of several grids, the combinations of each, none of them twice.
+    """Launches a job for every combination of the axes of a grid; with several grids, none of the jobs twice.
 
-    A ``key=value,value`` of the command line takes the place of that axis in every grid that has it, else of
-    the one in ``params``, and is one more of ``params`` where no grid has it. A key without commas is an axis
-    of one value.
+    A ``key=value,value`` on the command line replaces the axis of that key in every grid that has one. If no
+    grid has it, it replaces the axis in ``params``, or is added to them. A value without commas is an axis of
+    one value.
 
     Args:
-        params: axes of all grids, as ``{key: "value,value"}`` in Hydra's grammar; they turn slowest.
-        grids: further axes of each grid, likewise, by a name for the grid; a grid that is null is left out.
+        params: the axes of all grids, as ``{key: "value,value"}`` in Hydra's grammar; they vary slowest.
+        grids: by the name of a grid, its further axes; None leaves out a grid of that name.
     """
 
     def __init__(
@@ -35,13 +34,13 @@ class GridSweeper(Sweeper):
     ) -> None:
         self.params = params or {}
         self.grids = grids or {}
-        # By these names Hydra's own `validate_batch_is_legal` looks for them.
+        # Hydra's method `validate_batch_is_legal` reads the attributes of these names.
         self.hydra_context: HydraContext | None = None
         self.config: DictConfig | None = None
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives every sweeper."""
+        """Keep what Hydra gives to every sweeper before it sweeps, and make its launcher."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -49,9 +48,6 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs as one batch; ``arguments`` are those of the command line."""
-        # Hydra imports every plugin at every start, also where there is nothing to sweep.
-        from hemnet.sweeps.grids import union
-
         assert self.config is not None
         assert self.launcher is not None
         grids = {name: self._axes(grid) for name, grid in self.grids.items() if grid is not None}
@@ -59,10 +55,12 @@ class GridSweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        self.validate_batch_is_legal(jobs)  # that each composes, before the first is launched
+        self.validate_batch_is_legal(
+            jobs
+        )  # composes each job, so that an error comes before the first starts
         done = self.launcher.launch(jobs, initial_job_idx=0)
         for job in done:
-            _ = job.return_value  # which raises the error of a job that failed
+            _ = job.return_value  # raises the error of a job that failed
         return [done]
 
     def _axes(self, axes: Mapping[str, Any]) -> dict[str, list[str]]:

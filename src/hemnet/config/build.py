@@ -1,0 +1,195 @@
+"""From a configuration to objects: the only caller of Hydra's ``instantiate``."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hemnet.config.check import ConfigError, check_batch_statistics, require_known_targets
+from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
+from hemnet.errors import HemnetError
+from hemnet.nets import Segmenter
+from hemnet.processes.launch import launched
+from hemnet.runs import checkpoints
+from hemnet.runs.identity import identity
+from hemnet.runs.redaction import redacted
+from hemnet.runs.run import Checkpoint, Run
+from hemnet.training.inference import Inference
+from hemnet.training.task import SegmentationTask
+
+log = logging.getLogger(__name__)
+
+PARTS = ("name", "seed", "data", "model", "optim", "task", "trainer")
+"""The keys that the configuration of every run has, whichever version of hemnet wrote it."""
+
+
+def _build(config: DictConfig, key: str, **given: Any) -> Any:
+    """Instantiate the node at ``key``, with the further arguments ``given``."""
+    try:
+        node = OmegaConf.select(config, key)
+        if not isinstance(node, DictConfig):
+            raise ConfigError(f"{key} is {node!r}; it must have keys, _target_ among them")
+        return _call(OmegaConf.to_container(node, resolve=True), key, **given)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+
+
+def _call(node: Any, key: str, **given: Any) -> Any:
+    """Instantiate a node; an error of the constructor becomes one that names the node's key."""
+    require_known_targets(node, key)
+    try:
+        # Hydra would merge the given arguments into the node, and so copy them; a call hands on the objects.
+        return instantiate(node, _convert_="all", _partial_=True)(**given)
+    except (InstantiationException, ValueError, TypeError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, HemnetError):
+            raise cause from error
+        if isinstance(cause, ValueError | TypeError):
+            raise ConfigError(f"{key}: {cause}") from error
+        raise
+
+
+def build_data(config: DictConfig) -> SegmentationData:
+    """Return the data module. Its readers list their files now, and raise errors about missing data."""
+    return _call(_data_node(config), "data")
+
+
+def build_reader(config: DictConfig, split: Literal["train", "val"]) -> Reader:
+    """Return the reader of one split. The files of the other split may be missing."""
+    return _call(_data_node(config)[split], f"data.{split}")
+
+
+def _data_node(config: DictConfig) -> Any:
+    """Return the node of the data, with its root copied into the nodes of the readers."""
+    node: Any = OmegaConf.to_container(config.data, resolve=True)
+    if "root" in node:
+        root = node.pop("root")
+        for split in ("train", "val"):
+            node[split].setdefault("root", root)
+    return node
+
+
+def build_train_transform(config: DictConfig) -> Transform:
+    """Return the augmentation of training."""
+    return _build(config, "data.train_transform")
+
+
+def build_eval_transform(config: DictConfig) -> EvalTransform:
+    """Return the transform of evaluation; no data set is needed."""
+    return _build(config, "data.eval_transform")
+
+
+def build_network(config: DictConfig, num_classes: int, *, pretrained: bool = True) -> Segmenter:
+    """Return the network for ``num_classes``; without ``pretrained``, the backbone's weights are random."""
+    unloaded = {} if pretrained or "weights" not in config.model.backbone else {"weights": None}
+    backbone = _build(config, "model.backbone", **unloaded)
+    heads = {}
+    for role in ("head", "auxiliary"):
+        if OmegaConf.select(config, f"model.{role}"):  # {} means that there is none
+            heads[role] = _build(
+                config, f"model.{role}", in_channels=backbone.channels, num_classes=num_classes
+            )
+    return Segmenter(backbone, **heads)
+
+
+def build_task(config: DictConfig, network: Segmenter, spec: DatasetSpec) -> SegmentationTask:
+    """Return the LightningModule around a network."""
+    return _build(config, "task", network=network, spec=spec, optimization=_build(config, "optim"))
+
+
+def build_inference(config: DictConfig) -> Inference:
+    """Return how evaluation and prediction run the network."""
+    return _build(config, "inference")
+
+
+def build_trainer(config: DictConfig) -> pl.Trainer:
+    """Return the trainer with the configured callbacks and loggers; one whose node is null is left out."""
+    parts: dict[str, list[Any]] = {
+        group: [_build(config, f"{group}.{name}") for name, node in config[group].items() if node is not None]
+        for group in ("callbacks", "logger")
+    }
+    for logger in parts["logger"]:
+        if hasattr(logger, "describe"):
+            _describe(logger, config)
+    trainer = _build(config, "trainer", default_root_dir=config.run_dir, **parts)
+    check_batch_statistics(config, trainer)
+    if trainer.world_size > 1 and not config.trainer.sync_batchnorm:
+        log.info(
+            "batch normalisation sees the %d images of its own process; trainer.sync_batchnorm=true shows it "
+            "those of all, on GPUs", config.data.batch_size,
+        )  # fmt: skip
+    return trainer
+
+
+def _describe(logger: Any, config: DictConfig) -> None:
+    """Give a tracker the run's group, job type and tags, and its configuration without secrets."""
+    about = identity(config)
+    nested: Any = OmegaConf.to_container(redacted(config))
+    group = about.sweep or about.experiment
+    logger.describe(group=group, job_type=about.head, tags=about.tags(), config=nested | about.columns())
+
+
+def local_processes(config: DictConfig) -> int:
+    """Return how many processes this one must start for a run; 1 means that it does the run itself.
+
+    Raises:
+        ConfigError: the run needs several machines, and neither torchrun nor srun started this process; or
+            the strategy would start processes by itself; or see `check_batch_statistics`.
+    """
+    trainer = config.trainer
+    if launched() or (trainer.devices == 1 and trainer.num_nodes == 1):
+        return 1
+    if trainer.num_nodes > 1:
+        raise ConfigError(
+            f"trainer.num_nodes is {trainer.num_nodes}: start the run on each machine, by torchrun or srun; "
+            "docs/scaling.md has the commands"
+        )
+    if any(way in str(trainer.strategy) for way in ("spawn", "fork", "notebook")):
+        raise ConfigError(f"trainer.strategy is {trainer.strategy}: processes are started here; use ddp")
+    evaluator = build_evaluator(config)
+    check_batch_statistics(config, evaluator)  # here, since each process would repeat the error
+    return evaluator.num_devices
+
+
+def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
+    """Return a trainer that evaluates on the configured device and writes no files."""
+    quiet = {"logger": False, "profiler": None, "enable_checkpointing": False, "enable_model_summary": False}
+    return _build(config, "trainer", callbacks=[*callbacks], **quiet)
+
+
+def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpec]:
+    """Return the trained network of a run, in eval mode on the CPU, and its classes; no data set is needed.
+
+    Raises:
+        HemnetError: the checkpoint is missing, damaged, of another network, or has weights that are not
+            finite; or a part of the run's configuration is missing.
+    """
+    if missing := [key for key in PARTS if key not in run.config]:
+        raise ConfigError(f"{run.path / 'config.yaml'} lacks {', '.join(missing)}: restore the file")
+    path = run.checkpoint(which)
+    checkpoint = checkpoints.read(path)
+    try:
+        spec = DatasetSpec.from_dict(checkpoint["hemnet"]["spec"])
+        state = {str(k): v for k, v in checkpoint["state_dict"].items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise HemnetError(f"{path} lacks the weights or their classes ({error!r}): use another") from error
+    network = build_network(run.config, spec.num_classes, pretrained=False)
+    prefix = "network."
+    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:500]
+        raise HemnetError(f"{path} is not of the network in {run.path / 'config.yaml'}: {reason}") from error
+    broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise HemnetError(
+            f"{path}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}), so what it predicts "
+            "means nothing: use another checkpoint, or train anew"
+        )
+    return network.eval(), spec

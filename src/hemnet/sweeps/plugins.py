@@ -1,0 +1,22 @@
+"""Makes the launcher and the sweeper known to Hydra, in the process that calls `register` and in no other.
+
+Hydra's usual way, a module in the namespace package ``hydra_plugins``, would have every Hydra application of
+the environment import this project.
+"""
+
+from hydra.core.plugins import Plugins
+
+from hemnet.sweeps.grid_sweeper import GridSweeper
+from hemnet.sweeps.launcher import ProcessLauncher
+
+NAMESPACE = "hydra_plugins.hemnet"
+"""Precedes the class's name in ``_target_`` of conf/hydra: Hydra refuses a plugin whose name is outside
+``hydra_plugins``. There is no such module; Hydra looks the name up in its table of plugins."""
+
+
+def register() -> None:
+    """Register the launcher and the sweeper under the names that conf/hydra gives them."""
+    plugins = Plugins.instance()
+    for plugin in (ProcessLauncher, GridSweeper):
+        plugins.register(plugin)
+        plugins.class_name_to_class[f"{NAMESPACE}.{plugin.__name__}"] = plugin
