@@ -82,7 +82,7 @@ def test_at_a_fixed_point_implicit_is_the_exact_gradient(assignment, normalize, 
     options = CONVERGED | {"assignment": assignment, "normalize": normalize}
     how = Implicit(solver=solver, tolerance=1e-11, max_iterations=2000, forward_tolerance=1e-9)
     expected = gradient(x, mu, weight, **options)
-    found = gradient(x, mu, weight, gradient="implicit", implicit=how, **options)
+    found = gradient(x, mu, weight, gradient=how, **options)
     # A residual of 1e-11 grows by at most |(I - J)^-1|, under 1e3 as `expected` of 400 iterations agrees.
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
 
@@ -90,7 +90,7 @@ def test_at_a_fixed_point_implicit_is_the_exact_gradient(assignment, normalize, 
 def test_implicit_gradient_is_that_of_finite_differences():
     x, mu, weight = problem()
     how = Implicit(tolerance=1e-12, max_iterations=100)
-    dx = gradient(x, mu, weight, gradient="implicit", implicit=how, **CONVERGED)
+    dx = gradient(x, mu, weight, gradient=how, **CONVERGED)
     direction = draw(*x.shape, seed=9)
     with torch.no_grad():
         above, below = (
@@ -109,8 +109,7 @@ def test_implicit_gradient_does_not_depend_on_the_highway():
             x,
             mu,
             weight,
-            gradient="implicit",
-            implicit=how,
+            gradient=how,
             **(CONVERGED | {"highway_scale": h, "iterations": T}),
         )
         for h, T in ((0.0, 400), (0.5, 800), (-0.5, 400))
@@ -122,7 +121,7 @@ def test_implicit_gradient_does_not_depend_on_the_highway():
 def test_the_residual_is_reported_and_is_the_one_that_was_left():
     x, mu, weight = problem()
     how = Implicit(tolerance=1e-3)
-    result = unroll(x, mu, gradient="implicit", implicit=how, **CONVERGED)
+    result = unroll(x, mu, gradient=how, **CONVERGED)
     assert result.implicit_residual.isnan().all()
     (result.reconstruction * weight).sum().backward()
     assert (result.implicit_residual <= 2e-3).all()
@@ -135,7 +134,7 @@ def test_means_that_have_not_converged_are_not_passed_over():
     with pytest.warns(ConvergenceWarning, match="means have not converged"):
         unroll(x, mu, iterations=1, gradient="implicit")
     with pytest.raises(ConvergenceError, match=r"forward_tolerance|Raise iterations"):
-        unroll(x, mu, iterations=1, gradient="implicit", implicit=Implicit(on_failure="raise"))
+        unroll(x, mu, iterations=1, gradient=Implicit(on_failure="raise"))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         unroll(x, mu, iterations=1, gradient="implicit")  # no gradient, nothing to be wrong
@@ -146,11 +145,9 @@ def test_a_solve_that_stops_short_is_not_passed_over(solver):
     x, mu, weight = problem()
     short = {"solver": solver, "tolerance": 1e-10, "max_iterations": 1}
     with pytest.warns(ConvergenceWarning, match=f"linear solve.*{solver}"):
-        gradient(x, mu, weight, gradient="implicit", implicit=Implicit(**short), **CONVERGED)
+        gradient(x, mu, weight, gradient=Implicit(**short), **CONVERGED)
     with pytest.raises(ConvergenceError, match="max_iterations"):
-        gradient(
-            x, mu, weight, gradient="implicit", implicit=Implicit(**short, on_failure="raise"), **CONVERGED
-        )
+        gradient(x, mu, weight, gradient=Implicit(**short, on_failure="raise"), **CONVERGED)
 
 
 def test_an_image_without_a_gradient_solves_to_zero():

@@ -7,23 +7,13 @@ in `hemnet.em.gradient.unrolled`.
 Shape suffixes: B images, N positions, C channels, K components.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from hemnet.em.engine import products
-from hemnet.em.options import Assignment, Normalization
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """What defines the EM map besides features, means and highway scale; see `hemnet.em.unroll`."""
-
-    variance: float
-    assignment: Assignment
-    normalize: Normalization
+from hemnet.em.options import Mixture
 
 
 def logit_factors(mu_BKC: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
