@@ -7,7 +7,7 @@ from torch import nn
 
 import hemnet.em
 from hemnet.em import HighwayEM, Implicit, unroll
-from hemnet.em.layers import LARGEST_SCALE
+from hemnet.em.highway import LARGEST_SCALE
 
 # --- forward ------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,11 @@
 Shape suffixes: B images, H rows, W columns, N = H·W positions, C channels, K components, T iterations.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from inspect import signature
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hemnet.em.gradient.choose import Gradient, choose_mode
 from hemnet.em.gradient.modes import GradientMode
+from hemnet.em.highway import LearnScale, check_steps, continued, initial_logits, learned
 from hemnet.em.initial_means import InitialMeans, Means
 from hemnet.em.options import (
     Acceleration,
@@ -26,16 +26,10 @@ from hemnet.em.options import (
     check_iterations,
     check_name,
     check_shapes,
-    check_steps,
     temperature,
 )
 from hemnet.em.result import EMResult, GradientFlow
 from hemnet.em.unrolling import unroll_with
-
-LearnScale = Literal["none", "shared", "per_iteration"]
-# A learned highway scale stays this far inside (-1, 1): at 1 the means would no longer move, and no
-# gradient would bring the scale back.
-LARGEST_SCALE = 0.99
 
 
 class HighwayEM(InitialMeans):
@@ -132,7 +126,7 @@ class HighwayEM(InitialMeans):
         self.highway_scale = tuple(highway_scale) if isinstance(highway_scale, Sequence) else highway_scale
         self.learn_scale: LearnScale = learn_scale
         if learn_scale != "none":
-            self.scale_logit = nn.Parameter(_initial_logits(self.highway_scale, iterations, learn_scale))
+            self.scale_logit = nn.Parameter(initial_logits(self.highway_scale, iterations, learn_scale))
         self._flow_hooks: OrderedDict[int, Callable[[GradientFlow], None]] = OrderedDict()
 
     @property
@@ -146,16 +140,9 @@ class HighwayEM(InitialMeans):
 
     def scale(self, iterations: int) -> float | Sequence[float] | Tensor:
         """The highway scale for a number of iterations, as `hemnet.em.unroll` takes it."""
-        if self.learn_scale != "none":
-            learned = LARGEST_SCALE * self.scale_logit.tanh()
-            if self.learn_scale == "shared":
-                return learned
-            which = torch.arange(iterations, device=learned.device).clamp(max=len(learned) - 1)
-            return learned[which]
-        fixed = self.highway_scale
-        if isinstance(fixed, tuple):
-            return (fixed + fixed[-1:] * max(iterations - len(fixed), 0))[:iterations]
-        return fixed
+        if self.learn_scale == "none":
+            return continued(self.highway_scale, iterations)
+        return learned(self.scale_logit, iterations)
 
     def run(
         self, x_BCHW: Tensor, *, return_trajectory: bool = False, record_gradient_flow: bool = False
@@ -230,24 +217,6 @@ class HighwayEM(InitialMeans):
     def _report(self, flow: GradientFlow) -> None:
         for hook in list(self._flow_hooks.values()):
             hook(flow)
-
-
-def _initial_logits(
-    highway_scale: float | Sequence[float], iterations: int, learn_scale: LearnScale
-) -> Tensor:
-    values = highway_scale if isinstance(highway_scale, tuple) else (highway_scale,)
-    if learn_scale == "shared" and len(set(values)) != 1:
-        raise ValueError(
-            f"highway_scale is {highway_scale!r} with learn_scale='shared'; "
-            "give one number, or learn_scale='per_iteration'"
-        )
-    if any(abs(h) >= LARGEST_SCALE for h in values):
-        raise ValueError(
-            f"highway_scale is {highway_scale!r}; a learned one must start inside ±{LARGEST_SCALE}, "
-            "where it will stay"
-        )
-    logits = torch.tensor([math.atanh(h / LARGEST_SCALE) for h in values], dtype=torch.float32)
-    return logits[0] if learn_scale == "shared" else logits.expand(iterations).clone()
 
 
 def _check_learning(iterations: int, gradient: GradientMode, means: str, learn_scale: str) -> None:

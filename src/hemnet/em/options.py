@@ -4,7 +4,6 @@ Shape suffixes: B images, N positions, C channels, K components.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, get_args
@@ -15,7 +14,6 @@ Assignment = Literal["gaussian", "dot"]
 Normalization = Literal["none", "l2"]
 Engine = Literal["auto", "reference", "recompute", "triton"]
 Acceleration = Literal["none", "anderson"]
-HighwayScale = float | Sequence[float] | Tensor
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Options(Mixture):
         check_name("engine", self.engine, get_args(Engine))
         check_name("acceleration", self.acceleration, get_args(Acceleration))
         number = self.tolerance
-        if number is not None and (not _is_number(number) or not 0 < number < math.inf):
+        if number is not None and (not is_number(number) or not 0 < number < math.inf):
             raise ValueError(f"tolerance is {number!r}; it must be None or a finite number above 0")
         if self.acceleration != "none" and (self.assignment, self.normalize) != ("gaussian", "none"):
             raise ValueError(
@@ -96,33 +94,6 @@ def check_name(option: str, value: object, accepted: tuple[str, ...], otherwise:
         raise ValueError(f"{option} is {value!r}; it must be one of {words}")
 
 
-def check_steps(iterations: int, highway_scale: HighwayScale) -> None:
-    """Refuse with a ValueError a number of iterations, or a highway scale for them, that is out of range.
-
-    The values of a tensor are not read: that would wait for the device.
-    """
-    check_iterations("iterations", iterations)
-    if isinstance(highway_scale, Tensor):
-        if highway_scale.shape not in ((), (iterations,)) or not highway_scale.is_floating_point():
-            raise ValueError(
-                f"highway_scale is a {highway_scale.dtype} tensor of shape {tuple(highway_scale.shape)}; "
-                f"it must be floating, of shape () or ({iterations},), one value per iteration"
-            )
-        return
-    values = highway_scale if isinstance(highway_scale, Sequence) else [highway_scale]
-    if isinstance(highway_scale, Sequence) and len(values) != iterations:
-        raise ValueError(
-            f"highway_scale has {len(values)} values for {iterations} iterations; "
-            "give one number, or one per iteration"
-        )
-    for h in values:
-        if not _is_number(h) or not -1 < h < 1:
-            raise ValueError(
-                f"highway_scale is {h!r}; it must be a number inside (-1, 1), where the likelihood never "
-                "falls with Gaussian assignments. 0 is plain EM; for means that stay put use iterations=0"
-            )
-
-
 def check_iterations(name: str, iterations: int) -> None:
     """Refuse with a ValueError a number of iterations, under the name of its option, that is not one."""
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
@@ -131,11 +102,12 @@ def check_iterations(name: str, iterations: int) -> None:
 
 def check_variance(variance: float) -> None:
     """Refuse with a ValueError a variance that is not a finite number above 0."""
-    if not _is_number(variance) or not 0 < variance < math.inf:
+    if not is_number(variance) or not 0 < variance < math.inf:
         raise ValueError(f"variance is {variance!r}; it must be a finite number above 0")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value is a real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

@@ -3,10 +3,8 @@
 Shape suffixes: B images, N positions, C channels, K components, T iterations.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from hemnet.em.engine.choose import choose_engine
@@ -14,15 +12,14 @@ from hemnet.em.functional import promote
 from hemnet.em.gradient.choose import Gradient, choose_mode
 from hemnet.em.gradient.modes import GradientMode
 from hemnet.em.gradient.run import Run
+from hemnet.em.highway import HighwayScale, check_steps, per_iteration
 from hemnet.em.options import (
     Acceleration,
     Assignment,
     Engine,
-    HighwayScale,
     Normalization,
     Options,
     check_shapes,
-    check_steps,
     temperature,
 )
 from hemnet.em.result import EMResult, GradientFlow, unfilled_flow
@@ -119,7 +116,7 @@ def unroll_with(
     check_steps(iterations, highway_scale)
     mode.check(iterations, options)
     mu_BKC = promote(mu_BKC, x_BNC)[0].expand(x_BNC.shape[0], -1, -1)
-    inputs = {"features": x_BNC, "means": mu_BKC, "scale": _per_iteration(highway_scale, iterations, mu_BKC)}
+    inputs = {"features": x_BNC, "means": mu_BKC, "scale": per_iteration(highway_scale, iterations, mu_BKC)}
     x_BNC, mu_BKC, scale_TB = (
         tensor if name in mode.reaches else tensor.detach() for name, tensor in inputs.items()
     )
@@ -140,14 +137,3 @@ def unroll_with(
         _e_BKC=fit.tail_RBKC[-min(iterations, 1) - 1],
         _mixture=options,
     )
-
-
-def _per_iteration(highway_scale: HighwayScale, iterations: int, like_BKC: Tensor) -> Tensor:
-    """The scale as (T, B), without a copy from the host that would wait for the device."""
-    images = like_BKC.shape[0]  # not len(), which would fix the number of images in an export
-    if isinstance(highway_scale, Tensor):
-        return highway_scale.to(like_BKC).expand(iterations).unsqueeze(1).expand(-1, images)
-    if isinstance(highway_scale, Sequence):
-        rows = [like_BKC.new_full((1, images), h) for h in highway_scale]
-        return torch.cat(rows) if rows else like_BKC.new_empty(0, images)
-    return like_BKC.new_full((iterations, images), highway_scale)

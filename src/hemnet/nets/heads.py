@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hemnet.em import HighwayEM
 from hemnet.em.gradient.choose import Gradient
+from hemnet.em.highway import LearnScale
 from hemnet.em.initial_means import Means
-from hemnet.em.layers import LearnScale
 from hemnet.em.options import Acceleration, Assignment, Engine, Normalization
 
 

@@ -6,7 +6,7 @@ from hemnet.em.gradient.implicit import Implicit
 from hemnet.em.gradient.modes import Detached, GradientMode, OneStep, Unrolled
 from hemnet.em.options import check_name
 
-Gradient = GradientMode | Literal["unrolled", "detached", "one_step", "implicit"]
+Gradient = Literal["unrolled", "detached", "one_step", "implicit"] | GradientMode
 MODES: dict[str, type[GradientMode]] = {mode.name: mode for mode in (Unrolled, Detached, OneStep, Implicit)}
 
 
