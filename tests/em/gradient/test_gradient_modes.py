@@ -7,9 +7,10 @@ import torch
 from _helpers.fits import CLOSE, draw
 from torch import Tensor
 
-from hemnet.em import ConvergenceError, ConvergenceWarning, Implicit, unroll
+from hemnet.em import ConvergenceError, ConvergenceWarning, Detached, Implicit, OneStep, Unrolled, unroll
+from hemnet.em.gradient.choose import MODES, choose_mode
 
-GRADIENTS = ["unrolled", "detached", "one_step", "implicit"]
+GRADIENTS = list(MODES)
 ASSIGNMENTS_WITH_FIXED_POINTS = [("gaussian", "none"), ("gaussian", "l2"), ("dot", "none"), ("dot", "l2")]
 # Enough iterations of plain EM that float64 features of this size sit at their fixed point to rounding.
 CONVERGED = {"iterations": 400, "highway_scale": 0.0, "variance": 1.5}
@@ -43,6 +44,38 @@ def test_all_modes_have_one_forward_pass(mode, engine):
     assert result.iterations.tolist() == [4, 4]
     assert result.reconstruction.requires_grad == (mode != "detached")
     assert result.engine == engine
+
+
+def test_a_name_is_the_mode_with_default_options():
+    assert [choose_mode(name) for name in GRADIENTS] == [Unrolled(), Detached(), OneStep(), Implicit()]
+    assert choose_mode(Implicit(solver="neumann")) == Implicit(solver="neumann")
+    x, mu, weight = problem()
+    for name in ("unrolled", "one_step", "implicit"):
+        found = [gradient(x, mu, weight, gradient=mode, **CONVERGED) for mode in (name, choose_mode(name))]
+        assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("mode", GRADIENTS)
+@pytest.mark.parametrize("engine", ["reference", "recompute"])
+@pytest.mark.filterwarnings("ignore::hemnet.em.ConvergenceWarning")
+def test_a_mode_reaches_what_it_says(mode, engine):
+    if (mode, engine) == ("implicit", "reference"):
+        pytest.skip("refused; see test_options.py")
+    x, mu, weight = problem()
+    h = torch.full((3,), 0.2, dtype=torch.float64, requires_grad=True)
+    mu.requires_grad_()
+    result = unroll(
+        x, mu, iterations=3, highway_scale=h, gradient=mode, engine=engine, record_gradient_flow=True
+    )
+    reached = set()
+    if result.reconstruction.requires_grad:
+        loss = (result.reconstruction * weight).sum()
+        grads = torch.autograd.grad(loss, (x, mu, h), allow_unused=True)
+        names = ("features", "means", "scale")
+        reached = {name for name, grad in zip(names, grads, strict=True) if grad is not None}
+    assert reached == MODES[mode].reaches
+    rows = (result.gradient_flow.features > 0).all(dim=1).sum().item()
+    assert rows == MODES[mode]().flow_rows(3)
 
 
 # --- one_step -----------------------------------------------------------------------------------------------
