@@ -2,7 +2,7 @@
 
 The engines "recompute" and "triton" are this interface twice. Everything between two passes (the N-step,
 normalisation, their gradients, the loop over iterations) works on K·C numbers per image and is common,
-in `hemnet.em.gradient.unrolled`.
+in `hemnet.em.gradient`.
 
 Shape suffixes: B images, N positions, C channels, K components.
 """

@@ -1,4 +1,4 @@
-"""The iterations backwards: from the gradient of what they gave to that of what they were given.
+"""The exact gradient of T iterations: from their results back to the means, the scale and the features.
 
 Shape suffixes: B images, N positions, C channels, K components, T iterations, R rows of a trajectory's
 tail, S kept means, Q the two rows of `hemnet.em.result.GradientFlow`.
@@ -16,9 +16,17 @@ from hemnet.em.options import Mixture
 
 
 class History(NamedTuple):
-    """The T >= 1 iterations of a forward pass, as far as they were kept: every `stride`-th mean.
+    """What a forward pass of T >= 1 iterations kept for its gradient.
 
-    `count_B` is how many of them moved each image: its first ones, since an image that has stopped stays.
+    Attributes:
+        kept_SBKC: every `stride`-th of mu^(0) ... mu^(T-1); the means between are recomputed.
+        mass_TBK: N_k of every iteration.
+        length_TBK: what "l2" divided the means by; one for "none".
+        scale_TB: h per iteration and image.
+        count_B: how many iterations moved each image, int64. They are its first ones: an image that has
+            stopped does not move again.
+        final_BKC: mu^(T).
+        stride: distance of the kept means.
     """
 
     kept_SBKC: Tensor
@@ -65,9 +73,9 @@ def pull_history(
     """Pull gradients back through all iterations.
 
     Args:
-        passes: of the features; those of their gradients stay with it.
-        history: what happened.
-        mixture: and under which options.
+        passes: the passes over the features; they also add up the gradient to the features.
+        history: the iterations of the forward pass.
+        mixture: what the forward pass was taken with.
         dy_BNC: gradient to the reconstruction, if there is one.
         dtail_RBKC: gradients to the last R means, if there are any.
         to_features: whether the gradient to the features is wanted.

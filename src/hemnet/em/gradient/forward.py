@@ -19,10 +19,13 @@ WINDOW = 5
 
 @dataclass
 class Path:
-    """T+1 means, the T steps between them as taken, and per image how many of them moved it.
+    """Where T iterations went.
 
-    An accelerated path has no `steps`: no gradient is pulled back through its mixes. An image that has
-    stopped never moves again, so the steps that moved it are its first `count_B`.
+    Attributes:
+        means: mu^(0) ... mu^(T).
+        steps: the T steps between them; none for an accelerated path, whose mixes have no gradient.
+        count_B: how many iterations each image took before it stopped, (B,), int64. An image that has
+            stopped does not move again, so without acceleration its first `count_B` steps moved it.
     """
 
     means: list[Tensor]

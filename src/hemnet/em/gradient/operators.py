@@ -61,8 +61,8 @@ def em_forward(
 
     Returns:
         The reconstruction (B, N, C) in the type of x; the last R means (R, B, K, C); the kept ones
-        (S, B, K, C); the masses and the lengths before "l2" (T, B, K); the number of iterations that moved
-        each image (B,), int64: its first ones, after which it has stopped.
+        (S, B, K, C); the masses and the lengths before "l2" (T, B, K); the number of iterations each image
+        took before it stopped (B,), int64.
     """
     return _forward_operator(x_BNC, mu_BKC, scale_TB, readout, rows, stride, *flat(options))
 
