@@ -127,7 +127,7 @@ def of_run(path: str, iterations: int | None, images: int) -> dict[str, tuple[Co
             for index in spread(images, len(samples)):
                 network(samples[index]["image"][None])
         handle.remove()
-        variance = math.sqrt(layer.channels) if layer.variance is None else float(layer.variance)
+        options = layer.options
         steps = layer.iterations if iterations is None else iterations
         courses, spreads = [], []
         # One by one: images of a split may differ in size.
@@ -135,12 +135,13 @@ def of_run(path: str, iterations: int | None, images: int) -> dict[str, tuple[Co
             x_BNC = x_BChw.double().flatten(2).mT
             fit = unroll(
                 x_BNC, layer.means.double()[None], iterations=steps, highway_scale=layer.scale(steps),
-                assignment=layer.assignment, variance=variance, normalize=layer.normalize,
+                assignment=options.assignment, variance=options.variance, normalize=options.normalize,
                 return_trajectory=True,
             )  # fmt: skip
-            courses.append(follow(x_BNC, fit.trajectory, variance))
+            courses.append(follow(x_BNC, fit.trajectory, options.variance))
             spreads.append(spread_of(fit.means, x_BNC))
-        setting = f"{name}{layer.assignment}, σ² = {variance:g}, h = {layer.highway_scale}, T = {steps}"
+        step = f"{options.assignment}, σ² = {options.variance:g}, h = {layer.highway_scale}"
+        setting = f"{name}{step}, T = {steps}"
         found[setting] = Course(*map(torch.cat, zip(*courses, strict=True))), sum(spreads) / len(spreads)
     return found
 

@@ -156,8 +156,8 @@ def test_the_copy_is_plain_and_the_network_stays_as_it_was(
     network, _ = restore(make_run(tmp_path, "model/head=hem", "model.head.tolerance=0.5"))
     (plain,) = (m for m in portable_copy(network).modules() if isinstance(m, HighwayEM))
     (layer,) = (m for m in network.modules() if isinstance(m, HighwayEM))
-    assert (plain.engine, plain.tolerance) == ("reference", None)
-    assert (layer.engine, layer.tolerance) == ("auto", 0.5)
+    assert (plain.options.engine, plain.tolerance) == ("reference", None)
+    assert (layer.options.engine, layer.tolerance) == ("auto", 0.5)
     assert "tolerance=0.5 is left out" in caplog.text
 
 

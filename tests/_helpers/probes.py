@@ -9,6 +9,7 @@ from _helpers.toy import data, task, trainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
+import hemnet.em
 from hemnet.em import HighwayEM
 from hemnet.training.task import SegmentationTask
 
@@ -51,12 +52,14 @@ def layer_of(model: SegmentationTask) -> HighwayEM:
 
 
 def plain_task(**em: Any) -> SegmentationTask:
-    """Return a toy task without random parts, its EM layer's attributes set."""
+    """Return a toy task without random parts, its EM layer made with these options."""
     model = task()
     model.network.head.dropout = nn.Identity()
-    for name, value in em.items():
-        assert hasattr(layer_of(model), name)
-        setattr(layer_of(model), name, value)
+    unit = model.network.head.context
+    told = eval(f"dict({unit.em.extra_repr()})", vars(hemnet.em))
+    means = unit.em.state_dict()
+    unit.em = HighwayEM(**{**told, **em})
+    unit.em.load_state_dict(means)
     return model
 
 

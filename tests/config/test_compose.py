@@ -12,7 +12,7 @@ from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
 from hemnet.config.places import CONF, EXPERIMENTS, recipe
 from hemnet.data import CAMVID
-from hemnet.em import HighwayEM
+from hemnet.em import Detached, HighwayEM, Unrolled
 
 RECIPES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 HEADS = sorted(path.stem for path in (CONF / "model" / "head").glob("*.yaml"))
@@ -65,9 +65,9 @@ def test_heads_differ_in_what_they_say(tmp_path: Path) -> None:
     hem, plain, emanet = em("hem"), em("em"), em("emanet")
     assert 0 < hem.highway_scale < 1
     assert plain.highway_scale == 0
-    assert (hem.gradient, plain.gradient, emanet.gradient) == ("unrolled", "unrolled", "detached")
-    assert (emanet.assignment, emanet.normalize) == ("dot", "l2")
-    assert (hem.assignment, hem.iterations) == (plain.assignment, plain.iterations)
+    assert (hem.gradient, plain.gradient, emanet.gradient) == (Unrolled(), Unrolled(), Detached())
+    assert (emanet.options.assignment, emanet.options.normalize) == ("dot", "l2")
+    assert (hem.options, hem.iterations) == (plain.options, plain.iterations)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import torch
 from _helpers.fits import CHANNELS, COMPONENTS, expected_means, features, layer, step
 from torch import nn
 
-from hemnet.em import HighwayEM, unroll
-from hemnet.em.layers import LARGEST_SCALE
+import hemnet.em
+from hemnet.em import HighwayEM, Implicit, unroll
+from hemnet.em.highway import LARGEST_SCALE
 
 # --- forward ------------------------------------------------------------------------------------------------
 
@@ -97,7 +98,7 @@ def test_a_learned_schedule_starts_from_a_schedule():
 
 def test_evaluation_may_take_other_iterations():
     em, x = layer(iterations=2, highway_scale=[0.3, -0.2], iterations_eval=4), features()
-    options = {"assignment": em.assignment, "variance": em.variance, "engine": "reference"}
+    options = {"assignment": "dot", "variance": em.options.variance, "engine": "reference"}
     positions, start = x.flatten(2).mT, em.means[None]
     training = unroll(positions, start, iterations=2, highway_scale=[0.3, -0.2], **options)
     torch.testing.assert_close(em.run(x).means, training.means)
@@ -169,5 +170,10 @@ def test_features_of_the_wrong_shape_are_refused(shape):
 
 
 def test_repr_rebuilds_the_layer():
-    for em in (layer(), layer(means="learned", highway_scale=[0.1, 0.2], variance=2.0)):
-        assert repr(eval(repr(em))) == repr(em)
+    for options in (
+        {},
+        {"means": "learned", "highway_scale": [0.1, 0.2]},
+        {"gradient": Implicit(tolerance=0.1)},
+    ):
+        em = layer(**options)
+        assert repr(eval(repr(em), vars(hemnet.em))) == repr(em)

@@ -14,6 +14,10 @@ X, MU = torch.zeros(2, 6, 4), torch.zeros(2, 3, 4)
         ({"assignment": "cosine"}, "assignment is 'cosine'; it must be one of 'gaussian', 'dot'"),
         ({"normalize": "l1"}, "normalize is 'l1'; it must be one of 'none', 'l2'"),
         ({"gradient": "exact"}, "gradient is 'exact'; it must be one of 'unrolled', 'detached', 'one_step'"),
+        (
+            {"gradient": {"solver": "gmres"}},
+            r"gradient is \{.*\}; .* or an object such as",
+        ),
         ({"engine": "cuda"}, "engine is 'cuda'; it must be one of 'auto', 'reference', 'recompute'"),
         ({"acceleration": "aitken"}, "acceleration is 'aitken'; it must be one of 'none', 'anderson'"),
         ({"tolerance": 0.0}, r"tolerance is 0\.0"),

@@ -93,25 +93,6 @@ def test_em_heads_are_the_fcn_head_and_a_context(name):
     assert torch.equal(network(features), fcn(features))
 
 
-def test_every_option_reaches_the_layer():
-    """Each value differs from the default, so a default in its place would show."""
-    options = {
-        "iterations": 2,
-        "highway_scale": 0.25,
-        "assignment": "dot",
-        "variance": 2.0,
-        "normalize": "l2",
-        "gradient": "detached",
-        "engine": "reference",
-        "momentum": 0.75,
-    }
-    network = head("hem", dropout=0.3, **options)
-    layer = network.context.em
-    assert {key: getattr(layer, key) for key in options} == options
-    assert (layer.channels, layer.num_components) == (CHANNELS, COMPONENTS)
-    assert network.dropout.p == 0.3
-
-
 def test_dropout_acts_in_training_alone():
     network = head("fcn", dropout=0.5)
     features = maps()

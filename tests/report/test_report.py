@@ -18,6 +18,7 @@ from hemnet.errors import HemnetError
 from hemnet.report.build import build
 from hemnet.report.collect import collect
 from hemnet.report.groups import sections, settings
+from hemnet.report.variants import variants
 
 EM, HEM = ("model/head=em",), ("model/head=hem",)
 
@@ -228,6 +229,20 @@ def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
     build([tmp_path], tmp_path / "report")
     lone = table_of(tmp_path / "report", "synthetic_hem_lone_settings")
     assert sorted(float(row["mIoU"]) for row in lone) == pytest.approx([0.6, 0.8])
+
+
+def test_the_settings_of_a_gradient_mode_make_no_variant(tmp_path: Path) -> None:
+    modes = ["unrolled", "implicit", "{_target_:hemnet.em.Implicit,tolerance:1e-6}"]
+    for number, mode in enumerate(modes):
+        write_run(tmp_path / str(number), (*HEM, f"model.head.gradient={mode}"), miou=0.5)
+    (section,) = sections(collect([tmp_path])[0])
+    labels = {group.label for group in section.groups}
+    assert labels == {
+        "hem, T=3, h=0.5, tolerance=not set", "hem, T=3, h=0.5, implicit, tolerance=not set",
+        "hem, T=3, h=0.5, implicit, tolerance=1e-06",
+    }  # fmt: skip
+    (variant,) = variants(section)
+    assert [group.gradient for group in variant.usual] == ["unrolled"]
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:

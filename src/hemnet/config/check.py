@@ -34,6 +34,7 @@ SHARED_KEYS = {"data": {"root"}}
 TARGETS: dict[str, tuple[str, ...]] = {
     "data": ("hemnet.data",),
     "model": ("hemnet.nets",),
+    "model.head.gradient": ("hemnet.em.gradient",),
     "optim": ("hemnet.training.optim", "torch.optim"),
     "task": ("hemnet.training.task", "hemnet.training.optim"),
     "inference": ("hemnet.training.inference",),
@@ -133,8 +134,9 @@ def _find(target: Any, path: str) -> Any:
     where = f"{path}._target_" if path else "_target_"
     own = tuple(filter(None, os.environ.get(OWN, "").split(",")))
     group, *inner = re.split(r"[.\[]", path)
-    # Nothing is made within a part of a network: a backbone there would fetch its weights from anywhere.
-    allowed = own if group == "model" and len(inner) > 1 else (*TARGETS.get(group, ()), *own)
+    # Little is made within a part of a network: a backbone there would fetch its weights from anywhere.
+    place = path if group == "model" and len(inner) > 1 else group
+    allowed = (*TARGETS.get(place, ()), *own)
     packages = {module.partition(".")[0] for module in allowed}
     refused = ConfigError(
         f"{where} names {target}, which is not run: it may name the classes of "

@@ -3,33 +3,33 @@
 Shape suffixes: B images, H rows, W columns, N = H·W positions, C channels, K components, T iterations.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from dataclasses import replace
+from inspect import signature
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hemnet.em.gradient.implicit import Implicit
+from hemnet.em.gradient.choose import Gradient, choose_mode
+from hemnet.em.gradient.modes import GradientMode
+from hemnet.em.highway import LearnScale, check_steps, continued, initial_logits, learned
 from hemnet.em.initial_means import InitialMeans, Means
 from hemnet.em.options import (
     Acceleration,
     Assignment,
     Engine,
-    Gradient,
     Normalization,
+    Options,
     check_iterations,
-    check_options,
+    check_name,
+    check_shapes,
+    temperature,
 )
 from hemnet.em.result import EMResult, GradientFlow
-from hemnet.em.unrolling import unroll
-
-LearnScale = Literal["none", "shared", "per_iteration"]
-# A learned highway scale stays this far inside (-1, 1): at 1 the means would no longer move, and no
-# gradient would bring the scale back.
-LARGEST_SCALE = 0.99
+from hemnet.em.unrolling import unroll_with
 
 
 class HighwayEM(InitialMeans):
@@ -70,20 +70,24 @@ class HighwayEM(InitialMeans):
         iterations: T in training.
         highway_scale: h inside (-1, 1), one number or one per iteration. Where evaluation takes more
             iterations than there are numbers, the last one goes on.
-        assignment: as in `hemnet.em.unroll`, as the following six. EMANet is highway_scale=0,
+        assignment: as in `hemnet.em.unroll`, as the following five. EMANet is highway_scale=0,
             assignment="dot", variance=1, normalize="l2", gradient="detached".
-        variance: see there.
-        normalize: see there.
-        gradient: see there.
-        engine: see there.
-        acceleration: see there.
-        implicit: see there.
+        variance: σ², None for sqrt(C).
+        normalize: "none" or "l2".
+        gradient: a gradient mode, or its name.
+        engine: what computes the passes over the features.
+        acceleration: "none" or "anderson".
         iterations_eval: T in evaluation mode; None is `iterations`. An attribute: may be set later.
         tolerance: as in `hemnet.em.unroll`, in evaluation mode only. An attribute: may be set later.
         learn_scale: "none"; "shared", one scale for all iterations; or "per_iteration". The parameter is
             `scale_logit`, h = 0.99·tanh(scale_logit), started at `highway_scale`.
         means: "moving_average" or "learned".
         momentum: share of the old means that a step keeps, in [0, 1].
+
+    Attributes:
+        options: assignment, variance (a number), normalize, engine, acceleration and tolerance, as one value;
+            to change some, assign `dataclasses.replace(layer.options, ...)`.
+        gradient: the gradient mode, an object.
 
     Raises:
         ValueError: if an option is out of range, or something is to be learned that no gradient reaches.
@@ -102,55 +106,43 @@ class HighwayEM(InitialMeans):
         gradient: Gradient = "unrolled",
         engine: Engine = "auto",
         acceleration: Acceleration = "none",
-        implicit: Implicit | None = None,
         iterations_eval: int | None = None,
         tolerance: float | None = None,
         learn_scale: LearnScale = "none",
         means: Means = "moving_average",
         momentum: float = 0.9,
     ) -> None:
-        check_options(
-            iterations,
-            highway_scale,
-            variance,
-            assignment=assignment,
-            normalize=normalize,
-            gradient=gradient,
-            engine=engine,
-            acceleration=acceleration,
-            tolerance=tolerance,
-        )
+        super().__init__(num_components, channels, means, normalize, momentum)
+        sigma2 = temperature(variance, channels)
+        self.options = Options(sigma2, assignment, normalize, engine, acceleration, tolerance)
+        self.gradient: GradientMode = choose_mode(gradient)
+        self.gradient.check(iterations, self.options)
+        check_steps(iterations, highway_scale)
         if iterations_eval is not None:
             check_iterations("iterations_eval", iterations_eval)
-        _check_learning(iterations, gradient, means, learn_scale)
-        super().__init__(num_components, channels, means, normalize, momentum)
+        _check_learning(iterations, self.gradient, means, learn_scale)
         self.iterations = iterations
-        self.highway_scale = tuple(highway_scale) if isinstance(highway_scale, Sequence) else highway_scale
-        self.assignment: Assignment = assignment
-        self.variance = variance
-        self.gradient: Gradient = gradient
-        self.engine: Engine = engine
-        self.acceleration: Acceleration = acceleration
-        self.implicit = implicit
         self.iterations_eval = iterations_eval
-        self.tolerance = tolerance
+        self.highway_scale = tuple(highway_scale) if isinstance(highway_scale, Sequence) else highway_scale
         self.learn_scale: LearnScale = learn_scale
         if learn_scale != "none":
-            self.scale_logit = nn.Parameter(_initial_logits(self.highway_scale, iterations, learn_scale))
+            self.scale_logit = nn.Parameter(initial_logits(self.highway_scale, iterations, learn_scale))
         self._flow_hooks: OrderedDict[int, Callable[[GradientFlow], None]] = OrderedDict()
+
+    @property
+    def tolerance(self) -> float | None:
+        """The tolerance of evaluation mode, which may be set; see `Options`."""
+        return self.options.tolerance
+
+    @tolerance.setter
+    def tolerance(self, tolerance: float | None) -> None:
+        self.options = replace(self.options, tolerance=tolerance)
 
     def scale(self, iterations: int) -> float | Sequence[float] | Tensor:
         """The highway scale for a number of iterations, as `hemnet.em.unroll` takes it."""
-        if self.learn_scale != "none":
-            learned = LARGEST_SCALE * self.scale_logit.tanh()
-            if self.learn_scale == "shared":
-                return learned
-            which = torch.arange(iterations, device=learned.device).clamp(max=len(learned) - 1)
-            return learned[which]
-        fixed = self.highway_scale
-        if isinstance(fixed, tuple):
-            return (fixed + fixed[-1:] * max(iterations - len(fixed), 0))[:iterations]
-        return fixed
+        if self.learn_scale == "none":
+            return continued(self.highway_scale, iterations)
+        return learned(self.scale_logit, iterations)
 
     def run(
         self, x_BCHW: Tensor, *, return_trajectory: bool = False, record_gradient_flow: bool = False
@@ -170,22 +162,20 @@ class HighwayEM(InitialMeans):
                 f"the features have shape {tuple(x_BCHW.shape)}; HighwayEM(channels={self.channels}) takes "
                 f"(B, {self.channels}, H, W): set channels to the width of the layer before"
             )
-        iterations = self.iterations
-        if not self.training and self.iterations_eval is not None:
+        iterations, options = self.iterations, self.options
+        if self.training:
+            options = replace(options, tolerance=None)
+        elif self.iterations_eval is not None:
             iterations = self.iterations_eval
-        return unroll(
-            x_BCHW.flatten(2).mT,
-            self.start(),
-            iterations=iterations,
-            highway_scale=self.scale(iterations),
-            assignment=self.assignment,
-            variance=self.variance,
-            normalize=self.normalize,
-            gradient=self.gradient,
-            engine=self.engine,
-            acceleration=self.acceleration,
-            tolerance=None if self.training else self.tolerance,
-            implicit=self.implicit,
+        x_BNC, mu_1KC = x_BCHW.flatten(2).mT, self.start()
+        check_shapes(x_BNC, mu_1KC)
+        return unroll_with(
+            x_BNC,
+            mu_1KC,
+            iterations,
+            self.scale(iterations),
+            options,
+            self.gradient,
             return_trajectory=return_trajectory,
             record_gradient_flow=record_gradient_flow,
         )
@@ -220,52 +210,26 @@ class HighwayEM(InitialMeans):
         return handle
 
     def extra_repr(self) -> str:
-        """Give the options in the order of the constructor."""
-        means = f"'moving_average', momentum={self.momentum}" if self.averages else "'learned'"
-        return (
-            f"{self.channels}, num_components={self.num_components}, iterations={self.iterations}, "
-            f"highway_scale={self.highway_scale}, assignment={self.assignment!r}, variance={self.variance}, "
-            f"normalize={self.normalize!r}, gradient={self.gradient!r}, engine={self.engine!r}, "
-            f"acceleration={self.acceleration!r}, implicit={self.implicit}, "
-            f"iterations_eval={self.iterations_eval}, tolerance={self.tolerance}, "
-            f"learn_scale={self.learn_scale!r}, means={means}"
-        )
+        """The constructor's arguments, in its order; with the names of `hemnet.em` they rebuild it."""
+        told = vars(self) | vars(self.options) | {"means": "moving_average" if self.averages else "learned"}
+        return ", ".join(f"{name}={told[name]!r}" for name in signature(HighwayEM).parameters)
 
     def _report(self, flow: GradientFlow) -> None:
         for hook in list(self._flow_hooks.values()):
             hook(flow)
 
 
-def _initial_logits(
-    highway_scale: float | Sequence[float], iterations: int, learn_scale: LearnScale
-) -> Tensor:
-    values = highway_scale if isinstance(highway_scale, tuple) else (highway_scale,)
-    if learn_scale == "shared" and len(set(values)) != 1:
+def _check_learning(iterations: int, gradient: GradientMode, means: str, learn_scale: str) -> None:
+    check_name("learn_scale", learn_scale, get_args(LearnScale))
+    if means == "learned" and "means" not in gradient.reaches:
         raise ValueError(
-            f"highway_scale is {highway_scale!r} with learn_scale='shared'; "
-            "give one number, or learn_scale='per_iteration'"
-        )
-    if any(abs(h) >= LARGEST_SCALE for h in values):
-        raise ValueError(
-            f"highway_scale is {highway_scale!r}; a learned one must start inside ±{LARGEST_SCALE}, "
-            "where it will stay"
-        )
-    logits = torch.tensor([math.atanh(h / LARGEST_SCALE) for h in values], dtype=torch.float32)
-    return logits[0] if learn_scale == "shared" else logits.expand(iterations).clone()
-
-
-def _check_learning(iterations: int, gradient: str, means: str, learn_scale: str) -> None:
-    if learn_scale not in get_args(LearnScale):
-        raise ValueError(f"learn_scale is {learn_scale!r}; it must be one of {get_args(LearnScale)}")
-    if means == "learned" and gradient != "unrolled":
-        raise ValueError(
-            f"means='learned' with gradient={gradient!r} would never train: no gradient reaches the means. "
-            "Use means='moving_average', or gradient='unrolled'"
+            f"means='learned' with gradient={gradient.name!r} would never train: no gradient reaches the "
+            "means. Use means='moving_average', or gradient='unrolled'"
         )
     if learn_scale != "none" and iterations == 0:
         raise ValueError(f"learn_scale={learn_scale!r} with iterations=0: there is no step to scale")
-    if learn_scale != "none" and gradient not in ("unrolled", "one_step"):
+    if learn_scale != "none" and "scale" not in gradient.reaches:
         raise ValueError(
-            f"learn_scale={learn_scale!r} with gradient={gradient!r} would never train: no gradient reaches "
-            "the highway scale. Use gradient='unrolled' or 'one_step'"
+            f"learn_scale={learn_scale!r} with gradient={gradient.name!r} would never train: no gradient "
+            "reaches the highway scale. Use gradient='unrolled' or 'one_step'"
         )

@@ -1,10 +1,10 @@
-"""The options of an unrolled EM layer: their names, their ranges, and the errors that name a bad one.
+"""The options of a fit as one value that checks itself: names, ranges, and the errors that name a bad one.
 
 Shape suffixes: B images, N positions, C channels, K components.
 """
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, get_args
 
@@ -12,98 +12,86 @@ from torch import Tensor
 
 Assignment = Literal["gaussian", "dot"]
 Normalization = Literal["none", "l2"]
-Gradient = Literal["unrolled", "detached", "one_step", "implicit"]
 Engine = Literal["auto", "reference", "recompute", "triton"]
 Acceleration = Literal["none", "anderson"]
-HighwayScale = float | Sequence[float] | Tensor
-
-_ACCEPTED: dict[str, tuple[str, ...]] = {
-    "assignment": get_args(Assignment),
-    "normalize": get_args(Normalization),
-    "gradient": get_args(Gradient),
-    "engine": get_args(Engine),
-    "acceleration": get_args(Acceleration),
-}
 
 
-def check_options(
-    iterations: int,
-    highway_scale: HighwayScale,
-    variance: float | None,
-    *,
-    assignment: str,
-    normalize: str,
-    gradient: str,
-    engine: str,
-    acceleration: str,
-    tolerance: float | None,
-) -> None:
-    """Refuse options, or combinations of them, that `unroll` does not define; its docstring gives the ranges.
+@dataclass(frozen=True)
+class Mixture:
+    """What a fit is, besides features, means and highway scale: the mixture and its E-step.
+
+    Attributes:
+        variance: σ², a finite number above 0.
+        assignment: the E-step, see `hemnet.em.functional.responsibilities`.
+        normalize: what happens to the means after each step, see `hemnet.em.functional.normalize_means`.
 
     Raises:
         ValueError: naming the option, the value and what is accepted.
     """
-    chosen = {
-        "assignment": assignment,
-        "normalize": normalize,
-        "gradient": gradient,
-        "engine": engine,
-        "acceleration": acceleration,
-    }
-    for name, value in chosen.items():
-        if value not in _ACCEPTED[name]:
-            accepted = ", ".join(repr(word) for word in _ACCEPTED[name])
-            raise ValueError(f"{name} is {value!r}; it must be one of {accepted}")
-    check_iterations("iterations", iterations)
-    if variance is not None:
-        check_variance(variance)
-    if tolerance is not None and (not _is_number(tolerance) or not 0 < tolerance < math.inf):
-        raise ValueError(f"tolerance is {tolerance!r}; it must be None or a finite number above 0")
-    _check_highway_scale(highway_scale, iterations)
-    _check_together(iterations, assignment, normalize, gradient, engine, acceleration)
+
+    variance: float
+    assignment: Assignment
+    normalize: Normalization
+
+    def __post_init__(self) -> None:
+        check_name("assignment", self.assignment, get_args(Assignment))
+        check_name("normalize", self.normalize, get_args(Normalization))
+        check_variance(self.variance)
 
 
-def _check_together(
-    iterations: int, assignment: str, normalize: str, gradient: str, engine: str, acceleration: str
-) -> None:
-    if gradient == "implicit" and iterations == 0:
-        raise ValueError("gradient='implicit' needs iterations: means that were not moved are no fixed point")
-    if gradient == "implicit" and engine == "reference":
-        raise ValueError(
-            "gradient='implicit' solves a linear system and has no plain autograd form; use engine='auto'"
-        )
-    if acceleration != "none" and (assignment, normalize) != ("gaussian", "none"):
-        raise ValueError(
-            f"acceleration={acceleration!r} is guarded by the log-likelihood, which needs "
-            f"assignment='gaussian' and normalize='none'; they are {assignment!r} and {normalize!r}"
-        )
-    if acceleration != "none" and (gradient == "unrolled" or engine == "reference"):
-        raise ValueError(
-            f"acceleration={acceleration!r} has neither an unrolled gradient nor a plain autograd form; use "
-            "gradient='implicit', 'one_step' or 'detached', and engine='auto'"
-        )
+@dataclass(frozen=True)
+class Options(Mixture):
+    """A mixture, and how it is fitted; `hemnet.em.unroll` describes each option.
 
+    This is the one list of options between the public functions and torch's operators: it is made where the
+    user's keywords arrive, and everything below is handed the whole value. How a fit is differentiated is a
+    `hemnet.em.gradient.modes.GradientMode`.
 
-def _check_highway_scale(highway_scale: HighwayScale, iterations: int) -> None:
-    if isinstance(highway_scale, Tensor):
-        if highway_scale.shape not in ((), (iterations,)) or not highway_scale.is_floating_point():
+    Attributes:
+        engine: what computes the passes over the features.
+        acceleration: "anderson", or "none" for plain steps.
+        tolerance: relative length of a step below which an image stops; None for no image ever.
+
+    Raises:
+        ValueError: naming the option, the value and what is accepted.
+    """
+
+    engine: Engine
+    acceleration: Acceleration
+    tolerance: float | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name("engine", self.engine, get_args(Engine))
+        check_name("acceleration", self.acceleration, get_args(Acceleration))
+        number = self.tolerance
+        if number is not None and (not is_number(number) or not 0 < number < math.inf):
+            raise ValueError(f"tolerance is {number!r}; it must be None or a finite number above 0")
+        if self.acceleration != "none" and (self.assignment, self.normalize) != ("gaussian", "none"):
             raise ValueError(
-                f"highway_scale is a {highway_scale.dtype} tensor of shape {tuple(highway_scale.shape)}; "
-                f"it must be floating, of shape () or ({iterations},), one value per iteration"
+                f"acceleration={self.acceleration!r} is guarded by the log-likelihood, which needs "
+                "assignment='gaussian' and normalize='none'; they are "
+                f"{self.assignment!r} and {self.normalize!r}"
             )
-        return
-    values = highway_scale if isinstance(highway_scale, Sequence) else [highway_scale]
-    if isinstance(highway_scale, Sequence) and len(values) != iterations:
-        raise ValueError(
-            f"highway_scale has {len(values)} values for {iterations} iterations; "
-            "give one number, or one per iteration"
-        )
-    for h in values:
-        if not _is_number(h) or not -1 < h < 1:
-            raise ValueError(
-                f"highway_scale is {h!r}; it must be a number inside (-1, 1), where the likelihood never "
-                "falls with Gaussian assignments. 0 is plain EM; for means that stay put use iterations=0"
-            )
+
+
+def temperature(variance: float | None, channels: int) -> float:
+    """Return the variance that was asked for, sqrt(C) if it was left open.
+
+    Raises:
+        ValueError: if it is not a finite number above 0.
+    """
+    if variance is None:
+        return math.sqrt(channels)
+    check_variance(variance)
+    return float(variance)
+
+
+def check_name(option: str, value: object, accepted: tuple[str, ...], otherwise: str = "") -> None:
+    """Refuse with a ValueError a value that is none of the accepted words, nor `otherwise`, which is said."""
+    if value not in accepted:
+        words = ", ".join(map(repr, accepted)) + (f", {otherwise}" if otherwise else "")
+        raise ValueError(f"{option} is {value!r}; it must be one of {words}")
 
 
 def check_iterations(name: str, iterations: int) -> None:
@@ -114,11 +102,12 @@ def check_iterations(name: str, iterations: int) -> None:
 
 def check_variance(variance: float) -> None:
     """Refuse with a ValueError a variance that is not a finite number above 0."""
-    if not _is_number(variance) or not 0 < variance < math.inf:
+    if not is_number(variance) or not 0 < variance < math.inf:
         raise ValueError(f"variance is {variance!r}; it must be a finite number above 0")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value is a real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hemnet.em.engine.passes import Mixture
 from hemnet.em.functional import log_likelihood, responsibilities
-from hemnet.em.options import Engine
+from hemnet.em.options import Engine, Mixture
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,8 @@ def em_flops(
     x_shape: Sequence[int],
     mu_shape: Sequence[int],
     scale_shape: Sequence[int],
-    variance: float,
-    assignment: str,
-    normalize: str,
-    engine: str,
-    rows: int,
-    stride: int,
     readout: bool,
-    tolerance: float | None,
-    accelerate: bool,
-    *,
+    *_: object,
     out_shape: Any = None,
 ) -> int:
     """Return the FLOPs of `hemnet.em.gradient.operators.em_forward`, whose inside the counter does not see.
@@ -42,15 +34,7 @@ def em_flops(
         x_shape: (B, N, C).
         mu_shape: (B, K, C).
         scale_shape: (T, B).
-        variance: as the operator takes it, as the following; of these, only ``readout`` matters.
-        assignment: see there.
-        normalize: see there.
-        engine: see there.
-        rows: see there.
-        stride: see there.
         readout: whether the features are reconstructed.
-        tolerance: see there.
-        accelerate: see there.
         out_shape: shapes of the results, as the counter hands them on.
     """
     images, positions, channels = x_shape

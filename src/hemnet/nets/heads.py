@@ -4,13 +4,15 @@ Shapes: B images, C channels, K components, h and w positions of a feature map.
 """
 
 from collections.abc import Sequence
+from inspect import signature
 
 from torch import Tensor, nn
 
-from hemnet.em import HighwayEM, Implicit
+from hemnet.em import HighwayEM
+from hemnet.em.gradient.choose import Gradient
+from hemnet.em.highway import LearnScale
 from hemnet.em.initial_means import Means
-from hemnet.em.layers import LearnScale
-from hemnet.em.options import Acceleration, Assignment, Engine, Gradient, Normalization
+from hemnet.em.options import Acceleration, Assignment, Engine, Normalization
 
 
 def conv_bn_relu(c_in: int, c_out: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
@@ -72,7 +74,7 @@ class EMUnit(nn.Module):
         nn.init.zeros_(self.conv1.bias)  # type: ignore[arg-type]
         # No gradient passes a detached EM layer, so conv1 is a fixed random projection, as in EMANet.
         # Said openly, it takes no weight decay and DDP does not wait for its gradient.
-        self.conv1.requires_grad_(em.gradient != "detached")
+        self.conv1.requires_grad_("features" in em.gradient.reaches)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map (B, C, h, w) to the same shape."""
@@ -93,10 +95,10 @@ class EMHead(FCNHead):
         assignment: see :class:`hemnet.em.HighwayEM`, as the following.
         variance: sigma squared; null means the square root of ``channels``.
         normalize: ``none`` or ``l2`` normalisation of the means after each step.
-        gradient: how the iterations are differentiated.
+        gradient: how the iterations are differentiated: a mode's name, or a node such as
+            ``{_target_: hemnet.em.Implicit, tolerance: 1e-6}``.
         engine: what computes them.
         acceleration: ``none`` or ``anderson`` mixing of steps.
-        implicit: how ``gradient: implicit`` solves, as a :class:`hemnet.em.Implicit`.
         iterations_eval: T in evaluation; null means ``iterations``.
         tolerance: relative step below which an image stops, in evaluation; null never stops.
         learn_scale: ``none``, ``shared`` or ``per_iteration``: whether the highway scale is trained.
@@ -120,7 +122,6 @@ class EMHead(FCNHead):
         gradient: Gradient = "unrolled",
         engine: Engine = "auto",
         acceleration: Acceleration = "none",
-        implicit: Implicit | None = None,
         iterations_eval: int | None = None,
         tolerance: float | None = None,
         learn_scale: LearnScale = "none",
@@ -128,23 +129,6 @@ class EMHead(FCNHead):
         momentum: float = 0.9,
         dropout: float = 0.1,
     ) -> None:
+        given = locals()  # every argument by its name, so that none can be forgotten on its way to the layer
         super().__init__(in_channels, num_classes, channels=channels, dropout=dropout)
-        em = HighwayEM(
-            channels,
-            num_components,
-            iterations,
-            highway_scale,
-            assignment=assignment,
-            variance=variance,
-            normalize=normalize,
-            gradient=gradient,
-            engine=engine,
-            acceleration=acceleration,
-            implicit=implicit,
-            iterations_eval=iterations_eval,
-            tolerance=tolerance,
-            learn_scale=learn_scale,
-            means=means,
-            momentum=momentum,
-        )
-        self.context = EMUnit(em)
+        self.context = EMUnit(HighwayEM(**{name: given[name] for name in signature(HighwayEM).parameters}))

@@ -5,11 +5,12 @@ Shapes: B images, C channels, h and w positions of a map, s bins.
 
 import copy
 import logging
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from hemnet.em import HighwayEM
+from hemnet.em import Detached, HighwayEM
 from hemnet.errors import HemnetError
 from hemnet.nets.segmenter import Segmenter
 
@@ -96,9 +97,9 @@ def _bin_weights(length: int, bins: int | None, like: Tensor) -> Tensor:
 
 
 def _use_plain_engine(name: str, layer: HighwayEM) -> None:
-    if layer.acceleration != "none":
+    if layer.options.acceleration != "none":
         raise HemnetError(
-            f"{name} uses acceleration={layer.acceleration}, which has no translation: train with "
+            f"{name} uses acceleration={layer.options.acceleration}, which has no translation: train with "
             "model.head.acceleration=none to export"
         )
-    layer.engine, layer.gradient = "reference", "detached"
+    layer.options, layer.gradient = replace(layer.options, engine="reference"), Detached()

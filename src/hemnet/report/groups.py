@@ -27,7 +27,9 @@ LEFT_OUT_NAMES = {
 WATCHERS = ("hemnet.callbacks.", "pytorch_lightning.callbacks.ModelCheckpoint")
 HEAD = "model.head."
 USUAL_MODE = "unrolled"
-DIMENSIONS = {f"{HEAD}{name}" for name in ("_target_", "iterations", "highway_scale", "gradient")}
+DIMENSIONS = {
+    f"{HEAD}{name}" for name in ("_target_", "iterations", "highway_scale", "gradient", "gradient._target_")
+}
 """What `hemnet.runs.identity` has already said of a head."""
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from hemnet.report.groups import HEAD, USUAL_MODE, Group, Section, differences
 
-GRADIENT_SETTINGS = f"{HEAD}implicit"
+GRADIENT_SETTINGS = f"{HEAD}gradient."
 """Settings that belong to a gradient mode, and so are no variant of their own."""
 
 

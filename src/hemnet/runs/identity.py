@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from hemnet.em.gradient.choose import MODES
 from hemnet.runs.redaction import is_secret, redact
 
 PLAIN_HEADS = {
@@ -87,7 +88,8 @@ def identity(config: DictConfig) -> Identity:
     if target != "EMHead":
         return Identity(**about, head=PLAIN_HEADS.get(target, target))
     scale = _scale(node)
-    if (node.get("gradient"), node.get("assignment"), node.get("normalize")) == ("detached", "dot", "l2"):
+    gradient = _gradient(node)
+    if (gradient, node.get("assignment"), node.get("normalize")) == ("detached", "dot", "l2"):
         head = "emanet"
     else:
         head = "em" if scale == 0 else "hem"
@@ -96,9 +98,18 @@ def identity(config: DictConfig) -> Identity:
         head=head,
         iterations=node.get("iterations"),
         highway_scale=scale,
-        gradient=node.get("gradient"),
+        gradient=gradient,
         variance=node.get("variance"),
     )
+
+
+def _gradient(node: dict[str, Any]) -> str | None:
+    """Return the name of the gradient mode, which may be a node with settings of its own."""
+    mode = node.get("gradient")
+    if not isinstance(mode, dict):
+        return mode
+    target = str(mode.get("_target_")).rpartition(".")[2]
+    return next((name for name, made in MODES.items() if made.__name__ == target), target)
 
 
 def _scale(node: dict[str, Any]) -> float | str:

@@ -1,4 +1,4 @@
-"""Names that older versions wrote into a run's config.yaml, and what bears them now."""
+"""What older versions wrote into a run's config.yaml, in the words of this one."""
 
 from typing import Any
 
@@ -14,11 +14,23 @@ RENAMED = {
 
 
 def with_present_names(node: Any) -> Any:
-    """Return a tree of plain values with the present name in every ``_target_``."""
+    """Return a tree of plain values of present names: in every ``_target_``, and in the keys of heads."""
     if isinstance(node, dict):
         named = {key: with_present_names(value) for key, value in node.items()}
         if isinstance(target := named.get("_target_"), str):
             old = next((old for old in RENAMED if target.startswith(old)), "")
             named["_target_"] = RENAMED.get(old, "") + target.removeprefix(old)
+            if named["_target_"].endswith(".EMHead"):
+                _fold_implicit(named)
         return named
     return [with_present_names(item) for item in node] if isinstance(node, list) else node
+
+
+def _fold_implicit(head: dict[str, Any]) -> None:
+    """Make `implicit`, once the settings of ``gradient: implicit`` beside it, the gradient mode itself.
+
+    Other modes never read it, and null was its default.
+    """
+    settings = head.pop("implicit", None)
+    if settings is not None and head.get("gradient") == "implicit":
+        head["gradient"] = settings

@@ -12,7 +12,8 @@ from hemnet.em import Implicit, unroll
 pytest.importorskip("triton")
 
 from hemnet.em.engine import choose, triton_passes
-from hemnet.em.engine.passes import Mixture, TorchPasses
+from hemnet.em.engine.passes import TorchPasses
+from hemnet.em.options import Mixture
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -154,7 +155,7 @@ def test_offset_features_in_bfloat16():
     [
         {"gradient": "one_step"},
         # Each engine solves to this tolerance, of which the solution's error is a few times as much.
-        {"gradient": "implicit", "acceleration": "anderson", "implicit": Implicit(tolerance=1e-6)},
+        {"gradient": Implicit(tolerance=1e-6), "acceleration": "anderson"},
         {"record_gradient_flow": True},
         {"tolerance": 1e-2},
     ],

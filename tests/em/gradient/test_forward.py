@@ -68,6 +68,20 @@ def test_gradient_of_a_stopped_fit_is_that_of_the_steps_it_took(engine):
     torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_second_derivatives_of_a_stopped_fit_are_those_of_plain_autograd(normalize):
+    options = {"iterations": 30, "tolerance": 1e-2, "variance": 0.6, "normalize": normalize}
+    found = []
+    for engine in ("reference", "recompute"):
+        x, mu = slow_problem()
+        x[1] *= 0.3  # stops at another time, or not at all
+        result = unroll(x.requires_grad_(), mu, engine=engine, **options)
+        assert result.iterations.min() < 30
+        (dx,) = torch.autograd.grad(result.reconstruction.square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(dx.square().sum(), x)[0])
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
 # --- Anderson -----------------------------------------------------------------------------------------------
 
 

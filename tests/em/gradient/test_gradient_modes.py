@@ -7,9 +7,10 @@ import torch
 from _helpers.fits import CLOSE, draw
 from torch import Tensor
 
-from hemnet.em import ConvergenceError, ConvergenceWarning, Implicit, unroll
+from hemnet.em import ConvergenceError, ConvergenceWarning, Detached, Implicit, OneStep, Unrolled, unroll
+from hemnet.em.gradient.choose import MODES, choose_mode
 
-GRADIENTS = ["unrolled", "detached", "one_step", "implicit"]
+GRADIENTS = list(MODES)
 ASSIGNMENTS_WITH_FIXED_POINTS = [("gaussian", "none"), ("gaussian", "l2"), ("dot", "none"), ("dot", "l2")]
 # Enough iterations of plain EM that float64 features of this size sit at their fixed point to rounding.
 CONVERGED = {"iterations": 400, "highway_scale": 0.0, "variance": 1.5}
@@ -43,6 +44,38 @@ def test_all_modes_have_one_forward_pass(mode, engine):
     assert result.iterations.tolist() == [4, 4]
     assert result.reconstruction.requires_grad == (mode != "detached")
     assert result.engine == engine
+
+
+def test_a_name_is_the_mode_with_default_options():
+    assert [choose_mode(name) for name in GRADIENTS] == [Unrolled(), Detached(), OneStep(), Implicit()]
+    assert choose_mode(Implicit(solver="neumann")) == Implicit(solver="neumann")
+    x, mu, weight = problem()
+    for name in ("unrolled", "one_step", "implicit"):
+        found = [gradient(x, mu, weight, gradient=mode, **CONVERGED) for mode in (name, choose_mode(name))]
+        assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("mode", GRADIENTS)
+@pytest.mark.parametrize("engine", ["reference", "recompute"])
+@pytest.mark.filterwarnings("ignore::hemnet.em.ConvergenceWarning")
+def test_a_mode_reaches_what_it_says(mode, engine):
+    if (mode, engine) == ("implicit", "reference"):
+        pytest.skip("refused; see test_options.py")
+    x, mu, weight = problem()
+    h = torch.full((3,), 0.2, dtype=torch.float64, requires_grad=True)
+    mu.requires_grad_()
+    result = unroll(
+        x, mu, iterations=3, highway_scale=h, gradient=mode, engine=engine, record_gradient_flow=True
+    )
+    reached = set()
+    if result.reconstruction.requires_grad:
+        loss = (result.reconstruction * weight).sum()
+        grads = torch.autograd.grad(loss, (x, mu, h), allow_unused=True)
+        names = ("features", "means", "scale")
+        reached = {name for name, grad in zip(names, grads, strict=True) if grad is not None}
+    assert reached == MODES[mode].reaches
+    rows = (result.gradient_flow.features > 0).all(dim=1).sum().item()
+    assert rows == MODES[mode]().flow_rows(3)
 
 
 # --- one_step -----------------------------------------------------------------------------------------------
@@ -82,7 +115,7 @@ def test_at_a_fixed_point_implicit_is_the_exact_gradient(assignment, normalize, 
     options = CONVERGED | {"assignment": assignment, "normalize": normalize}
     how = Implicit(solver=solver, tolerance=1e-11, max_iterations=2000, forward_tolerance=1e-9)
     expected = gradient(x, mu, weight, **options)
-    found = gradient(x, mu, weight, gradient="implicit", implicit=how, **options)
+    found = gradient(x, mu, weight, gradient=how, **options)
     # A residual of 1e-11 grows by at most |(I - J)^-1|, under 1e3 as `expected` of 400 iterations agrees.
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
 
@@ -90,7 +123,7 @@ def test_at_a_fixed_point_implicit_is_the_exact_gradient(assignment, normalize, 
 def test_implicit_gradient_is_that_of_finite_differences():
     x, mu, weight = problem()
     how = Implicit(tolerance=1e-12, max_iterations=100)
-    dx = gradient(x, mu, weight, gradient="implicit", implicit=how, **CONVERGED)
+    dx = gradient(x, mu, weight, gradient=how, **CONVERGED)
     direction = draw(*x.shape, seed=9)
     with torch.no_grad():
         above, below = (
@@ -109,8 +142,7 @@ def test_implicit_gradient_does_not_depend_on_the_highway():
             x,
             mu,
             weight,
-            gradient="implicit",
-            implicit=how,
+            gradient=how,
             **(CONVERGED | {"highway_scale": h, "iterations": T}),
         )
         for h, T in ((0.0, 400), (0.5, 800), (-0.5, 400))
@@ -122,7 +154,7 @@ def test_implicit_gradient_does_not_depend_on_the_highway():
 def test_the_residual_is_reported_and_is_the_one_that_was_left():
     x, mu, weight = problem()
     how = Implicit(tolerance=1e-3)
-    result = unroll(x, mu, gradient="implicit", implicit=how, **CONVERGED)
+    result = unroll(x, mu, gradient=how, **CONVERGED)
     assert result.implicit_residual.isnan().all()
     (result.reconstruction * weight).sum().backward()
     assert (result.implicit_residual <= 2e-3).all()
@@ -135,7 +167,7 @@ def test_means_that_have_not_converged_are_not_passed_over():
     with pytest.warns(ConvergenceWarning, match="means have not converged"):
         unroll(x, mu, iterations=1, gradient="implicit")
     with pytest.raises(ConvergenceError, match=r"forward_tolerance|Raise iterations"):
-        unroll(x, mu, iterations=1, gradient="implicit", implicit=Implicit(on_failure="raise"))
+        unroll(x, mu, iterations=1, gradient=Implicit(on_failure="raise"))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         unroll(x, mu, iterations=1, gradient="implicit")  # no gradient, nothing to be wrong
@@ -146,11 +178,9 @@ def test_a_solve_that_stops_short_is_not_passed_over(solver):
     x, mu, weight = problem()
     short = {"solver": solver, "tolerance": 1e-10, "max_iterations": 1}
     with pytest.warns(ConvergenceWarning, match=f"linear solve.*{solver}"):
-        gradient(x, mu, weight, gradient="implicit", implicit=Implicit(**short), **CONVERGED)
+        gradient(x, mu, weight, gradient=Implicit(**short), **CONVERGED)
     with pytest.raises(ConvergenceError, match="max_iterations"):
-        gradient(
-            x, mu, weight, gradient="implicit", implicit=Implicit(**short, on_failure="raise"), **CONVERGED
-        )
+        gradient(x, mu, weight, gradient=Implicit(**short, on_failure="raise"), **CONVERGED)
 
 
 def test_an_image_without_a_gradient_solves_to_zero():

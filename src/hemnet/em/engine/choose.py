@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from hemnet.em.engine.passes import Mixture, Passes, TorchPasses
-from hemnet.em.options import Engine
+from hemnet.em.engine.passes import Passes, TorchPasses
+from hemnet.em.options import Engine, Mixture
 
 _log = logging.getLogger("hemnet.em")
 

@@ -2,28 +2,18 @@
 
 The engines "recompute" and "triton" are this interface twice. Everything between two passes (the N-step,
 normalisation, their gradients, the loop over iterations) works on K·C numbers per image and is common,
-in `hemnet.em.gradient.unrolled`.
+in `hemnet.em.gradient`.
 
 Shape suffixes: B images, N positions, C channels, K components.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from hemnet.em.engine import products
-from hemnet.em.options import Assignment, Normalization
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """What defines the EM map besides features, means and highway scale; see `hemnet.em.unroll`."""
-
-    variance: float
-    assignment: Assignment
-    normalize: Normalization
+from hemnet.em.options import Mixture
 
 
 def logit_factors(mu_BKC: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,11 @@ Shape suffixes: B images, N positions, C channels, K components, T iterations, Q
 `hemnet.em.result.GradientFlow`.
 """
 
+import torch
 from torch import Tensor
 
-from hemnet.em.engine.passes import Mixture
 from hemnet.em.functional import component_means, newton_step, normalize_means, reconstruct, responsibilities
+from hemnet.em.options import Mixture
 
 
 def plain_unroll(
@@ -38,6 +39,12 @@ def plain_unroll(
         e_BKC = means[last]
         z_BNK = responsibilities(x_T_BNC, e_BKC, variance=mixture.variance, assignment=mixture.assignment)
     return reconstruct(z_BNK, means[-1]), means
+
+
+def zero_length_where_stopped(scale_TB: Tensor, count_B: Tensor) -> Tensor:
+    """The highway scale with h = 1, a step of no length, after the `count_B` first steps of each image."""
+    t_T1 = torch.arange(len(scale_TB), device=count_B.device).unsqueeze(1)
+    return torch.where(t_T1 < count_B, scale_TB, 1.0)
 
 
 def watch(tensor: Tensor, flow_QTB: Tensor | None, row: int, t: int) -> Tensor:

@@ -12,8 +12,9 @@ import torch
 import triton
 from torch import Tensor
 
-from hemnet.em.engine.passes import Mixture, common_log_normalizer, logit_factors
+from hemnet.em.engine.passes import common_log_normalizer, logit_factors
 from hemnet.em.engine.triton_kernels import INTERPRETED, gather, scatter
+from hemnet.em.options import Mixture
 
 MAX_CHANNELS, MAX_COMPONENTS = 1024, 256
 # Channels of a block of sums for K <= 64, fewer for more: 64 times 512 float32 are half of the registers of a

@@ -1,35 +1,48 @@
-"""The iterations backwards: from the gradient of what they gave to that of what they were given.
+"""The exact gradient of T iterations: from their results back to the means, the scale and the features.
 
 Shape suffixes: B images, N positions, C channels, K components, T iterations, R rows of a trajectory's
 tail, S kept means, Q the two rows of `hemnet.em.result.GradientFlow`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hemnet.em.engine.passes import Mixture, Passes
-from hemnet.em.gradient.step import Step, pull_step, take_step
+from hemnet.em.engine.passes import Passes
+from hemnet.em.gradient.step import Step, pull_step, take_step, where_moving
+from hemnet.em.options import Mixture
 
 
-@dataclass(frozen=True)
-class History:
-    """The T >= 1 iterations of a forward pass, as far as they were kept: every `stride`-th mean."""
+class History(NamedTuple):
+    """What a forward pass of T >= 1 iterations kept for its gradient.
+
+    Attributes:
+        kept_SBKC: every `stride`-th of mu^(0) ... mu^(T-1); the means between are recomputed.
+        mass_TBK: N_k of every iteration.
+        length_TBK: what "l2" divided the means by; one for "none".
+        scale_TB: h per iteration and image.
+        count_B: how many iterations moved each image, int64. They are its first ones: an image that has
+            stopped does not move again.
+        final_BKC: mu^(T).
+        stride: distance of the kept means.
+    """
 
     kept_SBKC: Tensor
     mass_TBK: Tensor
     length_TBK: Tensor
     scale_TB: Tensor
+    count_B: Tensor
     final_BKC: Tensor
     stride: int
 
     @classmethod
     def standing(cls, mu_BKC: Tensor) -> "History":
-        """The history of means that were never moved: one iteration with h = 1."""
+        """The history of means that were never moved: one iteration in which every image had stopped."""
         one_1BK = torch.ones_like(mu_BKC[None, :, :, 0])
-        return cls(mu_BKC.unsqueeze(0), one_1BK, one_1BK, one_1BK[:, :, 0], mu_BKC, 1)
+        none_B = torch.zeros_like(mu_BKC[:, 0, 0], dtype=torch.int64)
+        return cls(mu_BKC.unsqueeze(0), one_1BK, one_1BK, one_1BK[:, :, 0], none_B, mu_BKC, 1)
 
     def backwards(self, passes: Passes, mixture: Mixture) -> Iterator[tuple[int, Tensor, Step]]:
         """Yield t, mu^(t) and the step taken from it, the last iteration first."""
@@ -39,7 +52,8 @@ class History:
             end = min(first + self.stride, len(self.scale_TB))
             means = [self.kept_SBKC[segment]]
             for t in range(first, end - 1):
-                means.append(take_step(passes, means[-1], self.scale_TB[t], mixture).mu_BKC)
+                step = take_step(passes, means[-1], self.scale_TB[t], mixture)
+                means.append(where_moving(step, means[-1], t < self.count_B).mu_BKC)
             for t in reversed(range(first, end)):
                 mu_BKC = means.pop()
                 yield t, mu_BKC, Step(after_BKC, self.mass_TBK[t], self.length_TBK[t])
@@ -59,9 +73,9 @@ def pull_history(
     """Pull gradients back through all iterations.
 
     Args:
-        passes: of the features; those of their gradients stay with it.
-        history: what happened.
-        mixture: and under which options.
+        passes: the passes over the features; they also add up the gradient to the features.
+        history: the iterations of the forward pass.
+        mixture: what the forward pass was taken with.
         dy_BNC: gradient to the reconstruction, if there is one.
         dtail_RBKC: gradients to the last R means, if there are any.
         to_features: whether the gradient to the features is wanted.
@@ -76,7 +90,7 @@ def pull_history(
     d_BKC = direct.pop().clone() if direct else torch.zeros_like(history.final_BKC)
     readout = None if dy_BNC is None else (dy_BNC, history.final_BKC)
     for t, mu_BKC, step in history.backwards(passes, mixture):
-        scale_B = history.scale_TB[t]
+        scale_B, moving_B = history.scale_TB[t], t < history.count_B
         if readout is not None:
             d_BKC += passes.readout_vjp(mu_BKC, readout[0])
         energy_B = flow_QTB[1, t] if flow_QTB is not None and to_features else None
@@ -86,12 +100,16 @@ def pull_history(
                 # The readout shares responsibilities with this iteration and is pulled together with it. Each
                 # is measured apart, beside that pull and not in its place, so that recording rounds nothing.
                 _measure_readout(passes, mu_BKC, readout, mixture, flow_QTB[1, -1])
-                pull_step(passes, mu_BKC, scale_B, step, d_BKC, mixture, to_features=False, energy_B=energy_B)
+                pull_step(
+                    passes, mu_BKC, scale_B, moving_B, step, d_BKC, mixture,
+                    to_features=False, energy_B=energy_B,
+                )  # fmt: skip
                 energy_B = None
         d_BKC, dscale_TB[t] = pull_step(
             passes,
             mu_BKC,
             scale_B,
+            moving_B,
             step,
             d_BKC,
             mixture,
@@ -115,7 +133,8 @@ def _measure_readout(
         passes,
         mu_BKC,
         one_BK[:, 0],
-        Step(mu_BKC, one_BK, one_BK),  # one that did not move the means
+        torch.zeros_like(one_BK[:, 0], dtype=torch.bool),  # a step that moved no image
+        Step(mu_BKC, one_BK, one_BK),
         torch.zeros_like(mu_BKC),
         mixture,
         readout,

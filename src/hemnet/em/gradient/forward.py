@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hemnet.em.engine.passes import Mixture, Passes
-from hemnet.em.gradient.step import Step, take_step
+from hemnet.em.engine.passes import Passes
+from hemnet.em.gradient.step import Step, take_step, where_moving
+from hemnet.em.options import Mixture
 
 # Differences of past steps that a mix may use. EM slows down along a few directions at most.
 WINDOW = 5
@@ -18,15 +19,17 @@ WINDOW = 5
 
 @dataclass
 class Path:
-    """T+1 means, the T steps between them as taken, and per image how many of them moved it.
+    """Where T iterations went.
 
-    An accelerated path has no `steps`: no gradient is pulled back through its mixes. `scale_TB` is the
-    highway scale in effect: 1 from where an image has stopped.
+    Attributes:
+        means: mu^(0) ... mu^(T).
+        steps: the T steps between them; none for an accelerated path, whose mixes have no gradient.
+        count_B: how many iterations each image took before it stopped, (B,), int64. An image that has
+            stopped does not move again, so without acceleration its first `count_B` steps moved it.
     """
 
     means: list[Tensor]
     steps: list[Step]
-    scale_TB: Tensor
     count_B: Tensor
 
 
@@ -36,20 +39,20 @@ def walk(passes: Passes, mu_BKC: Tensor, scale_TB: Tensor, mixture: Mixture, tol
     The test is |mu^(t+1) - mu^(t)| <= tolerance·(1-h)·|mu^(t)| over all components of an image, so it does
     not depend on the highway scale, nor on the other images of the batch.
     """
-    path = Path([mu_BKC], [], scale_TB, torch.full_like(mu_BKC[:, 0, 0], len(scale_TB), dtype=torch.int64))
+    path = Path([mu_BKC], [], torch.full_like(mu_BKC[:, 0, 0], len(scale_TB), dtype=torch.int64))
+    moving_B = torch.ones_like(path.count_B, dtype=torch.bool)
     if tolerance is not None:
-        path.scale_TB = scale_TB.clone()
         path.count_B.zero_()
-    for t in range(len(scale_TB)):
-        step = take_step(passes, path.means[t], path.scale_TB[t], mixture)
+    for t, h_B in enumerate(scale_TB):
+        mu_BKC = path.means[t]
+        step = take_step(passes, mu_BKC, h_B, mixture)
         if tolerance is not None:
-            active_B = ~_is_short(step.mu_BKC - path.means[t], path.means[t], path.scale_TB[t], tolerance)
-            path.scale_TB[t:] = torch.where(active_B, path.scale_TB[t:], 1.0)
-            path.count_B += active_B
-            step = step._replace(mu_BKC=torch.where(active_B[:, None, None], step.mu_BKC, path.means[t]))
+            moving_B = moving_B & ~_is_short(step.mu_BKC - mu_BKC, mu_BKC, h_B, tolerance)
+            path.count_B += moving_B
+            step = where_moving(step, mu_BKC, moving_B)
         path.means.append(step.mu_BKC)
         path.steps.append(step)
-        if tolerance is not None and not active_B.any():
+        if tolerance is not None and not moving_B.any():
             path.means += [step.mu_BKC] * (len(scale_TB) - t - 1)
             path.steps += [step] * (len(scale_TB) - t - 1)
             break
@@ -72,7 +75,7 @@ def accelerated_walk(
     done_B = torch.zeros_like(best_B, dtype=torch.bool)
     proposal_BKC = mu_BKC
     move_BKC = torch.zeros_like(mu_BKC)
-    path = Path([], [], scale_TB, count_B)
+    path = Path([], [], count_B)
     for t, h_B in enumerate(scale_TB):
         value_B = passes.log_normalizer(proposal_BKC)
         step = take_step(passes, proposal_BKC, h_B, mixture)

@@ -6,23 +6,27 @@ At mu* = G(x, mu*), with G one plain step (h = 0; every highway scale has the sa
 
 (implicit function theorem). Memory does not depend on the number of iterations.
 
-Shape suffixes: B images, N positions, C channels, K components, J Krylov vectors.
+Shape suffixes: B images, N positions, C channels, K components, T iterations, Q the two quantities of
+`GradientFlow`.
 """
 
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from hemnet.em.engine.choose import make_passes
-from hemnet.em.engine.passes import Mixture
-from hemnet.em.functional import autocast_off
-from hemnet.em.gradient.operators import like
+from hemnet.em.engine.reference import watch
+from hemnet.em.functional import autocast_off, reconstruct, responsibilities
+from hemnet.em.gradient.modes import GradientMode
+from hemnet.em.gradient.operators import FLAT, flat, like
+from hemnet.em.gradient.run import Outcome, Run
+from hemnet.em.gradient.solvers import gmres, neumann, relative
 from hemnet.em.gradient.step import Step, pull_step, take_step
+from hemnet.em.options import Options
 
 Solver = Literal["gmres", "neumann"]
 OnFailure = Literal["warn", "raise"]
@@ -37,8 +41,10 @@ class ConvergenceError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Implicit:
-    """How gradient="implicit" solves eq (6), and when it complains.
+class Implicit(GradientMode):
+    """The gradient to the features as if the means were a fixed point of EM, by solving eq (6).
+
+    Means and highway scale get none: a fixed point does not depend on where it was approached from.
 
     Attributes:
         solver: "gmres" (keeps up to `max_iterations` vectors of K·C numbers) or "neumann"
@@ -51,6 +57,9 @@ class Implicit:
     Raises:
         ValueError: if a value is not as above.
     """
+
+    name = "implicit"
+    reaches = frozenset({"features"})
 
     solver: Solver = "gmres"
     tolerance: float = 1e-4
@@ -72,92 +81,122 @@ class Implicit:
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations is {self.max_iterations!r}; it must be 1 or more")
 
+    def check(self, iterations: int, options: Options) -> None:
+        """See `GradientMode`."""
+        if iterations == 0:
+            raise ValueError(
+                "gradient='implicit' needs iterations: means that were not moved are no fixed point"
+            )
+        if options.engine == "reference":
+            raise ValueError(
+                "gradient='implicit' solves a linear system and has no plain autograd form; use engine='auto'"
+            )
+        super().check(iterations, options)
 
-@torch.library.custom_op("hemnet::em_fixed_point", mutates_args=())
-def em_fixed_point(
-    x_BNC: Tensor,
-    mu_BKC: Tensor,
-    variance: float,
-    assignment: str,
-    normalize: str,
-    engine: str,
-    forward_tolerance: float,
-    on_failure: str,
+    def flow_rows(self, iterations: int) -> int:
+        """The reconstruction's, and the last iteration's for the solve."""
+        return 2
+
+    def fit(self, run: Run, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
+        """All iterations without a graph; then a graph from the last means straight to the features."""
+        fit = run.quietly(mu_BKC, scale_TB, readout=False)
+        residual_B = torch.full_like(mu_BKC[:, 0, 0], math.nan)
+        ends_2BKC = fit.tail_RBKC[-2:]
+        if run.x_BNC.requires_grad and torch.is_grad_enabled():
+            ends_2BKC = FixedPoint.apply(run.x_BNC, ends_2BKC, run.options, self, residual_B, run.flow_QTB)
+        x_BNC = watch(run.x_BNC, run.flow_QTB, 1, -1)
+        z_BNK = responsibilities(
+            x_BNC, ends_2BKC[0], variance=run.options.variance, assignment=run.options.assignment
+        )
+        y_BNC = reconstruct(z_BNK, ends_2BKC[1]).to(x_BNC.dtype)
+        return Outcome(y_BNC, torch.cat([fit.tail_RBKC[:-2], ends_2BKC]), fit.count_B, residual_B)
+
+
+@torch.library.custom_op(
+    "hemnet::em_fixed_point",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor mu, float within, str on_failure, {FLAT}) -> (Tensor, Tensor, Tensor)",
+)
+def em_fixed_point(  # type: ignore[no-untyped-def]
+    x_BNC: Tensor, mu_BKC: Tensor, within: float, on_failure: str, *flat_options
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take one plain step from mu, and complain if it is not a short one; fields of a `Step`."""
-    mixture = Mixture(variance, assignment, normalize)  # type: ignore[arg-type]
+    options = Options(*flat_options)
     with autocast_off(x_BNC):
-        passes = make_passes(engine, x_BNC, mu_BKC.dtype, mixture)
-        step = take_step(passes, mu_BKC, torch.zeros_like(mu_BKC[:, 0, 0]), mixture)
-    worst = _relative(step.mu_BKC - mu_BKC, mu_BKC).max().item() if len(mu_BKC) else 0.0
+        passes = make_passes(options.engine, x_BNC, mu_BKC.dtype, options)
+        step = take_step(passes, mu_BKC, torch.zeros_like(mu_BKC[:, 0, 0]), options)
+    worst = relative(step.mu_BKC - mu_BKC, mu_BKC).max().item() if len(mu_BKC) else 0.0
     _complain(
         worst,
-        forward_tolerance,
+        within,
         on_failure,
         "the means have not converged, so the implicit gradient is not that of the result: a plain step "
-        f"would still move them by {worst:.1e} of their length, tolerance {forward_tolerance:.1e}. "
+        f"would still move them by {worst:.1e} of their length, tolerance {within:.1e}. "
         "Raise iterations, lower the highway scale, use acceleration='anderson', or gradient='unrolled'",
     )
     return step.mu_BKC, step.mass_BK, step.length_BK
 
 
 @em_fixed_point.register_fake
-def _(  # type: ignore[no-untyped-def]
-    x_BNC, mu_BKC, variance, assignment, normalize, engine, forward_tolerance, on_failure
-):
+def _(x_BNC, mu_BKC, *_):  # type: ignore[no-untyped-def]
     return torch.empty_like(mu_BKC), mu_BKC.new_empty(mu_BKC.shape[:2]), mu_BKC.new_empty(mu_BKC.shape[:2])
 
 
-@torch.library.custom_op("hemnet::em_implicit_vjp", mutates_args=())
-def em_implicit_vjp(
+@torch.library.custom_op(
+    "hemnet::em_implicit_vjp",
+    mutates_args=(),
+    schema="(Tensor x, Tensor mu, Tensor next, Tensor mass, Tensor length, Tensor d, str solver,"
+    f" float residual, int max_iterations, float within, str on_failure, {FLAT}) -> (Tensor, Tensor)",
+)
+def em_implicit_vjp(  # type: ignore[no-untyped-def]
     x_BNC: Tensor,
     mu_BKC: Tensor,
     next_BKC: Tensor,
     mass_BK: Tensor,
     length_BK: Tensor,
     d_BKC: Tensor,
-    variance: float,
-    assignment: str,
-    normalize: str,
-    engine: str,
-    solver: str,
-    tolerance: float,
-    max_iterations: int,
-    on_failure: str,
+    *flat_settings,
 ) -> tuple[Tensor, Tensor]:
     """Solve eq (6) for d = ∂loss/∂mu*: the gradient to x (B, N, C) and the relative residual (B,)."""
-    mixture = Mixture(variance, assignment, normalize)  # type: ignore[arg-type]
+    how, options = Implicit(*flat_settings[:5]), Options(*flat_settings[5:])
     step = Step(next_BKC, mass_BK, length_BK)
     zero_B = torch.zeros_like(mu_BKC[:, 0, 0])
+    all_B = torch.ones_like(zero_B, dtype=torch.bool)
     with autocast_off(x_BNC):
-        passes = make_passes(engine, x_BNC, mu_BKC.dtype, mixture)
+        passes = make_passes(options.engine, x_BNC, mu_BKC.dtype, options)
 
         def jacobian_vjp(w_BKC: Tensor, to_features: bool = False) -> Tensor:
-            return pull_step(passes, mu_BKC, zero_B, step, w_BKC, mixture, to_features=to_features)[0]
+            pulled = pull_step(passes, mu_BKC, zero_B, all_B, step, w_BKC, options, to_features=to_features)
+            return pulled[0]
 
-        solve = _gmres if solver == "gmres" else _neumann
-        w_BKC = solve(jacobian_vjp, d_BKC, tolerance, max_iterations)
-        residual_B = _relative(d_BKC - w_BKC + jacobian_vjp(w_BKC, to_features=True), d_BKC)
+        solve = gmres if how.solver == "gmres" else neumann
+        w_BKC = solve(jacobian_vjp, d_BKC, how.tolerance, how.max_iterations)
+        residual_B = relative(d_BKC - w_BKC + jacobian_vjp(w_BKC, to_features=True), d_BKC)
         dx_BNC = like(x_BNC, passes.features_vjp())
     worst = residual_B.max().item() if len(residual_B) else 0.0
     _complain(
         worst,
         # The residual as measured may exceed the one that was iterated on by its rounding.
-        2 * tolerance,
-        on_failure,
-        f"the linear solve for the implicit gradient ({solver}, at most {max_iterations} iterations) stopped "
-        f"at a relative residual of {worst:.1e}, tolerance {tolerance:.1e}. Raise max_iterations or the "
-        "tolerance, or use solver='gmres'",
+        2 * how.tolerance,
+        how.on_failure,
+        f"the linear solve for the implicit gradient ({how.solver}, at most {how.max_iterations} iterations) "
+        f"stopped at a relative residual of {worst:.1e}, tolerance {how.tolerance:.1e}. Raise max_iterations "
+        "or the tolerance, or use solver='gmres'",
     )
     return dx_BNC, residual_B
 
 
 @em_implicit_vjp.register_fake
-def _(  # type: ignore[no-untyped-def]
-    x_BNC, mu_BKC, next_BKC, mass_BK, length_BK, d_BKC, variance, assignment, normalize, engine, solver,
-    tolerance, max_iterations, on_failure,
-):  # fmt: skip
+def _(x_BNC, mu_BKC, *_):  # type: ignore[no-untyped-def]
     return torch.empty_like(x_BNC), mu_BKC.new_empty(mu_BKC.shape[0])
+
+
+def _complain(worst: float, tolerance: float, on_failure: str, message: str) -> None:
+    if worst <= tolerance:
+        return
+    if on_failure == "raise":
+        raise ConvergenceError(message)
+    warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
 class FixedPoint(torch.autograd.Function):
@@ -168,21 +207,17 @@ class FixedPoint(torch.autograd.Function):
         ctx: Any,
         x_BNC: Tensor,
         ends_2BKC: Tensor,
-        variance: float,
-        assignment: str,
-        normalize: str,
-        engine: str,
-        implicit: Implicit,
+        options: Options,
+        how: Implicit,
         residual_B: Tensor,
         flow_QTB: Tensor | None,
     ) -> Tensor:
         """Return the last two means, (2, B, K, C), both taken for the fixed point."""
-        options = (variance, assignment, normalize, engine)
         plain_step = em_fixed_point(
-            x_BNC, ends_2BKC[1], *options, implicit.forward_tolerance, implicit.on_failure
+            x_BNC, ends_2BKC[1], how.forward_tolerance, how.on_failure, *flat(options)
         )
         ctx.save_for_backward(x_BNC, ends_2BKC, *plain_step)
-        ctx.options, ctx.implicit, ctx.residual_B, ctx.flow_QTB = options, implicit, residual_B, flow_QTB
+        ctx.options, ctx.how, ctx.residual_B, ctx.flow_QTB = options, how, residual_B, flow_QTB
         return ends_2BKC.clone()
 
     @staticmethod
@@ -196,79 +231,14 @@ class FixedPoint(torch.autograd.Function):
             raise RuntimeError(
                 "gradient='implicit' has no second derivative (create_graph=True); use gradient='unrolled'"
             )
-        x_BNC, ends_2BKC, next_BKC, mass_BK, length_BK = ctx.saved_tensors
-        how = ctx.implicit
+        x_BNC, ends_2BKC, *plain_step = ctx.saved_tensors
         d_BKC = d_2BKC.sum(dim=0)
         dx_BNC, residual_B = em_implicit_vjp(
-            x_BNC,
-            ends_2BKC[1],
-            next_BKC,
-            mass_BK,
-            length_BK,
-            d_BKC,
-            *ctx.options,
-            how.solver,
-            how.tolerance,
-            how.max_iterations,
-            how.on_failure,
+            x_BNC, ends_2BKC[1], *plain_step, d_BKC, *astuple(ctx.how), *flat(ctx.options)
         )
         ctx.residual_B.copy_(residual_B)
         if ctx.flow_QTB is not None:
             ctx.flow_QTB[0, -2] = 0.0
             ctx.flow_QTB[0, -1] = d_BKC.flatten(1).norm(dim=1)
             ctx.flow_QTB[1, -2] = dx_BNC.flatten(1).norm(dim=1)
-        return dx_BNC, *(None,) * 8
-
-
-def _complain(worst: float, tolerance: float, on_failure: str, message: str) -> None:
-    if worst <= tolerance:
-        return
-    if on_failure == "raise":
-        raise ConvergenceError(message)
-    warnings.warn(message, ConvergenceWarning, stacklevel=3)
-
-
-def _relative(difference_BKC: Tensor, to_BKC: Tensor) -> Tensor:
-    size_B = to_BKC.flatten(1).norm(dim=1)
-    return difference_BKC.flatten(1).norm(dim=1) / torch.where(size_B > 0, size_B, 1.0)
-
-
-def _neumann(vjp: Callable[[Tensor], Tensor], d_BKC: Tensor, tolerance: float, max_iterations: int) -> Tensor:
-    w_BKC = d_BKC
-    for _ in range(max_iterations):
-        before_BKC, w_BKC = w_BKC, d_BKC + vjp(w_BKC)
-        if (_relative(w_BKC - before_BKC, d_BKC) <= tolerance).all():
-            break
-    return w_BKC
-
-
-def _gmres(vjp: Callable[[Tensor], Tensor], d_BKC: Tensor, tolerance: float, max_iterations: int) -> Tensor:
-    """Solve w - vjp(w) = d for each image by GMRES without restart (Saad and Schultz, 1986)."""
-    size_B = d_BKC.flatten(1).norm(dim=1)
-    basis = [_unit(d_BKC, size_B)]
-    hessenberg_BJJ = d_BKC.new_zeros(len(d_BKC), max_iterations + 1, max_iterations, dtype=torch.float64)
-    for j in range(max_iterations):
-        v_BKC = basis[j] - vjp(basis[j])
-        for i, q_BKC in enumerate(basis):
-            along_B = (q_BKC * v_BKC).sum(dim=(1, 2))
-            hessenberg_BJJ[:, i, j] = along_B
-            v_BKC = v_BKC - along_B[:, None, None] * q_BKC
-        left_B = v_BKC.flatten(1).norm(dim=1)
-        hessenberg_BJJ[:, j + 1, j] = left_B
-        h_BJJ = hessenberg_BJJ[:, : j + 2, : j + 1]
-        # By singular values: an image that is done has no further basis, only zeros.
-        y_BJ = torch.linalg.pinv(h_BJJ)[:, :, 0]
-        missing_BJ = (h_BJJ @ y_BJ.unsqueeze(2)).squeeze(2)
-        missing_BJ[:, 0] -= 1.0
-        if (missing_BJ.norm(dim=1)[size_B > 0] <= tolerance).all():
-            break
-        basis.append(_unit(v_BKC, left_B))
-    weights_BJ = (y_BJ * size_B[:, None]).to(d_BKC.dtype)
-    return sum(weights_BJ[:, j, None, None] * basis[j] for j in range(y_BJ.shape[1]))
-
-
-def _unit(v_BKC: Tensor, length_B: Tensor) -> Tensor:
-    # Below the smallest normal number a direction is rounding, and its reciprocal would overflow.
-    tiny = torch.finfo(v_BKC.dtype).tiny
-    inverse_B = torch.where(length_B > tiny, 1 / length_B.clamp(min=tiny), 0.0)
-    return v_BKC * inverse_B[:, None, None]
+        return dx_BNC, *(None,) * 5

@@ -1,5 +1,10 @@
 """T iterations and their gradient as two operators, opaque to torch.compile: nothing to break a graph on.
 
+A torch operator takes tensors, numbers and words, no objects. So `Options` crosses this border as the flat
+list that `FLAT` declares, `flat` writes, and `Options(*list)` reads inside the operator; no other module
+spells the options out for an operator. The list comes last in every schema, so that shapes, fakes and the
+FLOP formula can be told by what stands before it.
+
 Shape suffixes: B images, N positions, C channels, K components, T iterations, R rows of a trajectory's
 tail, S kept means, Q the two quantities of `GradientFlow`.
 """
@@ -10,28 +15,38 @@ import torch
 from torch import Tensor
 
 from hemnet.em.engine.choose import make_passes
-from hemnet.em.engine.passes import Mixture
 from hemnet.em.functional import autocast_off
 from hemnet.em.gradient.backward import History, pull_history
 from hemnet.em.gradient.forward import Path, accelerated_walk, walk
+from hemnet.em.options import Options
 
-State = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+State = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Flat = tuple[float, str, str, str, str, float | None]
+FLAT = "float variance, str assignment, str normalize, str engine, str acceleration, float? tolerance"
+"""The options in an operator's schema, in the order of the fields of `Options`."""
 
 
-@torch.library.custom_op("hemnet::em_forward", mutates_args=())
+def flat(options: Options) -> Flat:
+    """The options as `FLAT` declares them; `Options(*flat(options))` is equal to `options`."""
+    return (
+        options.variance,
+        options.assignment,
+        options.normalize,
+        options.engine,
+        options.acceleration,
+        options.tolerance,
+    )
+
+
 def em_forward(
     x_BNC: Tensor,
     mu_BKC: Tensor,
     scale_TB: Tensor,
-    variance: float,
-    assignment: str,
-    normalize: str,
-    engine: str,
-    rows: int,
-    stride: int,
-    readout: bool,
-    tolerance: float | None,
-    accelerate: bool,
+    options: Options,
+    *,
+    rows: int = 1,
+    stride: int = 0,
+    readout: bool = True,
 ) -> State:
     """Run T iterations without a graph, and reconstruct.
 
@@ -39,29 +54,36 @@ def em_forward(
         x_BNC: the features.
         mu_BKC: the initial means, in the type of the state.
         scale_TB: h per iteration and image.
-        variance: as in `hemnet.em.unroll`, as the following two.
-        assignment: see there.
-        normalize: see there.
-        engine: "recompute" or "triton".
+        options: the engine is "recompute" or "triton"; acceleration goes only with stride 0.
         rows: R, how many of the last means to return, 1 to T+1.
         stride: keep mu^(0), mu^(stride), ... before mu^(T) for the backward pass; 0 keeps none.
         readout: whether to compute the reconstruction; it is empty otherwise.
-        tolerance: as in `hemnet.em.unroll`.
-        accelerate: whether to mix steps by Anderson's method; only with stride 0.
 
     Returns:
         The reconstruction (B, N, C) in the type of x; the last R means (R, B, K, C); the kept ones
-        (S, B, K, C); the masses and the lengths before "l2" (T, B, K); the scale in effect (T, B); the
-        number of iterations each image took (B,).
+        (S, B, K, C); the masses and the lengths before "l2" (T, B, K); the number of iterations each image
+        took before it stopped (B,), int64.
     """
-    mixture = Mixture(variance, assignment, normalize)  # type: ignore[arg-type]
+    return _forward_operator(x_BNC, mu_BKC, scale_TB, readout, rows, stride, *flat(options))
+
+
+@torch.library.custom_op(
+    "hemnet::em_forward",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor mu, Tensor scale, bool readout, int rows, int stride, {FLAT})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _forward_operator(  # type: ignore[no-untyped-def]
+    x_BNC: Tensor, mu_BKC: Tensor, scale_TB: Tensor, readout: bool, rows: int, stride: int, *flat_options
+) -> State:
+    options = Options(*flat_options)
+    take = walk if options.acceleration == "none" else accelerated_walk
     with autocast_off(x_BNC):
-        passes = make_passes(engine, x_BNC, mu_BKC.dtype, mixture)
-        path = (accelerated_walk if accelerate else walk)(passes, mu_BKC, scale_TB, mixture, tolerance)
-        iterations = len(scale_TB)
+        passes = make_passes(options.engine, x_BNC, mu_BKC.dtype, options)
+        path = take(passes, mu_BKC, scale_TB, options, options.tolerance)
         y_BNC = x_BNC.new_empty(0, 0, 0)
         if readout:
-            y_BNC = like(x_BNC, passes.readout(path.means[max(iterations - 1, 0)], path.means[-1]))
+            y_BNC = like(x_BNC, passes.readout(path.means[max(len(scale_TB) - 1, 0)], path.means[-1]))
     return y_BNC, *_pack(path, rows, stride)
 
 
@@ -72,7 +94,7 @@ def like(x_BNC: Tensor, result_BNC: Tensor) -> Tensor:
     return torch.empty_like(x_BNC).copy_(result_BNC)
 
 
-def _pack(path: Path, rows: int, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _pack(path: Path, rows: int, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     def stack(tensors: list[Tensor], like: Tensor) -> Tensor:
         return torch.stack(tensors) if tensors else like.new_empty(0, *like.shape)
 
@@ -83,16 +105,12 @@ def _pack(path: Path, rows: int, stride: int) -> tuple[Tensor, Tensor, Tensor, T
         stack(path.means[:-1:stride] if stride else [], mu_BKC),
         stack([step.mass_BK for step in steps], mu_BKC[:, :, 0]),
         stack([step.length_BK for step in steps], mu_BKC[:, :, 0]),
-        path.scale_TB.clone(),
         path.count_B,
     )
 
 
-@em_forward.register_fake
-def _(  # type: ignore[no-untyped-def]
-    x_BNC, mu_BKC, scale_TB, variance, assignment, normalize, engine, rows, stride, readout, tolerance,
-    accelerate,
-):  # fmt: skip
+@_forward_operator.register_fake
+def _(x_BNC, mu_BKC, scale_TB, readout, rows, stride, *_):  # type: ignore[no-untyped-def]
     iterations, images = scale_TB.shape[0], mu_BKC.shape[0]
     kept = math.ceil(iterations / stride) if stride else 0
     saved = iterations if stride else 0
@@ -102,26 +120,17 @@ def _(  # type: ignore[no-untyped-def]
         mu_BKC.new_empty(kept, *mu_BKC.shape),
         mu_BKC.new_empty(saved, *mu_BKC.shape[:2]),
         mu_BKC.new_empty(saved, *mu_BKC.shape[:2]),
-        torch.empty_like(scale_TB),
         mu_BKC.new_empty(images, dtype=torch.int64),
     )
 
 
-@torch.library.custom_op("hemnet::em_backward", mutates_args=())
 def em_backward(
     x_BNC: Tensor,
-    kept_SBKC: Tensor,
-    mass_TBK: Tensor,
-    length_TBK: Tensor,
-    scale_TB: Tensor,
-    final_BKC: Tensor,
+    history: History,
+    options: Options,
     dy_BNC: Tensor | None,
     dtail_RBKC: Tensor | None,
-    variance: float,
-    assignment: str,
-    normalize: str,
-    engine: str,
-    stride: int,
+    *,
     to_features: bool,
     record: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -129,18 +138,10 @@ def em_backward(
 
     Args:
         x_BNC: the features.
-        kept_SBKC: the means that the forward pass kept.
-        mass_TBK: all masses.
-        length_TBK: all lengths before "l2".
-        scale_TB: the scale in effect.
-        final_BKC: the last means.
+        history: what the forward pass kept; with T = 0 it may be empty but for the last means.
+        options: those of the forward pass.
         dy_BNC: gradient to the reconstruction, or None.
         dtail_RBKC: gradients to the last R means, or None.
-        variance: as in the forward pass, as the following four.
-        assignment: see there.
-        normalize: see there.
-        engine: see there.
-        stride: see there.
         to_features: whether a gradient to x is wanted; it is empty otherwise.
         record: whether to fill the last result.
 
@@ -148,16 +149,42 @@ def em_backward(
         The gradients to x, to the initial means and to the scale, and the flow (2, T+1, B), see
         `GradientFlow`, empty if not recorded.
     """
-    mixture = Mixture(variance, assignment, normalize)  # type: ignore[arg-type]
+    *kept, stride = history
+    return _backward_operator(x_BNC, *kept, dy_BNC, dtail_RBKC, to_features, record, stride, *flat(options))
+
+
+@torch.library.custom_op(
+    "hemnet::em_backward",
+    mutates_args=(),
+    schema="(Tensor x, Tensor kept, Tensor mass, Tensor length, Tensor scale, Tensor count, Tensor final,"
+    f" Tensor? dy, Tensor? dtail, bool to_features, bool record, int stride, {FLAT})"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward_operator(  # type: ignore[no-untyped-def]
+    x_BNC: Tensor,
+    kept_SBKC: Tensor,
+    mass_TBK: Tensor,
+    length_TBK: Tensor,
+    scale_TB: Tensor,
+    count_B: Tensor,
+    final_BKC: Tensor,
+    dy_BNC: Tensor | None,
+    dtail_RBKC: Tensor | None,
+    to_features: bool,
+    record: bool,
+    stride: int,
+    *flat_options,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    options = Options(*flat_options)
     iterations, images = scale_TB.shape[0], len(final_BKC)
     flow_QTB = final_BKC.new_zeros((2, iterations + 1, images) if record else (0, 0, 0))
-    history = History(kept_SBKC, mass_TBK, length_TBK, scale_TB, final_BKC, stride)
+    history = History(kept_SBKC, mass_TBK, length_TBK, scale_TB, count_B, final_BKC, stride)
     with autocast_off(x_BNC):
-        passes = make_passes(engine, x_BNC, final_BKC.dtype, mixture)
+        passes = make_passes(options.engine, x_BNC, final_BKC.dtype, options)
         dmu_BKC, dscale_TB = pull_history(
             passes,
             history if iterations else History.standing(final_BKC),
-            mixture,
+            options,
             dy_BNC,
             dtail_RBKC,
             to_features=to_features,
@@ -169,10 +196,10 @@ def em_backward(
     return dx_BNC, dmu_BKC, dscale_TB[:iterations].clone(), flow_QTB
 
 
-@em_backward.register_fake
+@_backward_operator.register_fake
 def _(  # type: ignore[no-untyped-def]
-    x_BNC, kept_SBKC, mass_TBK, length_TBK, scale_TB, final_BKC, dy_BNC, dtail_RBKC, variance, assignment,
-    normalize, engine, stride, to_features, record,
+    x_BNC, kept_SBKC, mass_TBK, length_TBK, scale_TB, count_B, final_BKC, dy_BNC, dtail_RBKC, to_features,
+    record, *_,
 ):  # fmt: skip
     flow_shape = (2, scale_TB.shape[0] + 1, final_BKC.shape[0]) if record else (0, 0, 0)
     return (

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hemnet.em.engine.passes import Mixture, Passes
+from hemnet.em.engine.passes import Passes
 from hemnet.em.functional import EMPTY_MASS, SHORTEST_MEAN
+from hemnet.em.options import Mixture
 
 
 class Step(NamedTuple):
@@ -29,7 +30,7 @@ class Step(NamedTuple):
 
 
 def take_step(passes: Passes, mu_BKC: Tensor, h_B: Tensor, mixture: Mixture) -> Step:
-    """Eqs (1) to (3) and the normalisation, from mu. At h = 1 an image stays exactly where it is."""
+    """Eqs (1) to (3) and the normalisation, from mu."""
     h_B11 = h_B[:, None, None]
     sums_BKC, mass_BK = passes.sums(mu_BKC)
     # Not the negation of ">": a NaN mass must reach the result, not pass for an empty component.
@@ -40,13 +41,19 @@ def take_step(passes: Passes, mu_BKC: Tensor, h_B: Tensor, mixture: Mixture) -> 
     if mixture.normalize == "l2":
         length_BK = v_BKC.norm(dim=2).clamp(min=SHORTEST_MEAN)
         v_BKC = v_BKC / length_BK.unsqueeze(2)
-    return Step(torch.where(h_B11 == 1, mu_BKC, v_BKC), mass_BK, length_BK)
+    return Step(v_BKC, mass_BK, length_BK)
+
+
+def where_moving(step: Step, mu_BKC: Tensor, moving_B: Tensor) -> Step:
+    """The step for the images that are moving; the others, which have stopped, keep exactly their mu."""
+    return step._replace(mu_BKC=torch.where(moving_B[:, None, None], step.mu_BKC, mu_BKC))
 
 
 def pull_step(
     passes: Passes,
     mu_BKC: Tensor,
     h_B: Tensor,
+    moving_B: Tensor,
     step: Step,
     d_BKC: Tensor,
     mixture: Mixture,
@@ -64,7 +71,8 @@ def pull_step(
         passes: what the step was taken with, as the following two.
         mu_BKC: the means before.
         h_B: the highway scale.
-        step: what it returned.
+        moving_B: which images the step moved; those that had stopped hand d back as it is.
+        step: what `take_step` and `where_moving` returned.
         d_BKC: the gradient with respect to step.mu_BKC.
         mixture: what the step was taken with.
         readout: as in `Passes.pull`, for the responsibilities of this step.
@@ -72,17 +80,19 @@ def pull_step(
         energy_B: as in `Passes.pull`.
 
     Returns:
-        The gradients (B, K, C) to mu and (B,) to h. Where h = 1 the latter is 0 by convention.
+        The gradients (B, K, C) to mu and (B,) to h. The latter is 0 where an image had stopped, and by
+        convention where h = 1, a step of no length, whose slope cannot be told from its result.
     """
+    h_B = torch.where(moving_B, h_B, 1.0)  # the step of an image that had stopped has no length
     h_B11, mass_BK1, length_BK1 = h_B[:, None, None], step.mass_BK.unsqueeze(2), step.length_BK.unsqueeze(2)
-    frozen_B11 = h_B11 == 1
+    stopped_B11 = ~moving_B[:, None, None]
     v_BKC = step.mu_BKC
     if mixture.normalize == "l2":
         along_BKC = torch.where(length_BK1 > SHORTEST_MEAN, v_BKC, 0.0)
         tangent_BKC = d_BKC - along_BKC * (along_BKC * d_BKC).sum(dim=2, keepdim=True)
-        d_BKC = torch.where(frozen_B11, d_BKC, tangent_BKC / length_BK1)
+        d_BKC = torch.where(stopped_B11, d_BKC, tangent_BKC / length_BK1)
         v_BKC = v_BKC * length_BK1
-    still_BK1 = (mass_BK1 <= EMPTY_MASS) | frozen_B11
+    still_BK1 = (mass_BK1 <= EMPTY_MASS) | stopped_B11
     inverse_BK1 = torch.where(still_BK1, 0.0, 1 / torch.where(still_BK1, 1.0, mass_BK1))
     a_BKC = (1 - h_B11) * d_BKC * inverse_BK1
     moved_BKC = v_BKC - h_B11 * mu_BKC

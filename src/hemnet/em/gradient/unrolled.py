@@ -5,7 +5,7 @@ one iteration at a time. Where even the means would take a quarter of the featur
 few positions), only every √T-th is kept and the backward pass recomputes those between.
 
 Shape suffixes: B images, N positions, C channels, K components, T iterations, R rows of a trajectory's
-tail, S kept means, Q the two quantities of `GradientFlow`.
+tail, Q the two quantities of `GradientFlow`.
 """
 
 import math
@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hemnet.em.engine.passes import Mixture
-from hemnet.em.engine.reference import plain_unroll
+from hemnet.em.engine.reference import plain_unroll, zero_length_where_stopped
+from hemnet.em.gradient.backward import History
 from hemnet.em.gradient.operators import em_backward, em_forward
+from hemnet.em.options import Options
 
 
-class Unrolled(torch.autograd.Function):
+class UnrolledFunction(torch.autograd.Function):
     """`em_forward` with `em_backward` as its gradient.
 
     Under create_graph the backward pass differentiates the engine "reference" instead, so second
@@ -32,35 +33,17 @@ class Unrolled(torch.autograd.Function):
         x_BNC: Tensor,
         mu_BKC: Tensor,
         scale_TB: Tensor,
-        variance: float,
-        assignment: str,
-        normalize: str,
-        engine: str,
+        options: Options,
         rows: int,
-        tolerance: float | None,
         flow_QTB: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the reconstruction, the last `rows` means, and the iterations each image took."""
         stride = kept_every(x_BNC, mu_BKC, len(scale_TB))
-        y_BNC, tail_RBKC, kept_SBKC, mass_TBK, length_TBK, used_TB, count_B = em_forward(
-            x_BNC,
-            mu_BKC,
-            scale_TB,
-            variance,
-            assignment,
-            normalize,
-            engine,
-            rows,
-            stride,
-            True,
-            tolerance,
-            False,
+        y_BNC, tail_RBKC, *kept, count_B = em_forward(
+            x_BNC, mu_BKC, scale_TB, options, rows=rows, stride=stride
         )
-        ctx.save_for_backward(
-            x_BNC, mu_BKC, scale_TB, kept_SBKC, mass_TBK, length_TBK, used_TB, tail_RBKC[-1]
-        )
-        ctx.options = (variance, assignment, normalize, engine)
-        ctx.rows, ctx.stride, ctx.flow_QTB = rows, stride, flow_QTB
+        ctx.save_for_backward(x_BNC, mu_BKC, *kept, scale_TB, count_B, tail_RBKC[-1])
+        ctx.options, ctx.rows, ctx.stride, ctx.flow_QTB = options, rows, stride, flow_QTB
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(count_B)
         return y_BNC, tail_RBKC, count_B
@@ -70,35 +53,36 @@ class Unrolled(torch.autograd.Function):
         ctx: Any, dy_BNC: Tensor | None, dtail_RBKC: Tensor | None, _: None = None
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients to x, mu and the scale."""
-        x_BNC, _, _, kept_SBKC, mass_TBK, length_TBK, used_TB, final_BKC = ctx.saved_tensors
-        nothing = (None,) * 7
+        x_BNC, mu_BKC, *kept = ctx.saved_tensors
+        history = History._make((*kept, ctx.stride))
+        nothing = (None,) * 3
         if not torch.compiler.is_compiling() and torch.is_grad_enabled():
-            return *_plain_vjp(ctx, dy_BNC, dtail_RBKC), *nothing
+            return *_plain_vjp(ctx, x_BNC, mu_BKC, history, dy_BNC, dtail_RBKC), *nothing
         dx_BNC, dmu_BKC, dscale_TB, flow_QTB = em_backward(
             x_BNC,
-            kept_SBKC,
-            mass_TBK,
-            length_TBK,
-            used_TB,
-            final_BKC,
+            history,
+            ctx.options,
             dy_BNC,
             dtail_RBKC,
-            *ctx.options,
-            ctx.stride,
-            ctx.needs_input_grad[0],
-            ctx.flow_QTB is not None,
+            to_features=ctx.needs_input_grad[0],
+            record=ctx.flow_QTB is not None,
         )
         if ctx.flow_QTB is not None:
             ctx.flow_QTB.copy_(flow_QTB)
         return dx_BNC if ctx.needs_input_grad[0] else None, dmu_BKC, dscale_TB, *nothing
 
 
-def _plain_vjp(ctx: Any, dy_BNC: Tensor | None, dtail_RBKC: Tensor | None) -> list[Tensor | None]:
-    inputs = x_BNC, mu_BKC, scale_TB = ctx.saved_tensors[:3]
-    used_TB = ctx.saved_tensors[6]
-    y_BNC, means = plain_unroll(
-        x_BNC.to(mu_BKC.dtype), mu_BKC, torch.where(used_TB == 1, 1.0, scale_TB), Mixture(*ctx.options[:3])
-    )
+def _plain_vjp(
+    ctx: Any,
+    x_BNC: Tensor,
+    mu_BKC: Tensor,
+    history: History,
+    dy_BNC: Tensor | None,
+    dtail_RBKC: Tensor | None,
+) -> list[Tensor | None]:
+    inputs = x_BNC, mu_BKC, history.scale_TB
+    scale_TB = zero_length_where_stopped(history.scale_TB, history.count_B)
+    y_BNC, means = plain_unroll(x_BNC.to(mu_BKC.dtype), mu_BKC, scale_TB, ctx.options)
     outputs = [(y_BNC.to(x_BNC.dtype), dy_BNC), (torch.stack(means[-ctx.rows :]), dtail_RBKC)]
     given = [(out, grad) for out, grad in outputs if grad is not None]
     wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]

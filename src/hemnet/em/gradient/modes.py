@@ -1,0 +1,110 @@
+"""The gradient modes: how one and the same forward pass is differentiated.
+
+`Implicit`, which solves for its gradient, is in `hemnet.em.gradient.implicit`.
+
+Shape suffixes: B images, K components, C channels, T iterations, R rows of a trajectory's tail.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hemnet.em.gradient.run import Outcome, Run
+from hemnet.em.options import Options
+
+
+class GradientMode(ABC):
+    """A way to differentiate a fit; its fields are the options of that way.
+
+    Attributes:
+        name: the word that stands for the mode with its default options.
+        reaches: which inputs of a fit a gradient reaches: "features", "means" (the initial ones), "scale".
+        accelerates: whether steps may be mixed, see `acceleration` of `hemnet.em.unroll`.
+    """
+
+    name: ClassVar[str]
+    reaches: ClassVar[frozenset[str]]
+    accelerates: ClassVar[bool] = True
+
+    def check(self, iterations: int, options: Options) -> None:
+        """Refuse iterations or options that the mode is not defined for.
+
+        Raises:
+            ValueError: naming the option, the value and the remedy.
+        """
+        if options.acceleration != "none" and not (self.accelerates and options.engine != "reference"):
+            raise ValueError(
+                f"acceleration={options.acceleration!r} has neither an unrolled gradient nor a plain "
+                "autograd form; use gradient='implicit', 'one_step' or 'detached', and engine='auto'"
+            )
+
+    @abstractmethod
+    def flow_rows(self, iterations: int) -> int:
+        """How many of the T+1 rows of a `GradientFlow`, from the last one, a backward pass reaches."""
+
+    @abstractmethod
+    def fit(self, run: Run, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
+        """All iterations and the reconstruction, with the graph of this mode.
+
+        Args:
+            run: the features and options, the features detached unless `reaches` names them.
+            mu_BKC: the initial means, in the type of the state; likewise.
+            scale_TB: h per iteration and image; likewise.
+        """
+
+
+@dataclass(frozen=True)
+class Unrolled(GradientMode):
+    """The exact gradient through all T iterations, to the features, the initial means and every h."""
+
+    name = "unrolled"
+    reaches = frozenset({"features", "means", "scale"})
+    accelerates = False
+
+    def flow_rows(self, iterations: int) -> int:
+        """All."""
+        return iterations + 1
+
+    def fit(self, run: Run, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
+        """See `GradientMode`."""
+        return run.unrolled(mu_BKC, scale_TB)
+
+
+@dataclass(frozen=True)
+class OneStep(GradientMode):
+    """The gradient of the last iteration and the reconstruction; the means before are constants."""
+
+    name = "one_step"
+    reaches = frozenset({"features", "scale"})
+
+    def flow_rows(self, iterations: int) -> int:
+        """The reconstruction's and the last iteration's."""
+        return min(2, iterations + 1)
+
+    def fit(self, run: Run, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
+        """All iterations but the last without a graph."""
+        if len(scale_TB) == 0:
+            return run.unrolled(mu_BKC, scale_TB)
+        before = run.quietly(mu_BKC, scale_TB[:-1], readout=False)
+        last = run.last().unrolled(before.tail_RBKC[-1], scale_TB[-1:])
+        tail_RBKC = torch.cat([before.tail_RBKC[:-1], last.tail_RBKC]) if run.whole else last.tail_RBKC
+        return Outcome(last.y_BNC, tail_RBKC, before.count_B + last.count_B)
+
+
+@dataclass(frozen=True)
+class Detached(GradientMode):
+    """No gradient: the result is without a graph, as in EMANet."""
+
+    name = "detached"
+    reaches = frozenset()
+
+    def flow_rows(self, iterations: int) -> int:
+        """None."""
+        return 0
+
+    def fit(self, run: Run, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
+        """See `GradientMode`."""
+        return run.quietly(mu_BKC, scale_TB)

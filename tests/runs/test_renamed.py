@@ -1,0 +1,68 @@
+"""Runs of older versions: what their config.yaml says is read in the words of this version."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from hemnet.config.compose import build_network, load, restore
+from hemnet.data import CAMVID
+from hemnet.em import HighwayEM, Implicit
+from hemnet.runs import checkpoints
+from hemnet.runs.renamed import with_present_names
+from hemnet.runs.run import Run
+
+IMPLICIT = {"_target_": "hemnet.em.Implicit", "tolerance": 1e-6}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({"gradient": "unrolled", "implicit": None}, {"gradient": "unrolled"}),
+        ({"gradient": "implicit", "implicit": None}, {"gradient": "implicit"}),
+        ({"gradient": "implicit", "implicit": IMPLICIT}, {"gradient": IMPLICIT}),
+        ({"gradient": "one_step", "implicit": IMPLICIT}, {"gradient": "one_step"}),
+        ({"gradient": IMPLICIT}, {"gradient": IMPLICIT}),
+        ({"iterations": 4}, {"iterations": 4}),
+    ],
+)
+def test_settings_beside_the_implicit_mode_become_the_mode(written: dict, read: dict) -> None:
+    head = {"_target_": "hemnet.nets.EMHead"}
+    assert with_present_names({"model": {"head": head | written}}) == {"model": {"head": head | read}}
+    other = {"_target_": "elsewhere.Head", **written}  # not of this project: its keys are its own
+    assert with_present_names(other) == other
+
+
+def finished(path: Path, gradient: str) -> tuple[Run, DictConfig]:
+    """A run of today, with a checkpoint."""
+    config = load(
+        ["experiment=synthetic_hem", "logger=csv", f"run_dir={path}", f"model.head.gradient={gradient}"]
+    )
+    with Run.create(path, config) as run:
+        network = build_network(config, CAMVID.num_classes, pretrained=False)
+        state = {f"network.{name}": value for name, value in network.state_dict().items()}
+        about = {"format": checkpoints.CHECKPOINT_FORMAT, "spec": CAMVID.to_dict()}
+        last = path / "checkpoints" / "last.ckpt"
+        checkpoints.write({"state_dict": state, "hemnet": about, "global_step": 1}, last)
+    return run, config
+
+
+@pytest.mark.parametrize(
+    ("gradient", "written"),
+    [
+        ("unrolled", {"gradient": "unrolled", "implicit": None}),
+        ("{_target_:hemnet.em.Implicit,tolerance:1e-6}", {"gradient": "implicit", "implicit": IMPLICIT}),
+    ],
+)
+def test_a_run_with_settings_beside_the_mode_is_restored_and_gone_on_with(
+    gradient: str, written: dict, tmp_path: Path
+) -> None:
+    run, config = finished(tmp_path, gradient)
+    old = OmegaConf.load(run.path / "config.yaml")
+    old.model.head.update(written)
+    OmegaConf.save(old, run.path / "config.yaml")
+    network, _ = restore(Run.open(run.path))
+    (layer,) = (module for module in network.modules() if isinstance(module, HighwayEM))
+    assert layer.gradient.name == written["gradient"]
+    assert gradient == "unrolled" or layer.gradient == Implicit(tolerance=1e-6)
+    assert Run.create(run.path, config, "auto").resumes_from == run.path / "checkpoints" / "last.ckpt"
