@@ -55,10 +55,10 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
     else:
         content[at] ^= 4
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: not what was written"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt does not have the hash"):
         read(path)
     assert step(latest(folder)) == ("previous.ckpt", 2)
-    assert "going on from previous.ckpt instead" in caplog.text
+    assert "resuming from previous.ckpt instead" in caplog.text
 
 
 def test_without_a_hash_a_damaged_file_is_still_no_checkpoint(folder: Path) -> None:
@@ -73,7 +73,7 @@ def test_none_and_none_that_can_be_used(folder: Path, tmp_path_factory: pytest.T
     assert latest(tmp_path_factory.mktemp("empty")) is None
     for name in ("last.ckpt", "previous.ckpt"):
         (folder / name).write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: not what .*previous\.ckpt: not what .*anew"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt does not .*previous\.ckpt does not .*anew"):
         latest(folder)
 
 
@@ -171,7 +171,7 @@ def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, room[1]))
     try:
         with pytest.raises(
-            CheckpointError, match=r"last\.ckpt: .*could not be written \(File too large\); the one before"
+            CheckpointError, match=r"last\.ckpt: .*could not be written \(File too large\); the previous one"
         ):
             write(checkpoint(4, size=100_000), folder / "last.ckpt")
     finally:
@@ -193,7 +193,7 @@ def test_a_folder_without_permission(folder: Path) -> None:
         )
     finally:
         folder.chmod(mode)
-    assert "could not be written (Permission denied); the one before is untouched" in done.stderr
+    assert "could not be written (Permission denied); the previous one is unchanged" in done.stderr
     assert step(latest(folder)) == ("last.ckpt", 3)
 
 

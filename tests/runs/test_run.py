@@ -20,7 +20,8 @@ from hemnet.loggers.metrics_file import MetricsFile
 from hemnet.processes.signals import Interrupted
 from hemnet.runs import checkpoints
 from hemnet.runs.redaction import REDACTED, redacted
-from hemnet.runs.run import Run, write_json
+from hemnet.runs.run import Run
+from hemnet.storage.files import write_json
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_a_finished_run_is_recorded_whole(tmp_path: Path, config: DictConfig) ->
 def test_a_run_is_not_gone_on_with_in_another_directory(tmp_path: Path, config: DictConfig) -> None:
     with Run.create(tmp_path / "run", config):
         pass
-    with pytest.raises(HemnetError, match=r"goes on with the run there, and run_dir=.* is elsewhere"):
+    with pytest.raises(HemnetError, match=r"resumes the run there, but run_dir=.* is another directory"):
         Run.create(tmp_path / "other", config, str(tmp_path / "run"))
     assert not (tmp_path / "other").exists()
     Run.create(tmp_path / "run", config, str(tmp_path / "other" / ".." / "run"))
@@ -277,7 +278,7 @@ def test_a_config_of_an_older_version_is_read_with_present_names(tmp_path: Path)
     OmegaConf.save(OmegaConf.create(old), tmp_path / "config.yaml")
     config = Run.open(tmp_path).config
     targets = [
-        config.task._target_, config.optim._target_, config.optim.hard._target_,
+        config.task._target_, config.optim._target_, config.optim.hard_pixels._target_,
         config.trainer.plugins[0]._target_, config.logger.csv._target_, config.logger.wandb._target_,
         config.inference._target_, config.model.head._target_,
     ]  # fmt: skip

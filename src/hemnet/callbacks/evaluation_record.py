@@ -17,8 +17,7 @@ from hemnet.figures.predictions import Row, predictions_page, write_mask
 from hemnet.figures.scores import confusion_figure
 from hemnet.processes.ranks import distributed
 from hemnet.runs.evaluations import cell
-from hemnet.runs.run import write_json
-from hemnet.storage.files import write_table
+from hemnet.storage.files import write_json, write_table
 from hemnet.training.metrics import confusion, iou, mean_iou, pixel_accuracy, recall
 from hemnet.training.task import SegmentationTask
 

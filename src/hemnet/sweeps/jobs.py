@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from hemnet.processes.children import die_with_parent, signal_group
-from hemnet.runs.run import result_at
+from hemnet.runs.run import RESULT
+from hemnet.storage.files import read_json
 
 Status = Literal["waiting", "running", "finished", "failed", "preempted", "skipped"]
 CONSOLE = "console.log"
@@ -67,7 +68,7 @@ class Job:
         return True
 
     def _outcome(self, code: int) -> Status:
-        outcome = result_at(self.path).get("status")
+        outcome = read_json(self.path / RESULT).get("status")
         if outcome == "preempted":
             return "preempted"
         return "finished" if code == 0 and outcome == "finished" else "failed"
@@ -97,7 +98,7 @@ class Job:
     @property
     def miou(self) -> float | None:
         """The final val/miou; None if there is none yet, or it is not a number."""
-        result = result_at(self.path)
+        result = read_json(self.path / RESULT)
         return result.get("metrics", {}).get("val/miou") if result.get("status") == "finished" else None
 
     @property
