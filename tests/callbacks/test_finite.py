@@ -1,4 +1,4 @@
-"""Steps that are not finite: ended with a word on where, or left out without a trace."""
+"""Steps that are not finite: training stops and names the images, or skips the step without a trace."""
 
 import copy
 import itertools
@@ -131,7 +131,7 @@ def test_the_bad_batch_of_an_accumulated_step_is_told_from_the_others(tmp_path: 
     said = failure(tmp_path, damage, FiniteSteps(), accumulate_grad_batches=2)
     first, second = (", ".join(names) for names in damage.seen[2:4])
     assert f"step 1: the loss is not finite for {first}. The whole step was of {first}, {second}." in said
-    assert "There is no checkpoint from before." in said
+    assert "There is no good checkpoint yet." in said
 
 
 def test_a_gradient_alone_is_named_by_its_parameters(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_too_many_in_a_row_end_it(tmp_path: Path) -> None:
     said = failure(tmp_path, FiniteSteps("skip", most=3), damage)
     assert len(damage.seen) == 7, "one alone, a good one, three in a row, and one more"
     assert "step 6: " in said
-    assert "callbacks.finite.most: 3 steps in a row were left out before this one" in said
+    assert "callbacks.finite.most: 3 steps in a row were skipped before this one" in said
 
 
 def test_none_in_a_row_is_to_stop(tmp_path: Path) -> None:

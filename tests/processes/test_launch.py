@@ -45,7 +45,7 @@ dist.destroy_process_group()
 FATES = {
     "raises": ("raise SystemExit(3)", "rank 1 of 2 failed with exit status 3"),
     "is killed": ("os.kill(os.getpid(), 9)", "rank 1 of 2 was killed by SIGKILL"),
-    "ends early": ("pass", "rank 0 of 2 went on for 1 s after the others had ended"),
+    "ends early": ("pass", "rank 0 of 2 still ran 1 s after the others had ended"),
 }
 
 
