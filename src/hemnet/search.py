@@ -1,7 +1,7 @@
 """Search for settings with Optuna: ``python -m hemnet.search NAME [key=value ...]``.
 
-``experiments/searches/NAME.yaml`` says what is searched; a trial is a whole run, in a process of its own. The
-same command goes on with a search that was stopped.
+``experiments/searches/NAME.yaml`` defines the search. Each trial is a training run in its own process. The
+same command continues a search that was stopped.
 """
 
 import argparse
@@ -31,16 +31,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched: configuration keys, each a range or a list of choices.
+    """The search space: configuration keys, each with a range or a list of choices.
 
     Attributes:
-        ranges: by key: ``{low, high}`` and perhaps ``log: true``, whole numbers if both ends are; or a list.
+        ranges: by key, a list of choices, or ``{low, high}`` and optionally ``log: true``; if both bounds are
+            integers, the values are too.
+
+    Raises:
+        HemnetError: a range has another form.
     """
 
     ranges: dict[str, Any]
 
     def suggest(self, trial: "optuna.Trial") -> list[str]:
-        """Return the overrides of a trial."""
+        """Return the overrides that Optuna suggests for a trial."""
         return [f"{key}={self._value(trial, key, spec)}" for key, spec in self.ranges.items()]
 
     def _value(self, trial: "optuna.Trial", key: str, spec: Any) -> Any:
@@ -68,10 +72,13 @@ class Search:
     """An Optuna study whose trials are runs.
 
     Args:
-        name: of the search.
-        recipe: the contents of its file.
+        name: the name of the search.
+        recipe: the content of its file.
         assignments: further overrides of every trial.
-        folder: where the study and its runs are.
+        folder: the folder of the study and its runs.
+
+    Raises:
+        HemnetError: the recipe has missing or unknown keys, or Optuna is not installed.
     """
 
     def __init__(self, name: str, recipe: DictConfig, assignments: Sequence[str], folder: Path) -> None:
@@ -102,13 +109,13 @@ class Search:
             storage=f"sqlite:///{self.folder / 'study.db'}", study_name="study", direction="maximize",
             load_if_exists=True,
         )  # fmt: skip
-        # Trials that run side by side must not all be the same best guess; and a search that is gone on with
-        # must not begin by the guesses of its first day.
+        # constant_liar: trials that run at the same time get different suggestions. The seed changes when a
+        # search is continued, so that it does not repeat its first suggestions.
         study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), constant_liar=True)
         return study
 
     def jobs_to_run(self, total: int) -> Iterator[Job]:
-        """Yield the trials that a stopped search left unfinished, then new ones up to ``total``."""
+        """Yield the trials that a stopped search left unfinished, then new ones until there are ``total``."""
         import optuna
 
         for left in self._study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
@@ -123,7 +130,7 @@ class Search:
         return self.jobs[-1]
 
     def tell(self, job: Job) -> None:
-        """Hand a trial's score to the study; without one, or with NaN, the trial has failed."""
+        """Report a trial's score to the study; a trial without a score, or with NaN, has failed."""
         import optuna
 
         number = int(job.name.removeprefix("trial-"))
@@ -163,21 +170,22 @@ class Search:
 
 
 def _last_wins(overrides: Sequence[str]) -> list[str]:
-    """Return overrides without those that a later one replaces, of which Hydra would complain."""
+    """Return the last override of each key; Hydra refuses repeated ones."""
     return list({override.partition("=")[0]: override for override in overrides}.values())
 
 
 def search(name: str, assignments: Sequence[str], *, trials: int | None, parallel: int | None) -> Search:
-    """Run a search, or go on with it, until it has its number of trials; print the best.
+    """Start or continue a search until it has its number of trials; print the best trial.
 
     Args:
-        name: of ``experiments/searches/NAME.yaml``.
-        assignments: ``key=value`` for every trial; ``runs=FOLDER`` says where they go.
-        trials: in all; None is what the file says.
-        parallel: see `hemnet.sweeps.pool.make_slots`.
+        name: the search, ``experiments/searches/NAME.yaml``.
+        assignments: ``key=value`` for every trial; ``runs=FOLDER`` sets where the runs are written.
+        trials: the total number of trials; None takes it from the file.
+        parallel: how many trials to run at a time, see `hemnet.sweeps.pool.make_slots`.
 
     Raises:
-        HemnetError: the search is unknown or wrong, is running elsewhere, or no trial has a score.
+        HemnetError: the search is unknown or its file is wrong, another process runs it, or no trial has a
+            score.
     """
     path = EXPERIMENTS / "searches" / f"{name}.yaml"
     if not path.is_file():
@@ -185,13 +193,10 @@ def search(name: str, assignments: Sequence[str], *, trials: int | None, paralle
         raise HemnetError(f"no search {name} at {path}: known are {known}")
     recipe = OmegaConf.load(path)
     assert isinstance(recipe, DictConfig)
-    config = load(_last_wins([f"experiment={recipe.experiment}", *assignments, "run_dir=unused"]))
+    config = load(_last_wins([f"experiment={recipe.experiment}", *assignments]))
     found = Search(name, recipe, assignments, Path(config.runs) / "searches" / name)
-    try:
-        lock = hold(found.folder)
-    except BlockingIOError as error:
-        raise HemnetError(f"another search is running in {found.folder}: wait for it or stop it") from error
-    with lock, Board(found.jobs, found.folder) as board:
+    busy = f"another search is running in {found.folder}: wait for it or stop it"
+    with hold(found.folder / ".lock", busy), Board(found.jobs, found.folder) as board:
         slots = slots_for(config, parallel, None)
         run_jobs(found.jobs_to_run(trials or found.trials), slots, board.update, found.tell)
     best = found.best()
@@ -204,8 +209,8 @@ def search(name: str, assignments: Sequence[str], *, trials: int | None, paralle
 
 def _entry() -> None:
     parser = argparse.ArgumentParser(prog="python -m hemnet.search", description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="of experiments/searches/NAME.yaml")
-    parser.add_argument("--trials", type=int, help="in all, those of earlier days among them")
+    parser.add_argument("name", help="the search, experiments/searches/NAME.yaml")
+    parser.add_argument("--trials", type=int, help="total number of trials, earlier ones included")
     parser.add_argument(
         "--parallel", type=int, help="trials at a time; default: as many as there are GPUs, or 1"
     )

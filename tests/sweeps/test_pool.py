@@ -155,7 +155,7 @@ def test_slots() -> None:
     gpus = make_slots(None, [0, 1, 2, 3, 4], gpu=True, per_job=2)
     assert [slot.devices for slot in gpus] == ["0,1", "2,3"]
     assert [slot.devices for slot in make_slots(1, ["GPU-a", 7], gpu=True, per_job=1)] == ["GPU-a"]
-    with pytest.raises(HemnetError, match="takes 2 GPUs and there are 1"):
+    with pytest.raises(HemnetError, match="needs 2 GPUs and there are 1"):
         make_slots(None, [3], gpu=True, per_job=2)
     with pytest.raises(HemnetError, match="parallel is 0"):
         make_slots(0, None, gpu=False, per_job=1)

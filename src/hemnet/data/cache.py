@@ -113,7 +113,7 @@ class Cached:
     def _make(self, path: Path, fingerprint: Fingerprint) -> "Store":
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with hold(self._folder, wait=True):
+            with hold(self._folder):
                 try:
                     return Store(path, fingerprint)  # another process was faster
                 except Unusable as reason:

@@ -99,12 +99,8 @@ class Run:
 
     def _begin(self) -> None:
         """Lock the directory until the run or its process ends, and write what a run starts with."""
-        try:
-            self._lock.enter_context(hold(self.path / ".lock"))
-        except BlockingIOError as error:
-            raise HemnetError(
-                f"another process is training in {self.path}: wait for it or stop it"
-            ) from error
+        busy = f"another process is training in {self.path}: wait for it or stop it"
+        self._lock.enter_context(hold(self.path / ".lock", busy))
         checkpoints.clean(self.path / "checkpoints")
         self._forget_unsaved_steps()
         (self.path / RESULT).unlink(missing_ok=True)  # it says how the run ended before

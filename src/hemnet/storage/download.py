@@ -65,7 +65,7 @@ def download(url: str, target: Path, digest: str | None = None, patience: Patien
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with hold(target.parent, wait=True):
+        with hold(target.parent):
             if not target.is_file():
                 _Transfer(url, target, patience).run(digest)
     except OSError as error:  # from this machine, such as a full disk or missing permission

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from hemnet.errors import HemnetError
+
 log = logging.getLogger(__name__)
 
 
@@ -112,28 +114,28 @@ def require_unpacked(file: IO[bytes]) -> None:
 
 
 @contextmanager
-def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
+def hold(path: Path, busy: str | None = None) -> Iterator[None]:
     """Hold a lock within the block, so that only one process at a time is there.
 
     Args:
         path: what to lock: a folder, or a file, which is created if missing. NFS locks files only.
-        wait: whether to wait while another process holds the lock, or to raise. With ``wait`` a file system
-            that has no locks is accepted, and the block runs without one.
+        busy: the message of the error if another process holds the lock. None waits for that process, and
+            accepts a file system that has no locks: the block then runs without one.
 
     Raises:
-        BlockingIOError: another process holds the lock, or this one does already.
+        HemnetError: the lock is held already, by another process or by this one, and ``busy`` is given.
     """
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise
+        except BlockingIOError as error:
+            if busy is not None:
+                raise HemnetError(busy) from error
             log.warning("%s: waiting for another process, which is working there", path)
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
-            if not wait:
+            if busy is not None:
                 raise
         yield
     finally:

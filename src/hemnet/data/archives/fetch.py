@@ -65,7 +65,7 @@ def fetch(
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with hold(root, wait=True):
+        with hold(root):
             for stale in root.glob(f"{UNPACKING}*"):  # of a process that was killed
                 shutil.rmtree(stale)
             wanted = missing(entry, root)
