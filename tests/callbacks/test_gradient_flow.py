@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hemnet.callbacks.gradient_flow import GradientFlowProbe
 from hemnet.nets import FCNHead, ResNet, Segmenter
-from hemnet.training.optim import cross_entropy
+from hemnet.training.optim import cross_entropy_sum
 
 
 class Batches(pl.Callback):
@@ -63,7 +63,7 @@ def expected(batches: Batches) -> dict[str, float]:
     squares = torch.zeros(2, written.iterations + 1, dtype=torch.float64)
     for batch in batches.seen:
         logits = network(batch["image"].double(), batch["mask"].shape[-2:]).logits
-        (cross_entropy(logits.double(), batch["mask"]) / len(batches.seen)).backward()
+        (cross_entropy_sum(logits.double(), batch["mask"]).mean() / len(batches.seen)).backward()
         for row, tensors in enumerate(written.kept):
             squares[row] += torch.stack([tensor.grad.square().sum() for tensor in tensors])
     means, features = squares.sqrt()

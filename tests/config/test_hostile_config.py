@@ -60,7 +60,7 @@ def test_what_may_not_be_named_is_not_imported_either(
     config.model.head = {"_target_": "trojan.Head"}
     with pytest.raises(
         ConfigError,
-        match="own package, .* environment variable HEMNET_PACKAGES",
+        match=r"own package, .* environment variable HEMNET_PACKAGES",
     ):
         check(config)
     assert not (tmp_path / "ran").exists()

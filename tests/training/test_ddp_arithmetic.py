@@ -91,10 +91,10 @@ def hard_task(ranks: int) -> SegmentationTask:
     hard = HardPixels(0.6, 0.25)
 
     def twice(logits: Tensor, target: Tensor, ignore_index: int) -> PixelSum:
-        halves = [hard.sum(logits[r::RANKS], target[r::RANKS], ignore_index) for r in range(RANKS)]
+        halves = [hard(logits[r::RANKS], target[r::RANKS], ignore_index) for r in range(RANKS)]
         return PixelSum(*(sum(values) for values in zip(*halves, strict=True)))
 
-    model.training_loss = hard.sum if ranks > 1 else twice
+    model.training_loss = hard if ranks > 1 else twice
     return model
 
 

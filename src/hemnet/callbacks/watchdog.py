@@ -41,45 +41,30 @@ class Watchdog(pl.Callback):
     # In no earlier hook: Lightning restores the signal handlers that it finds when training starts.
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start watching."""
-        self._begin()
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start watching."""
-        self._begin()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Restart the clock."""
-        self._alive()
-
-    def on_validation_batch_end(self, *_: Any) -> None:
-        """Restart the clock."""
-        self._alive()
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stop watching."""
-        self._end()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, _: BaseException) -> None:
-        """Stop watching."""
-        self._end()
-
-    def _begin(self) -> None:
         in_main = threading.current_thread() is threading.main_thread()  # only it gets signals
         if self._handler_before is None and in_main:
             self._handler_before = signal.signal(signal.SIGALRM, self._bark)
-        self._alive()
+        self.on_train_batch_end()
 
-    def _alive(self) -> None:
+    on_train_start = on_sanity_check_start
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        """Restart the clock."""
         if self._handler_before is not None:
             signal.setitimer(signal.ITIMER_REAL, self.seconds)
             faulthandler.dump_traceback_later(self.seconds + GRACE_SECONDS, exit=True, file=STDERR)
 
-    def _end(self) -> None:
+    on_validation_batch_end = on_train_batch_end
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """Stop watching."""
         if self._handler_before is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             faulthandler.cancel_dump_traceback_later()
             signal.signal(signal.SIGALRM, self._handler_before)
             self._handler_before = None
+
+    on_exception = teardown
 
     def _bark(self, number: int, frame: FrameType | None) -> None:
         faulthandler.dump_traceback(file=STDERR)

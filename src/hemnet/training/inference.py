@@ -20,9 +20,6 @@ from hemnet.errors import HemnetError
 # (B, 3, h, w) normalised images and a size (H, W) to logits (B, K, H, W) at that size.
 Forward = Callable[[Tensor, tuple[int, int]], Tensor]
 
-MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-"""The usual scales of multi-scale evaluation in the literature, which uses `flip` too."""
-
 
 @dataclass(frozen=True)
 class Inference:

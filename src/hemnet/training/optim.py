@@ -48,14 +48,6 @@ def cross_entropy_sum(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int
     return PixelSum(total, (target_BHW != ignore_index).sum())
 
 
-def cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> Tensor:
-    """Return the cross-entropy averaged over the valid pixels of the batch, a scalar, float32 or wider.
-
-    A batch without valid pixels gives 0 with zero gradients; PyTorch's mean would be NaN.
-    """
-    return cross_entropy_sum(logits_BKHW, target_BHW, ignore_index).mean()
-
-
 @dataclass(frozen=True)
 class HardPixels:
     """Online hard example mining: only hard pixels count in the loss.
@@ -81,7 +73,7 @@ class HardPixels:
                 f"threshold is {self.threshold} and at_least {self.at_least}; both must be in (0, 1]"
             )
 
-    def sum(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> PixelSum:
+    def __call__(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> PixelSum:
         """Return the cross-entropy summed over the hard pixels of the batch, and their number."""
         loss_BHW = _cross_entropy(logits_BKHW, target_BHW, ignore_index, "none")
         valid = loss_BHW[target_BHW != ignore_index]
@@ -92,10 +84,6 @@ class HardPixels:
         limit = valid.detach().topk(count).values[-1].clamp(max=-math.log(self.threshold))
         hard = ~(valid < limit)  # not >=, so that a loss of NaN counts as hard
         return PixelSum(valid[hard].sum(), hard.sum())
-
-    def __call__(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> Tensor:
-        """Return the cross-entropy averaged over the hard pixels, a scalar, float32 or wider."""
-        return self.sum(logits_BKHW, target_BHW, ignore_index).mean()
 
 
 def poly(step: int, total_steps: int, power: float, warmup_steps: int) -> float:

@@ -62,7 +62,7 @@ class SegmentationTask(pl.LightningModule):
         self.network = network
         self.spec = spec
         self.optimization = optimization
-        self.training_loss = hard_pixels.sum if hard_pixels else cross_entropy_sum
+        self.training_loss = hard_pixels or cross_entropy_sum
         self.auxiliary_weight = auxiliary_weight
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
