@@ -1,4 +1,4 @@
-"""A run that hangs ends, with the stacks and a record."""
+"""A run that hangs is ended, with the stacks of its threads and a result."""
 
 import json
 import os
@@ -22,13 +22,13 @@ def test_a_batch_that_does_not_end_is_an_error(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(HangError, match="no batch was finished for 3 s"):
         trainer.fit(task, datamodule=toy.data())
-    assert time.monotonic() - began < CEILING  # it did not wait for the batch
+    assert time.monotonic() - began < CEILING  # without waiting for the batch
     assert signal.getsignal(signal.SIGALRM) == plain
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_batches_that_end_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has all of the time, whatever those before it took."""
+    """The clock restarts at each batch."""
     given: list[float] = []
     plain = signal.setitimer
 

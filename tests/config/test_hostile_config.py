@@ -1,4 +1,4 @@
-"""Configurations that nobody vouches for: what they name is not run, and what is wrong with them is said."""
+"""Malicious configurations: what they name is not run, and the error says what is wrong."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ HOSTILE_TARGETS = [
     "os.system", "posix.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "pathlib.Path.touch",
     "functools.partial", "hydra.utils.call", "hydra.utils.instantiate", "hydra.utils.get_method",
     "hydra.utils.get_object", "torch.load", "torch.hub.load", "numpy.load", "importlib.import_module",
-    # By way of what this project's own modules, and those it is built of, import.
+    # Reached through what this project's modules and its dependencies import.
     "hemnet.storage.files.os.system", "hemnet.data.listing.os.system", "hemnet.nets.weights.torch.load",
     "hemnet.config.compose.instantiate", "hemnet.config.check.get_object",
     "hemnet.data.archives.unpack.unpack",
@@ -64,14 +64,14 @@ def test_what_may_not_be_named_is_not_imported_either(
     ):
         check(config)
     assert not (tmp_path / "ran").exists()
-    # Unless the one who runs it says so, in a place that no configuration reaches.
+    # The user can allow it, by a variable that no configuration can set.
     monkeypatch.setenv("HEMNET_PACKAGES", "mine,trojan")
     check(config)
     assert (tmp_path / "ran").exists()
 
 
 def test_the_builders_refuse_what_was_never_checked(tmp_path: Path) -> None:
-    # A stored configuration is opened without a check; the one who calls instantiate makes sure.
+    # A stored configuration is opened unchecked; the caller of instantiate checks it.
     ran = tmp_path / "ran"
     order = {"_target_": "os.mkdir", "_args_": [str(ran)]}
     for place, build in (
@@ -110,7 +110,7 @@ ORDERS = ["{_target_:os.mkdir,_args_:[RAN]}", "{_target_:torch.save,obj:[1],f:RA
 def test_an_interpolation_makes_no_node_that_nobody_looked_at(
     escaped: str, order: str, tmp_path: Path
 ) -> None:
-    # Escaped, it is a string when the configuration is resolved, and Hydra would resolve that once more.
+    # The escaped interpolation resolves to a string, which Hydra would resolve again.
     for key, build in (
         ("model.backbone.weights", lambda c: build_network(c, 3, pretrained=False)),
         ("model.head.gradient", lambda c: build_network(c, 3)),
@@ -128,7 +128,7 @@ def test_an_interpolation_makes_no_node_that_nobody_looked_at(
 def test_a_part_of_a_network_has_none_within_that_fetches_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The address of a server may be told anything that the environment holds.
+    # A server at this address would receive any variable of the environment.
     asked = []
     monkeypatch.setattr("hemnet.nets.weights.download", lambda *a: asked.append(a))
     url = "http://127.0.0.1:9/${oc.env:HOME}-0123abcd.pth"

@@ -48,7 +48,7 @@ def test_the_content_is_on_disk_before_the_name(tmp_path: Path, monkeypatch: pyt
     with replacing(tmp_path / "a") as part:
         part.write_bytes(b"12345")
     assert calls[:2] == [5, "replace"]
-    assert len(calls) == 3  # and then the folder, which has the name
+    assert len(calls) == 3  # then the folder, which holds the name
 
 
 def test_others_may_read_it_as_any_new_file(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_deterministic_algorithms_change_neither_loss_nor_gradient(loss, request
 
 
 def test_deterministic_algorithms_have_no_loss_of_images(deterministic, monkeypatch):
-    """CUDA has none for (B, K, H, W), and says so; a list of pixels it has."""
+    """CUDA only has a deterministic loss for a flat list of pixels, not for (B, K, H, W)."""
     shapes, plain = [], F.cross_entropy
 
     def spy(pixels, *args, **options):
@@ -227,7 +227,7 @@ def network(means: str = "learned", gradient: str = "unrolled") -> Segmenter:
 
 
 def placed(net: nn.Module) -> dict[str, str]:
-    """The group of each parameter that is in one, by name; each at most once."""
+    """The group of each parameter, by name; a parameter is in at most one group."""
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     groups = [(names[id(p)], group["name"]) for group in parameter_groups(net) for p in group["params"]]
     assert len(groups) == len(dict(groups)), "a parameter is in two groups"
@@ -304,7 +304,7 @@ def test_rates_and_decay_of_each_group_over_the_whole_schedule(kind):
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_decay_moves_convolution_weights_alone(kind):
-    """With zero gradients, decay is all that a step does: p <- p (1 - lr * decay) in both optimizers."""
+    """With zero gradients, a step only decays: p <- p (1 - lr * decay) in both optimizers."""
     net = network()
     optimizer, _ = Optimization(OPTIMIZERS[kind], head_lr_multiple=10).build(net, total_steps=8)
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
