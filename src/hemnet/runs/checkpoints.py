@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hemnet.errors import HemnetError
-from hemnet.storage.files import remove_abandoned, replacing, require_unpacked
+from hemnet.storage.files import file_digest, remove_abandoned, replacing, require_unpacked
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
         with replacing(path) as part:
             with part.open("wb") as file:
                 torch.save(checkpoint, file)
-            lines = [f"{_digest(part)}  {path.name}", *_keep(path)]
+            lines = [f"{file_digest(part, 'sha256')}  {path.name}", *_keep(path)]
             with replacing(_hashes(path)) as hashes:
                 hashes.write_text("".join(f"{line}\n" for line in lines))
     except (OSError, RuntimeError) as error:
@@ -70,7 +70,7 @@ def _keep(path: Path) -> list[str]:
 
 def _line(path: Path, known: list[str], name: str) -> list[str]:
     """Return the line for a checkpoint, under ``name``, in a file of hashes; [] if it is damaged."""
-    digest = _digest(path) if path.is_file() else None
+    digest = file_digest(path, "sha256") if path.is_file() else None
     return [f"{digest}  {name}"] if digest and (digest in known or not known) else []
 
 
@@ -101,11 +101,6 @@ def _known(path: Path) -> list[str]:
 def fingerprint(path: Path) -> str | None:
     """Return the recorded hash of a checkpoint, without reading the checkpoint; None if none is recorded."""
     return next(iter(_known(path)), None)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read(path: Path) -> dict[str, Any]:

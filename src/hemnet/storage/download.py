@@ -1,6 +1,5 @@
 """Downloads that resume, verify the file's hash, and leave either the whole file or a part to resume from."""
 
-import hashlib
 import http.client
 import json
 import logging
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hemnet.errors import HemnetError
-from hemnet.storage.files import hold
+from hemnet.storage.files import file_digest, hold
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 20
@@ -70,12 +69,6 @@ def download(url: str, target: Path, digest: str | None = None, patience: Patien
                 _Transfer(url, target, patience).run(digest)
     except OSError as error:  # from this machine, such as a full disk or missing permission
         raise DownloadError(f"{url} cannot be stored in {target.parent}: {error}") from error
-
-
-def file_digest(path: Path, algorithm: str) -> str:
-    """Return the hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def require_digest(path: Path, digest: str) -> None:

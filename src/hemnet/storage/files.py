@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import glob
+import hashlib
 import json
 import logging
 import math
@@ -98,6 +99,12 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """Return the hex digest of a file; ``algorithm`` is a name of `hashlib`, such as "sha256"."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def require_unpacked(file: IO[bytes]) -> None:

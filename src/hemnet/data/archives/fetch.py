@@ -11,8 +11,8 @@ from typing import Any
 from hemnet.data.archives.catalogue import Catalogued, Source
 from hemnet.data.archives.unpack import ArchiveError, unpack
 from hemnet.data.spec import DataError
-from hemnet.storage.download import PATIENT, Patience, download, file_digest, require_digest
-from hemnet.storage.files import hold, replacing
+from hemnet.storage.download import PATIENT, Patience, download, require_digest
+from hemnet.storage.files import file_digest, hold, replacing
 
 log = logging.getLogger(__name__)
 DOWNLOADS = ".download"
