@@ -58,10 +58,7 @@ def test_what_may_not_be_named_is_not_imported_either(
     monkeypatch.syspath_prepend(tmp_path)
     config = configured(tmp_path)
     config.model.head = {"_target_": "trojan.Head"}
-    with pytest.raises(
-        ConfigError,
-        match=r"own package, .* environment variable HEMNET_PACKAGES",
-    ):
+    with pytest.raises(ConfigError, match=r"own package, .* environment variable HEMNET_PACKAGES"):
         check(config)
     assert not (tmp_path / "ran").exists()
     # The user can allow it, by a variable that no configuration can set.

@@ -81,9 +81,7 @@ def _keep_previous(path: Path) -> None:
     try:
         os.link(path, link)
         os.replace(link, kept)
-    except (
-        OSError
-    ):  # a file system without links: `latest` reads previous.ckpt until there is a new last.ckpt
+    except OSError:  # a file system without links: `latest` uses previous.ckpt for a moment
         os.replace(path, kept)
 
 
