@@ -13,7 +13,7 @@ from hemnet.data import Item, denormalize
 from hemnet.figures.attention import Attention, attention_page
 from hemnet.training.task import SegmentationTask
 
-# The largest number of iterations of which all are shown.
+# Up to this number of iterations, all are shown.
 MOST_ITERATIONS = 6
 
 

@@ -112,7 +112,7 @@ class LastCheckpoint(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore that position; the random states follow when the first batch has been loaded.
+        """Restore the position; the random states follow when the first batch has been loaded.
 
         Raises:
             HemnetError: the run had another number of processes.

@@ -55,7 +55,7 @@ def _level(progress: dict[str, int], count: int) -> None:
 
 
 def move_best(state: dict[str, Any], folder: Path) -> None:
-    """Change the saved state of a ModelCheckpoint to another folder: it ignores its best score otherwise."""
+    """Move the saved state of a ModelCheckpoint to a folder, since it ignores scores of other folders."""
     state["dirpath"] = str(folder)
     state["best_k_models"] = {str(folder / Path(p).name): s for p, s in state["best_k_models"].items()}
     for name in ("best_model_path", "kth_best_model_path", "last_model_path"):

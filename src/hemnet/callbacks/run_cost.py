@@ -30,8 +30,8 @@ class RunCost(pl.Callback):
       there are no more). The time of a step includes forward pass, backward pass and optimizer for all its
       batches, but neither data loading nor validation. On CUDA it is measured by events on the stream, so
       that nothing waits for the device.
-    - ``cost/peak_memory_mib``: on CUDA, the peak memory of tensors since training began; on other devices,
-      the peak memory of the process. Of rank 0.
+    - ``cost/peak_memory_mib``: the peak memory of rank 0: on CUDA, of tensors since training began; on other
+      devices, of the process.
     - ``cost/parameters``: parameters of the network, including an auxiliary head.
     - ``cost/em_parameters``: parameters of the modules that hold an EM layer, such as
       `hemnet.nets.heads.EMUnit`: what EM adds to an FCN head.

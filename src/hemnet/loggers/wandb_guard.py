@@ -69,7 +69,7 @@ class Guard:
 
         Args:
             action: the call into W&B.
-            seconds: the deadline; what is left of the total time is one too.
+            seconds: the deadline of this call, which what is left of the total time may shorten.
         """
         if self._current is not None:  # a signal has interrupted the wait for this call
             self._wait(self._current, seconds)

@@ -114,7 +114,8 @@ class Run:
         rows = read_table(path)
         if rows and not path.read_bytes().endswith(b"\n"):
             rows.pop()  # incomplete: the process was killed while it wrote this row, or the disk was full
-        kept = [row for row in rows if int(row["step"]) < self.saved_step]
+        saved = self.saved_step
+        kept = [row for row in rows if int(row["step"]) < saved]
         if not kept:
             path.unlink(missing_ok=True)
             return
