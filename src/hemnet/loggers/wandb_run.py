@@ -240,14 +240,11 @@ class FinishingWandbLogger(WandbLogger):
             log.info("upload the W&B run with `%s`", self.sync_command)
 
 
-# The name of the class in configurations.
-wandb_logger = FinishingWandbLogger
+wandb_logger = FinishingWandbLogger  # the name in configurations
 
 
 def _mode_of_environment() -> Mode:
     value: Any = os.environ.get("WANDB_MODE") or "online"
     if value not in get_args(Mode):
-        raise ValueError(
-            f"WANDB_MODE is {value!r}: set it to one of {', '.join(get_args(Mode))}, or unset it"
-        )
+        raise ValueError(f"WANDB_MODE is {value!r}: unset it, or set one of {', '.join(get_args(Mode))}")
     return value

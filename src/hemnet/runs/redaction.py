@@ -1,7 +1,7 @@
 """Redaction: removes secrets from everything that hemnet prints and writes.
 
-The secrets are the values of environment variables and configuration keys with a name such as ``api_key``; the
-value of any environment variable that the configuration refers to, except ``HEMNET_*``; and the user and
+The secrets are the values of environment variables and configuration keys with a name such as ``api_key``,
+the value of any environment variable that the configuration refers to, except ``HEMNET_*``, and the user and
 password of a URL. A value of fewer than six characters is hidden only under its own key, since such a short
 string would also occur elsewhere by chance.
 """
