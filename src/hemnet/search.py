@@ -57,11 +57,10 @@ class Space:
 
     def __post_init__(self) -> None:
         for key, spec in self.ranges.items():
-            right = isinstance(spec, list) and spec
-            if isinstance(spec, dict):
-                right = {"low", "high"} <= spec.keys() <= {"low", "high", "log"} and spec["low"] < spec[
-                    "high"
-                ]
+            right = bool(spec) and isinstance(spec, list | dict)
+            if right and isinstance(spec, dict):
+                known = {"low", "high"} <= spec.keys() <= {"low", "high", "log"}
+                right = known and spec["low"] < spec["high"]
             if not right:
                 raise HemnetError(
                     f"space.{key} is {spec!r}: write {{low: 0.1, high: 10, log: true}}, or a list of choices"
@@ -143,14 +142,10 @@ class Search:
 
     def write(self) -> None:
         """Write trials.csv, the best first."""
-        trials = self._study.trials
-        scored = sorted(
-            (t for t in trials if t.value is not None), key=lambda t: t.value or 0.0, reverse=True
-        )
-        others = [t for t in trials if t.value is None]
+        trials = sorted(self._study.trials, key=lambda t: math.inf if t.value is None else -t.value)
         rows = [
             [f"trial-{t.number:04d}", t.state.name, t.value, *map(t.params.get, self.space.ranges)]
-            for t in [*scored, *others]
+            for t in trials
         ]
         write_table(self.folder / "trials.csv", ["trial", "state", "val/miou", *self.space.ranges], rows)
 

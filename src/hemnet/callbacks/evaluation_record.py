@@ -81,10 +81,9 @@ class EvaluationRecord(pl.Callback):
                 write_mask(self.masks / f"{name}.png", classes_HW, pl_module.spec)
 
     def _among_the_worst(self, score: ImageScore) -> bool:
-        full = len(self._candidates) >= self.worst
-        return (
-            self.worst > 0 and not math.isnan(score.miou) and not (full and score > self._candidates[-1][0])
-        )
+        if self.worst < 1 or math.isnan(score.miou):
+            return False
+        return len(self._candidates) < self.worst or score <= self._candidates[-1][0]
 
     def _keep(self, score: ImageScore, row: Row) -> None:
         self._candidates.append((score, row))

@@ -66,14 +66,13 @@ class Identity:
 
     def columns(self) -> dict[str, Any]:
         """Return columns for W&B's table of runs. Sweep and seed are missing: the configuration has them."""
-        return {
-            "experiment": self.experiment,
-            "head": self.head,
+        em = {
             "T": self.iterations,
             "h": self.highway_scale,
             "gradient": self.gradient,
             "variance": self.variance,
         }
+        return {"experiment": self.experiment, "head": self.head, **em}
 
 
 def identity(config: DictConfig) -> Identity:
@@ -88,14 +87,8 @@ def identity(config: DictConfig) -> Identity:
         head = "emanet"
     else:
         head = "em" if scale == 0 else "hem"
-    return Identity(
-        **about,
-        head=head,
-        iterations=node.get("iterations"),
-        highway_scale=scale,
-        gradient=node.get("gradient"),
-        variance=node.get("variance"),
-    )
+    given = {name: node.get(name) for name in ("iterations", "gradient", "variance")}
+    return Identity(**about, head=head, highway_scale=scale, **given)
 
 
 def _scale(node: dict[str, Any]) -> float | str:
