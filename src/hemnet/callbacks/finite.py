@@ -129,12 +129,9 @@ class FiniteSteps(pl.Callback):
         )
 
     def _judge(
-        self,
-        trainer: pl.Trainer,
-        task: pl.LightningModule,
-        optimizer: torch.optim.Optimizer,
-        bad: list[str],
+        self, trainer: pl.Trainer, task: pl.LightningModule, optimizer: torch.optim.Optimizer, bad: list[str]
     ) -> None:
+        """Raise for a step that is not finite, skip it, or leave it to the loss scaler."""
         own = [Part(bool(loss.isfinite()), n) for loss, n in zip(self._losses, self._names, strict=True)]
         parts = all_ranks(own)
         scaled = loss_scaler(trainer) is not None

@@ -66,13 +66,8 @@ class Identity:
 
     def columns(self) -> dict[str, Any]:
         """Return columns for W&B's table of runs. Sweep and seed are missing: the configuration has them."""
-        em = {
-            "T": self.iterations,
-            "h": self.highway_scale,
-            "gradient": self.gradient,
-            "variance": self.variance,
-        }
-        return {"experiment": self.experiment, "head": self.head, **em}
+        em = {"T": self.iterations, "h": self.highway_scale, "gradient": self.gradient}
+        return {"experiment": self.experiment, "head": self.head, **em, "variance": self.variance}
 
 
 def identity(config: DictConfig) -> Identity:
