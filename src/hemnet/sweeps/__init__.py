@@ -1,1 +1,1 @@
-"""Sweeps: many runs, each in its own process and directory; the directory's name says what the run changes."""
+"""Sweeps: many runs, each in its own process and directory, whose name says what the run changes."""
