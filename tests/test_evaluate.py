@@ -1,4 +1,4 @@
-"""The report of an evaluation, as a user asks for it, against the files it was computed from."""
+"""The report of an evaluation against a computation from the image files."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ def blocky(path: Path, rng: np.random.Generator) -> None:
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network trained for two steps, whose classifier is then drawn so that it predicts many classes."""
+    """A network trained for two steps, with a random classifier, so that it predicts many classes."""
     folder = tmp_path_factory.mktemp("evaluate")
     root = write_camvid(folder / "camvid", {"train": 4, "val": VAL}, (48, 64))
     rng = np.random.default_rng(0)
@@ -75,7 +75,7 @@ def table(path: Path) -> list[dict[str, str]]:
 def slow_scores(
     pairs: list[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[dict[int, tuple[float, float, int]], float]:
-    """IoU, accuracy and pixels of each class present, and the pixel accuracy, by sets of pixels."""
+    """IoU, accuracy and pixels of each class that is present, and the pixel accuracy, from sets of pixels."""
     truth, guess = (np.concatenate([p[i].ravel() for p in pairs]).astype(int) for i in (0, 1))
     guess, truth = guess[truth != 11], truth[truth != 11]
     scores = {}
@@ -165,7 +165,7 @@ def test_a_sweep_over_iterations_has_a_row_each(
     out = run_dir / "evaluation" / "last"
     rows = table(out / "iterations.csv")
     assert [row["iterations"] for row in rows] == ["0", "3", "8"]
-    plain = evaluate.evaluate(run_dir, "last", [])  # T = 3 is what the network was trained with
+    plain = evaluate.evaluate(run_dir, "last", [])  # the network was trained with T = 3
     assert float(rows[1]["val/loss"]) == pytest.approx(plain["val/loss"], abs=1e-6)
     assert len({row["val/loss"] for row in rows}) == 3
     for row in rows:
@@ -187,7 +187,7 @@ def test_earlier_rows_stay_and_other_images_have_a_folder_of_their_own(run_dir: 
     before = json.loads((copy / "evaluation/last/result.json").read_text())
     assert (before["images"], before["iterations_eval"]) == (VAL, None)
 
-    # Of another checkpoint, none of them holds.
+    # For another checkpoint none of them is valid.
     checkpoints.write(
         checkpoints.read(copy / "checkpoints/last.ckpt") | {"epoch": 7}, copy / "checkpoints/last.ckpt"
     )

@@ -1,4 +1,4 @@
-"""Searching settings: trials are runs, a stopped search goes on, and only real scores count."""
+"""Searching for settings: trials are runs, a stopped search continues, and only real scores count."""
 
 import csv
 import math
@@ -63,13 +63,13 @@ def test_without_a_score_a_trial_has_failed(tmp_path: Path) -> None:
     jobs = list(found.jobs_to_run(3))
     finish(jobs[0], None)  # NaN, as result.json writes it
     finish(jobs[1], 0.25)
-    for job in jobs:  # the third left nothing
+    for job in jobs:  # the third has no result
         found.tell(job)
     assert [row["state"] for row in rows(tmp_path)] == ["COMPLETE", "FAIL", "FAIL"]
     assert found.best().number == 1
 
 
-def test_a_search_goes_on_with_the_trials_it_left(tmp_path: Path) -> None:
+def test_a_search_continues_with_its_unfinished_trials(tmp_path: Path) -> None:
     first = Search("demo", recipe(), [], tmp_path)
     left, done = list(first.jobs_to_run(2))
     finish(done, 0.5)
@@ -125,7 +125,7 @@ def test_searches_that_come_with_the_project_name_keys_that_exist(path: Path, tm
 
 
 @pytest.mark.slow
-def test_the_command_runs_trials_and_goes_on(make_camvid: MakeCamVid, tmp_path: Path) -> None:
+def test_the_command_runs_trials_and_continues(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     root = make_camvid()
 
     def search(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -30,7 +30,8 @@ from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.nets.flops import count_flops, count_parameters
 from hemnet.runs.provenance import device_name
-from hemnet.runs.run import Run, write_json
+from hemnet.runs.run import Run
+from hemnet.storage.files import write_json
 
 
 def measure(network: Segmenter, image_BCHW: Tensor, repeats: int) -> dict[str, float | None]:
@@ -98,8 +99,7 @@ def _network(run: str | None, assignments: list[str], classes: int | None) -> tu
         opened = Run.open(run)
         opened.config = override(opened.config, assignments)
         return restore(opened)[0], str(opened.path)
-    # No run directory is made; Hydra names one only within its own application.
-    config = load([*assignments, "run_dir=none"])
+    config = load([*assignments])
     classes = classes or _classes(config)
     return build_network(config, classes, pretrained=False), f"{config.name}, {classes} classes"
 

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -25,8 +24,8 @@ from hemnet.data.archives.fetch import describe, fetch, missing
 from hemnet.data.spec import DataError
 from hemnet.data.survey import Survey, walk
 from hemnet.figures.predictions import contact_sheet
-from hemnet.runs.run import write_json
 from hemnet.storage.download import Patience
+from hemnet.storage.files import write_json
 
 log = logging.getLogger(__name__)
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
@@ -71,7 +70,7 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
     Raises:
         hemnet.errors.HemnetError: the configuration is wrong, or neither split can be opened.
     """
-    config = _load(overrides)
+    config = load(overrides)
     surveys: dict[str, Survey] = {}
     broken: dict[str, str] = {}
     spec: DatasetSpec | None = None
@@ -140,17 +139,13 @@ def browse(overrides: list[str], output: Path, count: int) -> None:
     """
     if count < 1:
         raise DataError(f"--count must be 1 or more, got {count}")
-    config = _load(overrides)
+    config = load(overrides)
     reader, seed = build_reader(config, "train"), config.data.seed
     dataset = SampleDataset(reader, build_train_transform(config), seed)
     keys = list(EpochSampler(len(dataset), seed))[:count]
     output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet([dataset[key] for key in keys], reader.spec, output)
     print(f"{len(keys)} of {len(dataset)} training images, as augmented in the first epoch: {output}")
-
-
-def _load(overrides: list[str]) -> DictConfig:
-    return load([*overrides, "run_dir=."])  # no run: nothing is written there
 
 
 def _parser() -> argparse.ArgumentParser:

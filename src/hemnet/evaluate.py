@@ -1,10 +1,11 @@
 """Score trained networks on the validation split of their data sets: ``python -m hemnet.evaluate RUN``.
 
-Written to RUN/evaluation/CHECKPOINT[-how the network was run]/, or with --iterations to a folder T<n> in it
-for each number of EM iterations: result.json, classes.csv, images.csv, confusion.png, worst.png.
+The results, result.json, classes.csv, images.csv, confusion.png and worst.png, are written to the folder
+RUN/evaluation/CHECKPOINT[-inference options]/, or with --iterations to a folder T<n> in it for each number of
+EM iterations.
 
-Of several runs, or folders of runs, each is evaluated by a process of its own, and only as far as it has not
-been before. --sweep NAME takes runs and iterations from experiments/evaluations/NAME.yaml.
+Several runs, or folders of runs, are evaluated each in its own process, without repeating evaluations.
+--sweep NAME takes runs and iterations from experiments/evaluations/NAME.yaml.
 """
 
 import hemnet.lab
@@ -55,17 +56,17 @@ def evaluate(
     worst: int = 8,
     submission: Path | None = None,
 ) -> dict[str, float]:
-    """Return the scores of a run's checkpoint, and write a report of them.
+    """Evaluate a checkpoint of a run on its validation split; write a report and return the scores.
 
     Args:
-        folder: the run.
+        folder: the run directory.
         which: the checkpoint.
-        assignments: ``key=value`` changes to the run's config; ``inference.*`` is how the network is run.
-        iterations: EM iterations T to evaluate with, one after another; none means what the run has. The
-            scores of the last one are returned.
-        output: where to write; None is a folder in the run, named by checkpoint and inference.
+        assignments: ``key=value`` changes to the run's configuration; ``inference.*`` are inference options.
+        iterations: numbers T of EM iterations to evaluate with, one after another; none means the T of the
+            run. The scores of the last one are returned.
+        output: the folder to write to; None is a folder in the run, named by checkpoint and inference.
         worst: how many of the worst images to show.
-        submission: where to write a folder for the PASCAL VOC test server; None writes none.
+        submission: the folder in which to write a submission to the PASCAL VOC test server; None writes none.
 
     Raises:
         hemnet.errors.HemnetError: there is no such run, checkpoint or data, the classes differ, or the
@@ -114,7 +115,7 @@ def evaluate(
 
 
 def set_iterations(network: Segmenter, count: int | None) -> None:
-    """Let every EM layer take ``count`` iterations in evaluation mode; None leaves them as they are."""
+    """Set the number of iterations of every EM layer in evaluation mode; None changes nothing."""
     for module in network.modules():
         if count is not None and isinstance(module, HighwayEM):
             module.iterations_eval = count
@@ -132,7 +133,7 @@ def _check_iterations(network: Segmenter, iterations: Sequence[int], submission:
 
 
 def _submission_folder(root: Path, config: DictConfig, spec: DatasetSpec) -> Path:
-    """Make the folder that the server expects, "comp5": trained on the data of the challenge alone."""
+    """Create the folder that the server expects; "comp5" means training on the challenge's data only."""
     split = OmegaConf.select(config, "data.val.split") or "val"
     folder = root / "results" / "VOC2012" / "Segmentation" / f"comp5_{split}_cls"
     folder.mkdir(parents=True, exist_ok=True)

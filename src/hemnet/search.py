@@ -1,7 +1,7 @@
 """Search for settings with Optuna: ``python -m hemnet.search NAME [key=value ...]``.
 
-``experiments/searches/NAME.yaml`` says what is searched; a trial is a whole run, in a process of its own. The
-same command goes on with a search that was stopped.
+``experiments/searches/NAME.yaml`` defines the search. Each trial is a training run in its own process. The
+same command continues a search that was stopped.
 """
 
 import hemnet.lab
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from hemnet.config import places
 from hemnet.config.command_line import run_entry
 from hemnet.config.compose import load
-from hemnet.config.places import recipe
 from hemnet.errors import HemnetError
 from hemnet.storage.files import hold, write_table
 from hemnet.sweeps.board import Board
@@ -34,16 +34,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched: configuration keys, each a range or a list of choices.
+    """The search space: configuration keys, each with a range or a list of choices.
 
     Attributes:
-        ranges: by key: ``{low, high}`` and perhaps ``log: true``, whole numbers if both ends are; or a list.
+        ranges: by key, a list of choices, or ``{low, high}`` and optionally ``log: true``; if both bounds are
+            integers, the values are too.
+
+    Raises:
+        HemnetError: a range has another form.
     """
 
     ranges: dict[str, Any]
 
     def suggest(self, trial: "optuna.Trial") -> list[str]:
-        """Return the overrides of a trial."""
+        """Return the overrides that Optuna suggests for a trial."""
         return [f"{key}={self._value(trial, key, spec)}" for key, spec in self.ranges.items()]
 
     def _value(self, trial: "optuna.Trial", key: str, spec: Any) -> Any:
@@ -56,11 +60,10 @@ class Space:
 
     def __post_init__(self) -> None:
         for key, spec in self.ranges.items():
-            right = isinstance(spec, list) and spec
-            if isinstance(spec, dict):
-                right = {"low", "high"} <= spec.keys() <= {"low", "high", "log"} and spec["low"] < spec[
-                    "high"
-                ]
+            right = bool(spec) and isinstance(spec, list | dict)
+            if right and isinstance(spec, dict):
+                known = {"low", "high"} <= spec.keys() <= {"low", "high", "log"}
+                right = known and spec["low"] < spec["high"]
             if not right:
                 raise HemnetError(
                     f"space.{key} is {spec!r}: write {{low: 0.1, high: 10, log: true}}, or a list of choices"
@@ -71,10 +74,13 @@ class Search:
     """An Optuna study whose trials are runs.
 
     Args:
-        name: of the search.
-        recipe: the contents of its file.
+        name: the name of the search.
+        recipe: the content of its file.
         assignments: further overrides of every trial.
-        folder: where the study and its runs are.
+        folder: the folder of the study and its runs.
+
+    Raises:
+        HemnetError: the recipe has missing or unknown keys, or Optuna is not installed.
     """
 
     def __init__(self, name: str, recipe: DictConfig, assignments: Sequence[str], folder: Path) -> None:
@@ -105,13 +111,13 @@ class Search:
             storage=f"sqlite:///{self.folder / 'study.db'}", study_name="study", direction="maximize",
             load_if_exists=True,
         )  # fmt: skip
-        # Trials that run side by side must not all be the same best guess; and a search that is gone on with
-        # must not begin by the guesses of its first day.
+        # constant_liar: trials that run at the same time get different suggestions. The seed changes when a
+        # search is continued, so that it does not repeat its first suggestions.
         study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), constant_liar=True)
         return study
 
     def jobs_to_run(self, total: int) -> Iterator[Job]:
-        """Yield the trials that a stopped search left unfinished, then new ones up to ``total``."""
+        """Yield the trials that a stopped search left unfinished, then new ones until there are ``total``."""
         import optuna
 
         for left in self._study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
@@ -126,7 +132,7 @@ class Search:
         return self.jobs[-1]
 
     def tell(self, job: Job) -> None:
-        """Hand a trial's score to the study; without one, or with NaN, the trial has failed."""
+        """Report a trial's score to the study; a trial without a score, or with NaN, has failed."""
         import optuna
 
         number = int(job.name.removeprefix("trial-"))
@@ -139,14 +145,10 @@ class Search:
 
     def write(self) -> None:
         """Write trials.csv, the best first."""
-        trials = self._study.trials
-        scored = sorted(
-            (t for t in trials if t.value is not None), key=lambda t: t.value or 0.0, reverse=True
-        )
-        others = [t for t in trials if t.value is None]
+        trials = sorted(self._study.trials, key=lambda t: math.inf if t.value is None else -t.value)
         rows = [
             [f"trial-{t.number:04d}", t.state.name, t.value, *map(t.params.get, self.space.ranges)]
-            for t in [*scored, *others]
+            for t in trials
         ]
         write_table(self.folder / "trials.csv", ["trial", "state", "val/miou", *self.space.ranges], rows)
 
@@ -166,31 +168,29 @@ class Search:
 
 
 def _last_wins(overrides: Sequence[str]) -> list[str]:
-    """Return overrides without those that a later one replaces, of which Hydra would complain."""
+    """Return the last override of each key; Hydra refuses repeated ones."""
     return list({override.partition("=")[0]: override for override in overrides}.values())
 
 
 def search(name: str, assignments: Sequence[str], *, trials: int | None, parallel: int | None) -> Search:
-    """Run a search, or go on with it, until it has its number of trials; print the best.
+    """Start or continue a search until it has its number of trials; print the best trial.
 
     Args:
-        name: of ``experiments/searches/NAME.yaml``.
-        assignments: ``key=value`` for every trial; ``runs=FOLDER`` says where they go.
-        trials: in all; None is what the file says.
-        parallel: see `hemnet.sweeps.pool.make_slots`.
+        name: the search, ``experiments/searches/NAME.yaml``.
+        assignments: ``key=value`` for every trial; ``runs=FOLDER`` sets where the runs are written.
+        trials: the total number of trials; None takes it from the file.
+        parallel: how many trials to run at a time, see `hemnet.sweeps.pool.make_slots`.
 
     Raises:
-        HemnetError: the search is unknown or wrong, is running elsewhere, or no trial has a score.
+        HemnetError: the search is unknown or its file is wrong, another process runs it, or no trial has a
+            score.
     """
-    wanted = OmegaConf.load(recipe("searches", name))
-    assert isinstance(wanted, DictConfig)
-    config = load(_last_wins([f"experiment={wanted.experiment}", *assignments, "run_dir=unused"]))
-    found = Search(name, wanted, assignments, Path(config.runs) / "searches" / name)
-    try:
-        lock = hold(found.folder)
-    except BlockingIOError as error:
-        raise HemnetError(f"another search is running in {found.folder}: wait for it or stop it") from error
-    with lock, Board(found.jobs, found.folder) as board:
+    recipe = OmegaConf.load(places.recipe("searches", name))
+    assert isinstance(recipe, DictConfig)
+    config = load(_last_wins([f"experiment={recipe.experiment}", *assignments]))
+    found = Search(name, recipe, assignments, Path(config.runs) / "searches" / name)
+    busy = f"another search is running in {found.folder}: wait for it or stop it"
+    with hold(found.folder / ".lock", busy), Board(found.jobs, found.folder) as board:
         slots = slots_for(config, parallel, None)
         run_jobs(found.jobs_to_run(trials or found.trials), slots, board.update, found.tell)
     best = found.best()
@@ -203,8 +203,8 @@ def search(name: str, assignments: Sequence[str], *, trials: int | None, paralle
 
 def _entry() -> None:
     parser = argparse.ArgumentParser(prog="hemnet search", description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="of experiments/searches/NAME.yaml")
-    parser.add_argument("--trials", type=int, help="in all, those of earlier days among them")
+    parser.add_argument("name", help="the search, experiments/searches/NAME.yaml")
+    parser.add_argument("--trials", type=int, help="total number of trials, earlier ones included")
     parser.add_argument(
         "--parallel", type=int, help="trials at a time; default: as many as there are GPUs, or 1"
     )

@@ -35,7 +35,8 @@ from hemnet.figures.scores import learning_curves
 from hemnet.processes.launch import RankError, run_ranks
 from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted, foremost, interruptible
-from hemnet.runs.run import Run, result_at
+from hemnet.runs.run import RESULT, Run
+from hemnet.storage.files import read_json
 from hemnet.sweeps import plugins
 
 log = logging.getLogger(__name__)
@@ -66,11 +67,11 @@ def _train_on(config: DictConfig, count: int) -> float:
     given: dict[str, Any] = {"config": OmegaConf.to_container(config), "run_dir": str(path)}
     if HydraConfig.initialized():
         given["logs"] = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
-    before = result_at(path)
+    before = read_json(path / RESULT)
     try:
         run_ranks([sys.executable, "-m", "hemnet.train", AS_RANK], count, json.dumps(given).encode())
     except (RankError, Interrupted) as error:
-        said = result_at(path)
+        said = read_json(path / RESULT)
         began = (path / "config.yaml").is_file() and (not said or said != before)
         if not began or (said and getattr(error, "rank", 0) == 0):
             raise  # there is no run, or its first rank has recorded the error

@@ -1,4 +1,4 @@
-"""Callbacks, on a tiny run."""
+"""Callbacks in a tiny run."""
 
 import logging
 import re
@@ -14,12 +14,12 @@ from hemnet.callbacks.progress import RunProgress
 from hemnet.figures.predictions import Row, legend, predictions_page
 
 
-def test_progress_says_where_the_run_stands(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_shows_step_loss_and_score(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "hemnet"):
         fit = trainer(tmp_path, max_epochs=2, callbacks=[RunProgress()], enable_checkpointing=False)
         fit.fit(task(), datamodule=data())
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("hemnet")]
-    assert len(lines) == 2  # none for the sanity check
+    assert len(lines) == 2  # the sanity check writes none
     expected = r"epoch 1  step 2/4  train/loss \S+  val/miou 0\.\d+  \S+ s/step  eta 0:\d\d:\d\d"
     assert re.fullmatch(expected, lines[0])
     assert lines[1].endswith("eta 0:00:00")

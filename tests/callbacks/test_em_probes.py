@@ -1,4 +1,4 @@
-"""Convergence, attention and cost: against the equations, and without a trace in the training."""
+"""The probes of convergence, attention and cost agree with the equations and do not change training."""
 
 import copy
 import math
@@ -37,7 +37,7 @@ def test_probes_change_no_bit_of_training(tmp_path: Path, batches_per_step: int)
 
 
 def expected_curves(network: torch.nn.Module, layer: torch.nn.Module) -> dict[str, float]:
-    """Return em/* of validation samples 0 and 4, mean by mean and position by position."""
+    """Return em/* of validation samples 0 and 4, by loops over means and positions."""
     captured = []
     handle = layer.register_forward_pre_hook(lambda _, given: captured.append(given[0]))
     network.eval()
@@ -52,7 +52,7 @@ def expected_curves(network: torch.nn.Module, layer: torch.nn.Module) -> dict[st
         for t in range(layer.iterations + 1):
             log_p = -((x[:, None] - mu) ** 2).sum(-1) / (2 * variance) - C / 2 * np.log(2 * np.pi * variance)
             p = np.exp(log_p)
-            # The responsibilities are those of Eq. 8, the likelihood that of the mixture of equal weights.
+            # The responsibilities follow Eq. 8, the likelihood is of the mixture with equal weights.
             score = np.exp(x @ mu.T / variance)
             z = score / score.sum(1, keepdims=True)
             share = z.sum(0) / N

@@ -1,4 +1,4 @@
-"""Steps that are not finite: ended with a word on where, or left out without a trace."""
+"""Steps that are not finite: training stops and names the images, or skips the step without a trace."""
 
 import copy
 import itertools
@@ -28,14 +28,14 @@ from hemnet.training.optim import Optimization, PixelSum, cross_entropy_sum
 from hemnet.training.task import SegmentationTask
 
 RANKS = 2
-# Sixteen images, four a batch: four batches an epoch.
+# Sixteen images, four per batch: four batches per epoch.
 IMAGES, PER_EPOCH = 16, 4
 
 
 class Damage(pl.Callback):
-    """Puts a value into the first image of chosen batches (of a rank); keeps the state around each batch.
+    """Puts a value into the first image of chosen batches (of one rank); keeps the state around each batch.
 
-    ``hidden``: into the loss instead, such that no gradient shows it.
+    ``hidden`` puts it into the loss instead, so that no gradient shows it.
     """
 
     def __init__(
@@ -126,12 +126,12 @@ def test_without_it_the_weights_would_be_lost(tmp_path: Path) -> None:
     assert not all(p.isfinite().all() for p in model.parameters())
 
 
-def test_the_bad_batch_of_an_accumulated_step_is_told_from_the_others(tmp_path: Path) -> None:
+def test_the_bad_batch_of_an_accumulated_step_is_named(tmp_path: Path) -> None:
     damage = Damage({2})
     said = failure(tmp_path, damage, FiniteSteps(), accumulate_grad_batches=2)
     first, second = (", ".join(names) for names in damage.seen[2:4])
     assert f"step 1: the loss is not finite for {first}. The whole step was of {first}, {second}." in said
-    assert "There is no checkpoint from before." in said
+    assert "There is no good checkpoint yet." in said
 
 
 def test_a_gradient_alone_is_named_by_its_parameters(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_gradient_alone_is_named_by_its_parameters(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_finite_are_no_good_checkpoint(tmp_path: Path) -> None:
-    """A step so large that a weight overflows, and is saved before any loss has shown it."""
+    """A step is so large that a weight overflows, which is saved before any loss shows it."""
     path, model, calls = tmp_path / "last.ckpt", toy.task(), itertools.count(1)
     bias = model.network.head.classifier.bias
     bias.register_hook(lambda gradient: gradient * 0 + (3e38 if next(calls) == 3 else 0))
@@ -167,7 +167,7 @@ def test_a_loss_whose_gradient_would_not_show_it_is_seen(tmp_path: Path, value: 
 def test_large_gradients_are_finite() -> None:
     linear = nn.Linear(4, 4)
     for p in linear.parameters():
-        p.grad = torch.full_like(p, 1e30)  # the square of which is not
+        p.grad = torch.full_like(p, 1e30)  # whose square is not finite
     assert _not_finite(linear) == []
     linear.bias.grad[1] = math.inf
     assert _not_finite(linear) == ["bias"]
@@ -222,14 +222,14 @@ def test_too_many_in_a_row_end_it(tmp_path: Path) -> None:
     said = failure(tmp_path, FiniteSteps("skip", most=3), damage)
     assert len(damage.seen) == 7, "one alone, a good one, three in a row, and one more"
     assert "step 6: " in said
-    assert "callbacks.finite.most: 3 steps in a row were left out before this one" in said
+    assert "callbacks.finite.most: 3 steps in a row were skipped before this one" in said
 
 
 def test_none_in_a_row_is_to_stop(tmp_path: Path) -> None:
     assert "step 2: " in failure(tmp_path, FiniteSteps("skip", most=0), Damage({2}))
 
 
-def test_the_counts_are_those_of_the_run_that_is_gone_on_with(tmp_path: Path) -> None:
+def test_the_counts_are_those_of_the_resumed_run(tmp_path: Path) -> None:
     path = str(tmp_path / "last.ckpt")
     finite = FiniteSteps("skip", most=2)
     fit(tmp_path, finite, Damage({2, 3}), LastCheckpoint(path), max_epochs=1)
@@ -315,7 +315,7 @@ def test_ranks_decide_alike_and_name_the_files_of_the_one(tmp_path: Path) -> Non
 
 
 class DamageValidation(pl.Callback):
-    """Puts NaN into the first image of each validation after so many steps, on a rank."""
+    """Puts NaN into the first image of each validation after a number of steps, on one rank."""
 
     def __init__(self, after: int, rank: int = 0) -> None:
         self.after, self.rank, self.name = after, rank, ""

@@ -1,4 +1,4 @@
-"""The gradient-flow probe against autograd on iterations written out here."""
+"""The gradient-flow probe against autograd of the iterations written out here."""
 
 import copy
 import csv
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hemnet.callbacks.gradient_flow import GradientFlowProbe
 from hemnet.nets import FCNHead, ResNet, Segmenter
-from hemnet.training.optim import cross_entropy
+from hemnet.training.optim import cross_entropy_sum
 
 
 class Batches(pl.Callback):
@@ -30,7 +30,7 @@ class Batches(pl.Callback):
 
 
 class WrittenOut(nn.Module):
-    """The EM of a layer, equation by equation, every use of the means and the features kept."""
+    """The EM of a layer, equation by equation, which keeps every use of the means and the features."""
 
     def __init__(self, layer) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def expected(batches: Batches) -> dict[str, float]:
     squares = torch.zeros(2, written.iterations + 1, dtype=torch.float64)
     for batch in batches.seen:
         logits = network(batch["image"].double(), batch["mask"].shape[-2:]).logits
-        (cross_entropy(logits.double(), batch["mask"]) / len(batches.seen)).backward()
+        (cross_entropy_sum(logits.double(), batch["mask"]).mean() / len(batches.seen)).backward()
         for row, tensors in enumerate(written.kept):
             squares[row] += torch.stack([tensor.grad.square().sum() for tensor in tensors])
     means, features = squares.sqrt()
@@ -90,7 +90,7 @@ def test_a_step_is_that_of_autograd(tmp_path: Path, batches_per_step: int, engin
     assert len(batches.seen) == batches_per_step
     found, wanted = recorder.having("gradient/"), expected(batches)
     if engine == "reference":
-        del wanted["means/00"]  # not computed where the initial means take no gradient
+        del wanted["means/00"]  # not computed if the initial means take no gradient
     assert list(found) == [0]
     # The loss is in float32, which bounds how well the two can agree.
     assert found[0] == pytest.approx(wanted, rel=1e-4)

@@ -1,4 +1,4 @@
-"""A run that hangs ends, with the stacks and a record."""
+"""A run that hangs is ended, with the stacks of its threads and a result."""
 
 import json
 import os
@@ -20,15 +20,15 @@ def test_a_batch_that_does_not_end_is_an_error(tmp_path: Path) -> None:
     task.on_train_batch_start = lambda *_: time.sleep(CEILING)  # type: ignore[method-assign,assignment]
     trainer = toy.trainer(tmp_path, max_epochs=1, callbacks=[Watchdog(minutes=3 / 60)])
     began = time.monotonic()
-    with pytest.raises(HangError, match="no batch came to its end for 3 s"):
+    with pytest.raises(HangError, match="no batch was finished for 3 s"):
         trainer.fit(task, datamodule=toy.data())
-    assert time.monotonic() - began < CEILING  # it did not wait for the batch
+    assert time.monotonic() - began < CEILING  # without waiting for the batch
     assert signal.getsignal(signal.SIGALRM) == plain
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_batches_that_end_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has all of the time, whatever those before it took."""
+    """The clock restarts at each batch."""
     given: list[float] = []
     plain = signal.setitimer
 
@@ -95,7 +95,7 @@ run_entry(hemnet.train._entry)
         capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "no batch came to its end for 12 s" in done.stderr
+    assert "no batch was finished for 12 s" in done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "failed"
     assert "rank 1 of 2 failed" in result["error"]

@@ -1,4 +1,4 @@
-"""Configurations that nobody vouches for: what they name is not run, and what is wrong with them is said."""
+"""Malicious configurations: what they name is not run, and the error says what is wrong."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ HOSTILE_TARGETS = [
     "os.system", "posix.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "pathlib.Path.touch",
     "functools.partial", "hydra.utils.call", "hydra.utils.instantiate", "hydra.utils.get_method",
     "hydra.utils.get_object", "torch.load", "torch.hub.load", "numpy.load", "importlib.import_module",
-    # By way of what this project's own modules, and those it is built of, import.
+    # Reached through what this project's modules and its dependencies import.
     "hemnet.storage.files.os.system", "hemnet.data.listing.os.system", "hemnet.nets.weights.torch.load",
     "hemnet.config.build.instantiate", "hemnet.config.check.get_object",
     "hemnet.data.archives.unpack.unpack",
@@ -59,17 +59,17 @@ def test_what_may_not_be_named_is_not_imported_either(
     monkeypatch.syspath_prepend(tmp_path)
     config = configured(tmp_path)
     config.model.head = {"_target_": "trojan.Head"}
-    with pytest.raises(ConfigError, match="of your own if the environment variable HEMNET_PACKAGES names it"):
+    with pytest.raises(ConfigError, match=r"own package, .* environment variable HEMNET_PACKAGES"):
         check(config)
     assert not (tmp_path / "ran").exists()
-    # Unless the one who runs it says so, in a place that no configuration reaches.
+    # The user can allow it, by a variable that no configuration can set.
     monkeypatch.setenv("HEMNET_PACKAGES", "mine,trojan")
     check(config)
     assert (tmp_path / "ran").exists()
 
 
 def test_the_builders_refuse_what_was_never_checked(tmp_path: Path) -> None:
-    # A stored configuration is opened without a check; the one who calls instantiate makes sure.
+    # A stored configuration is opened unchecked; the caller of instantiate checks it.
     ran = tmp_path / "ran"
     order = {"_target_": "os.mkdir", "_args_": [str(ran)]}
     for place, build in (
@@ -95,7 +95,7 @@ def test_a_stranger_s_run_runs_nothing(tmp_path: Path) -> None:
     spec = {"name": "x", "classes": ["a", "b"], "palette": [[1, 1, 1], [2, 2, 2]]}
     about = {"format": checkpoints.CHECKPOINT_FORMAT, "spec": spec}
     checkpoints.write({"state_dict": {}, "hemnet": about}, tmp_path / "checkpoints" / "last.ckpt")
-    with pytest.raises(ConfigError, match=r"model\.head\._target_ names os\.mkdir, which is not run"):
+    with pytest.raises(ConfigError, match=r"model\.head\._target_ names os\.mkdir, which is not allowed"):
         restore(Run.open(tmp_path))
     assert not (tmp_path / "ran").exists()
 
@@ -108,7 +108,7 @@ ORDERS = ["{_target_:os.mkdir,_args_:[RAN]}", "{_target_:torch.save,obj:[1],f:RA
 def test_an_interpolation_makes_no_node_that_nobody_looked_at(
     escaped: str, order: str, tmp_path: Path
 ) -> None:
-    # Escaped, it is a string when the configuration is resolved, and Hydra would resolve that once more.
+    # The escaped interpolation resolves to a string, which Hydra would resolve again.
     for key, build in (
         ("model.backbone.weights", lambda c: build_network(c, 3, pretrained=False)),
         ("model.head.gradient", lambda c: build_network(c, 3)),
@@ -126,7 +126,7 @@ def test_an_interpolation_makes_no_node_that_nobody_looked_at(
 def test_a_part_of_a_network_has_none_within_that_fetches_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The address of a server may be told anything that the environment holds.
+    # A server at this address would receive any variable of the environment.
     asked = []
     monkeypatch.setattr("hemnet.nets.weights.download", lambda *a: asked.append(a))
     url = "http://127.0.0.1:9/${oc.env:HOME}-0123abcd.pth"
@@ -135,7 +135,7 @@ def test_a_part_of_a_network_has_none_within_that_fetches_weights(
             config = configured(tmp_path, "data=camvid")
             node = wrap({"_target_": "hemnet.nets.ResNet", "depth": 18, "weights": url})
             OmegaConf.update(config, key, node, merge=False, force_add=True)
-            with pytest.raises(ConfigError, match="which is not run"):
+            with pytest.raises(ConfigError, match="which is not allowed"):
                 build_network(config, 3, pretrained=False)
     assert not asked
 

@@ -1,4 +1,4 @@
-"""Whatever happens to W&B, training ends as it would without it, a little later at most, with its metrics."""
+"""Whatever happens to W&B, training ends as without it, with all metrics, at most a little later."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ class At(pl.Callback):
 
 
 def fit(folder: Path, *callbacks: pl.Callback, mode: str | None = None) -> float:
-    """Train with both loggers and return the seconds it took; metrics.csv is complete."""
+    """Train with both loggers, check that metrics.csv is complete, and return the seconds it took."""
     loggers = [CSVLogger(folder, name="", version=""), wandb_logger(str(folder), mode=mode)]  # type: ignore[arg-type]
     began = time.monotonic()
     toy = trainer(
@@ -147,7 +147,7 @@ def test_a_server_that_is_silent(online: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 class Server(BaseHTTPRequestHandler):
-    """As much of W&B's server as a run needs, until it is told to fail."""
+    """The part of W&B's server that a run needs; a test can make it fail."""
 
     state = "good"
     seen: list[str]
@@ -275,7 +275,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_an_entry_that_holds_no_key_is_not_asked_about(
     entry: str, server: type[Server], online: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A question of W&B's would stop the run, and abort its process at the end."""
+    """A prompt of W&B would stop the run, and abort its process at the end."""
     online.delenv("WANDB_API_KEY")
     (tmp_path / "netrc").write_text(entry.format(os.environ["WANDB_BASE_URL"].removeprefix("http://")))
     online.setenv("NETRC", str(tmp_path / "netrc"))
@@ -355,7 +355,7 @@ def test_slow_calls_have_a_budget_and_quick_ones_do_not() -> None:
     assert [problem[:27] for problem in problems] == ["TimeoutError: no answer wit"]
 
 
-def test_a_signal_passes_and_the_call_goes_on() -> None:
+def test_a_signal_is_passed_on_while_the_call_continues() -> None:
     problems: list[str] = []
     guard = Guard(problems.append, 20.0)
     done: list[int] = []

@@ -1,4 +1,4 @@
-"""The W&B logger: what it sends, what it never does, and how its runs begin, go on and end. All offline."""
+"""The W&B logger, offline: what it sends, what it never does, and how its runs start, continue and end."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ def test_without_a_server_wandb_is_offline_soon(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
     started = time.monotonic()
     fit_with(wandb_logger(str(tmp_path)), tmp_path)
-    assert time.monotonic() - started < BOUND  # W&B itself would try for minutes
+    assert time.monotonic() - started < BOUND  # W&B by itself would retry for minutes
     assert len(offline_runs(tmp_path)) == 1
 
 
@@ -121,7 +121,7 @@ def fitted(tmp_path: Path, *overrides: str, sweep: str | None = None) -> Path:
     return run
 
 
-def test_a_run_says_what_it_is(tmp_path: Path) -> None:
+def test_a_run_is_described(tmp_path: Path) -> None:
     run = fitted(tmp_path, sweep="depths")
     about = started(run)
     assert about.run_group == "depths"

@@ -1,4 +1,4 @@
-"""Helpers of a process: whom they obey, and when they end."""
+"""Child processes: whose signals end them, and when."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from _helpers.waiting import CEILING, until
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "sigwaitinfo"), reason="the system does not tell who has sent a signal"
 )
-# A parent with a helper that does what it is told: to sleep, or to compute without an end.
+# A parent with a child process that sleeps, or computes for ever.
 PARENT = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
@@ -40,7 +40,7 @@ sys.exit(helper.exitcode)
 
 
 @pytest.mark.parametrize("deed", ["sleeps", "computes"])
-def test_a_helper_ends_when_its_parent_says_so_and_at_nobody_else_s_signal(deed: str, tmp_path: Path) -> None:
+def test_a_child_ends_at_its_parents_signal_and_at_no_other(deed: str, tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path), deed], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

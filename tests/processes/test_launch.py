@@ -1,4 +1,4 @@
-"""The processes of one run: started as torchrun would, ended together, whatever becomes of one of them."""
+"""The ranks of a run start as under torchrun, and end together, whatever happens to one of them."""
 
 import json
 import os
@@ -46,7 +46,7 @@ dist.destroy_process_group()
 FATES = {
     "raises": ("raise SystemExit(3)", "rank 1 of 2 failed with exit status 3"),
     "is killed": ("os.kill(os.getpid(), 9)", "rank 1 of 2 was killed by SIGKILL"),
-    "ends early": ("pass", "rank 0 of 2 went on for 1 s after the others had ended"),
+    "ends early": ("pass", "rank 0 of 2 still ran 1 s after the others had ended"),
 }
 
 
@@ -57,7 +57,7 @@ def test_when_one_ends_badly_all_end_soon_and_none_is_left(
     monkeypatch.setattr("hemnet.processes.launch.SETTLE_SECONDS", 1.0)
     monkeypatch.setattr("hemnet.processes.launch.FINISH_SECONDS", 1.0)
     ending, message = FATES[fate]
-    # Rank 0 has a child of its own, as data loaders are, and does not listen.
+    # Rank 0 has a child process, like a data loader, and ignores signals.
     code = f"""
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -98,7 +98,7 @@ time.sleep(3600)
 
 
 def test_the_first_may_finish_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It alone has figures to draw and W&B to wait for."""
+    """Only rank 0 draws figures and waits for W&B."""
     monkeypatch.setattr("hemnet.processes.launch.SETTLE_SECONDS", 0.2)
     ranks("import os, time; time.sleep(0 if os.environ['RANK'] == '1' else 1.5)")
 
@@ -106,7 +106,7 @@ def test_the_first_may_finish_after_the_others(monkeypatch: pytest.MonkeyPatch) 
 def test_one_that_waits_for_another_that_was_stopped_is_stopped_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in the initialisation of DDP, where signals are not looked at."""
+    """As in the initialisation of DDP, during which signals are not handled."""
     monkeypatch.setattr("hemnet.processes.launch.FINISH_SECONDS", 1.0)
     code = f"""
 import os, signal, time
@@ -148,10 +148,10 @@ FINISHED = {"status": "finished", "metrics": {"val/miou": 0.5}}
 
 @pytest.mark.parametrize("before", [{}, FINISHED])
 @pytest.mark.parametrize(("said", "rank"), [("by the first", 1), ("by the first", 0), (None, 1)])
-def test_what_ranks_say_is_kept_and_what_another_run_said_too(
+def test_the_errors_of_ranks_are_kept_and_those_of_an_earlier_run(
     before: dict, said: str | None, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reason of the first rank and the fate of another may each be the cause of the other."""
+    """Either of the two, rank 0's error and the end of another rank, may have caused the other."""
     result = tmp_path / "result.json"
     config = load([f"run_dir={tmp_path}", "trainer.devices=2"])
     OmegaConf.save(config, tmp_path / "config.yaml")
@@ -168,7 +168,7 @@ def test_what_ranks_say_is_kept_and_what_another_run_said_too(
         train(config)
     found = json.loads(result.read_text())
     if said is None and before:
-        assert found == before  # that of a run which is there already, and which no rank has touched
+        assert found == before  # of an earlier run, which no rank has changed
         return
     assert (found["status"], found.get("steps")) == ("failed", 3 if said else 0)
     for text in (found["error"], str(raised.value)) if rank else ():
@@ -203,7 +203,7 @@ def checkpointed(run: Path, step: int) -> bool:
 
 
 @pytest.mark.slow
-def test_two_ranks_stopped_and_gone_on_with_are_two_ranks_left_alone(tmp_path: Path) -> None:
+def test_two_ranks_stopped_and_resumed_equal_two_undisturbed_ranks(tmp_path: Path) -> None:
     often = "callbacks.last.every_minutes=1e-9"
     whole = start(tmp_path, "run_dir=whole", often)
     assert whole.wait(CEILING) == 0, whole.stdout and whole.stdout.read()
@@ -223,8 +223,8 @@ def test_two_ranks_stopped_and_gone_on_with_are_two_ranks_left_alone(tmp_path: P
 
 
 @pytest.mark.slow
-def test_when_a_rank_is_killed_the_run_ends_and_says_so(tmp_path: Path) -> None:
-    """The directory is given by its default: all ranks must share the one that the first process made."""
+def test_when_a_rank_is_killed_the_run_ends_and_names_it(tmp_path: Path) -> None:
+    """The run directory is the default one: all ranks must use the one that the launcher chose."""
     process = start(tmp_path, "trainer.max_epochs=1000000", "callbacks.last.every_minutes=1e-9")
     pattern = "runs/custom/*/checkpoints/last.ckpt"
     until(lambda: list(tmp_path.glob(pattern)), "the first checkpoint", process)

@@ -1,4 +1,4 @@
-"""Signals: what asks a run to stop is obeyed between steps, at once if repeated, told by the exit status."""
+"""Signals: a first one stops a run between steps, a second one at once, and the exit status says so."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ SMALL = [
     "trainer.log_every_n_steps=1", "trainer.max_epochs=100000", "callbacks.predictions=null",
     "callbacks.attention=null", "callbacks.cost=null",
 ]  # fmt: skip
-# What srun sets for the only task of a job.
+# The variables that srun sets for the only task of a job.
 SLURM = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1",
     "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost",
@@ -70,7 +70,7 @@ def test_a_signal_waits_until_it_is_asked_for_and_a_second_does_not(
 
 
 def test_what_comes_with_a_signal_is_the_same_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As from SLURM, which signals the launcher and the rank to which the launcher hands it on, too."""
+    """As from SLURM, which signals the launcher and the rank; the launcher forwards the signal too."""
     monkeypatch.setattr("hemnet.processes.signals.SAME_SECONDS", 0.2)
     recorded = []
 
@@ -86,7 +86,7 @@ def test_what_comes_with_a_signal_is_the_same_signal(monkeypatch: pytest.MonkeyP
                 ask(signal.SIGTERM)
                 pytest.fail("the second signal did not stop it")
             finally:
-                ask(signal.SIGTERM)  # not within what it does to end
+                ask(signal.SIGTERM)  # not while it is ending
                 recorded.append(True)
 
     with pytest.raises(Interrupted):
@@ -102,7 +102,7 @@ def test_a_signal_outside_of_training_stops_at_once() -> None:
 def test_who_handled_the_signal_before_is_called_when_all_is_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "1")  # where submitit puts its jobs in line again at SIGUSR2
+    monkeypatch.setenv("SLURM_JOB_ID", "1")  # submitit requeues its jobs at SIGUSR2
     order: list[object] = []
     earlier = signal.signal(signal.SIGUSR2, lambda number, frame: order.append(signal.Signals(number)))
     try:
@@ -165,7 +165,7 @@ def when(process: subprocess.Popen[bytes], text: str, log: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_that_slurm_puts_in_line_again_goes_on_in_its_directory(tmp_path: Path) -> None:
+def test_a_job_that_slurm_requeues_resumes_in_its_directory(tmp_path: Path) -> None:
     folder = tmp_path / "long"
     command = f"run_dir={folder}", "resume=auto", "data.num_workers=2"
     job = start(tmp_path, *command, **SLURM)
@@ -205,7 +205,7 @@ def none_left(tree: set[int]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_every_process_of_a_job_is_signalled_at_once(devices: int, tmp_path: Path) -> None:
-    """As SLURM and systemd do: the launcher, ranks, and data loaders."""
+    """As SLURM and systemd do: the launcher, the ranks, and the data loaders."""
     folder = tmp_path / "run"
     job = start(tmp_path, f"run_dir={folder}", f"trainer.devices={devices}", "data.num_workers=2")
     try:
@@ -215,7 +215,7 @@ def test_every_process_of_a_job_is_signalled_at_once(devices: int, tmp_path: Pat
         for pid in sorted(tree):
             with contextlib.suppress(ProcessLookupError):  # it has ended already
                 os.kill(pid, signal.SIGTERM)
-            time.sleep(0.02)  # ranks have it from their launcher, too, and not at the same moment
+            time.sleep(0.02)  # ranks get it from their launcher too, at another moment
         assert job.wait(CEILING) == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
     finally:
         job.kill()
@@ -227,7 +227,7 @@ def test_every_process_of_a_job_is_signalled_at_once(devices: int, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_ctrl_c_on_a_terminal(devices: int, tmp_path: Path) -> None:
-    """It reaches all that are in the foreground, data loaders too."""
+    """It reaches all processes in the foreground, data loaders too."""
     folder, seen = tmp_path / "run", b""
     words = f"run_dir={folder}", f"trainer.devices={devices}", "data.num_workers=2"
     pid, terminal = pty.fork()
@@ -235,7 +235,7 @@ def test_ctrl_c_on_a_terminal(devices: int, tmp_path: Path) -> None:
         os.execvp(sys.executable, [sys.executable, *TRAIN, *SMALL, *words])
     tree = {pid}
     try:
-        with within(CEILING), contextlib.suppress(OSError):  # a terminal that nobody writes to any more
+        with within(CEILING), contextlib.suppress(OSError):  # nothing writes to this terminal any more
             while True:
                 seen += os.read(terminal, 4096)
                 if len(tree) == 1 and b"epoch 1 " in seen:
@@ -278,8 +278,8 @@ def test_a_second_signal_ends_a_run_whose_data_loaders_are_stuck(tmp_path: Path)
         assert len(tree) >= 3
         job.send_signal(signal.SIGTERM)
         when(job, "training stops after this step", tmp_path / "out")
-        time.sleep(1.5)  # what comes sooner is the same signal once more
-        assert job.poll() is None  # it waits for the end of the step
+        time.sleep(1.5)  # an earlier one would count as the same signal
+        assert job.poll() is None  # the signal waits for the end of the step
         job.send_signal(signal.SIGTERM)
         assert job.wait(CEILING) == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
     finally:

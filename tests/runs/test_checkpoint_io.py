@@ -1,4 +1,4 @@
-"""What training writes while it goes on survives resuming and failing."""
+"""What training writes survives errors and resuming."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or as they were, known by their hash, and never executed."""
+"""Checkpoints: complete or unchanged, verified by their hash, and never executed."""
 
 import os
 import pickle
@@ -55,10 +55,10 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
     else:
         content[at] ^= 4
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: not what was written"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt does not have the hash"):
         read(path)
     assert step(latest(folder)) == ("previous.ckpt", 2)
-    assert "going on from previous.ckpt instead" in caplog.text
+    assert "resuming from previous.ckpt instead" in caplog.text
 
 
 def test_without_a_hash_a_damaged_file_is_still_no_checkpoint(folder: Path) -> None:
@@ -73,13 +73,13 @@ def test_none_and_none_that_can_be_used(folder: Path, tmp_path_factory: pytest.T
     assert latest(tmp_path_factory.mktemp("empty")) is None
     for name in ("last.ckpt", "previous.ckpt"):
         (folder / name).write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: not what .*previous\.ckpt: not what .*anew"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt does not .*previous\.ckpt does not .*anew"):
         latest(folder)
 
 
 @pytest.mark.parametrize("stage", ["link", "hashes", "rename"])
 def test_a_process_that_dies_while_it_writes_leaves_one_to_go_on_from(folder: Path, stage: str) -> None:
-    """Each moment at which files change names: after it, everything is as a kill would leave it."""
+    """At each renaming of a file, the process is killed; then there is a checkpoint to resume from."""
     code = f"""
 import os, sys, torch
 from pathlib import Path
@@ -116,7 +116,7 @@ def refuse(*_: object) -> None:
 def test_what_was_good_stays_good_whenever_the_writer_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, calls: int, links: bool
 ) -> None:
-    """Also where last.ckpt is damaged and previous.ckpt is all there is; and best.ckpt, which is alone."""
+    """Also if only previous.ckpt is good; and for best.ckpt, which has no previous one."""
     path = tmp_path / f"{name.split()[-1]}.ckpt"
     for n in (1, 2, 3):
         write(checkpoint(n), path)
@@ -171,7 +171,7 @@ def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, room[1]))
     try:
         with pytest.raises(
-            CheckpointError, match=r"last\.ckpt: .*could not be written \(File too large\); the one before"
+            CheckpointError, match=r"last\.ckpt: .*could not be written \(File too large\); the previous one"
         ):
             write(checkpoint(4, size=100_000), folder / "last.ckpt")
     finally:
@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
 def test_a_folder_without_permission(folder: Path) -> None:
     code = (
         "import os, torch; from pathlib import Path; from hemnet.runs.checkpoints import write\n"
-        "os.setuid(65534) if os.getuid() == 0 else None\n"  # root may do anything
+        "os.setuid(65534) if os.getuid() == 0 else None\n"  # root has all permissions
         "write({}, Path('last.ckpt'))"
     )
     mode = folder.stat().st_mode
@@ -193,7 +193,7 @@ def test_a_folder_without_permission(folder: Path) -> None:
         )
     finally:
         folder.chmod(mode)
-    assert "could not be written (Permission denied); the one before is untouched" in done.stderr
+    assert "could not be written (Permission denied); the previous one is unchanged" in done.stderr
     assert step(latest(folder)) == ("last.ckpt", 3)
 
 

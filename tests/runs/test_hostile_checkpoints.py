@@ -1,4 +1,4 @@
-"""Checkpoints that nobody vouches for: nothing in them is run, and what does not fit is named."""
+"""Malicious checkpoints: nothing in them is run, and the error says what is wrong."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ SPEC = {"name": "x", "classes": ["a", "b"], "palette": [[1, 1, 1], [2, 2, 2]]}
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run that never was: its configuration, and a folder for its checkpoints."""
+    """A run that was never trained: its configuration, and a folder for its checkpoints."""
     config = load([f"run_dir={tmp_path}", *TINY])
     OmegaConf.save(config, tmp_path / "config.yaml")
     (tmp_path / "checkpoints").mkdir()
@@ -166,7 +166,7 @@ def test_a_storage_that_claims_more_than_there_is_takes_no_memory(run: Run) -> N
         for name in source.namelist():
             data = source.read(name)
             if name.endswith("data.pkl"):
-                # 1000 as a two-byte number, wherever it stands, becomes 2^31 - 1 as one of four bytes.
+                # Every 1000 as a two-byte number becomes 2^31 - 1 as a four-byte number.
                 assert b"M\xe8\x03" in data
                 data = data.replace(b"M\xe8\x03", b"J\xff\xff\xff\x7f")
             target.writestr(name, data)
@@ -178,7 +178,7 @@ def test_the_hash_covers_what_was_written(run: Run) -> None:
     checkpoints.write(content(run), place(run))
     other = content(run)
     torch.save(other, place(run))
-    with pytest.raises(HemnetError, match="not what was written, by the hash"):
+    with pytest.raises(HemnetError, match="does not have the hash in"):
         restore(run)
 
 

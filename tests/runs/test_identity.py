@@ -1,4 +1,4 @@
-"""What a run is a run of, from the configuration that a user composes."""
+"""The identity of a run, from the configuration that a user composes."""
 
 import pytest
 

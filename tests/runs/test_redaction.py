@@ -1,4 +1,4 @@
-"""No secret is in what a run or a sweep leaves behind, nor in what it prints."""
+"""No secret is in the files of a run or a sweep, nor in what they print."""
 
 import io
 import json
@@ -36,8 +36,8 @@ class Spy(pl.Callback):
         if self.fails:
             raise RuntimeError("cannot connect with " + self.words)
 """
-# A key with a secret's name, the same by reference, a variable's value, that of a variable with a secret's
-# name under an innocent key, and the secrets of URLs.
+# A key with the name of a secret, a reference to that key, the value of a variable, the value of a variable
+# with the name of a secret under another key, and the secrets of URLs.
 OVERRIDES = [
     *TINY, "logger=wandb", "trainer.max_epochs=1", "data.root=${oc.env:PLACE}",
     "+callbacks.spy._target_=spy_module.Spy", "+callbacks.spy.api_key=canary-key",
@@ -58,7 +58,7 @@ def run(module: str, root: Path, folder: Path, *words: str) -> subprocess.Comple
 
 
 def told(path: Path) -> str:
-    """All that is in a file; what is in an archive is unpacked, and W&B's records are read."""
+    """The whole content of a file; archives are unpacked, and W&B's records decoded."""
     content = path.read_bytes()
     if path.suffix == ".wandb":
         return "".join(map(str, records(path.parent))) + content.decode(errors="replace")
@@ -95,7 +95,7 @@ def test_no_secret_is_in_any_file_of_a_run_nor_printed(make_camvid: MakeCamVid, 
     }  # fmt: skip
     assert not any(record.HasField("environment") for record in records(offline))
 
-    # What was taken from the environment is taken from it again.
+    # Values from the environment are read from it again.
     again = run("hemnet.evaluate", root, tmp_path, "run")
     assert again.returncode == 0, again.stderr
     assert CANARY not in again.stdout + again.stderr
@@ -183,6 +183,6 @@ def test_a_url_loses_user_and_password_whatever_is_in_them() -> None:
 
 @pytest.mark.parametrize("unit", ["a", "a:", "token_", "?token", "://a", "://a:", "token ", "'", "@", "a@"])
 def test_a_long_text_takes_no_longer_than_its_length(unit: str) -> None:
-    with within(60):  # with the square of the length it would be hours
+    with within(60):  # time quadratic in the length would be hours
         for start in ("", "://", "?", "token:"):
             redact_argument(start + unit * (1_000_000 // len(unit)))

@@ -20,7 +20,8 @@ from hemnet.loggers.metrics_file import MetricsFile
 from hemnet.processes.signals import Interrupted
 from hemnet.runs import checkpoints
 from hemnet.runs.redaction import REDACTED, redacted
-from hemnet.runs.run import Run, write_json
+from hemnet.runs.run import Run
+from hemnet.storage.files import write_json
 
 
 @pytest.fixture
@@ -44,10 +45,10 @@ def test_a_finished_run_is_recorded_whole(tmp_path: Path, config: DictConfig) ->
     assert {"command", "python", "git", "device"} <= set(environment)
 
 
-def test_a_run_is_not_gone_on_with_in_another_directory(tmp_path: Path, config: DictConfig) -> None:
+def test_a_run_is_not_resumed_in_another_directory(tmp_path: Path, config: DictConfig) -> None:
     with Run.create(tmp_path / "run", config):
         pass
-    with pytest.raises(HemnetError, match=r"goes on with the run there, and run_dir=.* is elsewhere"):
+    with pytest.raises(HemnetError, match=r"resumes the run there, but run_dir=.* is another directory"):
         Run.create(tmp_path / "other", config, str(tmp_path / "run"))
     assert not (tmp_path / "other").exists()
     Run.create(tmp_path / "run", config, str(tmp_path / "other" / ".." / "run"))
@@ -123,7 +124,7 @@ def test_curves_are_the_metrics_column_by_column(tmp_path: Path, config: DictCon
     assert run.curves() == {}
     path.write_text(
         "step,train/loss,val/miou,empty\n1,0.5,,\n2,,0.25,\n3,nan,0.5,\n4,0.1"
-    )  # the last is torn
+    )  # the last row is incomplete
     found = run.curves()
     assert list(found) == ["train/loss", "val/miou"]
     assert str(found["train/loss"].tolist()) == "[[1.0, 0.5], [3.0, nan], [4.0, 0.1]]"
@@ -146,7 +147,7 @@ def test_secrets_stay_out_of_the_stored_config(monkeypatch: pytest.MonkeyPatch) 
     stored = redacted(config)
     assert "sekret" not in OmegaConf.to_yaml(stored)
     assert "deep" not in OmegaConf.to_yaml(stored)
-    assert config.logger.note == "sekret"  # resolving goes on as before
+    assert config.logger.note == "sekret"  # resolving works as before
     assert stored.logger.api_key == REDACTED
     assert stored.data.root == stored.data.again == "/sets/camvid"
 
@@ -158,7 +159,7 @@ def test_json_files_hold_no_nan(tmp_path: Path) -> None:
 
 
 def interrupted(path: Path, config: DictConfig, saved: int | None) -> None:
-    """Leave a run that logged steps 0 to 3 and was killed, its last checkpoint after `saved` steps."""
+    """Make a run that logged steps 0 to 3 and was killed, with its last checkpoint after `saved` steps."""
     with contextlib.suppress(RuntimeError), Run.create(path, config):
         rows = ["step,train/loss,val/miou", "0,2.5,", "1,2.25,0.1", "2,2.0,", "3,1.75,0.2"]
         (path / "metrics.csv").write_text("\n".join(rows) + "\n")
@@ -169,7 +170,7 @@ def interrupted(path: Path, config: DictConfig, saved: int | None) -> None:
 
 
 @pytest.mark.parametrize(("saved", "rows"), [(2, [0, 1]), (4, [0, 1, 2, 3]), (None, [])])
-def test_a_run_is_gone_on_with_from_its_last_checkpoint(
+def test_a_run_is_resumed_from_its_last_checkpoint(
     tmp_path: Path, config: DictConfig, saved: int | None, rows: list[int]
 ) -> None:
     interrupted(tmp_path, config, saved)
@@ -192,8 +193,8 @@ def test_a_row_that_was_cut_short_is_forgotten(tmp_path: Path, config: DictConfi
         assert [row["step"] for row in run.metrics()] == [0, 1, 2]
 
 
-def test_a_run_that_dies_while_it_begins_can_be_gone_on_with(tmp_path: Path, config: DictConfig) -> None:
-    """At each change of a file: of the configuration, the rows so far, and the columns of them."""
+def test_a_run_that_dies_while_it_starts_can_be_resumed(tmp_path: Path, config: DictConfig) -> None:
+    """Killed at each change of a file: of the configuration, and of the rows and columns of metrics.csv."""
     folder, ended, n = tmp_path / "run", 9, 0
     interrupted(folder, config, 3)
     while ended == 9:
@@ -219,7 +220,7 @@ def test_a_run_that_dies_while_it_begins_can_be_gone_on_with(tmp_path: Path, con
 
 
 def die_at(folder: Path, count: Iterator[int], n: int, event: str, given: tuple) -> None:
-    """Die at the n-th change of a file in a folder; a file that is emptied to be written is empty then."""
+    """Die at the n-th change of a file in a folder; a file that is opened for writing is empty then."""
     writes = event == "open" and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR)
     if not writes and event not in ("os.rename", "os.remove", "os.link"):
         return
@@ -229,7 +230,7 @@ def die_at(folder: Path, count: Iterator[int], n: int, event: str, given: tuple)
         os._exit(9)
 
 
-def test_a_run_of_another_configuration_is_not_gone_on_with(tmp_path: Path, config: DictConfig) -> None:
+def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path, config: DictConfig) -> None:
     interrupted(tmp_path, config, 2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = OmegaConf.merge(config, {"seed": 4, "trainer": {"max_epochs": 3}, "run_dir": "moved"})

@@ -1,4 +1,4 @@
-"""Downloads from a server that misbehaves: what arrives is the file, or nothing is taken for it."""
+"""Downloads from a server that misbehaves give the right file or an error."""
 
 import hashlib
 import random
@@ -16,7 +16,7 @@ from hemnet.storage.download import DownloadError, Patience, download
 
 BODY = random.Random(0).randbytes(300_000)
 MD5 = "md5:" + hashlib.md5(BODY).hexdigest()
-# For a server that answers, even where the machine is busy; and for one that is silent on purpose.
+# For a server that responds, even on a busy machine; and for one that is silent on purpose.
 PATIENT = Patience(timeout=60.0, attempts=3, pause=0.01)
 QUICK = Patience(timeout=0.3, attempts=3, pause=0.01)
 
@@ -56,7 +56,7 @@ def test_a_file_url_works_too(tmp_path: Path) -> None:
     assert_whole(tmp_path / "out")
 
 
-def test_what_breaks_off_goes_on_where_it_broke(served: Served, tmp_path: Path) -> None:
+def test_a_broken_download_resumes_where_it_ended(served: Served, tmp_path: Path) -> None:
     served.plan = [truncate(100_000), truncate(50_000), stall(20_000, CEILING)]
     get(served, tmp_path, patience=Patience(timeout=3.0, attempts=3, pause=0.01))
     assert_whole(tmp_path)
@@ -129,7 +129,7 @@ def test_a_file_that_changes_between_attempts_is_not_mixed(
     assert_whole(tmp_path)
 
 
-def test_a_part_of_another_url_is_not_gone_on_from(served: Served, tmp_path: Path) -> None:
+def test_a_part_of_another_url_is_not_resumed(served: Served, tmp_path: Path) -> None:
     served.plan = [truncate(100_000), *[fail(503)] * 3]
     with pytest.raises(DownloadError):
         get(served, tmp_path)
@@ -158,9 +158,9 @@ def test_a_damaged_note_costs_a_fresh_start_only(served: Served, tmp_path: Path)
         (tmp_path / "set.tar").rename(tmp_path / "set.tar.part")
 
 
-def test_a_corrupt_file_is_removed_and_said(served: Served, tmp_path: Path) -> None:
+def test_a_corrupt_file_is_removed_with_an_error(served: Served, tmp_path: Path) -> None:
     served.files["set.tar"] = b"x" + BODY[1:]
-    with pytest.raises(DownloadError, match=r"invalid hash value \(md5.*what came was removed"):
+    with pytest.raises(DownloadError, match=r"invalid hash value \(md5.*the download was removed"):
         get(served, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -184,7 +184,7 @@ def test_trouble_passes(served: Served, tmp_path: Path, code: int) -> None:
 @pytest.mark.parametrize("after", [0, 1000])
 def test_a_server_that_stays_silent_is_given_up(served: Served, tmp_path: Path, after: int) -> None:
     served.plan = [stall(after, CEILING), *[stall(0, CEILING)] * 4]
-    with pytest.raises(DownloadError, match="went silent"):
+    with pytest.raises(DownloadError, match="sent nothing for too long"):
         get(served, tmp_path, patience=QUICK)
 
 
@@ -205,7 +205,7 @@ def test_a_file_larger_than_the_disk_is_not_begun(
     monkeypatch.setattr(
         shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 299_999, 299_999)
     )
-    with pytest.raises(DownloadError, match="300000 bytes are to come and the disk has 299999"):
+    with pytest.raises(DownloadError, match="300000 bytes are missing and the disk has 299999 free"):
         get(served, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

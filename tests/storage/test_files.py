@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hemnet.storage.files import remove_abandoned, replacing
+from hemnet.errors import HemnetError
+from hemnet.storage.files import hold, remove_abandoned, replacing
 
 
 def test_the_new_content_appears_at_the_end_and_alone(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_the_content_is_on_disk_before_the_name(tmp_path: Path, monkeypatch: pyt
     with replacing(tmp_path / "a") as part:
         part.write_bytes(b"12345")
     assert calls[:2] == [5, "replace"]
-    assert len(calls) == 3  # and then the folder, which has the name
+    assert len(calls) == 3  # then the folder, which holds the name
 
 
 def test_others_may_read_it_as_any_new_file(tmp_path: Path) -> None:
@@ -81,3 +82,12 @@ def test_what_a_killed_process_left_is_found(tmp_path: Path) -> None:
     remove_abandoned(tmp_path / "a[1].bin")
     assert left not in others
     assert set(tmp_path.iterdir()) == others
+
+
+@pytest.mark.parametrize("name", [".", ".lock"])
+def test_a_lock_is_held_once_and_then_free(tmp_path: Path, name: str) -> None:
+    path, busy = tmp_path / name, "another is there"
+    with hold(path), pytest.raises(HemnetError, match=busy), hold(path, busy):
+        pass
+    with hold(path, busy):
+        pass

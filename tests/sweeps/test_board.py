@@ -1,4 +1,4 @@
-"""What a user sees of a sweep while it runs."""
+"""What a user sees while a sweep runs."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Unions of grids: which jobs a sweep has, in which order, and under which names."""
+"""Unions of grids: the jobs of a sweep, their order and their names."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ SWEEPS = sorted(path.stem for path in (EXPERIMENTS / "sweeps").glob("*.yaml"))
 
 
 def jobs(folder: Path, params: dict, grids: dict, *arguments: str) -> list[list[str]]:
-    """Return what a sweep would launch."""
+    """Return the jobs that a sweep would launch."""
     launched: list[list[str]] = []
 
     def launch(overrides: list[list[str]], initial_job_idx: int) -> list[SimpleNamespace]:

@@ -1,4 +1,4 @@
-"""Jobs side by side, with processes that take a moment instead of training."""
+"""Several jobs at a time, with short processes instead of training."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def script(tmp_path: Path, name: str, *lines: str) -> Script:
     return Script(name, tmp_path / name, lines)
 
 
-def test_a_failure_is_told_and_stops_no_other(tmp_path: Path) -> None:
+def test_a_failure_is_reported_and_stops_no_other(tmp_path: Path) -> None:
     jobs = [
         script(tmp_path, "raises", "raise ValueError('the reason')"),
         script(tmp_path, "dies", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"),
@@ -99,7 +99,7 @@ def test_an_interrupt_ends_the_running_jobs_and_starts_no_others(tmp_path: Path)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_interrupts_all_jobs_at_once(number: signal.Signals, tmp_path: Path) -> None:
-    # Each waits for the others to be asked, too: one after another, none would end.
+    # Each job ends when all have been interrupted: interrupted one after another, none would end.
     (tmp_path / "jobs.py").write_text(f"""
 import signal, time
 from pathlib import Path
@@ -155,7 +155,7 @@ def test_slots() -> None:
     gpus = make_slots(None, [0, 1, 2, 3, 4], gpu=True, per_job=2)
     assert [slot.devices for slot in gpus] == ["0,1", "2,3"]
     assert [slot.devices for slot in make_slots(1, ["GPU-a", 7], gpu=True, per_job=1)] == ["GPU-a"]
-    with pytest.raises(HemnetError, match="takes 2 GPUs and there are 1"):
+    with pytest.raises(HemnetError, match="needs 2 GPUs and there are 1"):
         make_slots(None, [3], gpu=True, per_job=2)
     with pytest.raises(HemnetError, match="parallel is 0"):
         make_slots(0, None, gpu=False, per_job=1)

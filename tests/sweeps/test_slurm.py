@@ -1,4 +1,4 @@
-"""A sweep through SLURM, whose commands are played by scripts that run the job on this machine."""
+"""A sweep on SLURM, whose commands are replaced by scripts that run the job on this machine."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Sweeps as a user starts them: each job once, failures told, finished ones skipped, kills survived."""
+"""Sweeps as a user starts them: each job runs once, failures are reported, finished jobs are skipped."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def result(folder: Path, seed: str) -> dict:
 
 
 @pytest.mark.slow
-def test_failures_are_told_and_only_they_run_again(make_camvid: MakeCamVid, tmp_path: Path) -> None:
+def test_failures_are_reported_and_only_they_run_again(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     folder, root = tmp_path / "sweep", make_camvid()
     done = sweep(folder, root, "seed=0,oops,2", "hydra.launcher.parallel=2")
     assert done.returncode == 2
@@ -69,7 +69,7 @@ def test_failures_are_told_and_only_they_run_again(make_camvid: MakeCamVid, tmp_
     assert [job["status"] for job in jobs(folder).values()] == ["skipped", "failed", "skipped"]
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
-    # Made with another configuration under the same name, a run is neither skipped nor overwritten.
+    # A run with the same name and another configuration is neither skipped nor overwritten.
     (name,) = (path.parent.name for path in times if "seed-0" in str(path))
     changed = sweep(folder, root, "seed=0", f"hydra.sweep.subdir={name}", "optim.head_lr_multiple=2.0")
     assert changed.returncode == 2
@@ -79,7 +79,7 @@ def test_failures_are_told_and_only_they_run_again(make_camvid: MakeCamVid, tmp_
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="jobs die with a killed sweep on Linux")
-def test_a_killed_sweep_goes_on_where_its_jobs_were(make_camvid: MakeCamVid, tmp_path: Path) -> None:
+def test_a_killed_sweep_continues_where_its_jobs_were(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     folder, root = tmp_path / "sweep", make_camvid(train=24)
     long = (
         "seed=0",
@@ -112,7 +112,7 @@ def test_a_killed_sweep_goes_on_where_its_jobs_were(make_camvid: MakeCamVid, tmp
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
 def test_ranks_do_not_sweep_by_themselves(make_camvid: MakeCamVid, tmp_path: Path) -> None:
-    """Each job is one directory and one tree of processes; one that loses a rank leaves the next to run."""
+    """Each job has one directory and one process tree; after a rank is killed, the next job still runs."""
     folder, root = tmp_path / "sweep", make_camvid(train=8)
     two = "trainer.devices=2", "trainer.strategy=ddp"
     process = subprocess.Popen(
@@ -131,7 +131,7 @@ def test_ranks_do_not_sweep_by_themselves(make_camvid: MakeCamVid, tmp_path: Pat
     assert not any(map(alive, tree))
     assert [job["status"] for job in jobs(folder).values()] == ["failed", "finished"]
     assert "rank 1 of 2 was killed by SIGKILL" in result(folder, "0")["error"]
-    assert result(folder, "1")["steps"] == 2  # 8 images, 2 a rank and step
+    assert result(folder, "1")["steps"] == 2  # 8 images, 2 per rank and step
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == sorted(jobs_folders(folder))
     for run in folder.glob("*/run.log"):
         assert run.read_text().count("run directory:") == 1

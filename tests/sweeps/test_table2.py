@@ -1,4 +1,4 @@
-"""The paper's two-part table as a user makes it: a sweep of training, a sweep of evaluations, a report."""
+"""The paper's table 2 as a user makes it: a sweep of training, a sweep of evaluations, a report."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Two ranks with a batch of two each take the very steps of one process with the four images.
+"""Two ranks with two images each take the same steps as one process with the four images.
 
 Batch normalisation is in eval mode: in training its statistics are those of a rank's own images, which is a
 choice (trainer.sync_batchnorm makes the other) and not what is asked here. Networks are float64, so that the
@@ -42,7 +42,7 @@ FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
 
 
 class Uneven(toy.Halves):
-    """Images with unequal numbers of valid pixels, every fourth with none; ``blind``: all of them."""
+    """Images with different numbers of valid pixels, every fourth with none; ``blind``: all with none."""
 
     def __init__(self, length: int, seed: int, blind: bool) -> None:
         super().__init__(length, seed)
@@ -70,14 +70,14 @@ def task(means: str = "learned", lr: float = 0.05, checkpointing: bool = False) 
     network = Segmenter(backbone, head, auxiliary)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)  # else every block begins as its shortcut
-            module.eval()  # Lightning trains modules in the modes that it finds them in
+            nn.init.ones_(module.weight)  # otherwise every block is the identity at first
+            module.eval()  # Lightning keeps the modes of modules
     optimization = Optimization(sgd, head_lr_multiple=2.0, warmup_fraction=0.3)
     return SegmentationTask(network, toy.SPEC, optimization)
 
 
 def constant_task() -> SegmentationTask:
-    """A network that gives both classes a half, wherever, and keeps to it."""
+    """A network that gives both classes probability 1/2 everywhere, and does not change."""
     model = task(lr=0.0)
     for head in (model.network.head, model.network.auxiliary):
         nn.init.zeros_(head.classifier.weight)
@@ -86,15 +86,15 @@ def constant_task() -> SegmentationTask:
 
 
 def hard_task(ranks: int) -> SegmentationTask:
-    """Hard pixels are chosen by each rank among its own: one process stands for two by choosing twice."""
+    """Each rank chooses hard pixels among its own; one process imitates two ranks by choosing twice."""
     model = task()
     hard = HardPixels(0.6, 0.25)
 
     def twice(logits: Tensor, target: Tensor, ignore_index: int) -> PixelSum:
-        halves = [hard.sum(logits[r::RANKS], target[r::RANKS], ignore_index) for r in range(RANKS)]
+        halves = [hard(logits[r::RANKS], target[r::RANKS], ignore_index) for r in range(RANKS)]
         return PixelSum(*(sum(values) for values in zip(*halves, strict=True)))
 
-    model.training_loss = hard.sum if ranks > 1 else twice
+    model.training_loss = hard if ranks > 1 else twice
     return model
 
 
@@ -134,7 +134,7 @@ def fit(
 
 
 def fit_apart(folder: str, ranks: int) -> dict[str, Any]:
-    """Train without the all-reduce within the EM layer; that of the loss and DDP's stay."""
+    """Train without the all-reduce in the EM layer, but with those of the loss and of DDP."""
     with mock.patch("hemnet.em.initial_means.InitialMeans._commit", commit_apart):
         return fit(folder, ranks, task("moving_average"))
 
@@ -166,7 +166,7 @@ def worker(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """By case: what one process found, what rank 0 of two found, what rank 1."""
+    """By case: the results of one process, of rank 0 of two, and of rank 1."""
     folder = str(tmp_path_factory.mktemp("ranks"))
     mp.spawn(worker, args=(folder,), nprocs=RANKS)
     ranks = [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(RANKS)]
@@ -191,7 +191,7 @@ def test_two_ranks_take_the_steps_of_one_process(results: Results, name: str) ->
 
 
 def test_the_case_is_one_where_a_mean_of_means_is_wrong(results: Results) -> None:
-    """Ranks have unequal numbers of valid pixels, one of them at some step none."""
+    """Ranks have different numbers of valid pixels; one of them has none at some step."""
     batches = data(BATCH, False)
     dataset, order = batches.train_dataset, list(batches.train_dataloader().sampler)
     valid = np.array([(dataset[key]["mask"] != 255).sum() for key in order]).reshape(-1, BATCH)
@@ -212,7 +212,7 @@ def test_moving_averages_are_those_of_one_process_on_every_rank(results: Results
 
 
 def test_without_the_layer_s_all_reduce_a_rank_s_images_would_be_lost(results: Results) -> None:
-    """What the test before would not see if DDP's copying of buffers alone made the ranks alike."""
+    """The previous test alone would also pass if DDP's copying of buffers made the ranks alike."""
     one, first, second = results["without all-reduce"]
     assert torch.equal(one["steps"][0]["means"], results["moving average"][0]["steps"][0]["means"])
     for rank in (first, second):
@@ -228,7 +228,7 @@ def test_without_a_valid_pixel_anywhere_loss_and_gradients_are_0(results: Result
 
 
 def test_the_logged_mean_of_a_constant_is_that_constant(results: Results) -> None:
-    """Whatever the batches hold: also an image without a valid pixel, which has no loss."""
+    """Whatever the batches hold, even an image without valid pixels, which has no loss."""
     for process in results["constant"]:
         losses = [value for step in process["steps"] for value in step["loss"].values()]
         # The sum of up to 4096 equal float64 terms, divided by their number.

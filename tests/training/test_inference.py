@@ -16,7 +16,7 @@ CLASSES = 3
 
 
 def make_forward() -> tuple[nn.Module, list[tuple[int, int]]]:
-    """A network that sees its whole input at once, and the sizes that it was shown."""
+    """A network whose output depends on its whole input, and the list of the input sizes it was given."""
     torch.manual_seed(3)
     local = nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, CLASSES, 3, padding=1)
@@ -25,7 +25,7 @@ def make_forward() -> tuple[nn.Module, list[tuple[int, int]]]:
 
     def forward(x: Tensor, size: tuple[int, int]) -> Tensor:
         shown.append((x.shape[-2], x.shape[-1]))
-        ramp = torch.linspace(-1, 1, x.shape[-1], dtype=x.dtype)  # left is told from right
+        ramp = torch.linspace(-1, 1, x.shape[-1], dtype=x.dtype)  # distinguishes left from right
         y = 3 * local(x + 0.3 * ramp) + x.mean((2, 3), keepdim=True)
         return F.interpolate(y, size, mode="bilinear", align_corners=False)
 
@@ -37,7 +37,7 @@ def image(batch: int = 2) -> Tensor:
 
 
 def slow_resize(a: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Linear, pixel centres aligned, borders repeated."""
+    """Bilinear resizing with aligned pixel centres and repeated borders."""
     h, w = a.shape[-2:]
     out = np.zeros((*a.shape[:-2], *size))
     for i in range(size[0]):

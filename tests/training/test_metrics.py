@@ -1,4 +1,4 @@
-"""The confusion matrix against a count in numpy, exactly.
+"""The confusion matrix is exactly that of a count in numpy.
 
 Shapes: K classes; C_KK rows true classes, columns predicted ones.
 """
@@ -51,7 +51,7 @@ def mean_of_present(values: list[float]) -> float:
 
 
 def pair(seed: int, shape: tuple[int, ...], classes: int, void_share: float) -> tuple[Tensor, Tensor]:
-    """A prediction and a mask over the first classes alone, so that some are absent."""
+    """A prediction and a mask of the first classes only, so that some classes are absent."""
     rng = np.random.default_rng(seed)
     prediction = rng.integers(0, rng.integers(1, classes + 1), shape)
     target = rng.integers(0, rng.integers(1, classes + 1), shape)
@@ -163,7 +163,7 @@ def test_summary_has_the_public_names():
 
 def test_more_than_2_to_the_24_pixels_are_counted_exactly():
     pixels, updates = 2**20 + 1, 17
-    assert float(np.float32(pixels * updates)) != pixels * updates  # what a float32 counter could not hold
+    assert float(np.float32(pixels * updates)) != pixels * updates  # more than a float32 counter can count
     metric, zeros = ConfusionMatrix(2), torch.zeros(pixels, dtype=torch.uint8)
     for _ in range(updates):
         metric.update(zeros, zeros)
@@ -171,7 +171,7 @@ def test_more_than_2_to_the_24_pixels_are_counted_exactly():
 
 
 def test_a_mean_over_more_than_2_to_the_24_pixels_is_exact():
-    metric, pixels, batches = PixelMean(), 307_201, 5000  # as many as COCO's validation images have
+    metric, pixels, batches = PixelMean(), 307_201, 5000  # as many as in COCO's validation images
     for _ in range(batches):
         metric.update(torch.tensor(0.75 * pixels), torch.tensor(pixels))
     assert metric.pixels == pixels * batches > 2**24
@@ -189,7 +189,7 @@ def test_a_mean_hides_nothing():
 @pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.bfloat16, lambda m: m.to(torch.bfloat16)])
 def test_casting_the_module_around_it_leaves_the_counts(cast):
     module = nn.ModuleDict({"metric": ConfusionMatrix(2), "layer": nn.Linear(1, 1)})
-    batch = torch.zeros(257, dtype=torch.int64)  # bfloat16 holds no 257
+    batch = torch.zeros(257, dtype=torch.int64)  # bfloat16 cannot represent 257
     module["metric"].update(batch, batch)
     cast(module)
     assert module["layer"].weight.dtype != torch.float32
@@ -212,7 +212,7 @@ def test_state_is_int64_and_starts_anew_after_a_reset():
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
 def test_integer_maps_of_any_width_count_alike(dtype):
-    # 16 * 16 classes: the pair index passes the range of uint8.
+    # 16 * 16 pairs: the index of a pair exceeds the range of uint8.
     prediction, target = pair(0, (40, 40), 16, 0.1)
     assert torch.equal(
         matrix_of((prediction.to(dtype), target.to(dtype)), classes=16),

@@ -1,4 +1,4 @@
-"""The confusion matrix over two processes is that of one process with all of the batches."""
+"""The confusion matrix over two processes is that of one process with all batches."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ RANKS, CLASSES = 2, 5
 
 
 def share(rank: int) -> list[tuple[Tensor, Tensor]]:
-    """Prediction and mask of each batch of a rank: unequal in number, with classes that the other has not."""
+    """Prediction and mask of each batch of a rank; ranks differ in the number of batches and in classes."""
     generator = torch.Generator().manual_seed(rank)
     shape, known = (3 + rank, 5), 3 + 2 * rank
     return [

@@ -18,13 +18,19 @@ from hemnet.nets import EMHead, FCNHead, ResNet, Segmenter
 from hemnet.training.optim import (
     HardPixels,
     Optimization,
-    cross_entropy,
     cross_entropy_sum,
     parameter_groups,
     poly,
 )
 
 VOID = 255
+
+
+def mean(loss):
+    return lambda *given, **options: loss(*given, **options).mean()
+
+
+cross_entropy = mean(cross_entropy_sum)
 
 # --- loss ---------------------------------------------------------------------------------------------------
 
@@ -113,13 +119,13 @@ def test_hard_pixels_are_those_below_the_threshold_or_the_hardest(threshold, at_
     losses = sorted(-np.log(p[b, target[b, i, j], i, j]) for b, i, j in np.argwhere(target != VOID))
     count = math.ceil(at_least * len(losses))
     hard = [loss for n, loss in enumerate(reversed(losses)) if n < count or loss > -math.log(threshold)]
-    found = HardPixels(threshold, at_least)(torch.tensor(logits), torch.tensor(target), VOID).item()
+    found = mean(HardPixels(threshold, at_least))(torch.tensor(logits), torch.tensor(target), VOID).item()
     assert found == pytest.approx(np.mean(hard) if hard else 0.0, rel=1e-5, abs=1e-6)
 
 
 def test_all_pixels_hard_is_plain_cross_entropy():
     logits, target = torch.randn(2, 4, 5, 3), torch.randint(0, 4, (2, 5, 3))
-    torch.testing.assert_close(HardPixels(1.0, 1.0)(logits, target), cross_entropy(logits, target))
+    torch.testing.assert_close(mean(HardPixels(1.0, 1.0))(logits, target), cross_entropy(logits, target))
 
 
 @pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": 1.1}, {"at_least": 0.0}], ids=str)
@@ -139,7 +145,7 @@ def test_sums_of_parts_are_the_sum():
     torch.testing.assert_close(total / pixels, cross_entropy(logits, target), rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, HardPixels(0.5, 0.25)], ids=["plain", "hard"])
+@pytest.mark.parametrize("loss", [cross_entropy, mean(HardPixels(0.5, 0.25))], ids=["plain", "hard"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_logit_that_is_not_finite_is_not_left_out(loss, bad):
     logits, target = torch.randn(2, 3, 5, 4), torch.zeros(2, 5, 4, dtype=torch.int64)
@@ -154,7 +160,7 @@ def deterministic():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, HardPixels(0.5, 0.25)], ids=["plain", "hard"])
+@pytest.mark.parametrize("loss", [cross_entropy, mean(HardPixels(0.5, 0.25))], ids=["plain", "hard"])
 def test_deterministic_algorithms_change_neither_loss_nor_gradient(loss, request):
     logits, target = draw(1, (3, 4, 6, 5), 0.3)
     found = []
@@ -170,7 +176,7 @@ def test_deterministic_algorithms_change_neither_loss_nor_gradient(loss, request
 
 
 def test_deterministic_algorithms_have_no_loss_of_images(deterministic, monkeypatch):
-    """CUDA has none for (B, K, H, W), and says so; a list of pixels it has."""
+    """CUDA only has a deterministic loss for a flat list of pixels, not for (B, K, H, W)."""
     shapes, plain = [], F.cross_entropy
 
     def spy(pixels, *args, **options):
@@ -180,7 +186,7 @@ def test_deterministic_algorithms_have_no_loss_of_images(deterministic, monkeypa
     monkeypatch.setattr(F, "cross_entropy", spy)
     logits, target = draw(1, (3, 4, 6, 5), 0.3)
     assert cross_entropy(logits, target).isfinite()
-    assert HardPixels()(logits, target).isfinite()
+    assert mean(HardPixels())(logits, target).isfinite()
     assert shapes == [2, 2]
 
 
@@ -221,7 +227,7 @@ def network(means: str = "learned", gradient: str = "unrolled") -> Segmenter:
 
 
 def placed(net: nn.Module) -> dict[str, str]:
-    """The group of each parameter that is in one, by name; each at most once."""
+    """The group of each parameter, by name; a parameter is in at most one group."""
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     groups = [(names[id(p)], group["name"]) for group in parameter_groups(net) for p in group["params"]]
     assert len(groups) == len(dict(groups)), "a parameter is in two groups"
@@ -298,7 +304,7 @@ def test_rates_and_decay_of_each_group_over_the_whole_schedule(kind):
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_decay_moves_convolution_weights_alone(kind):
-    """With zero gradients, decay is all that a step does: p <- p (1 - lr * decay) in both optimizers."""
+    """With zero gradients, a step only decays: p <- p (1 - lr * decay) in both optimizers."""
     net = network()
     optimizer, _ = Optimization(OPTIMIZERS[kind], head_lr_multiple=10).build(net, total_steps=8)
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}

@@ -1,4 +1,4 @@
-"""The training module: its loss, its scores, its checkpoints, and what it leaves to Lightning."""
+"""The LightningModule: its loss, its scores, its checkpoints."""
 
 from functools import partial
 from pathlib import Path
@@ -147,7 +147,7 @@ def test_compiled_steps_are_those_of_eager_ones_and_evaluation_takes_any_size() 
             optimizer.step()
             losses.append(loss.item())
         found.append((losses, module.network.state_dict()))
-        # One graph, forth and back, for both steps: inductor has compiled it, and nothing was left out.
+        # One graph with its backward pass for both steps: inductor has compiled all of it.
         assert counters["stats"]["unique_graphs"] == compiled
         assert not counters["graph_break"]
     with torch.no_grad():
@@ -155,14 +155,14 @@ def test_compiled_steps_are_those_of_eager_ones_and_evaluation_takes_any_size() 
             assert module.eval()(torch.zeros(1, 3, size, 48)).shape[-2:] == (size, 48)
     assert counters["stats"]["unique_graphs"] == 1, "for each size anew, or for any size, which can fail"
     (eager, before), (other, after) = found
-    # Sums in another order: some ten layers forth, and back, each of up to the 4096 pixels in float32.
+    # Sums in another order: some ten layers forward and backward, each over up to 4096 pixels in float32.
     tolerance = 20 * 4096**0.5 * torch.finfo(torch.float32).eps
     assert other == pytest.approx(eager, rel=tolerance)
     torch.testing.assert_close(after, before, rtol=tolerance, atol=tolerance)
 
 
 class FirstStep(pl.Callback):
-    """Keeps what the first step is taken with: weights, gradients rid of the loss scale, learning rate."""
+    """Keeps weights, gradients without the loss scale, and learning rate of the first step."""
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         self.rate = optimizer.param_groups[0]["lr"]
@@ -175,7 +175,7 @@ class FirstStep(pl.Callback):
 def test_the_gradient_of_a_step_is_clipped(
     tmp_path: Path, algorithm: str, limit: float, scale: float | None
 ) -> None:
-    """By the formula, without the loss scale and for accumulated batches together."""
+    """According to the formula, without the loss scale, over accumulated batches together."""
     first, module = FirstStep(), task()
     scaler = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale or 1.0))
     fit = trainer(

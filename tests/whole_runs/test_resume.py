@@ -130,7 +130,7 @@ def test_a_run_that_was_moved_keeps_its_best_checkpoint(
 def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     callback = LastCheckpoint(str(tmp_path / "last.ckpt"))
     place = {"epoch": 0, "batches": 1, "random_states": [{}, {}]}
-    with pytest.raises(HemnetError, match="was of 2 processes and cannot go on with 1"):
+    with pytest.raises(HemnetError, match="had 2 processes and cannot resume with 1"):
         callback.on_load_checkpoint(pl.Trainer(logger=False), pl.LightningModule(), {"place": place})
 
 

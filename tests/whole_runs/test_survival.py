@@ -53,7 +53,7 @@ def further_or_ended(run: Path, before: int, process: subprocess.Popen[bytes]) -
     ("kills", "epochs"),
     [pytest.param(2, 3, marks=pytest.mark.slow), pytest.param(20, 12, marks=pytest.mark.long)],
 )
-def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
+def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(
     kills: int, epochs: int, tmp_path: Path
 ) -> None:
     rng = random.Random(kills)

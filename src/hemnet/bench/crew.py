@@ -105,7 +105,7 @@ def _work(orders: Connection, rank: int, size: int, overrides: list[str], meetin
 
 def _jobs(overrides: list[str], size: int) -> dict[str, Callable[[], Any]]:
     """Return what a process of a crew can be told to do."""
-    config = load([*overrides, "trainer.accelerator=cpu", "trainer.devices=1", "run_dir=."])
+    config = load([*overrides, "trainer.accelerator=cpu", "trainer.devices=1"])
     data = build_data(config)
     batch = next(iter(data.train_dataloader()))
     precision = build_evaluator(config).precision_plugin.forward_context

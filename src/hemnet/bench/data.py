@@ -30,7 +30,7 @@ from hemnet.config.command_line import log_to_terminal
 from hemnet.config.compose import load
 from hemnet.data import Batch, Cached, Reader, SegmentationData, Transform, collate
 from hemnet.data.streams import stream
-from hemnet.runs.run import write_json
+from hemnet.storage.files import write_json
 
 CPU = torch.device("cpu")
 MOST_BLOCKS = 1000
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> None:
 
 def measure(options: argparse.Namespace) -> DataReport:
     """Measure the stages, then the loader with each number of workers."""
-    config = load([*options.overrides, "run_dir=."])  # no run: nothing is written there
+    config = load(options.overrides)
     data = build_data(config)
     size, reader = config.data.batch_size, data.train_dataset.reader
     about = {"name": data.spec.name, "images": len(reader), "batch_size": size,

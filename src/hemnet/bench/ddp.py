@@ -23,7 +23,7 @@ from hemnet.bench.tables import WIDTH, markdown
 from hemnet.bench.timing import Ratio, paired
 from hemnet.config.command_line import log_to_terminal
 from hemnet.config.compose import load
-from hemnet.runs.run import write_json
+from hemnet.storage.files import write_json
 
 DEFAULT = Assumptions()
 MEASURED, PROJECTED, MACHINES = ["experiment=synthetic_hem"], ["experiment=voc_hem"], ["1x1", "1x8", "4x8"]
@@ -158,7 +158,7 @@ def _assumptions(options: argparse.Namespace) -> Assumptions:
 
 def measure(overrides: list[str], processes: int, rounds: int) -> Measured:
     """Measure in rounds, each of which begins with another of the four, after one that is not counted."""
-    load([*overrides, "run_dir=."])  # what is wrong with it is said once, and not by every process
+    load(overrides)  # what is wrong with it is said once, and not by every process
     with crews([1, processes], overrides) as (single, team):
         say(f"starting {processes + 1} processes")
         (about,) = single.do(ABOUT)

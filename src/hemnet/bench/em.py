@@ -20,7 +20,7 @@ from hemnet.bench.report import Absence, Pair, Report, Result
 from hemnet.bench.tables import print_report
 from hemnet.bench.timing import Budget, Run, interleave, peak_extra_memory
 from hemnet.bench.verdicts import verdicts
-from hemnet.runs.run import write_json
+from hemnet.storage.files import write_json
 
 SHAPES = {"cpu": Shape(2, 4225, 256, 64), "cuda": Shape(16, 4225, 512, 64)}
 DTYPES = {"cpu": ["float32"], "cuda": ["bfloat16", "float32"]}

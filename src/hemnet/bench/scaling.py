@@ -134,7 +134,7 @@ def workload(overrides: list[str], num_classes: int) -> Workload:
     Raises:
         hemnet.config.check.ConfigError: an override is wrong.
     """
-    config = load([*overrides, "run_dir=."])  # no run: nothing is written there
+    config = load(overrides)
     with torch.device("meta"):
         network = build_network(config, num_classes, pretrained=False).train()
         # Two, since batch norm cannot train on one value a channel, which pooling to 1 x 1 leaves.

@@ -1,1 +1,1 @@
-"""Lightning callbacks: what a run shows and records beside its metrics."""
+"""Lightning callbacks: checkpoints, safeguards, progress, and what a run records besides its scores."""

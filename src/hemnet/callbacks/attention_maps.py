@@ -1,4 +1,4 @@
-"""Pages of what EM's components attend to, iteration by iteration, in some validation images.
+"""Figures of the positions that EM's components attend to, by iteration, in some validation images.
 
 Shapes: K shown components, S shown iterations, N positions, h and w of a feature map.
 """
@@ -13,28 +13,28 @@ from hemnet.data import Item, denormalize
 from hemnet.figures.attention import Attention, attention_page
 from hemnet.training.task import SegmentationTask
 
-# Up to so many iterations, all are shown.
+# Up to this number of iterations, all are shown.
 MOST_ITERATIONS = 6
 
 
 class AttentionMaps(pl.Callback):
-    """Writes responsibilities of the most occupied components per iteration; hands the page to the loggers.
+    """Draws the responsibilities of the most occupied components, and passes the figure to the loggers.
 
-    The page is written at the end of training, by the first rank. Components are those that hold the most
-    positions of the image under its final means, mu^(T), the largest first; T is evaluation's. Of more than
-    6 iterations, the maps under mu^(t) are shown for t = 0, 1, 2, 4, 8, ... and T. A network without EM
-    layers has no page; of several layers, each after the first has its own, with the layer's module path
-    in the file's name.
+    Rank 0 writes the figure at the end of training. It shows, by image, the components that hold the most
+    positions under the final means mu^(T), the largest first, where T is the T of evaluation. With more than
+    6 iterations it shows the maps under mu^(t) for t = 0, 1, 2, 4, 8, ... and T. A network without EM layers
+    has no figure. With several EM layers, each after the first has its own file, whose name contains the
+    layer's module path.
 
     Args:
         path: the PNG file to write.
-        images: how many validation images, 1 or more, spread over the split.
-        components: how many of each image, 1 or more.
-        every_n_validations: write the page at every n-th validation too; null never does.
-        show_images: whether to show the images too, or the maps alone.
+        images: number of validation images, >= 1, spread over the split.
+        components: number of components of each image, >= 1.
+        every_n_validations: write the figure at every n-th validation too; null writes it only at the end.
+        show_images: whether to show the images beside the maps.
 
     Raises:
-        ValueError: if a number is below 1.
+        ValueError: a number is below 1.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class AttentionMaps(pl.Callback):
         self._validations = 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the page if it is due."""
+        """Write the figure if it is due."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and self.every_n_validations:
             self._validations += 1
             if self._validations % self.every_n_validations == 0:
                 self._write(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the page."""
+        """Write the figure."""
         self._write(trainer, pl_module)
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -89,14 +89,14 @@ class AttentionMaps(pl.Callback):
 
 
 def shown_iterations(last: int) -> list[int]:
-    """Return which of 0..last are shown: all of few, else 0, the powers of two, and the last."""
+    """Return which iterations of 0..last are shown: up to 6 all, otherwise 0, the powers of two, and last."""
     if last <= MOST_ITERATIONS:
         return list(range(last + 1))
     return [0, *(1 << i for i in range((last - 1).bit_length())), last]
 
 
 def attention(item: Item, fit: Fit, components: int, iterations: list[int]) -> Attention:
-    """Return the maps of the components that hold the most positions of the image at last."""
+    """Return the maps of the components that hold the most positions under the final means."""
     final_NK = fit.result.responsibilities(-1)[0]
     shares = final_NK.mean(dim=0)
     chosen = shares.argsort(descending=True)[:components]

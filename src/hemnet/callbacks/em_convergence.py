@@ -1,4 +1,4 @@
-"""How far EM gets in its iterations, on the same validation images all through training."""
+"""How far EM converges within its iterations, on the same validation images throughout training."""
 
 import pytorch_lightning as pl
 import torch
@@ -13,25 +13,25 @@ from hemnet.training.task import SegmentationTask
 class EMConvergenceProbe(pl.Callback):
     """Logs em/* before training, at step 0, and at each validation, at the step of its val/*.
 
-    All are means over a fixed set of validation images, fitted in evaluation mode, that is with
-    ``iterations_eval`` and ``tolerance`` where the layer has them; T is evaluation's. An image that the
-    tolerance stopped stays where it is.
+    All values are means over a fixed set of validation images. EM runs as in evaluation, with the layer's
+    ``iterations_eval`` and ``tolerance``, and T is the T of evaluation. The means of an image that the
+    tolerance has stopped stay constant.
 
     - ``em/log_likelihood/{t}``: eq (5) at mu^(t) per position, nats, t = 0..T, for either assignment.
     - ``em/step_length/{t}``: |mu^(t+1) - mu^(t)| / |mu^(t)|, t = 0..T-1.
-    - ``em/entropy/{t}``: of the responsibilities under mu^(t), nats, mean over positions, t = 0..T.
-    - ``em/occupancy_min/{t}``, ``em/occupancy_max/{t}``: the least and the largest share of positions that a
-      component holds, N_k / N.
-    - ``em/components/{t}``: how many components are in use, exp(-Σ_k p_k log p_k) of p_k = N_k / N, 1 to K.
+    - ``em/entropy/{t}``: entropy of the responsibilities under mu^(t), nats, mean over positions, t = 0..T.
+    - ``em/occupancy_min/{t}``, ``em/occupancy_max/{t}``: the smallest and the largest share of the positions
+      that a component holds, N_k / N.
+    - ``em/components/{t}``: effective number of components, exp(-Σ_k p_k log p_k) of p_k = N_k / N, 1 to K.
 
-    The first rank alone computes them, without a collective. The network runs in the precision of the run,
+    Rank 0 alone computes them, without collective operations. The network runs in the precision of the run,
     EM in float32. Heads without EM log nothing.
 
     Args:
-        images: how many, 1 or more, spread over the split.
+        images: number of validation images, >= 1, spread over the split.
 
     Raises:
-        ValueError: if it is below 1.
+        ValueError: ``images`` is below 1.
     """
 
     def __init__(self, images: int = 4) -> None:
@@ -41,18 +41,18 @@ class EMConvergenceProbe(pl.Callback):
         self._items: list[Item] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the state before the first step; a resumed run has it already."""
+        """Log the state before the first step; a resumed run has logged it already."""
         if trainer.is_global_zero and trainer.global_step == 0:
             self._log(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the state of this validation."""
+        """Log the state at this validation."""
         if trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._log(trainer, pl_module)
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, SegmentationTask)
-        # Not when training starts: one that is resumed in an epoch without validation has no images then.
+        # Not in on_train_start: a run that is resumed in an epoch without validation has no loader there.
         self._items = self._items or spread_samples(trainer, self.images)
         found: dict[str, list[dict[str, Tensor]]] = {}
         for item in self._items:
@@ -67,7 +67,7 @@ class EMConvergenceProbe(pl.Callback):
 
 
 def curves(result: EMResult) -> dict[str, Tensor]:
-    """Return the em/* of one fitted image by name, each (T+1,), ``step_length`` (T,), on the CPU."""
+    """Return the em/* values of one image: (T+1,), but (T,) for ``step_length``; float64 on the CPU."""
     diagnostics = result.diagnostics()
     assert result.trajectory is not None
     occupancy = diagnostics.occupancy[:, 0]

@@ -1,7 +1,7 @@
-"""What the probes of EM layers share: the layers of a network, a fixed validation batch, the fits of a layer.
+"""Shared by the probes of EM layers: finding the layers, running them on fixed validation images, logging.
 
-A probe never disturbs training: it draws no random numbers, and leaves the modes of all modules, their
-statistics and the moving averages of the initial means as they were.
+A probe does not change training: it draws no random numbers, and restores the modes of all modules, their
+statistics and the moving averages of the initial means.
 
 Shapes: B images, C channels, H and W pixels of an image, h and w positions of a feature map.
 """
@@ -23,26 +23,26 @@ from hemnet.training.task import SegmentationTask
 
 
 class Fit(NamedTuple):
-    """One image fitted by an EM layer, with its trajectory; ``size`` (h, w) is that of the feature map."""
+    """The result of an EM layer for one image, with its trajectory, and the feature map's ``size`` (h, w)."""
 
     result: EMResult
     size: tuple[int, int]
 
 
 def em_layers(network: nn.Module) -> dict[str, HighwayEM]:
-    """Return the EM layers of a network by their path in metric names.
+    """Return the EM layers of a network by their prefix in metric names.
 
-    The first one's is empty, as most networks have one alone; another's is its module path and a slash:
-    ``gradient/means/00``, and ``gradient/head.second.em/means/00``.
+    The first layer has the empty prefix, since most networks have only one; the others have their module path
+    and a slash. Metrics are then ``gradient/means/00`` and ``gradient/head.second.em/means/00``.
     """
     found = [(name, module) for name, module in network.named_modules() if isinstance(module, HighwayEM)]
     return {f"{name}/" if i else "": layer for i, (name, layer) in enumerate(found)}
 
 
 def log_metrics(trainer: pl.Trainer, metrics: dict[str, float], step: int) -> None:
-    """Hand finite metrics to all loggers of the first rank at once, under the step's own number.
+    """Pass the finite metrics to all loggers of rank 0 at once, at the given step.
 
-    Lightning's ``self.log`` would write them only every ``log_every_n_steps``, and no step of the probe's.
+    Lightning's ``self.log`` only writes every ``log_every_n_steps``, at a step that it chooses.
     """
     finite = {name: value for name, value in metrics.items() if np.isfinite(value)}
     for logger in trainer.loggers if trainer.is_global_zero else []:
@@ -51,17 +51,17 @@ def log_metrics(trainer: pl.Trainer, metrics: dict[str, float], step: int) -> No
 
 
 def numbered(name: str, values: Sequence[float] | Tensor) -> dict[str, float]:
-    """Return ``name/00``, ``name/01``, ... for the values per iteration."""
+    """Return the values per iteration under ``name/00``, ``name/01``, ..."""
     return {f"{name}/{t:02d}": float(value) for t, value in enumerate(values)}
 
 
 def last_step(trainer: pl.Trainer) -> int:
-    """Return the number of the last optimizer step taken, from 0, as the rows of val/* have; 0 before any."""
+    """Return the number of the last optimizer step, from 0, at which val/* is logged; 0 before any step."""
     return max(trainer.global_step - 1, 0)
 
 
 def spread_samples(trainer: pl.Trainer, count: int) -> list[Item]:
-    """Return ``count`` validation samples, or all, spread over the whole split."""
+    """Return ``count`` validation samples, or all if there are fewer, spread over the split."""
     loader = trainer.val_dataloaders
     if loader is None:
         return []
@@ -70,7 +70,7 @@ def spread_samples(trainer: pl.Trainer, count: int) -> list[Item]:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, without gradients, then back as it was."""
+    """Put a network into evaluation mode, without gradients, within the block; then restore all modes."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -82,14 +82,14 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def fits(trainer: pl.Trainer, task: SegmentationTask, item: Item) -> dict[str, Fit]:
-    """Fit one image with each EM layer as evaluation does, and keep the trajectory.
+    """Run each EM layer on one image as evaluation does, and keep the trajectory.
 
-    The network up to the layer runs in the precision of the run, the fit and what is asked of it in float32
-    (float64 where the features are), so that differences between iterations are not rounded away.
+    The network up to the layer runs in the precision of the run. EM runs in float32, or float64 if the
+    features are float64, so that small differences between iterations are not lost to rounding.
 
     Returns:
-        By the layer's path as in `em_layers`; layers that evaluation does not run, such as an auxiliary
-        head's, are left out.
+        A fit by the layer's prefix, as in `em_layers`, for the layers that evaluation runs; the layers of an
+        auxiliary head are not among them.
     """
     layers = em_layers(task.network)
     if not layers:
@@ -97,7 +97,7 @@ def fits(trainer: pl.Trainer, task: SegmentationTask, item: Item) -> dict[str, F
     features_BChw: dict[str, Tensor] = {}
 
     def keep(prefix: str, x_BChw: Tensor) -> None:
-        features_BChw[prefix] = x_BChw.clone()  # what follows may write into it
+        features_BChw[prefix] = x_BChw.clone()  # later modules may change x_BChw in place
 
     precision = trainer.precision_plugin
     image_BCHW = precision.convert_input(item["image"][None].to(task.device))

@@ -1,4 +1,4 @@
-"""What the report of an evaluation shows, collected while it runs, over all ranks.
+"""Collects what the report of an evaluation shows: all scores and the worst images, over all ranks.
 
 Shapes: K classes; C_KK the confusion matrix of `hemnet.training.metrics`.
 """
@@ -10,24 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 
 from hemnet.data import Batch, DatasetSpec, denormalize
 from hemnet.figures.predictions import Row, predictions_page, write_mask
 from hemnet.figures.scores import confusion_figure
-from hemnet.processes.ranks import distributed
+from hemnet.processes.ranks import all_ranks
 from hemnet.runs.evaluations import cell
-from hemnet.runs.run import write_json
-from hemnet.storage.files import write_table
+from hemnet.storage.files import write_json, write_table
 from hemnet.training.metrics import confusion, iou, mean_iou, pixel_accuracy, recall
 from hemnet.training.task import SegmentationTask
 
 
 class ImageScore(NamedTuple):
-    """Scores of one image from its own matrix; NaN where no pixel counts.
+    """Scores of one image, from its own confusion matrix; NaN if no pixel counts.
 
-    ``miou`` is the mean over the classes present in this image's truth or prediction: a way to order images,
-    not to be averaged into a score of the split.
+    ``miou`` is the mean over the classes that occur in this image's truth or prediction. It serves to order
+    images; its mean over images is not the mIoU of the split.
     """
 
     miou: float
@@ -36,17 +34,17 @@ class ImageScore(NamedTuple):
 
 
 class EvaluationRecord(pl.Callback):
-    """Keeps the matrix of a split, the score of each image and the worst images; the same on every rank.
+    """Keeps the matrix of a split, the score of each image, and the worst images; the same on every rank.
 
     Args:
-        worst: how many of the worst images to keep whole.
-        masks: folder, which exists, for the predicted classes of each image as palette PNG ``<name>.png``, at
-            the size of its labels; null writes none. Each rank writes its own images.
+        worst: how many of the worst images to keep with their truth and prediction.
+        masks: an existing folder. The predicted classes of each image are written there as the palette PNG
+            ``<name>.png``, at the size of the labels, by the rank that has the image; null writes none.
 
     Attributes:
         matrix: C_KK, int64, of the last evaluation.
-        images: the score of each image, lowest first, those without one last.
-        rows: the worst images, worst first, the score in the name.
+        images: the score of each image, lowest first, images without a score last.
+        rows: the worst images, worst first, with the score in the name.
     """
 
     def __init__(self, worst: int = 0, masks: Path | None = None) -> None:
@@ -61,7 +59,7 @@ class EvaluationRecord(pl.Callback):
         self._candidates: list[tuple[ImageScore, Row]] = []
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the evaluation before."""
+        """Discard the previous evaluation."""
         self._begin()
 
     def on_validation_batch_end(
@@ -83,10 +81,9 @@ class EvaluationRecord(pl.Callback):
                 write_mask(self.masks / f"{name}.png", classes_HW, pl_module.spec)
 
     def _among_the_worst(self, score: ImageScore) -> bool:
-        full = len(self._candidates) >= self.worst
-        return (
-            self.worst > 0 and not math.isnan(score.miou) and not (full and score > self._candidates[-1][0])
-        )
+        if self.worst < 1 or math.isnan(score.miou):
+            return False
+        return len(self._candidates) < self.worst or score <= self._candidates[-1][0]
 
     def _keep(self, score: ImageScore, row: Row) -> None:
         self._candidates.append((score, row))
@@ -94,10 +91,10 @@ class EvaluationRecord(pl.Callback):
         del self._candidates[self.worst :]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Bring the ranks together, before the task forgets its counts."""
+        """Combine the ranks, before the task resets its counts."""
         assert isinstance(pl_module, SegmentationTask)
         self.matrix = np.atleast_2d(pl_module.confusion.compute().cpu().numpy())
-        shares = _from_all_ranks((self.images, self._candidates))
+        shares = all_ranks((self.images, self._candidates))
         images = [score for scores, _ in shares for score in scores]
         self.images = sorted(images, key=lambda score: (math.isnan(score.miou), score))
         candidates = sorted((c for _, found in shares for c in found), key=lambda candidate: candidate[0])
@@ -105,7 +102,7 @@ class EvaluationRecord(pl.Callback):
         self._candidates = []
 
     def write(self, place: Path, spec: DatasetSpec, result: dict[str, Any]) -> None:
-        """Write the files of this evaluation; result.json last, so that it stands for all of them."""
+        """Write the files of this evaluation, result.json last: if it exists, all others do."""
         place.mkdir(parents=True, exist_ok=True)
         matrix = torch.from_numpy(self.matrix)
         columns = zip(
@@ -116,15 +113,7 @@ class EvaluationRecord(pl.Callback):
         images = [[score.name, cell(score.miou), cell(score.pixel_accuracy)] for score in self.images]
         write_table(place / "images.csv", ["image", "miou", "pixel_accuracy"], images)
         confusion_figure(self.matrix, spec, place / "confusion.png")
-        (place / "worst.png").unlink(missing_ok=True)  # that of an evaluation before
+        (place / "worst.png").unlink(missing_ok=True)  # an earlier evaluation's
         if self.rows:
             predictions_page(self.rows, spec, place / "worst.png")
         write_json(place / "result.json", result)
-
-
-def _from_all_ranks(own: Any) -> list[Any]:
-    if not distributed():
-        return [own]
-    shares: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(shares, own)
-    return shares

@@ -1,4 +1,4 @@
-"""How much gradient reaches each EM iteration, and the backbone behind them.
+"""How much gradient reaches each EM iteration and the backbone.
 
 Shapes: R ranks, T iterations 0..T, Q the two rows of `hemnet.em.result.GradientFlow`: means, features.
 """
@@ -13,37 +13,39 @@ import torch
 from torch import Tensor, nn
 
 from hemnet.callbacks.em_probe import em_layers, log_metrics, numbered
+from hemnet.callbacks.lightning_state import loss_scaler
 from hemnet.em.result import GradientFlow
 from hemnet.training.task import SegmentationTask
 
-# Modules of a backbone that stand before its first stage.
+# The modules of a backbone before its first stage.
 STEM = ("conv1", "bn1")
 
 
 class GradientFlowProbe(pl.Callback):
-    """Logs gradient/* at every n-th optimizer step and at the last, at the number of that step, from 0.
+    """Logs gradient/* at every n-th optimizer step and at the last one; steps count from 0.
 
-    All norms are of the gradient of the loss that the step minimises: over all images of the batch together,
-    those of all micro-batches and ranks, before clipping, without the loss scale of 16-bit precision.
+    All norms are of the gradient of the loss that the step minimises, over the images of all micro-batches
+    and ranks together, before clipping, without the loss scale of 16-bit precision.
 
     - ``gradient/means/{t}``: |∂loss/∂mu^(t)| / |∂loss/∂mu^(T)|, t = 0..T, Eq. 15 of Song, Kim and Shim
       (AAAI 2021); ``gradient/means_last``: the norm for t = T itself.
-    - ``gradient/share/{t}``: share of the gradient into the EM layer's features that iteration t injects
-      (see `hemnet.em.result.GradientFlow`), t = 0..T, T being the reconstruction; sums to 1. Their Eq. 18.
+    - ``gradient/share/{t}``: share of iteration t in the gradient with respect to the EM layer's features
+      (see `hemnet.em.result.GradientFlow`), t = 0..T, where T is the reconstruction; sums to 1. Their Eq. 18.
     - ``gradient/backbone/<stage>`` and ``gradient/backbone/all``: norm of the parameters' gradient.
 
-    Where the gradient mode lets nothing through, ``means`` and ``share`` are 0 ("one_step", "implicit") or
-    absent ("detached", heads without EM). What is not finite is not logged: a step that overflowed, and
-    ``means/00`` with engine "reference" where the initial means take no gradient, as it is not computed.
+    For iterations that the gradient mode cuts off, ``means`` and ``share`` are 0 ("one_step", "implicit") or
+    missing ("detached", heads without EM). Values that are not finite are not logged: those of a step that
+    overflowed, and ``means/00`` with engine "reference" if the initial means take no gradient, since it is
+    not computed then.
 
-    Steps between are untouched; a recorded one costs two passes over the EM layer's features more, runs
-    without torch.compile, and takes the same step.
+    A recorded step runs without torch.compile and costs two more passes over the EM layer's features, but
+    its update is the same. Other steps are not affected.
 
     Args:
-        every_n_steps: optimizer steps from one record to the next, 1 or more.
+        every_n_steps: record every n-th optimizer step, >= 1.
 
     Raises:
-        ValueError: if it is below 1.
+        ValueError: ``every_n_steps`` is below 1.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
@@ -56,12 +58,12 @@ class GradientFlowProbe(pl.Callback):
         self._recording = ExitStack()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note which step will be the last."""
+        """Determine the number of the last step."""
         total = trainer.estimated_stepping_batches
         self._last = int(total) - 1 if total < float("inf") else -1
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Begin to record at the first micro-batch of a step that is due."""
+        """Start recording at the first micro-batch of a step that is due."""
         step = trainer.global_step
         if self._step >= 0 or not (step % self.every_n_steps == 0 or step == self._last):
             return
@@ -81,8 +83,8 @@ class GradientFlowProbe(pl.Callback):
     ) -> None:
         """Log the step and stop recording.
 
-        Lightning calls this once all gradients of the step are there, averaged over the ranks and rid of the
-        loss scale, and before it clips them.
+        Lightning calls this when all gradients of the step are computed, averaged over the ranks, and divided
+        by the loss scale, and before it clips them.
         """
         if self._step < 0:
             return
@@ -90,7 +92,7 @@ class GradientFlowProbe(pl.Callback):
         step, norms = self._step, self._norms
         self._stop()
         metrics = backbone_norms(pl_module.network.backbone)
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scaler = loss_scaler(trainer)
         scale = trainer.world_size * (1.0 if scaler is None else scaler.get_scale())
         for prefix, layer in em_layers(pl_module.network).items():
             means, share, last = self._flow(pl_module, norms[prefix], layer.iterations)
@@ -104,9 +106,10 @@ class GradientFlowProbe(pl.Callback):
     def _flow(
         self, task: SegmentationTask, norms: list[Tensor], iterations: int
     ) -> tuple[Tensor, Tensor, float]:
-        """Return means/{t}, share/{t} and the norm of the last mean's gradient, of all ranks together."""
-        # Every rank takes part, with zeros where it recorded nothing. Squares are summed in float64, as those
-        # of a gradient that has faded would underflow; on the host, as not every device has it.
+        """Return means/{t}, share/{t} and the norm of the gradient of mu^(T), over all ranks."""
+        # Every rank takes part, with zeros if it recorded nothing. The squares of a very small gradient would
+        # underflow in float32, so they are summed in float64, on the host, since not every device has
+        # float64.
         own_QT = torch.zeros(2, iterations + 1, dtype=torch.float64)
         if norms:
             own_QT = torch.cat(norms, dim=2).cpu().double().norm(dim=2)
@@ -129,7 +132,7 @@ class GradientFlowProbe(pl.Callback):
         self._step, self._norms = -1, {}
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, _: BaseException) -> None:
-        """Stop recording, so that what this process trains next is compiled, if it is to be."""
+        """Stop recording, so that a later training in this process can be compiled."""
         self._stop()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -140,8 +143,8 @@ class GradientFlowProbe(pl.Callback):
 def backbone_norms(backbone: nn.Module) -> dict[str, float]:
     """Return the norms of the parameters' gradient as gradient/backbone/<stage> and gradient/backbone/all.
 
-    A stage is a child module under its own name, those of the stem together. One without a gradient, being
-    frozen, is left out.
+    A stage is a child module of the backbone; the modules of `STEM` are one stage, ``stem``. Frozen stages,
+    which have no gradient, are left out.
     """
     norms: dict[str, list[Tensor]] = {}
     for name, parameter in backbone.named_parameters():

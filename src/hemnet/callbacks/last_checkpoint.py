@@ -1,4 +1,4 @@
-"""The checkpoint that training goes on from: written between steps, complete enough to go on to the bit."""
+"""The checkpoint that training resumes from: written between steps, and complete enough to resume exactly."""
 
 import random
 import time
@@ -11,24 +11,25 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
+from hemnet.callbacks.lightning_state import correct_step_count, move_best, settle
 from hemnet.data import SegmentationData
 from hemnet.errors import HemnetError
 from hemnet.processes import signals
-from hemnet.processes.ranks import distributed
+from hemnet.processes.ranks import all_ranks, distributed
 
 RUN_ON, SAVE, STOP = 0, 1, 2
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` at the end of each epoch, every so many minutes, and when a signal asks to stop.
+    """Writes ``last.ckpt`` at the end of each epoch, every ``every_minutes``, and when a signal asks to stop.
 
-    It is written when a step and the validation that follows it are over, and no gradient is accumulated.
-    Besides what Lightning saves it holds the place in the order of samples, and each rank's random states:
-    training that goes on from it takes the very steps that it would have taken.
+    It is written after an optimizer step and the validation that follows it, never between the micro-batches
+    of a step. Besides what Lightning saves, it holds the position in the order of samples and the random
+    states of all ranks, so that resumed training takes exactly the steps that it would have taken.
 
     Args:
-        path: the file.
-        every_minutes: time between checkpoints within an epoch, > 0.
+        path: the file to write.
+        every_minutes: minutes between checkpoints within an epoch, > 0.
 
     Raises:
         ValueError: ``every_minutes`` is not above 0.
@@ -45,23 +46,22 @@ class LastCheckpoint(Checkpoint):
         self._group: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on, signals wait for the end of a step."""
+        """From now on, let signals wait for the end of a step."""
         signals.defer(True)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         if distributed():
-            self._group = dist.new_group(backend="gloo")  # words on the CPU, which no GPU has to wait for
+            self._group = dist.new_group(backend="gloo")  # decisions are made on the CPU: no GPU waits
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save between steps, where it is time or asked for; then stop, if that was asked for."""
+        """Save if it is time or a signal has come, and stop if a signal has come."""
         if self._random_states is not None:
             _set_random_states(self._random_states)
             self._random_states = None
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        # Lightning miscounts by one where it restarts at a step that was validated after.
-        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        correct_step_count(trainer)
         decision = self._decide()
         if decision != RUN_ON and trainer.global_step != self._saved_step:
             self._save(trainer)
@@ -73,17 +73,17 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A signal of the last step stops here: the evaluation that follows is for the next start."""
+        """Stop if a signal came in the last step: the resumed run then does the final evaluation."""
         if self._decide() == STOP:
             self._stop()
         signals.defer(False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let signals act at once again; after an error, which ends in no teardown, `interruptible` does."""
+        """Let signals act at once again; after an error `interruptible` does this instead."""
         signals.defer(False)
 
     def _decide(self) -> int:
-        """Return what all ranks do next: what the most urgent of them has to do."""
+        """Return what all ranks do next: the largest of their decisions `RUN_ON` < `SAVE` < `STOP`."""
         due = time.monotonic() - self._saved_at >= 60 * self.every_minutes
         decision = torch.tensor(STOP if signals.asked() else SAVE if due else RUN_ON)
         if self._group is not None:
@@ -92,83 +92,47 @@ class LastCheckpoint(Checkpoint):
 
     @staticmethod
     def _stop() -> None:
-        # Another rank may have had the signal; the usual one then stands for it.
+        # The signal may have reached another rank only; SIGTERM then stands for it.
         raise signals.Interrupted(signals.asked() or signals.signals()[0])
 
     def _save(self, trainer: pl.Trainer) -> None:
         for logger in trainer.loggers:
-            logger.save()  # metrics.csv must not be behind the checkpoint
+            logger.save()  # metrics.csv must have all steps before the checkpoint
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the place in the order of samples, and the random states of all ranks."""
-        epoch, batches = _settle(checkpoint["loops"]["fit_loop"])
-        own = _random_states()
-        states: list[Any] = [own]
-        if distributed():
-            states = [None] * dist.get_world_size()
-            dist.all_gather_object(states, own, group=self._group)
+        """Add the position in the order of samples, and the random states of all ranks."""
+        epoch, batches = settle(checkpoint["loops"]["fit_loop"])
+        states = all_ranks(_random_states(), self._group)
         checkpoint["place"] = {"epoch": epoch, "batches": batches, "random_states": states}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go to that place; the random states are set when the first batch is there.
+        """Restore the position; the random states follow when the first batch has been loaded.
 
         Raises:
-            HemnetError: the checkpoint is of another number of processes.
+            HemnetError: the run had another number of processes.
         """
         place = checkpoint["place"]
         if (were := len(place["random_states"])) != trainer.world_size:
             raise HemnetError(
-                f"the run was of {were} processes and cannot go on with {trainer.world_size}, as each has "
-                f"samples and random numbers of its own: start {were}"
+                f"the run had {were} processes and cannot resume with {trainer.world_size}, since each "
+                f"has its own samples and random numbers: start {were}"
             )
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.state_key in checkpoint["callbacks"]:
-                _move(checkpoint["callbacks"][callback.state_key], Path(str(callback.dirpath)))
+                move_best(checkpoint["callbacks"][callback.state_key], Path(str(callback.dirpath)))
         assert isinstance(trainer.datamodule, SegmentationData)  # type: ignore[attr-defined]
         trainer.datamodule.start_at(place["epoch"], place["batches"])  # type: ignore[attr-defined]
         self._random_states = place["random_states"][trainer.global_rank]
 
 
-def _move(best: dict[str, Any], folder: Path) -> None:
-    """Make the state of a ModelCheckpoint one of ``folder``: it forgets the best of another."""
-    here = lambda path: str(folder / Path(path).name) if path else path  # noqa: E731
-    best["dirpath"] = str(folder)
-    best["best_k_models"] = {here(path): score for path, score in best["best_k_models"].items()}
-    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-        best[name] = here(best[name])
-
-
-def _settle(loops: dict[str, Any]) -> tuple[int, int]:
-    """Mark all that Lightning's loops have begun as completed; return the epoch and its batches so far.
-
-    Lightning's state tells in which hook it was saved, and training goes on differently after each. Here it
-    is always saved between steps, or between epochs.
-    """
-    batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
-    for part in ("total", "current"):
-        _level(batches[part], batches[part]["completed"])
-    batches["is_last_batch"] = False  # that of the next batch, which may have been fetched
-    if epochs["current"]["started"] > epochs["current"]["processed"]:
-        return epochs["current"]["processed"], batches["current"]["completed"]
-    for part in ("total", "current"):
-        _level(epochs[part], epochs[part]["processed"])
-    _level(batches["current"], 0)
-    return epochs["current"]["processed"], 0
-
-
-def _level(progress: dict[str, int], count: int) -> None:
-    for stage in progress:
-        progress[stage] = count
-
-
 def _random_states() -> dict[str, Any]:
-    """Return the states of all global generators as plain containers and tensors."""
+    """Return the states of all global random generators as plain containers and tensors."""
     legacy: Any = np.random.get_state()  # noqa: NPY002 - the generator that libraries draw from
     kind, keys, *rest = legacy
     states = {

@@ -1,4 +1,4 @@
-"""A page of predictions next to the truth, renewed at every validation."""
+"""A figure of predictions next to the truth, updated at every validation."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from hemnet.training.task import SegmentationTask
 
 
 class PredictionImages(pl.Callback):
-    """Writes image, truth and prediction of some samples, and hands the page to the loggers.
+    """Draws image, truth and prediction of some samples, and passes the figure to the loggers.
 
     Args:
         path: the PNG file to write.
-        count: how many samples to show.
-        show_images: whether to show the images too, or the class maps alone.
+        count: number of samples to show.
+        show_images: whether to show the images beside the class maps.
     """
 
     def __init__(self, path: str, count: int = 6, show_images: bool = True) -> None:
@@ -29,7 +29,7 @@ class PredictionImages(pl.Callback):
         self._seen = 0
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin a new page, of samples spread over the split."""
+        """Start a new figure, of samples spread over the split."""
         loader = trainer.val_dataloaders
         assert loader is not None
         self._wanted = set(spread(self.count, len(loader.sampler)))
@@ -38,7 +38,7 @@ class PredictionImages(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        """Keep what the page needs of the wanted samples; ``outputs`` are the predicted classes."""
+        """Keep the samples that the figure shows; ``outputs`` are the predicted classes."""
         for i, name in enumerate(batch["name"]):
             if self._seen + i in self._wanted:
                 mask, prediction = batch["mask"][i].cpu().numpy(), outputs[i].cpu().numpy()
@@ -46,7 +46,7 @@ class PredictionImages(pl.Callback):
         self._seen += len(batch["name"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the page on the first rank."""
+        """Write the figure, on rank 0."""
         assert isinstance(pl_module, SegmentationTask)
         if trainer.sanity_checking or not trainer.is_global_zero or not self._rows:
             return
@@ -57,5 +57,8 @@ class PredictionImages(pl.Callback):
 
 
 def spread(count: int, total: int) -> list[int]:
-    """Return ``count`` of ``total`` indices, or all, evenly spread: neighbours may be frames of one video."""
+    """Return ``count`` of ``total`` indices, or all if there are fewer.
+
+    The indices are evenly spread, since neighbouring samples may be frames of one video.
+    """
     return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()

@@ -1,4 +1,4 @@
-"""Progress of the whole run: a bar with the time left on a terminal, a line per validation in the log."""
+"""Progress of the run: a bar with the remaining time on a terminal, and a line per validation in the log."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class RunProgress(pl.Callback):
-    """Shows how far a run is, over all its epochs, and when it will end."""
+    """Shows the progress of a run over all its epochs, and the remaining time."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
@@ -27,7 +27,7 @@ class RunProgress(pl.Callback):
         self._first_step = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the bar where there is a terminal to show it on."""
+        """Open the bar if there is a terminal."""
         self._started, self._first_step = time.monotonic(), trainer.global_step
         console = Console(stderr=True)
         if trainer.is_global_zero and console.is_terminal:
@@ -46,7 +46,7 @@ class RunProgress(pl.Callback):
             self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, note=note)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log one line: step, loss, score, speed, time left."""
+        """Log one line: step, loss, score, speed, remaining time."""
         if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         total, step = int(trainer.estimated_stepping_batches), trainer.global_step
@@ -59,7 +59,7 @@ class RunProgress(pl.Callback):
         )  # fmt: skip
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Close the bar; Lightning calls this also when training ends by an error."""
+        """Close the bar; Lightning calls this after errors too."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

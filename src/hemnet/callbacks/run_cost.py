@@ -1,4 +1,4 @@
-"""What a run cost: time per step, memory, parameters, floating-point operations."""
+"""The cost of a run: time per step, memory, parameters, floating-point operations."""
 
 import resource
 import statistics
@@ -17,25 +17,26 @@ from hemnet.nets import Segmenter
 from hemnet.nets.flops import count_flops, count_parameters
 from hemnet.training.task import SegmentationTask
 
-# Steps at the beginning, in which libraries set themselves up.
+# The first steps, in which libraries initialise and choose their algorithms.
 WARM_UP = 10
-# On CUDA, so many steps after a step its time is read: it has ended by then, and nothing waits for it.
+# On CUDA, the time of a step is read this many steps later: by then the step has ended, so nothing waits.
 BEHIND = 100
 
 
 class RunCost(pl.Callback):
     """Logs cost/* once, at the end of training, at its last step.
 
-    - ``cost/seconds_per_step``: median over the optimizer steps, without the first ten where there are more,
-      of the time that a step's batches take from their start to their end: forward pass, backward pass,
-      optimizer; neither loading nor validation. On CUDA, between two events on the stream, so that nothing
-      waits for the device.
-    - ``cost/peak_memory_mib``: on CUDA, the most memory that tensors took since training began; elsewhere
-      the most that the process was ever given. The first rank's.
-    - ``cost/parameters``: of the network, heads for training included; ``cost/em_parameters``: of them, those
-      of the modules that hold an EM layer, such as `hemnet.nets.heads.EMUnit`: what EM adds to an FCN head.
-    - ``cost/gflops``: of a forward pass over one image of the training crop, as evaluation runs it; counted
-      as by `hemnet.nets.flops`.
+    - ``cost/seconds_per_step``: median time of an optimizer step, over all steps but the first ten (all, if
+      there are no more). The time of a step includes forward pass, backward pass and optimizer for all its
+      batches, but neither data loading nor validation. On CUDA it is measured by events on the stream, so
+      that nothing waits for the device.
+    - ``cost/peak_memory_mib``: the peak memory of rank 0: on CUDA, of tensors since training began; on other
+      devices, of the process.
+    - ``cost/parameters``: parameters of the network, including an auxiliary head.
+    - ``cost/em_parameters``: parameters of the modules that hold an EM layer, such as
+      `hemnet.nets.heads.EMUnit`: what EM adds to an FCN head.
+    - ``cost/gflops``: 10⁹ floating-point operations of a forward pass in evaluation mode over one image of
+      the size of the training crop, counted by `hemnet.nets.flops`.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class RunCost(pl.Callback):
         self._crop: tuple[int, int] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to watch the memory."""
+        """Reset the record of the peak memory."""
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
             self._pending = [[]]
@@ -55,7 +56,7 @@ class RunCost(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Take the time."""
+        """Start the clock."""
         self._crop = (batch["image"].shape[-2], batch["image"].shape[-1])
         self._step = trainer.global_step
         if self._pending:
@@ -63,7 +64,7 @@ class RunCost(pl.Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Take the time again; a step of several batches takes that of all."""
+        """Stop the clock; the time of a step is the sum over its batches."""
         self._this_step += time.perf_counter() - self._started
         if self._pending:
             self._pending[-1][-1][1].record()
@@ -82,7 +83,7 @@ class RunCost(pl.Callback):
             self._seconds.append(sum(start.elapsed_time(end) for start, end in events) / 1000)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log all."""
+        """Log all values."""
         assert isinstance(pl_module, SegmentationTask)
         if not trainer.is_global_zero or self._crop is None:
             return
@@ -92,7 +93,7 @@ class RunCost(pl.Callback):
                 self._read(events)
         network = pl_module.network
         metrics = {
-            "cost/peak_memory_mib": peak_memory_mib(pl_module.device),  # before the FLOPs take some
+            "cost/peak_memory_mib": peak_memory_mib(pl_module.device),  # before counting FLOPs takes memory
             "cost/parameters": count_parameters(network)["total"],
             "cost/em_parameters": em_parameters(network),
             "cost/gflops": self._gflops(pl_module, self._crop),
@@ -109,16 +110,16 @@ class RunCost(pl.Callback):
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Return the most memory of tensors on a CUDA device, of the process for another, in MiB."""
+    """Return the peak memory in MiB: of tensors on a CUDA device, of the whole process for other devices."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # In bytes on macOS, in KiB elsewhere.
+    # ru_maxrss is in bytes on macOS, in KiB elsewhere.
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def em_parameters(network: Segmenter) -> int:
-    """Return the parameters of the modules that hold an EM layer."""
+    """Return the number of parameters of the modules that hold an EM layer."""
     holders = [
         module
         for module in network.modules()

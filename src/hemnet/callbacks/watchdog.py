@@ -1,4 +1,4 @@
-"""An end for a run that hangs: a rank that waits for one that is gone, a file system that does not answer."""
+"""Ends a run that hangs: if a rank waits for another that is gone, or a file system does not answer."""
 
 import faulthandler
 import signal
@@ -11,22 +11,22 @@ import pytorch_lightning as pl
 from hemnet.errors import HemnetError
 
 STDERR = 2
-# What a process may take to end by itself, with a word and a record, before it is ended without.
+# How long a process may take to end by the error, and write result.json, before it is killed.
 GRACE_SECONDS = 30.0
 
 
 class HangError(HemnetError):
-    """No batch came to its end for too long."""
+    """No batch was finished for too long."""
 
 
 class Watchdog(pl.Callback):
-    """Ends this process with an error, after the stacks of all its threads, if no batch ends for a while.
+    """Raises an error, and prints the stacks of all threads, if no batch is finished for ``minutes``.
 
-    Each rank watches itself. One that hangs within a collective operation, where Python is not asked, is
-    ended `GRACE_SECONDS` later, with exit status 1.
+    Each rank watches itself. A rank that hangs inside a collective operation cannot raise a Python error; it
+    is killed `GRACE_SECONDS` later, with exit status 1.
 
     Args:
-        minutes: that a batch may take, with the checkpoint or the validation's figures that follow it, > 0.
+        minutes: the longest time for a batch and the checkpoint or the figures that follow it, > 0.
 
     Raises:
         ValueError: ``minutes`` is not above 0.
@@ -38,52 +38,37 @@ class Watchdog(pl.Callback):
         self.seconds = 60 * minutes
         self._handler_before: Any = None
 
-    # Not before: Lightning puts back the handlers that it finds when it begins to train.
+    # In no earlier hook: Lightning restores the signal handlers that it finds when training starts.
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to watch."""
-        self._begin()
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to watch."""
-        self._begin()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Begin to count anew."""
-        self._alive()
-
-    def on_validation_batch_end(self, *_: Any) -> None:
-        """Begin to count anew."""
-        self._alive()
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Watch no more."""
-        self._end()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, _: BaseException) -> None:
-        """Watch no more."""
-        self._end()
-
-    def _begin(self) -> None:
-        in_main = threading.current_thread() is threading.main_thread()  # signals are not for others
+        """Start watching."""
+        in_main = threading.current_thread() is threading.main_thread()  # only it gets signals
         if self._handler_before is None and in_main:
             self._handler_before = signal.signal(signal.SIGALRM, self._bark)
-        self._alive()
+        self.on_train_batch_end()
 
-    def _alive(self) -> None:
+    on_train_start = on_sanity_check_start
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        """Restart the clock."""
         if self._handler_before is not None:
             signal.setitimer(signal.ITIMER_REAL, self.seconds)
             faulthandler.dump_traceback_later(self.seconds + GRACE_SECONDS, exit=True, file=STDERR)
 
-    def _end(self) -> None:
+    on_validation_batch_end = on_train_batch_end
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """Stop watching."""
         if self._handler_before is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             faulthandler.cancel_dump_traceback_later()
             signal.signal(signal.SIGALRM, self._handler_before)
             self._handler_before = None
 
+    on_exception = teardown
+
     def _bark(self, number: int, frame: FrameType | None) -> None:
         faulthandler.dump_traceback(file=STDERR)
         raise HangError(
-            f"no batch came to its end for {self.seconds:g} s; the stacks above say where each thread was. "
-            "Go on with resume=.., or give slow batches more time by callbacks.watchdog.minutes"
+            f"no batch was finished for {self.seconds:g} s; the stacks above show where each thread was. "
+            "Resume with resume=.., or give slow batches more time with callbacks.watchdog.minutes"
         )

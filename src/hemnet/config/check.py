@@ -1,4 +1,4 @@
-"""Checks every key and plain value of a configuration against what it will be handed to."""
+"""Checks every key and plain value of a configuration against the constructor that will receive it."""
 
 import inspect
 import os
@@ -20,17 +20,18 @@ from hemnet.errors import HemnetError
 from hemnet.runs.redaction import learn
 
 GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks", "logger")
-# The nodes that are containers rather than calls, and the keys that each may have; None: any.
+# The nodes without a constructor, and the keys that each may have; None allows any key.
 CONTAINERS: dict[str, set[str] | None] = {
     "": {"name", "sweep", "seed", "runs", "run_dir", "resume", *GROUPS},
     "model": {"backbone", "head", "auxiliary", "num_components", "highway_scale"},
     "callbacks": None,
     "logger": None,
 }
-# Keys that the composition hands on: the root of a data set goes to its readers.
+# Keys that the composition passes to other nodes: the root of a data set goes to its readers.
 SHARED_KEYS = {"data": {"root"}}
-# Where the classes must be defined that a part may name. A configuration may come from anyone: a run that was
-# passed on, say. What it names is imported and called, so it names what this project is built of, no more.
+# The modules whose classes each part of a configuration may name. A configuration may come from anyone, with
+# a run directory for example. The classes that it names are imported and called, so it may only name those
+# that this project consists of.
 TARGETS: dict[str, tuple[str, ...]] = {
     "data": ("hemnet.data",),
     "model": ("hemnet.nets",),
@@ -49,9 +50,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "callbacks": ("hemnet.callbacks", "pytorch_lightning.callbacks"),
     "logger": ("hemnet.loggers", "pytorch_lightning.loggers"),
 }
-FUNCTIONS = {"hemnet.loggers.wandb_run.wandb_logger"}
 OWN = "HEMNET_PACKAGES"
-"""The environment variable that names packages of your own, with commas between."""
+"""The environment variable with the names of your own packages, separated by commas."""
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -60,7 +60,7 @@ class ConfigError(HemnetError):
 
 
 def explain(error: Exception) -> ConfigError:
-    """Return Hydra's error as one that names the nearest right key or option, where one was misspelt."""
+    """Turn an error of Hydra or OmegaConf into one that suggests a similar key or option."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return ConfigError(f"unknown option {group}={option}: {_nearest(option, error.options)}")
@@ -85,13 +85,13 @@ def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
 
 
 def check(config: DictConfig) -> None:
-    """Check every key and plain value of a configuration against what it will be handed to.
+    """Check every key and plain value of a configuration against the constructor that will receive it.
 
     Raises:
-        ConfigError: a key that nothing takes (with the nearest one that something does), a missing or
-            mistyped value, or a target that does not exist.
+        ConfigError: a key is unknown (the message suggests a similar one), a value is missing or has the
+            wrong type, or a ``_target_`` does not exist or is not allowed.
     """
-    learn(config)  # before any error can quote a value
+    learn(config)  # first, since an error may quote a secret value
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -120,28 +120,27 @@ def _check_node(node: Any, path: str) -> None:
 
 
 def _signature(target: str, path: str) -> tuple[set[str], dict[str, Any]]:
-    """Return the parameter names of a target and the types of those whose annotations can be resolved."""
+    """Return the names of a target's parameters, and their types as far as annotations can be resolved."""
     call = _find(target, path)
     try:
         hints = get_type_hints(call.__init__ if inspect.isclass(call) else call)
     except (NameError, TypeError):
-        hints = {}  # annotations of other packages that exist for type checkers alone
+        hints = {}  # some packages have annotations that only type checkers can resolve
     return set(inspect.signature(call).parameters), hints
 
 
 def _find(target: Any, path: str) -> Any:
-    """Return the class that a target names; nothing is imported unless the name may be named."""
+    """Return the class that a target names; only targets that are allowed are imported."""
     where = f"{path}._target_" if path else "_target_"
     own = tuple(filter(None, os.environ.get(OWN, "").split(",")))
     group, *inner = re.split(r"[.\[]", path)
-    # Little is made within a part of a network: a backbone there would fetch its weights from anywhere.
+    # Few classes may be named inside a part of a network: a backbone there could load weights from anywhere.
     place = path if group == "model" and len(inner) > 1 else group
     allowed = (*TARGETS.get(place, ()), *own)
     packages = {module.partition(".")[0] for module in allowed}
     refused = ConfigError(
-        f"{where} names {target}, which is not run: it may name the classes of "
-        f"{', '.join(allowed) or 'none'}; "
-        f"those of a package of your own if the environment variable {OWN} names it"
+        f"{where} names {target}, which is not allowed: name a class of {', '.join(allowed) or 'no module'}, "
+        f"or of your own package, after adding that to the environment variable {OWN}"
     )
     if not isinstance(target, str) or target.partition(".")[0] not in packages:
         raise refused
@@ -151,10 +150,9 @@ def _find(target: Any, path: str) -> Any:
         call = get_object(target)
     except Exception as error:
         raise ConfigError(f"{where} names {target}, which cannot be imported: {error}") from error
-    # By where it is defined, not by how it is reached: modules hold whatever they import, such as `os`.
+    # Judged by the module that defines it: any module also contains what it imports, such as `os`.
     home = str(getattr(call, "__module__", ""))
-    is_part = inspect.isclass(call) or target in FUNCTIONS or _within(home, own)
-    if not is_part or not _within(home, allowed):
+    if not (inspect.isclass(call) or _within(home, own)) or not _within(home, allowed):
         raise refused
     return call
 
@@ -164,9 +162,9 @@ def _within(name: str, modules: Collection[str]) -> bool:
 
 
 def require_known_targets(node: Any, path: str) -> None:
-    """Raise a ConfigError if a resolved node names, at any depth, what its part may not; nothing is run."""
+    """Raise a ConfigError if a resolved node names, at any depth, a target that is not allowed."""
     if isinstance(node, str) and "${" in node:
-        # Hydra would resolve this once more, and so make a node that nobody has looked at.
+        # Hydra would resolve this again, into a node that has not been checked.
         raise ConfigError(f"{path} is {node!r}: a value must not be an interpolation once it is resolved")
     if isinstance(node, dict):
         if "_target_" in node:
@@ -191,14 +189,14 @@ def _check_value(value: Any, hint: Any, full_key: str) -> None:
         reason = "; ".join(dict.fromkeys(e["msg"].lower() for e in error.errors()))
         raise ConfigError(f"{full_key} is {value!r}: {reason}") from error
     except PydanticUserError:
-        pass  # a type that pydantic has no schema for; its constructor judges
+        pass  # pydantic has no schema for this type; the constructor checks the value
 
 
 def check_batch_statistics(config: DictConfig, trainer: pl.Trainer) -> None:
-    """Refuse what torch would refuse at the first batch.
+    """Refuse synchronised batch normalisation on the CPU, which torch only refuses at the first batch.
 
     Raises:
-        ConfigError: batch statistics over all processes are asked for, and those are on the CPU.
+        ConfigError: ``trainer.sync_batchnorm`` is true, and several processes run on the CPU.
     """
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     if config.trainer.sync_batchnorm and on_cpu and isinstance(trainer.strategy, DDPStrategy):

@@ -1,4 +1,4 @@
-"""What the command-line entries share: arguments, reporting an error, changing a stored config, tables."""
+"""Shared by the commands: arguments, error messages, changes to a stored configuration, tables of scores."""
 
 import argparse
 import io
@@ -26,16 +26,17 @@ from hemnet.runs.redaction import redacted_terminal
 from hemnet.training.inference import PLAIN
 
 USER_ERROR = 2
-"""Exit status after an error that its message explains."""
+"""Exit status after an error meant for users, which its message explains."""
 
 
 def run_entry(entry: Callable[[], None]) -> None:
-    """Run a command; print an error meant for users as one message, without a traceback, and exit with 2.
+    """Run a command; print an error meant for users without a traceback, and exit with status 2.
 
-    What it prints is without secrets, and so is the traceback of any other error.
+    Any other error is printed with its traceback, and the exit status is 1. Secrets are removed from all that
+    is printed.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may have undecodable bytes
     with redacted_terminal():
         try:
             entry()
@@ -47,38 +48,38 @@ def run_entry(entry: Callable[[], None]) -> None:
             sys.exit(1)
 
 
-# What Lightning warns of and this project means to do.
+# Warnings about what this project does on purpose.
 EXPECTED_WARNINGS = (
     "Experiment logs directory .* exists and is not empty",  # the run directory itself
     ".*does not have many workers",  # the recipe says how many
-    ".*isinstance.treespec, LeafSpec.. is deprecated",  # between Lightning and torch
-    "You're resuming from a checkpoint that ended before the epoch ended",  # the samplers know the place
-    "Checkpoint directory .* exists and is not empty",  # that of the run that is gone on with
-    "torch.distributed.nn.functional.all_gather is deprecated",  # between Lightning and torch
-    "It is recommended to use `self.log",  # every rank logs the same counts, summed before
+    ".*isinstance.treespec, LeafSpec.. is deprecated",  # Lightning's use of torch
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the samplers know the position
+    "Checkpoint directory .* exists and is not empty",  # that of the resumed run
+    "torch.distributed.nn.functional.all_gather is deprecated",  # Lightning's use of torch
+    "It is recommended to use `self.log",  # all ranks log the same scores
     "The number of training batches .* is smaller than the logging interval",
 )
 
 
 def ignore_expected_warnings() -> None:
-    """Keep Lightning's warnings about what this project means to do off the terminal."""
+    """Suppress warnings about what this project does on purpose."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 
 
 def log_to_terminal() -> None:
-    """Send log messages to the terminal, for the entries that write no run.log."""
+    """Send log messages to the terminal, for commands that write no run.log."""
     ignore_expected_warnings()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
-# A key in Hydra's grammar before an equals sign; no slash, so that a path with one is none.
+# A key of Hydra's grammar and an equals sign. Without slashes, so that a path is not taken for a key.
 ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add what every command on a trained network takes: the run, or ``several``, and the checkpoint."""
+    """Add the arguments of all commands on a trained network: the run, or several, and the checkpoint."""
     example = "run directory, such as runs/synthetic_hem/20260101-120000-a1b2c3"
     if several:
         parser.add_argument("run", nargs="*", type=Path, help=f"{example}, or a folder of runs")
@@ -88,7 +89,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool =
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add what every command that runs a trained network takes: also how it is run."""
+    """Add the arguments of all commands that run a trained network: also the inference options."""
     add_checkpoint_arguments(parser, several=several)
     group = parser.add_argument_group(
         "inference",
@@ -102,9 +103,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False)
 
 
 def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
-    """Parse the command line: return the options, and the ``key=value`` assignments, in any order among them.
+    """Parse the command line: return the options, and the ``key=value`` assignments, which may be anywhere.
 
-    The inference options come back as assignments too, so that they are checked as all keys are.
+    The inference options become assignments, so that they are checked like all keys.
     """
     parser.add_argument_group("changes", "key=value changes the run's config, such as data.root=FOLDER")
     parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [key=value ...]"
@@ -119,13 +120,13 @@ def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str
 
 
 def override(config: DictConfig, assignments: Sequence[str]) -> DictConfig:
-    """Return a copy of a stored config with ``key=value`` assignments, in Hydra's grammar, made and checked.
+    """Return a checked copy of a stored configuration, changed by ``key=value`` in Hydra's grammar.
 
     Raises:
-        ConfigError: an assignment has no ``=``, or names a key that the config does not have.
+        ConfigError: an assignment has no ``=``, or names a key that the configuration does not have.
     """
     changed = config.copy()
-    if "inference" not in changed:  # a run from before there was a choice
+    if "inference" not in changed:  # a run of a version without this key
         changed.inference = {"_target_": "hemnet.training.inference.Inference", **asdict(PLAIN)}
     OmegaConf.set_struct(changed, True)
     for assignment in assignments:
@@ -150,7 +151,7 @@ SUMMARY = {
 
 
 def print_scores(scores: Mapping[str, float], classes: Sequence[str], title: str) -> None:
-    """Print the scores of `hemnet.training.metrics.summarize` as a table, in per cent."""
+    """Print the scores of `hemnet.training.metrics.summarize` as a table, in percent."""
     table = Table()
     table.add_column("class")
     table.add_column("IoU %", justify="right")
@@ -159,18 +160,18 @@ def print_scores(scores: Mapping[str, float], classes: Sequence[str], title: str
     table.add_section()
     for label, key in SUMMARY.items():
         table.add_row(label, _percent(scores[key]))
-    print(title)  # not as the table's own, which would break it at the table's width
+    print(title)  # above the table, whose own title would be broken at the table's width
     Console().print(table)
 
 
 def print_sweep(scores: Mapping[int | None, Mapping[str, float]], title: str) -> None:
-    """Print the overall scores for each number of EM iterations, a row each, in per cent."""
+    """Print a table, in percent, with a row of overall scores for each number of EM iterations."""
     table = Table()
     for heading in ("iterations", *(f"{label} %" for label in SUMMARY)):
         table.add_column(heading, justify="right")
     for iterations, found in scores.items():
         table.add_row(str(iterations), *(_percent(found[key]) for key in SUMMARY.values()))
-    print(title)  # not as the table's own, which would break it at the table's width
+    print(title)  # above the table, whose own title would be broken at the table's width
     Console().print(table)
 
 

@@ -20,8 +20,7 @@ import numpy as np
 
 from hemnet.data.readers import Fingerprint, Reader, Sample
 from hemnet.data.spec import DataError, DatasetSpec
-from hemnet.storage.download import exclusive
-from hemnet.storage.files import remove_abandoned, replacing
+from hemnet.storage.files import hold, remove_abandoned, replacing
 
 log = logging.getLogger(__name__)
 GIB = 1 << 30
@@ -114,7 +113,7 @@ class Cached:
     def _make(self, path: Path, fingerprint: Fingerprint) -> "Store":
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with exclusive(self._folder):
+            with hold(self._folder):
                 try:
                     return Store(path, fingerprint)  # another process was faster
                 except Unusable as reason:

@@ -1,4 +1,4 @@
-"""metrics.csv: one row for each step at which something was logged; no row is lost."""
+"""metrics.csv: one row for each step at which something was logged."""
 
 import csv
 from pathlib import Path
@@ -12,9 +12,9 @@ from hemnet.storage.files import read_table, write_records
 
 
 class MetricsFile(CSVLogger):
-    """metrics.csv in the run directory; a run that is resumed adds to its rows, where Lightning deletes them.
+    """Writes metrics.csv in the run directory; a resumed run appends, where Lightning would delete the file.
 
-    At every moment the rows so far are in the file.
+    A process that is killed at any moment loses no row that was saved.
 
     Args:
         save_dir: the run directory.
@@ -25,14 +25,14 @@ class MetricsFile(CSVLogger):
 
     @property
     def experiment(self) -> Any:
-        """The writer of the file; on the ranks but the first, one that does nothing."""
+        """The writer of the file on rank 0; an object that does nothing on the other ranks."""
         if self._experiment is None and rank() == 0:
             self._experiment = _Rows(self.log_dir)
         return super().experiment
 
 
 class _Rows(ExperimentWriter):
-    """Lightning's writer, which deletes the rows of before, and rewrites all in place for a new column."""
+    """Overrides two private methods of Lightning's writer, which lose rows when a process is killed."""
 
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
@@ -42,8 +42,9 @@ class _Rows(ExperimentWriter):
                 self.metrics_keys = next(csv.reader(file), [])
 
     def _check_log_dir_exists(self) -> None:
-        """Let the file be."""
+        """Keep the existing file; Lightning deletes it."""
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        # Lightning rewrites the file in place.
         path = Path(self.metrics_file_path)
         write_records(path, fieldnames, read_table(path))

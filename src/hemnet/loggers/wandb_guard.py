@@ -1,4 +1,4 @@
-"""W&B at arm's length: keeps its failures, its silence and its processes from being those of training."""
+"""Protects training from W&B: from its errors, its delays, and its service process."""
 
 import contextlib
 import logging
@@ -19,43 +19,43 @@ from urllib.parse import urlparse
 
 log = logging.getLogger(__name__)
 REACH_SECONDS = 3.0
-# A call that takes longer is not doing work: it waits for W&B.
+# A call that takes longer is waiting for W&B rather than working.
 SLOW_SECONDS = 1.0
-# What the service may take to write what it has, when W&B is given up.
+# How long the service may take to write its files when W&B is given up.
 PARTING_SECONDS = 10.0
 SPACE_BYTES = 1 << 16
 
 
 class _Call(threading.Thread):
-    """One call in a thread of its own, which may be left behind."""
+    """A function call in its own thread, which the caller can stop waiting for."""
 
     def __init__(self, action: Callable[[], Any]) -> None:
         super().__init__(daemon=True, name="wandb-call")
         self.action = action
         self.result: Any = None
         self.error: BaseException | None = None
-        # Rather than to join it: a join that a signal interrupts can take a running thread for a dead one.
+        # Not join(): after a signal has interrupted a join, a running thread can look finished.
         self.done = threading.Event()
         self.left_behind = False
 
     def run(self) -> None:
         try:
             self.result = self.action()
-        except BaseException as error:  # W&B raises SystemExit where its service has failed
+        except BaseException as error:  # W&B raises SystemExit if its service has failed
             self.error = error
         self.done.set()
         if self.left_behind:
-            end_service()  # whatever it has started after all
+            end_service()  # the late call may have started the service again
 
 
 class Guard:
-    """Runs calls into W&B with deadlines and a budget; after the first that fails or is late, none.
+    """Runs calls into W&B with deadlines, until the first one fails or is late; further calls do nothing.
 
-    A signal that raises an error while a call is waited for is not W&B's: its error is passed on.
+    An error that a signal handler raises while a call is waited for is not caught.
 
     Args:
-        given_up: called once, with what went wrong.
-        seconds: what the slow calls, of over a second, may take in all.
+        given_up: called once, with the reason, when W&B is given up.
+        seconds: how long all calls of more than one second may take together.
     """
 
     def __init__(self, given_up: Callable[[str], None], seconds: float) -> None:
@@ -65,11 +65,13 @@ class Guard:
         self._current: _Call | None = None
 
     def __call__(self, action: Callable[[], Any], seconds: float = math.inf) -> Any:
-        """Return what ``action`` returns, run in a thread for at most so many seconds and the budget's rest.
+        """Run ``action`` in a thread and return its result; None if it fails or is late, or W&B is given up.
 
-        None if it fails or is late, or if none may run any more.
+        Args:
+            action: the call into W&B.
+            seconds: the deadline of this call, which what is left of the total time may shorten.
         """
-        if self._current is not None:  # a signal has interrupted the wait for it
+        if self._current is not None:  # a signal has interrupted the wait for this call
             self._wait(self._current, seconds)
         if self.failed:
             return None
@@ -78,7 +80,7 @@ class Guard:
         return self._wait(self._current, seconds)
 
     def here(self, action: Callable[[], Any]) -> None:
-        """Run ``action`` in this thread without a deadline: this process's own work, as to draw an image."""
+        """Run ``action`` in this thread without a deadline, for work that does not wait for W&B."""
         if self.failed:
             return
         try:
@@ -109,10 +111,10 @@ class Guard:
 
 
 def within(seconds: float, action: Callable[[], Any]) -> Any:
-    """Return what ``action`` returns, or raise what it raises.
+    """Run ``action`` in a thread; return its result, or raise its error.
 
     Raises:
-        TimeoutError: it takes longer, and goes on in a thread that nothing waits for.
+        TimeoutError: ``action`` takes longer than ``seconds``; its thread goes on in the background.
     """
     call = _Call(action)
     call.start()
@@ -125,18 +127,19 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
 
 
 def end_service(seconds: float = PARTING_SECONDS) -> None:
-    """Forget the runs of this process, and end W&B's service, which is killed after so many seconds.
+    """End W&B's service and the runs of this process; the service is killed after ``seconds``.
 
-    What the service has been told until then is in its files.
+    The service writes to its files what it has received until then.
     """
-    # One that is inherited is another process's.
+    # A service named here belongs to the process from which this variable was inherited.
     os.environ.pop("WANDB_SERVICE", None)
     if "wandb" not in sys.modules:
         return
     import wandb
     from wandb.sdk import wandb_setup
 
-    # W&B has no public name for it; without it, a service that hangs ends with this process.
+    # Private names, as W&B has no public ones. Where they are missing, a hanging service ends with this
+    # process.
     connection = getattr(wandb_setup._singleton, "_connection", None)
     process = getattr(getattr(connection, "_proc", None), "_process", None)
     with contextlib.suppress(BaseException):
@@ -148,13 +151,13 @@ def end_service(seconds: float = PARTING_SECONDS) -> None:
 
 
 def require_space(folder: Path) -> None:
-    """Raise an OSError if nothing can be written in a folder, since W&B's service does not say so."""
+    """Raise an OSError if nothing can be written in a folder; W&B's service does not report this."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(SPACE_BYTES))
 
 
 def obstacle() -> str | None:
-    """Return why nothing can be sent to the W&B server now, or None; asks within seconds."""
+    """Return why the W&B server cannot be used now, or None if it can; takes at most a few seconds."""
     if not api_key() and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return "no API key (WANDB_API_KEY or `wandb login`)"
     server = _settings().base_url
@@ -166,9 +169,9 @@ def obstacle() -> str | None:
 
 
 def api_key() -> str | None:
-    """Return the key for the W&B server, from where W&B looks for it: the environment, its settings, netrc.
+    """Return the key for the W&B server, from the places where W&B looks: environment, its settings, netrc.
 
-    W&B that is handed this one has no need to ask for another.
+    W&B asks for a key on the terminal unless it is given one.
     """
     settings = _settings()
     return settings.api_key or _in_netrc(urlparse(settings.base_url).netloc)
@@ -177,18 +180,18 @@ def api_key() -> str | None:
 def _settings() -> Any:
     import wandb
 
-    return wandb.setup().settings  # `wandb login --host` keeps the address of a server of one's own there
+    return wandb.setup().settings  # with the address of a private server, from `wandb login --host`
 
 
 def _ask(server: str) -> None:
-    """Return if there is a server, whatever it says: that is for W&B to understand."""
+    """Return if the server responds at all, even with an HTTP error; raise a URLError if it does not."""
     try:
-        # Unlike a bare connection it goes through proxies, and wants an answer.
+        # An HTTP request goes through proxies, and waits for a response, unlike a bare connection.
         urllib.request.urlopen(urllib.request.Request(server, method="HEAD"), timeout=REACH_SECONDS).close()
     except urllib.error.HTTPError:
         pass
     except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):  # W&B has certificates of its own
+        if not isinstance(error.reason, ssl.SSLError):  # W&B has its own certificates
             raise
 
 

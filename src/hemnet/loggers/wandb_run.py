@@ -1,4 +1,4 @@
-"""Weights & Biases: a logger that never prompts, blocks or ends training, and whose run ends with it."""
+"""Weights & Biases: a logger that never prompts, and never blocks or ends training."""
 
 import functools
 import logging
@@ -22,21 +22,22 @@ from hemnet.runs.redaction import without_secrets
 log = logging.getLogger(__name__)
 STEP = "trainer/global_step"
 IOU = "val/iou/"
-LONGEST_TAG = 64  # W&B refuses the whole run for a longer one
+LONGEST_TAG = 64  # characters; W&B rejects a run with a longer tag
 Mode = Literal["online", "offline", "disabled"]
-# By these an agent of W&B hands its run to the process that it starts: for one run, not for the next too.
+# Variables by which a W&B agent assigns its run to a process that it starts; they hold for one run only.
 AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
-# What W&B may take of a training's time, whatever happens to it: to start, for a call, to finish, in all.
-REGISTER_SECONDS = 6.0
+# How long W&B may hold up training: to start, of which to register the run; for a call; to finish, of which
+# to upload what is left; and in total.
 START_SECONDS = 14.0
+REGISTER_SECONDS = 6.0
 CALL_SECONDS = 5.0
-UPLOAD_SECONDS = 8.0  # of these in FINISH_SECONDS, for what is left at the end
 FINISH_SECONDS = 11.0
+UPLOAD_SECONDS = 8.0
 ALL_SECONDS = 26.0
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
-    """Make a method of the logger one that starts the run if need be, and cannot end or hold up training."""
+    """Wrap a method of the logger: it starts the run if needed, and can neither end nor hold up training."""
 
     @rank_zero_only
     @functools.wraps(method)
@@ -48,24 +49,23 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
 
 
 class FinishingWandbLogger(WandbLogger):
-    """Logs one run, online if there are a key and a reachable server, else offline.
+    """Logs one run: online if there are a key and a reachable server, otherwise offline.
 
-    The W&B run starts with the first thing logged and ends with training, also when that fails, so that the
-    process's next job starts its own. Its id is kept in ``save_dir/wandb/id.txt``: a logger that is given the
-    same directory again, as one of a resumed training is, continues the run. Under a W&B agent the run is the
-    agent's; otherwise ``WANDB_RUN_ID`` is not followed, since every job would inherit it.
+    The W&B run starts when something is first logged, and ends with training, even if that fails. Its id is
+    in ``save_dir/wandb/id.txt``, so that a resumed training continues its run. Under a W&B agent the run is
+    the agent's; otherwise ``WANDB_RUN_ID`` is ignored, since every job of a sweep would inherit it.
 
-    If W&B fails, or takes its time (26 s in all), it is given up for this run with a warning, and training
-    goes on.
+    If a call into W&B fails or is late, or its calls take 26 s in total, W&B is given up for this run with a
+    warning, and training continues.
 
     Args:
-        save_dir: where the W&B files of the run go; ``wandb sync`` uploads them later.
-        project: W&B project.
-        name: run name; null lets W&B choose.
-        group: of runs that belong together; null is what `describe` says.
-        tags: of the run, besides those that `describe` gives.
-        mode: ``online``, ``offline`` or ``disabled``; null follows ``WANDB_MODE``, else decides as above.
-            ``online`` without key or server is offline with a warning.
+        save_dir: the folder for the W&B files of the run; ``wandb sync`` uploads them later.
+        project: the W&B project.
+        name: the run's name; null lets W&B choose.
+        group: the group of runs; null takes the group given to `describe`.
+        tags: tags of the run, besides those given to `describe`.
+        mode: ``online``, ``offline`` or ``disabled``; null takes ``WANDB_MODE``, or ``online`` if that is not
+            set. ``online`` becomes offline if there is no key or server.
 
     Raises:
         ValueError: ``WANDB_MODE`` is none of the modes.
@@ -83,39 +83,35 @@ class FinishingWandbLogger(WandbLogger):
         super().__init__(name=name, save_dir=save_dir, project=project)
         self.directory = Path(save_dir)
         self.mode: Mode = mode or _mode_of_environment()
-        self._about: dict[str, Any] = {"group": group, "tags": tags or []}
+        self._about: dict[str, Any] = {"project": project, "name": name, "group": group, "tags": tags or []}
         self._iou: dict[str, float] = {}
         self.guard = Guard(self._give_up, ALL_SECONDS)
 
     def describe(self, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any]) -> None:
-        """Say what the run is, before anything is logged; the composition does.
+        """Describe the run to W&B; to be called before anything is logged.
 
         Args:
-            group: of runs that belong together, unless the constructor was given one.
+            group: the group of runs, unless the constructor was given one.
             job_type: the kind of run.
-            tags: labels besides those given to the constructor; cut at 64 characters.
-            config: plain and without secrets: it is uploaded as it is.
+            tags: tags besides those given to the constructor; all are cut at 64 characters.
+            config: plain containers without secrets, uploaded unchanged.
         """
         labels = dict.fromkeys(tag[:LONGEST_TAG] for tag in [*tags, *self._about["tags"]] if tag)
-        self._about = {
-            "group": self._about["group"] or group,
-            "job_type": job_type,
-            "tags": list(labels),
-            "config": dict(config),
-        }
+        self._about |= {"job_type": job_type, "tags": list(labels), "config": dict(config)}
+        self._about["group"] = self._about["group"] or group
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run, started when first asked for; one that does nothing on other ranks and without W&B."""
+        """The W&B run, started at the first access; a run that does nothing on other ranks or without W&B."""
         if self._experiment is None:
             self._experiment = self.guard(self._start, START_SECONDS)
         return DummyExperiment() if self._experiment is None else self._experiment
 
     def _start(self) -> Any:
-        import wandb  # here, since it costs a second that a run without W&B need not pay
+        import wandb  # here, since the import takes a second
 
-        end_service()  # a run left open by an earlier job of this process must not be joined
+        end_service()  # else W&B would continue a run that an earlier job of this process left open
         problem = obstacle() if self.mode == "online" else None
         if problem:
             self.mode = "offline"
@@ -129,15 +125,15 @@ class FinishingWandbLogger(WandbLogger):
             log.warning("W&B could not start online (%s); this run is logged offline", error)
             end_service()
             run = self._init(self.mode)
-        # Every metric is drawn over the optimizer step. The summary of each is its last value.
+        # W&B draws every metric over the optimizer step. The summary of a metric is its last value.
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
         return run
 
     def _give_up(self, problem: str) -> None:
         log.warning(
-            "W&B is given up for this run (%s); training goes on, and metrics.csv has its numbers. "
-            "What W&B was told until now can be uploaded with `%s`", problem, self.sync_command,
+            "W&B is given up for this run (%s); training continues, and metrics.csv has all numbers. "
+            "What was logged to W&B until now can be uploaded with `%s`", problem, self.sync_command,
         )  # fmt: skip
 
     def _init(self, mode: Mode) -> Any:
@@ -145,21 +141,20 @@ class FinishingWandbLogger(WandbLogger):
 
         settings = wandb.Settings(
             mode=mode,
-            # Without it, W&B asks on a terminal, and reading the answer blocks the end of the process.
+            # Without a key W&B asks for one on the terminal, which blocks the end of the process.
             api_key=api_key() if mode == "online" else None,
             silent=True,
             init_timeout=REGISTER_SECONDS,
             finish_timeout=UPLOAD_SECONDS,
             finish_timeout_raises=True,
             console="off",
-            # Command lines and paths may hold secrets: environment.json has what is safe to tell of both.
+            # Command lines and paths may hold secrets; environment.json has what is safe of them.
             x_disable_meta=True,
             disable_git=True,
             disable_code=True,
             save_code=False,
         )
-        about = {"project": self._project, "name": self._name, **self._about}
-        options: dict[str, Any] = {**without_secrets(about), "dir": str(self.directory)}
+        options: dict[str, Any] = {**without_secrets(self._about), "dir": str(self.directory)}
         self.directory.mkdir(parents=True, exist_ok=True)
         if "WANDB_SWEEP_ID" in os.environ:  # W&B then takes project and id from its agent
             del options["project"]
@@ -178,19 +173,19 @@ class FinishingWandbLogger(WandbLogger):
         return self.directory / "wandb" / "id.txt"
 
     def _kept_id(self) -> str:
-        """Return the id kept in the directory, else a new one, drawn apart from the seed of the training."""
+        """Return the id stored in the directory, else a new one, independent of the random seed."""
         kept = self._id_file.read_text().strip() if self._id_file.is_file() else ""
         return kept if re.fullmatch(r"[\w-]{1,64}", kept) else secrets.token_hex(5)
 
     @property
     def sync_command(self) -> str:
-        """What to type to upload the run after it was offline, all parts of a resumed one in their order."""
+        """The command that uploads an offline run, all parts of a resumed one in their order."""
         kind = "offline-run" if self.mode == "offline" else "run"
         return f"wandb sync {shlex.quote(str(self.directory))}/wandb/{kind}-*"
 
     @_guarded
     def log_hyperparams(self, params: Any) -> None:
-        """Add to the configuration that is shown with the run."""
+        """Add to the configuration that W&B shows with the run."""
         super().log_hyperparams(params)
 
     @rank_zero_only
@@ -206,7 +201,7 @@ class FinishingWandbLogger(WandbLogger):
 
     @rank_zero_only
     def log_histogram(self, key: str, values: Sequence[float], step: int) -> None:
-        """Log how values are distributed; those that are not finite are left out, and so is an empty rest."""
+        """Log a histogram of the finite values; nothing is logged if there are none."""
         import wandb
 
         finite = [float(value) for value in values if math.isfinite(value)]
@@ -215,9 +210,9 @@ class FinishingWandbLogger(WandbLogger):
 
     @_guarded
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Keep the best value of a watched metric in the summary, such as ``val/miou_best``.
+        """Put the best value of the monitored metric into the summary, such as ``val/miou_best``.
 
-        The checkpoint callback knows it, also after training was resumed.
+        The value comes from the checkpoint callback, which keeps it when training is resumed.
         """
         super().after_save_checkpoint(checkpoint_callback)
         if checkpoint_callback.monitor and checkpoint_callback.best_model_score is not None:
@@ -226,32 +221,30 @@ class FinishingWandbLogger(WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Finish the run; Lightning calls this with ``success`` or ``failed``.
+        """Finish the run; Lightning calls this with status ``success`` or ``failed``.
 
-        The IoU of each class at the last validation becomes the table ``val/iou_table``.
+        The IoU of each class at the last validation is logged as the table ``val/iou_table``.
         """
         super().finalize(status)
         if self._experiment is None:
             return
         if self._iou:
-            rows = [[c, float(v)] for c, v in self._iou.items()]
+            rows = [[name, float(iou)] for name, iou in self._iou.items()]
             self.guard.here(lambda: self.log_table("val/iou_table", ["class", "IoU"], rows))
         run = self._experiment
         self.guard(lambda: run.finish(exit_code=0 if status == "success" else 1), FINISH_SECONDS)
         if self.mode != "disabled":
             self.guard.here(lambda: require_space(self.directory / "wandb"))
-        end_service()  # what it has not uploaded by now must not hold up the end of the process
+        end_service()  # without waiting for further uploads, which would hold up the end of the process
         if self.mode == "offline" and not self.guard.failed:
             log.info("upload the W&B run with `%s`", self.sync_command)
 
 
-# The name in configurations.
-wandb_logger = FinishingWandbLogger
+wandb_logger = FinishingWandbLogger  # the name in configurations
 
 
 def _mode_of_environment() -> Mode:
-    value = os.environ.get("WANDB_MODE") or "online"
-    for mode in get_args(Mode):
-        if value == mode:
-            return mode
-    raise ValueError(f"WANDB_MODE is {value!r}: set it to one of {', '.join(get_args(Mode))}, or unset it")
+    value: Any = os.environ.get("WANDB_MODE") or "online"
+    if value not in get_args(Mode):
+        raise ValueError(f"WANDB_MODE is {value!r}: unset it, or set one of {', '.join(get_args(Mode))}")
+    return value

@@ -1,1 +1,1 @@
-"""The processes of a run: launching, signals, child processes, ranks."""
+"""The processes of a run: launching them, signals, child processes, ranks."""

@@ -1,4 +1,4 @@
-"""Processes that do not outlive those who started them, and do not end before they are told to."""
+"""Child processes: they end when their parent is gone, and only their parent's signals end them earlier."""
 
 import contextlib
 import ctypes
@@ -14,22 +14,22 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
-    """On Linux, have the kernel send this process a signal when its parent is gone, however that ended."""
+    """On Linux, let the kernel send this process a signal when its parent ends, whatever ended the parent."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Send a signal to a process that leads a group of its own, and to all of the group."""
+    """Send a signal to the process group that ``process`` leads; nothing happens if the group is gone."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
 
 @contextlib.contextmanager
 def held(numbers: Collection[signal.Signals]) -> Iterator[None]:
-    """Let signals wait within the block, and in processes forked in it until they say what to do with them.
+    """Block signals within the block; processes forked in it do so until they call `obey_parent_alone`.
 
-    Where `obey_parent_alone` can do nothing, this does nothing either.
+    On systems where that function does nothing, this one does nothing either.
     """
     if not hasattr(signal, "sigwaitinfo"):
         yield
@@ -42,11 +42,11 @@ def held(numbers: Collection[signal.Signals]) -> Iterator[None]:
 
 
 def obey_parent_alone(numbers: Collection[signal.Signals]) -> None:
-    """Have this process end at once when its parent sends one of these signals, and ignore anyone else's.
+    """End this process at once if its parent sends one of these signals; ignore those from other processes.
 
-    Batch systems signal every process of a job and terminals a whole group, but a helper is needed until its
-    parent has no more use for it. To be called before the process has other threads. Where the system does
-    not tell who has sent a signal (macOS), nothing is changed.
+    Batch systems signal every process of a job, and terminals a whole process group, but training still needs
+    its data loaders to finish the step. Call this before the process starts other threads. On systems that
+    do not report the sender of a signal (macOS), nothing is changed.
     """
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
@@ -54,7 +54,7 @@ def obey_parent_alone(numbers: Collection[signal.Signals]) -> None:
 
 
 def _obey_parent(numbers: Collection[signal.Signals]) -> None:
-    parent = multiprocessing.parent_process()  # a fork server's process has two
+    parent = multiprocessing.parent_process()  # for a child of a fork server, os.getppid() is that server
     while signal.sigwaitinfo(numbers).si_pid != (parent.pid if parent else os.getppid()):
         pass
-    os._exit(0)  # as torch's own handler does: the main thread may be stuck
+    os._exit(0)  # the main thread may be stuck; torch's own handler does the same

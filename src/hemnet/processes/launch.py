@@ -1,8 +1,8 @@
-"""The processes of a run on several devices of one machine: started, watched and ended together.
+"""Starts the ranks of a run on the devices of one machine, watches them, and ends them together.
 
-One process looks after the others and computes nothing. They find in their environment what torchrun would
-have told them, so that to Lightning and torch there is no difference. Unlike torchrun it lets a run that is
-asked to stop take its time, and ends one of which a process has failed at once.
+The launching process computes nothing. It sets the environment variables that torchrun sets, so Lightning and
+torch need nothing else. Unlike torchrun, it gives a run that is asked to stop the time to save, and ends all
+ranks as soon as one fails.
 """
 
 import contextlib
@@ -21,18 +21,19 @@ from hemnet.processes.children import die_with_parent, signal_group
 from hemnet.processes.signals import Interrupted, signals
 
 POLL_SECONDS = 0.1
-# How long the others may take to say why they fail too, or to end, when one has.
+# How long the other ranks may take to end after one has failed, and to report errors of their own.
 SETTLE_SECONDS = 10.0
-# How long, when one has ended well or as asked: the first may still have its figures and W&B to finish.
+# How long they may take after one has finished or stopped as asked: rank 0 still has figures and W&B to
+# finish.
 FINISH_SECONDS = 30.0
 HOST = "127.0.0.1"
 
 
 class RankError(HemnetError):
-    """A process of the run failed, was killed, or did not end with the others.
+    """A rank failed, was killed, or did not end with the others.
 
     Attributes:
-        rank: of that process.
+        rank: the number of that rank.
     """
 
     def __init__(self, message: str, rank: int) -> None:
@@ -41,40 +42,40 @@ class RankError(HemnetError):
 
 
 def launched() -> bool:
-    """Return whether this process is one of several that something else has started for one run."""
+    """Return whether torchrun, SLURM or `run_ranks` has started this process as a rank of a run."""
     return "LOCAL_RANK" in os.environ or "RANK" in os.environ or SLURMEnvironment.detect()
 
 
 def run_ranks(command: Sequence[str], count: int, message: bytes) -> None:
-    """Run ``count`` processes as the ranks of one run, and return when all have ended well.
+    """Run ``count`` processes as the ranks of one run, and return when all have finished.
 
-    Signals that ask to stop are handed on to them. If one fails, the others are ended.
+    Signals that ask to stop are forwarded to all ranks. If one fails, the others are ended.
 
     Args:
-        command: of each.
-        count: how many.
-        message: what each can read from its standard input.
+        command: the command of each process.
+        count: the number of processes.
+        message: what each process can read from its standard input.
 
     Raises:
-        RankError: one failed, was killed, or ended long before or after the others.
-        Interrupted: they were asked to stop, and did so.
+        RankError: a rank failed, was killed, or ended long before or after the others.
+        Interrupted: the ranks were asked to stop, and did so.
     """
-    # Kept by this process, so that no other can take the port between its choice and its use.
+    # The store listens in this process, so that no other process can take its port before the ranks connect.
     store = TCPStore(HOST, 0, count, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=30))
     ranks: list[subprocess.Popen[bytes]] = []
     asked: list[int] = []
 
-    def hand_on(number: int, _: object) -> None:
+    def forward(number: int, _: object) -> None:
         asked.append(number)
         for process in ranks:
             if process.poll() is None:
                 process.send_signal(number)
 
-    before = {number: signal.signal(number, hand_on) for number in signals()}
+    before = {number: signal.signal(number, forward) for number in signals()}
     try:
         for rank in range(count):
             ranks.append(_start(command, _environment(rank, count, store.port), message))
-            if asked:  # while this one was not there yet
+            if asked:  # a signal came before this rank was started
                 ranks[-1].send_signal(asked[-1])
         _watch(ranks, asked)
     finally:
@@ -86,19 +87,20 @@ def run_ranks(command: Sequence[str], count: int, message: bytes) -> None:
 
 
 def _start(command: Sequence[str], environment: Mapping[str, str], message: bytes) -> subprocess.Popen[bytes]:
-    # A group of its own: Ctrl-C reaches it once, handed on, and it can be ended with all that it has started.
+    # Each rank leads a process group: so Ctrl-C reaches it only once, forwarded, and its children end with
+    # it.
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, start_new_session=True, preexec_fn=die_with_parent
     )
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has ended already, which its exit status will explain
+    with contextlib.suppress(BrokenPipeError):  # the process has ended already; `_watch` reports how
         process.stdin.write(message)
         process.stdin.close()
     return process
 
 
 def _environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """Return the environment of a rank, as torchrun makes it."""
+    """Return the environment variables of a rank, as torchrun sets them."""
     threads = max(1, (os.cpu_count() or 1) // count)
     return {
         "OMP_NUM_THREADS": str(threads), **os.environ,
@@ -111,7 +113,7 @@ def _environment(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def _watch(ranks: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> None:
-    """Wait until all ranks have ended; from the first end on, not long for the others."""
+    """Wait until all ranks have ended, or until the time that the others have after the first end is over."""
     ended: list[int] = []
     patience, deadline = 0.0, float("inf")
     while len(ended) < len(ranks) and time.monotonic() < deadline:
@@ -124,7 +126,8 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> No
     codes = [process.returncode for process in ranks]
     if not any(codes) and len(ended) == len(ranks):
         return
-    # One that is left may wait for another that has ended as it was asked: it was asked to end, too.
+    # A rank that still runs may be waiting for one that has stopped as asked; the run was stopped, not
+    # failed.
     if asked and set(codes) <= {None, *_as_asked(asked)}:
         raise Interrupted(asked[0])
     left = [rank for rank in range(len(ranks)) if rank not in ended]
@@ -133,13 +136,13 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> No
 
 
 def _as_asked(numbers: Sequence[int]) -> set[int]:
-    """Return the exit statuses of a process that has ended well, or by one of the signals it was sent."""
+    """Return the exit statuses of a process that has finished, or stopped because of one of these signals."""
     return {0, *(128 + number for number in numbers), *(-number for number in numbers)}
 
 
 def _fate(code: int | None, patience: float) -> str:
     if code is None:
-        return f"went on for {patience:.0f} s after the others had ended, and was killed"
+        return f"still ran {patience:.0f} s after the others had ended, and was killed"
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
-    return f"failed with exit status {code}; what it said stands above"
+    return f"failed with exit status {code}; its messages are above"

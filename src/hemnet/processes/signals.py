@@ -1,8 +1,8 @@
 """Signals that ask a run to stop: SIGTERM and Ctrl-C, and on a SLURM cluster SIGUSR1 and SIGUSR2.
 
-Training finishes its step, saves, and ends as `Interrupted`. A second signal, or one outside of training,
-ends the run at once. What comes within `SAME_SECONDS` of a signal is that signal once more: a batch system, a
-launcher and ``timeout`` signal a process, and each other, and so does each who hands a signal on.
+Training finishes its step, saves a checkpoint, and raises `Interrupted`. A second signal, or a signal outside
+of training, raises it at once. Signals within `SAME_SECONDS` of one another count as one: a batch system may
+signal every process of a job, and the launcher forwards that signal once more.
 """
 
 import logging
@@ -19,10 +19,10 @@ SAME_SECONDS = 1.0
 
 
 class Interrupted(SystemExit):
-    """A signal ended the run. Uncaught, the process exits with 128 + the signal's number, as shells expect.
+    """A signal ended the run. If not caught, the process exits with 128 + the signal's number, as in shells.
 
     Attributes:
-        signal: which.
+        signal: the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -34,7 +34,7 @@ class Interrupted(SystemExit):
 
 
 class _Listener:
-    """What signals have asked for; one for the process, as signals are."""
+    """The handler of signals, and what they have asked for; one per process, as signal handlers are."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -59,20 +59,20 @@ _listener = _Listener()
 
 
 def signals() -> list[signal.Signals]:
-    """Return the signals that ask to stop; SLURM's users choose SIGUSR1, submitit SIGUSR2, as a warning."""
+    """Return the signals that ask to stop; under SLURM, users and submitit warn by SIGUSR1 and SIGUSR2."""
     asking = [signal.SIGTERM, signal.SIGINT]
     return [*asking, signal.SIGUSR1, signal.SIGUSR2] if "SLURM_JOB_ID" in os.environ else asking
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn signals that ask to stop into `Interrupted` within the block.
+    """Raise `Interrupted` within the block when a signal asks to stop.
 
-    Whoever handled the signal before, such as submitit, which puts the job in line again, is called
-    afterwards, when the run has recorded how it ended.
+    After the block, when the run has recorded how it ended, the earlier handler of the signal is called:
+    submitit's, for example, requeues the job.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are not for other threads to handle
+        yield  # Python handles signals in the main thread only
         return
     before = {number: signal.signal(number, _listener.handle) for number in signals()}
     try:
@@ -89,9 +89,9 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def foremost() -> Iterator[None]:
-    """Let `Interrupted` be what ends the block, also where something fails in cleaning up after it.
+    """Raise `Interrupted` from the block even if the clean-up after it raised another error.
 
-    Lightning does where the signal came while it was making its iterators.
+    Lightning's clean-up does so if the signal came while Lightning was creating its data iterators.
     """
     try:
         yield
@@ -111,13 +111,13 @@ def _restore(before: dict[signal.Signals, Callable | int | None]) -> None:
 
 
 def defer(wanted: bool) -> None:
-    """Say whether a signal waits to be asked for by `asked`, within `interruptible`."""
+    """Within `interruptible`, set whether a first signal is only noted for `asked`, or raises at once."""
     if wanted and _listener.handle in map(signal.getsignal, signals()):
-        for number in signals():  # Lightning puts handlers of its own before these
+        for number in signals():  # Lightning has replaced some of these handlers by its own
             signal.signal(number, _listener.handle)
     _listener.deferring = wanted
 
 
 def asked() -> int | None:
-    """Return the signal that asks training to stop; None if none does."""
+    """Return the signal that has asked training to stop; None if there was none."""
     return _listener.asked

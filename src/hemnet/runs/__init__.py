@@ -1,1 +1,1 @@
-"""A run directory and what stands in it: configuration, result, checkpoints, provenance, evaluations."""
+"""A run directory and its files: configuration, result, checkpoints, provenance, evaluations."""

@@ -1,4 +1,4 @@
-"""How Lightning writes and reads the checkpoints of a run."""
+"""The plugin through which Lightning writes and reads the checkpoints of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -9,20 +9,20 @@ from hemnet.runs import checkpoints
 
 
 class SafeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside the one it replaces, brings it to disk, and then renames it.
+    """Writes checkpoints with `hemnet.runs.checkpoints.write` and reads them with `read` of that module.
 
-    Lightning's own way writes in the folder for temporary files and copies from there: where the copy fails,
-    the checkpoint before is lost too. See `hemnet.runs.checkpoints`.
+    Lightning's own plugin writes to the system's temporary folder and copies from there, so that a copy that
+    fails destroys the previous checkpoint too.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write ``checkpoint`` to ``path``, which holds the one before until this one is whole."""
+        """Write ``checkpoint`` to ``path``, which keeps its old content until the new one is complete."""
         checkpoints.write(checkpoint, Path(path))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Return a checkpoint that is what was written, on the CPU; nothing in it is executed."""
+        """Return a checkpoint, its tensors on the CPU; its hash is verified and nothing in it is executed."""
         return checkpoints.read(Path(path))

@@ -1,7 +1,7 @@
-"""Checkpoint files: written whole, known by their hash, and read without running anything that is in them.
+"""Checkpoint files: written whole, verified by their hash, and read without executing anything in them.
 
-Beside FILE.ckpt stands FILE.ckpt.sha256, in the format of sha256sum. Before last.ckpt is replaced it becomes
-previous.ckpt, so that one of the two is always whole.
+FILE.ckpt.sha256 holds the hash of FILE.ckpt in the format of sha256sum. Before last.ckpt is replaced it
+becomes previous.ckpt, so that one of the two is complete at every moment; last.ckpt.sha256 has both hashes.
 """
 
 import hashlib
@@ -15,21 +15,21 @@ from typing import Any
 import torch
 
 from hemnet.errors import HemnetError
-from hemnet.storage.files import remove_abandoned, replacing, require_unpacked
+from hemnet.storage.files import file_digest, remove_abandoned, replacing, require_unpacked
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 2
-"""Goes up when an earlier version of hemnet could not read a checkpoint, or this one those of before."""
+"""To be raised when older versions of hemnet cannot read new checkpoints, or this version older ones."""
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class CheckpointError(HemnetError):
-    """A checkpoint cannot be written or read, or is not what was written."""
+    """A checkpoint cannot be written or read, or its hash is not the recorded one."""
 
 
 def write(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint in place of ``path``, which stays as it was if this fails.
+    """Write a checkpoint to ``path``; if that fails, the file at ``path`` is unchanged.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written to.
@@ -38,38 +38,39 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
         with replacing(path) as part:
             with part.open("wb") as file:
                 torch.save(checkpoint, file)
-            lines = [f"{_digest(part)}  {path.name}", *_keep(path)]
+            lines = [f"{file_digest(part, 'sha256')}  {path.name}", *_keep(path)]
             with replacing(_hashes(path)) as hashes:
                 hashes.write_text("".join(f"{line}\n" for line in lines))
     except (OSError, RuntimeError) as error:
-        # torch's own complaint about the unfinished file hides why it is unfinished.
+        # torch raises a RuntimeError about the incomplete file; the OSError behind it is the cause.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        before = "; the one before is untouched" if path.is_file() else ""
+        before = "; the previous one is unchanged" if path.is_file() else ""
         raise CheckpointError(
             f"{path}: the checkpoint could not be written ({cause.strerror or cause}){before}. Make room or "
-            "give permission, and go on with resume=auto and the same run_dir"
+            "give permission, and resume with resume=auto and the same run_dir"
         ) from error
 
 
 def _keep(path: Path) -> list[str]:
-    """Keep last.ckpt as previous.ckpt; return the lines of hashes by which the one before stays known.
+    """Copy last.ckpt to previous.ckpt, and return the lines to keep in the file of hashes.
 
-    Until the new one takes its name, and for good if it never does, the one before is what is there.
+    The hash of the checkpoint at ``path`` is kept, because that checkpoint stays if the new one is never
+    renamed to ``path``.
     """
     known = _known(path)
     if path.name != LAST:
-        return [f"# {line}" for line in _line(path, known, path.name)]  # sha256sum passes it by
+        return [f"# {line}" for line in _line(path, known, path.name)]  # sha256sum ignores comments
     if lines := _line(path, known, PREVIOUS):
         _keep_previous(path)
         return lines
-    return _line(path.with_name(PREVIOUS), known, PREVIOUS)  # a damaged one does not take its place
+    return _line(path.with_name(PREVIOUS), known, PREVIOUS)  # last.ckpt is damaged: keep previous.ckpt
 
 
 def _line(path: Path, known: list[str], name: str) -> list[str]:
-    """Return the line with the hash of a checkpoint, under ``name``; none if it is damaged."""
-    digest = _digest(path) if path.is_file() else None
+    """Return the line for a checkpoint, under ``name``, in a file of hashes; [] if it is damaged."""
+    digest = file_digest(path, "sha256") if path.is_file() else None
     return [f"{digest}  {name}"] if digest and (digest in known or not known) else []
 
 
@@ -80,7 +81,7 @@ def _keep_previous(path: Path) -> None:
     try:
         os.link(path, link)
         os.replace(link, kept)
-    except OSError:  # a file system without links; `latest` finds the one before until the new one is there
+    except OSError:  # a file system without links: `latest` uses previous.ckpt for a moment
         os.replace(path, kept)
 
 
@@ -89,38 +90,33 @@ def _hashes(path: Path) -> Path:
 
 
 def _known(path: Path) -> list[str]:
-    """Return the hashes that a checkpoint may have, the newest first; [] if none were written."""
+    """Return the hashes that a checkpoint may have, the newest first; [] if none are recorded."""
     file = _hashes(path)
     text = file.read_text(errors="replace") if file.is_file() else ""
     return re.findall(r"^(?:# )?([0-9a-f]{64})  ", text, re.MULTILINE)
 
 
 def fingerprint(path: Path) -> str | None:
-    """Return the hash that was written with a checkpoint, which is not read; None if none was written."""
+    """Return the recorded hash of a checkpoint, without reading the checkpoint; None if none is recorded."""
     return next(iter(_known(path)), None)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read(path: Path) -> dict[str, Any]:
-    """Return the contents of a checkpoint: tensors and plain containers, on the CPU.
+    """Return the contents of a checkpoint: tensors, on the CPU, and plain containers.
 
     Raises:
-        CheckpointError: there is no such file, it was altered or cut short since it was written, holds more
-            than plain data, or is of another format.
+        CheckpointError: there is no such file, it was changed or truncated since it was written, it holds
+            more than plain data, or it has another format.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
     try:
-        with path.open("rb") as file:  # once: training may give its name to another at any time
+        with path.open("rb") as file:  # opened once, since training may replace the file at any time
             known = _known(path)
             if known and hashlib.file_digest(file, "sha256").hexdigest() not in known:
                 raise CheckpointError(
-                    f"{path}: not what was written, by the hash in {_hashes(path).name}: it was altered or "
-                    "cut short"
+                    f"{path} does not have the hash in {_hashes(path).name}: it was changed or truncated; "
+                    "use another checkpoint"
                 )
             require_unpacked(file)
             file.seek(0)
@@ -129,7 +125,7 @@ def read(path: Path) -> dict[str, Any]:
         raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: refused, since it holds more than tensors and plain data") from error
-    # What torch raises for a damaged file depends on where the damage is.
+    # The type of torch's error depends on where the file is damaged.
     except Exception as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({_first_line(error)})") from error
     about = checkpoint.get("hemnet") if isinstance(checkpoint, dict) else None
@@ -148,7 +144,7 @@ def _first_line(error: Exception) -> str:
 
 
 def clean(folder: Path) -> None:
-    """Remove what killed processes left half written; only for who alone writes there."""
+    """Remove incomplete files that killed processes left. No other process may be writing there now."""
     for path in folder.glob("*.ckpt"):
         for file in (path, _hashes(path)):
             remove_abandoned(file)
@@ -156,10 +152,10 @@ def clean(folder: Path) -> None:
 
 
 def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest checkpoint to go on from, and its contents; None if none was written.
+    """Return the newest usable checkpoint to resume from, and its contents; None if there is none at all.
 
     Raises:
-        CheckpointError: there are checkpoints, and none can be used.
+        CheckpointError: there are checkpoints, but none can be used.
     """
     problems = []
     for path in (folder / LAST, folder / PREVIOUS):
@@ -171,7 +167,7 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             problems.append(str(error))
             continue
         if problems:
-            log.warning("%s; going on from %s instead", problems[0], path.name)
+            log.warning("%s; resuming from %s instead", problems[0], path.name)
         return found
     if problems:
         raise CheckpointError(f"{'; '.join(problems)}. Train anew in another run_dir")

@@ -1,7 +1,7 @@
-"""What evaluations leave in a run, and how they are found again.
+"""Where the results of evaluations are in a run directory.
 
-RUN/evaluation/NAME/ holds one evaluation, and in folders T<n> those with n EM iterations: result.json,
-classes.csv, images.csv, confusion.png and worst.png of each. NAME says what was evaluated, see `folder_name`.
+RUN/evaluation/NAME/ holds the result.json, classes.csv, images.csv, confusion.png and worst.png of one
+evaluation, and the same files in T<n>/ for one with n EM iterations. `folder_name` makes NAME.
 """
 
 import math
@@ -11,22 +11,22 @@ from typing import Any
 
 from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.identity import below, job_name
-from hemnet.runs.run import Checkpoint, result_at
-from hemnet.storage.files import write_table
+from hemnet.runs.run import RESULT, Checkpoint
+from hemnet.storage.files import read_json, write_table
 
 FOLDER = "evaluation"
-# Changes to a run's configuration under which its network sees other images, or sees them otherwise.
+# Configuration keys that change which images are evaluated, or what is done to them.
 IMAGES = ("data.val", "data.eval_transform")
 
 
 def folder_name(which: Checkpoint, inference: Sequence[str] = (), assignments: Sequence[str] = ()) -> str:
-    """Return a name for all that an evaluation's scores depend on, as far as it is not the run's own.
+    """Return the folder's name for an evaluation: all that its scores depend on besides the run.
 
     Args:
         which: the checkpoint.
-        inference: how the network was run, as far as it was not plain: see `Inference.settings`.
-        assignments: ``key=value`` changes; those of `IMAGES`, such as the split, are named. Where a data set
-            lies is not: it is taken for the same everywhere.
+        inference: the inference options that differ from plain inference, see `Inference.settings`.
+        assignments: ``key=value`` changes to the configuration. Those below `IMAGES`, such as the split, are
+            part of the name, except ``data.*.root``: a data set is assumed to be the same wherever it is.
     """
     keys = {assignment: assignment.partition("=")[0] for assignment in assignments}
     changed = [a for a, key in keys.items() if below(key, IMAGES) and not key.endswith(".root")]
@@ -34,19 +34,18 @@ def folder_name(which: Checkpoint, inference: Sequence[str] = (), assignments: S
 
 
 def at_iterations(folder: Path, iterations: int | None) -> Path:
-    """Return where the evaluation with T iterations is in a folder; None stands for the run's own T."""
+    """Return the folder of the evaluation with T iterations; None stands for the T of the run."""
     return folder if iterations is None else folder / f"T{iterations}"
 
 
 def read_results(folder: Path, checkpoint: Path) -> dict[int | None, dict[str, Any]]:
-    """Return the result.json of each evaluation in a folder by its T, None for that with the run's own T.
+    """Return the result.json of each evaluation in a folder, by T; key None has the T of the run.
 
-    Those of a checkpoint that another has since replaced are left out. A ``checkpoint`` that is gone replaces
-    nothing.
+    Results whose checkpoint had another hash than ``checkpoint`` has are left out. If no hash is
+    recorded there, all results are returned.
     """
-    found: dict[int | None, dict[str, Any]] = {None: result_at(folder)}
     depths = sorted(int(path.name[1:]) for path in folder.glob("T*") if path.name[1:].isdecimal())
-    found |= {T: result_at(at_iterations(folder, T)) for T in depths}
+    found = {T: read_json(at_iterations(folder, T) / RESULT) for T in (None, *depths)}
     known = fingerprint(checkpoint)
     return {
         T: result for T, result in found.items()
@@ -55,7 +54,7 @@ def read_results(folder: Path, checkpoint: Path) -> dict[int | None, dict[str, A
 
 
 def write_iterations(folder: Path, checkpoint: Path, keys: Sequence[str]) -> None:
-    """Write iterations.csv: a row for each T that a folder has, those of earlier evaluations too."""
+    """Write iterations.csv: a row for each T with a result in the folder, also from earlier evaluations."""
     rows = [
         [T, *(cell(result["metrics"].get(key)) for key in keys)]
         for T, result in read_results(folder, checkpoint).items()
@@ -65,5 +64,5 @@ def write_iterations(folder: Path, checkpoint: Path, keys: Sequence[str]) -> Non
 
 
 def cell(score: float | None) -> str:
-    """Return a score, or an empty cell for a class or image that has none."""
+    """Return the table cell for a score, empty for None or NaN: a class or image that has no score."""
     return "" if score is None or math.isnan(score) else f"{score:.6f}"

@@ -1,4 +1,4 @@
-"""What tells the runs of an experiment apart, read from their configurations and overrides."""
+"""The settings that tell the runs of an experiment apart, from their configurations and overrides."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ PLAIN_HEADS = {
     "PSPHead": "pspnet",
     "DeepLabV3PlusHead": "deeplabv3plus",
 }
-# Keys that say where and how a run is made rather than what it is.
+# Keys that change where and how a run is made, but not what it computes.
 PLACES = (
     "sweep",
     "resume",
@@ -29,25 +29,25 @@ PLACES = (
     "data.cache",
     "data.num_workers",
 )
-# Keys that heads may take a value of theirs from; what a head has taken is under model.head.
+# Keys that heads refer to; the values that a head has taken from them are under model.head.
 SHARED = ("model.num_components", "model.highway_scale")
-LONGEST_NAME = 200  # file systems take 255 bytes
+LONGEST_NAME = 200  # characters; file systems allow 255 bytes
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is a run of. The four settings of EM are None where the head has no EM layer.
+    """The settings that identify a run. The four settings of EM are None if the head has no EM layer.
 
     Attributes:
-        experiment: the recipe.
-        sweep: the sweep that the run belongs to; None if it stands alone.
-        seed: of everything random.
+        experiment: the recipe's name.
+        sweep: the sweep that the run belongs to; None if it belongs to none.
+        seed: the random seed.
         head: ``hem``, ``em`` (highway scale 0), ``emanet`` (dot products, unit means, no gradient through
             EM), or the name of a head without EM.
         iterations: T in training.
-        highway_scale: h; a schedule's values joined by ``/``, and ``learned`` if it is trained.
-        gradient: how the iterations are differentiated.
-        variance: sigma squared as configured; None also where it is left to the layer.
+        highway_scale: h; ``/`` joins the values of a schedule, and ``learned`` stands for a trained one.
+        gradient: the gradient mode of the iterations.
+        variance: sigma squared as configured; None also if the layer chooses it.
     """
 
     experiment: str
@@ -60,28 +60,19 @@ class Identity:
     variance: float | None = None
 
     def tags(self) -> list[str]:
-        """Short labels for a tracker: sweep, head, T, h, gradient mode, seed."""
+        """Return labels for W&B: sweep, head, T, h, gradient mode, seed."""
         named = {"sweep": self.sweep, "T": self.iterations, "h": self.highway_scale, "seed": self.seed}
         labels = [f"{name}={value}" for name, value in named.items() if value is not None]
         return [f"head={self.head}", *labels, *([] if self.gradient is None else [self.gradient])]
 
     def columns(self) -> dict[str, Any]:
-        """What a tracker's table groups by, each key a column: experiment, head, T, h, gradient, variance.
-
-        Sweep and seed are keys of the configuration as it is.
-        """
-        return {
-            "experiment": self.experiment,
-            "head": self.head,
-            "T": self.iterations,
-            "h": self.highway_scale,
-            "gradient": self.gradient,
-            "variance": self.variance,
-        }
+        """Return columns for W&B's table of runs. Sweep and seed are missing: the configuration has them."""
+        em = {"T": self.iterations, "h": self.highway_scale, "gradient": self.gradient}
+        return {"experiment": self.experiment, "head": self.head, **em, "variance": self.variance}
 
 
 def identity(config: DictConfig) -> Identity:
-    """Return what the run with this configuration is a run of."""
+    """Return the identity of the run with this configuration."""
     node: Any = OmegaConf.to_container(config.model.head, resolve=True)
     about = {"experiment": config.name, "sweep": config.get("sweep"), "seed": config.seed}
     target = str(node["_target_"]).rpartition(".")[2]
@@ -93,14 +84,8 @@ def identity(config: DictConfig) -> Identity:
         head = "emanet"
     else:
         head = "em" if scale == 0 else "hem"
-    return Identity(
-        **about,
-        head=head,
-        iterations=node.get("iterations"),
-        highway_scale=scale,
-        gradient=gradient,
-        variance=node.get("variance"),
-    )
+    given = {name: node.get(name) for name in ("iterations", "variance")}
+    return Identity(**about, head=head, highway_scale=scale, gradient=gradient, **given)
 
 
 def _gradient(node: dict[str, Any]) -> str | None:
@@ -120,12 +105,12 @@ def _scale(node: dict[str, Any]) -> float | str:
 
 
 def below(key: str, tops: Iterable[str]) -> bool:
-    """Whether a dotted key, such as ``logger.csv``, is one of ``tops`` or in one of them."""
+    """Return whether a dotted key, such as ``logger.csv``, is one of ``tops`` or inside one of them."""
     return any(key == top or key.startswith(f"{top}.") for top in tops)
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the value of everything in nested dictionaries; a list is a value."""
+    """Yield the dotted key and the value of every leaf of nested dictionaries; a list is a leaf."""
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
             yield from leaves(value, f"{path}.{key}" if path else str(key))
@@ -134,21 +119,21 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def is_placement(key: str) -> bool:
-    """Whether a configuration key, such as ``data.root``, changes only where and how a run is made."""
+    """Return whether a key, such as ``data.root``, changes only where and how a run is made."""
     return below(key, (*PLACES, "callbacks"))
 
 
 def differences(one: DictConfig, other: DictConfig) -> list[str]:
-    """Return the keys, apart from placement and `SHARED`, at which two resolved configurations differ."""
+    """Return the keys at which two resolved configurations differ, except placement keys and `SHARED`."""
     first, second = (dict(leaves(OmegaConf.to_container(config))) for config in (one, other))
     keys = sorted((first.keys() | second.keys()) - set(SHARED))
     return [key for key in keys if first.get(key) != second.get(key) and not is_placement(key)]
 
 
 def job_name(overrides: Sequence[str]) -> str:
-    """Return a folder's name for the job with these ``key=value`` overrides, placement and secrets left out.
+    """Return the folder's name for the job with these ``key=value`` overrides, without placement and secrets.
 
-    The same overrides give the same name, whatever else is in the sweep: by it a job is found again.
+    The same overrides give the same name in any sweep, so that a repeated sweep finds its jobs.
     """
     pairs = [override.lstrip("+~").partition("=")[::2] for override in overrides]
     pairs = [(key, redact(value)) for key, value in pairs if not is_placement(key) and not is_secret(key)]
@@ -157,7 +142,7 @@ def job_name(overrides: Sequence[str]) -> str:
         f"{leaf if leaves.count(leaf) == 1 else key}-{value}"
         for leaf, (key, value) in zip(leaves, pairs, strict=True)
     ]
-    # Nothing that a shell or Hydra's grammar would read as more than a name.
+    # Only characters without a meaning to the shell or to Hydra's grammar.
     name = re.sub(r"[^\w.+-]+", "-", "_".join(named)) or "job"
     if len(name) <= LONGEST_NAME:
         return name

@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, revision, device, command."""
+"""The provenance of a run: versions, git revision, device, command."""
 
 import platform
 import re
@@ -18,7 +18,10 @@ PACKAGES = ("hemnet", "torch", "pytorch-lightning", "torchmetrics", "hydra-core"
 
 
 def environment() -> dict[str, Any]:
-    """Return what a run ran on: versions, git revision, device, command, time. No environment variables."""
+    """Return the content of environment.json: command, time, versions, git revision, device, threads.
+
+    Environment variables are left out, since they may be secret.
+    """
     return {
         "command": [redact_argument(argument) for argument in sys.argv],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -32,7 +35,7 @@ def environment() -> dict[str, Any]:
 
 
 def device_name(accelerator: str) -> str:
-    """Return the name of the device that a trainer with this ``accelerator`` computes on."""
+    """Return the model name of the device behind Lightning's ``accelerator``, such as "cpu (...)"."""
     if accelerator != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
@@ -58,7 +61,7 @@ def _revision() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git says of the source tree; None where there is no git or no repository."""
+    """Return the output of a git command in the source tree; None without git or a repository."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,9 +1,9 @@
-"""What must not be told: the one place that knows the secrets, and takes them out of what is written.
+"""Redaction: removes secrets from everything that hemnet prints and writes.
 
-Secrets are the values of environment variables and configuration keys with a name such as ``api_key``; of
-any environment variable that the configuration takes a value from, but this project's own ``HEMNET_*``; and
-what a URL has before its ``@``. A value of fewer than six characters is hidden at its own key alone: anywhere
-else it would be found by chance.
+The secrets are the values of environment variables and configuration keys with a name such as ``api_key``,
+the value of any environment variable that the configuration refers to, except ``HEMNET_*``, and the user and
+password of a URL. A value of fewer than six characters is hidden only under its own key, since such a short
+string would also occur elsewhere by chance.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-# Neither a count of tokens nor a tokenizer is one.
+# Names of secrets; "tokens" and "tokenizer" are none.
 NAMES = r"(?:api|access|private|auth|signing)_?key|secret|token(?![a-z])|passw(?:or)?d|passphrase|credential"
 SECRET_NAME = re.compile(NAMES, re.IGNORECASE)
-# Of a URL: user and password, or a parameter with a secret's name.
-# No part of a pattern can give to the next what that could take too, and names have a length: else the time
-# would grow with the square of a text's.
+# The following patterns match in time linear in the length of the text: no two neighbouring parts of a
+# pattern can match the same character, and names have a maximum length, so that nothing is tried twice.
+# User and password of a URL, and a URL's parameters with the name of a secret.
 URL_USER = re.compile(r"(?<=://)([^/\s:'\"]*)(?::([^/\s'\"]*))?(?=@)")
 URL_PARAMETER = re.compile(
     rf"([?&][\w-]{{0,64}}(?:{NAMES}|signature)[\w-]{{0,64}}=)[^&\s'\"]+", re.IGNORECASE
 )
-# Of a dictionary on the command line.
+# An entry of a dictionary on the command line, as in ``{password:VALUE}``.
 ENTRY = re.compile(rf"""((?:{NAMES})[\w-]{{0,64}}['"]?\s*:\s*['"]?)[^\s,'"{{}}\[\]]+""", re.IGNORECASE)
 REFERENCE = re.compile(r"\$\{oc\.env:[^{}]*\}")
 REDACTED = "<redacted>"
@@ -38,7 +38,7 @@ SHORTEST = 6
 
 
 class _Known:
-    """The secrets that this process has come across, and what stands in for each."""
+    """The secrets that this process has seen, and the substitute for each."""
 
     def __init__(self) -> None:
         self.substitutes: dict[str, str] = {}
@@ -47,13 +47,13 @@ class _Known:
     def add(self, found: Iterable[tuple[str, str]]) -> None:
         before = len(self.substitutes)
         for value, substitute in found:
-            # As it is printed within quotes, in JSON and in a URL; and each line of one that has several.
+            # The spellings in Python strings, in JSON and in URLs, and each line of a value of several lines.
             forms = {value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value, safe=""), unquote(value)}
             for form in forms.union(*(form.splitlines() for form in forms)):
                 if len(form) >= SHORTEST:
                     self.substitutes.setdefault(form, substitute)
         if len(self.substitutes) > before:
-            # The longest first: one may be a part of another.
+            # The longest first, since one may be part of another.
             ordered = sorted(self.substitutes, key=len, reverse=True)
             self.pattern = re.compile("|".join(map(re.escape, ordered)))
 
@@ -62,9 +62,9 @@ _known = _Known()
 
 
 def learn(config: DictConfig | None = None) -> None:
-    """Take note of the secrets of the environment, the command line and a configuration; see `redact`.
+    """Add the secrets of the environment, the command line and a configuration to those `redact` removes.
 
-    What is wrong with the configuration is for others to say.
+    A configuration that cannot be resolved raises no error here; `hemnet.config.check.check` reports it.
     """
     _known.add(_of_environment())
     for argument in sys.argv:
@@ -78,13 +78,13 @@ def learn(config: DictConfig | None = None) -> None:
 
 
 def redact(text: str) -> str:
-    """Return a text without the secrets that `learn` has noted, and without those in URLs."""
+    """Return a text without the secrets that `learn` has seen, and without those in URLs."""
     text = _known.pattern.sub(lambda found: _known.substitutes[found[0]], text)
     return URL_PARAMETER.sub(rf"\1{REDACTED}", URL_USER.sub(REDACTED, text))
 
 
 def redact_argument(argument: str) -> str:
-    """Return a word of a command line without secrets: ``api_key=VALUE`` without its value."""
+    """Return a word of a command line without secrets; ``api_key=VALUE`` loses its value."""
     name, equals, _ = argument.partition("=")
     if equals and is_secret(name):
         return f"{name}={REDACTED}"
@@ -92,18 +92,20 @@ def redact_argument(argument: str) -> str:
 
 
 def redacted(config: DictConfig) -> DictConfig:
-    """Return a resolved copy of a config without its secrets.
+    """Return a resolved copy of a configuration without its secrets.
 
-    A value taken from an environment variable stays an interpolation, except from ``HEMNET_*``.
+    A value from an environment variable becomes the interpolation ``${oc.env:NAME}`` again, except a value
+    from ``HEMNET_*``.
     """
     learn(config)
     return OmegaConf.create(without_secrets(_content(config)[0]))
 
 
 def without_secrets(content: Any) -> Any:
-    """Return a copy of nested dictionaries and lists without secrets; see `redact`.
+    """Return a copy of nested dictionaries and lists without secrets.
 
-    A value under a name such as ``api_key`` is replaced, and so is the same string elsewhere, however short.
+    Besides what `redact` removes, this replaces a value of any length under a name such as ``api_key``, and
+    the same string wherever it is a whole value.
     """
     return _clean(content, frozenset(_secrets(content)), hidden=False)
 
@@ -122,12 +124,12 @@ def _clean(node: Any, secrets: frozenset[str], hidden: bool) -> Any:
 
 
 def is_secret(name: str) -> bool:
-    """Return whether what has this name is secret by it."""
+    """Return whether a key or variable with this name holds a secret."""
     return bool(SECRET_NAME.search(name))
 
 
 class RedactingFormatter(logging.Formatter):
-    """A log's formatter that leaves secrets out of messages and tracebacks."""
+    """A formatter for logging that removes secrets from messages and tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
@@ -135,7 +137,7 @@ class RedactingFormatter(logging.Formatter):
 
 
 class _RedactingStream:
-    """A text stream that leaves out what is secret in each piece that is written to it."""
+    """A text stream that removes secrets from each string before writing it to another stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -153,7 +155,7 @@ class _RedactingStream:
 
 @contextlib.contextmanager
 def redacted_terminal() -> Iterator[None]:
-    """Leave secrets out of what Python prints to standard output and error within the block."""
+    """Remove secrets from what Python prints to standard output and standard error within the block."""
     learn()
     out, error = (cast(TextIO, _RedactingStream(stream)) for stream in (sys.stdout, sys.stderr))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
@@ -169,15 +171,16 @@ def _of_environment() -> Iterator[tuple[str, str]]:
 
 
 def _content(config: DictConfig) -> tuple[Any, set[str]]:
-    """Return a config's content, with interpolations for what comes from the environment, and its variables.
+    """Return the resolved content of a configuration, and the environment variables that it refers to.
 
-    It is as far from resolved as it was where it cannot be resolved.
+    References to these variables, except ``HEMNET_*``, stay interpolations. A configuration that cannot be
+    resolved is returned unresolved.
     """
     variables: set[str] = set()
 
     def mask(key: str, *default: Any) -> Any:
         own = key.startswith("HEMNET_") and not is_secret(key)
-        if own or key not in os.environ:  # a default is the configuration's own
+        if own or key not in os.environ:  # a default comes from the configuration, not the environment
             return oc.env(key, *default)
         variables.add(key)
         return f"${{oc.env:{key}}}"
@@ -192,7 +195,7 @@ def _content(config: DictConfig) -> tuple[Any, set[str]]:
 
 
 def _secrets(node: Any, hidden: bool = False) -> Iterator[str]:
-    """Yield what is below every key with a secret's name, and the passwords in URLs."""
+    """Yield the values below every key with the name of a secret, and the passwords in URLs."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from _secrets(value, hidden or is_secret(str(key)))
@@ -209,4 +212,4 @@ def _secrets(node: Any, hidden: bool = False) -> Iterator[str]:
 def _can_be_secret(value: Any) -> bool:
     if isinstance(value, str):
         return bool(value)
-    return isinstance(value, int) and value >= 10 ** (SHORTEST - 1)  # a password of digits
+    return isinstance(value, int) and value >= 10 ** (SHORTEST - 1)  # a password may consist of digits

@@ -1,24 +1,21 @@
-"""A run directory as an object: what a training run leaves behind, and what later commands take.
+"""A run directory as an object: training writes it, and later commands read it.
 
 config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{last,best}.ckpt  figures/
 """
 
-import json
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.errors import HemnetError
 from hemnet.processes.ranks import rank
@@ -27,56 +24,60 @@ from hemnet.runs import checkpoints
 from hemnet.runs.identity import differences
 from hemnet.runs.provenance import device_name, environment
 from hemnet.runs.redaction import redact, redacted
-from hemnet.runs.renamed import with_present_names
-from hemnet.storage.files import hold, read_table, replacing, write_records
+from hemnet.runs.stored_config import read_config
+from hemnet.storage.files import hold, read_json, read_table, replacing, write_json, write_records
 
 log = logging.getLogger(__name__)
 Checkpoint = Literal["last", "best"]
-DEEPEST = 50
+RESULT = "result.json"
 INNER = {"evaluation", "checkpoints", "figures", "wandb"}
-"""Folders of a run, none of which holds a run of its own."""
+"""The folders inside a run directory, in which `find_runs` does not look for further runs."""
 
 
 @dataclass
 class Run:
-    """A run directory. As a context manager it records how the run ended, whichever way it ended.
+    """A run directory. As a context manager it writes result.json however the block ends.
 
-    Of several ranks, only the first writes; to the others the directory is there to be read.
+    With several ranks, rank 0 alone writes; the other ranks only read the directory.
+
+    Attributes:
+        path: the directory.
+        config: the run's configuration.
     """
 
     path: Path
     config: DictConfig
     _started: float = field(default_factory=time.monotonic)
     _outcome: dict[str, Any] = field(default_factory=dict)
-    _lock: IO[str] | None = None
+    _lock: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
     def create(cls, path: str | Path, config: DictConfig, resume: str | None = None) -> Self:
-        """Make a run directory and write its config and environment; or go on with the run that is there.
+        """Create a run directory with its config.yaml and environment.json, or resume the run that is there.
 
         Args:
             path: the directory.
-            config: of the run.
-            resume: what to do with a run that is there already. None refuses; "auto" goes on with it:
-                `resumes_from` is where, and nothing is left to do if its `status` is "finished". A run's
-                directory, which is ``path`` then, is "auto" where there has to be one.
+            config: the run's configuration.
+            resume: None refuses a directory that holds a run. "auto" resumes such a run, from the checkpoint
+                `resumes_from`; a run whose `status` is "finished" is returned as it is. A run directory is
+                the same as "auto", and must be ``path``.
 
         Raises:
-            HemnetError: the directory holds a run already, one with another configuration, or one that
-                another process is at; or it is not the one of the run to go on with.
+            HemnetError: the directory holds a run and ``resume`` is None; that run has another configuration;
+                another process is training there; or ``resume`` names another directory.
         """
         run = cls(Path(path), config)
         if rank() != 0:
             return run
         if resume not in (None, "auto") and Path(resume).resolve() != run.path.resolve():
             raise HemnetError(
-                f"resume={resume} goes on with the run there, and run_dir={path} is elsewhere: leave out one "
-                "of them, or copy the run"
+                f"resume={resume} resumes the run there, but run_dir={path} is another directory: leave out "
+                "one of them, or copy the run"
             )
         exists = (run.path / "config.yaml").exists()
         if exists and resume is None:
             raise HemnetError(
-                f"{path} already holds a run: choose another run_dir, delete it first, or go on with it by "
+                f"{path} already holds a run: choose another run_dir, delete it first, or resume it with "
                 f"resume={path}"
             )
         for folder in ("checkpoints", "figures"):
@@ -85,23 +86,8 @@ class Run:
             run._check_same(config)
             if run.status == "finished":
                 return run
-        run._acquire()
-        checkpoints.clean(run.path / "checkpoints")
-        run._forget_unsaved_steps()
-        (run.path / "result.json").unlink(missing_ok=True)  # how it ended before, which it is not now
-        with replacing(run.path / "config.yaml") as part:  # without it, nobody could go on with the run
-            OmegaConf.save(redacted(config), part)
-        write_json(run.path / "environment.json", environment())
+        run._begin()
         return run
-
-    def _acquire(self) -> None:
-        """Hold the directory until the run ends or its process does."""
-        try:
-            self._lock = hold(self.path)
-        except BlockingIOError as error:
-            raise HemnetError(
-                f"another process is training in {self.path}: wait for it or stop it"
-            ) from error
 
     def _check_same(self, config: DictConfig) -> None:
         changed = differences(Run.open(self.path).config, redacted(config))
@@ -111,12 +97,23 @@ class Run:
                 f"{', '.join(changed[:5])}{', ...' if changed[5:] else ''}: choose another run_dir"
             )
 
+    def _begin(self) -> None:
+        """Lock the directory until the run or its process ends, and write what a run starts with."""
+        busy = f"another process is training in {self.path}: wait for it or stop it"
+        self._lock.enter_context(hold(self.path / ".lock", busy))
+        checkpoints.clean(self.path / "checkpoints")
+        self._forget_unsaved_steps()
+        (self.path / RESULT).unlink(missing_ok=True)  # it says how the run ended before
+        with replacing(self.path / "config.yaml") as part:  # a run without its config.yaml cannot be resumed
+            OmegaConf.save(redacted(self.config), part)
+        write_json(self.path / "environment.json", environment())
+
     def _forget_unsaved_steps(self) -> None:
-        """Take from metrics.csv what came after the last checkpoint: it will come again."""
+        """Remove the rows of metrics.csv after the last checkpoint: training repeats those steps."""
         path = self.path / "metrics.csv"
         rows = read_table(path)
         if rows and not path.read_bytes().endswith(b"\n"):
-            rows.pop()  # in the middle of which its process was killed, or the disk full
+            rows.pop()  # incomplete: the process was killed while it wrote this row, or the disk was full
         saved = self.saved_step
         kept = [row for row in rows if int(row["step"]) < saved]
         if not kept:
@@ -126,36 +123,41 @@ class Run:
 
     @property
     def resumes_from(self) -> Path | None:
-        """The checkpoint that training goes on from; None if it begins."""
+        """The checkpoint that training resumes from; None if it starts at the beginning."""
         return self._saved[0]
 
     @property
     def saved_step(self) -> int:
-        """How many optimizer steps the last checkpoint has behind it; 0 without one."""
+        """The number of optimizer steps before that checkpoint; 0 without one."""
         return self._saved[1]
 
     @cached_property
     def _saved(self) -> tuple[Path | None, int]:
-        """The checkpoint when it was first asked for, the one before if the last is damaged; and its step."""
+        # Cached: training replaces the checkpoint, but both properties describe the one it resumed from.
         found = checkpoints.latest(self.path / "checkpoints")
         return (found[0], int(found[1]["global_step"])) if found else (None, 0)
 
     @property
+    def result(self) -> dict[str, Any]:
+        """The content of result.json; {} before the run has ended."""
+        return read_json(self.path / RESULT)
+
+    @property
     def status(self) -> str | None:
-        """The status in result.json: "finished", "failed" or "preempted"; None before a run has ended."""
-        return result_at(self.path).get("status")
+        """The status in result.json: "finished", "failed" or "preempted"; None before the run has ended."""
+        return self.result.get("status")
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open a run directory that exists; it may have been moved since it was written.
+        """Open an existing run directory, which may have been moved since it was written.
 
         Raises:
-            HemnetError: there is no run at ``path``, or its config.yaml is not one.
+            HemnetError: there is no run at ``path``, or its config.yaml is not the configuration of a run.
         """
         path = Path(path)
         if not (path / "config.yaml").is_file():
             raise HemnetError(f"no run at {path}: give a run directory, the one that holds config.yaml")
-        config = _read_config(path / "config.yaml")
+        config = read_config(path / "config.yaml")
         config.run_dir = str(path)
         return cls(path, config)
 
@@ -171,7 +173,7 @@ class Run:
         if error is not None:
             status = "preempted" if isinstance(error, KeyboardInterrupt | Interrupted) else "failed"
             note = {"error": redact(f"{type(error).__name__}: {error}")}
-            # Errors meant for users explain themselves; any other needs its traceback in run.log.
+            # Errors meant for users explain themselves; any other error needs its traceback in run.log.
             plain = isinstance(error, HemnetError | Interrupted)
             log.error("%s", error, exc_info=None if plain else error)
         result = {
@@ -184,23 +186,22 @@ class Run:
             "device": device_name(self.config.trainer.get("accelerator", "cpu")),
         }
         try:
-            write_json(self.path / "result.json", result | self._outcome | note)
-        except OSError as failure:  # of a full disk, say, which may be why the run ended
+            write_json(self.path / RESULT, result | self._outcome | note)
+        except OSError as failure:  # such as a full disk, which may also be why the run failed
             if error is None:
                 raise
-            log.error("%s could not be written (%s)", self.path / "result.json", failure)
-        if self._lock is not None:
-            self._lock.close()
+            log.error("%s could not be written (%s)", self.path / RESULT, failure)
+        self._lock.close()
 
     def record(self, **outcome: Any) -> None:
-        """Keep facts for result.json: ``metrics``, ``steps``, and others worth keeping."""
+        """Set entries of result.json, such as ``metrics``, which is written when the run ends."""
         self._outcome |= outcome
 
     def checkpoint(self, which: Checkpoint = "last") -> Path:
         """Return the path of a checkpoint.
 
         Raises:
-            HemnetError: the run has none, because it failed early or is still in its first epoch.
+            HemnetError: the run has no such checkpoint: it failed early, or is still in its first epoch.
         """
         path = self.path / "checkpoints" / f"{which}.ckpt"
         if not path.is_file():
@@ -211,27 +212,27 @@ class Run:
         return path
 
     def figure(self, name: str) -> Path:
-        """Return the path of a figure, whose folder exists."""
+        """Return the path for a figure; its folder is created if missing."""
         path = self.path / "figures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def metrics(self) -> list[dict[str, float]]:
-        """Return the rows of metrics.csv in order, each without its empty cells; [] if there is none."""
+        """Return the rows of metrics.csv in order, each without its empty cells; [] if there is no file."""
         rows = read_table(self.path / "metrics.csv")
         return [{key: float(value) for key, value in row.items()} for row in rows]
 
     def curves(self, wanted: Callable[[str], object] = bool) -> dict[str, np.ndarray]:
-        """Return what metrics.csv has, metric by metric.
+        """Return metrics.csv by metric.
 
         Args:
-            wanted: says of a metric's name whether it is returned; by default every one is.
+            wanted: takes a metric's name and returns whether to include it; by default all are included.
 
         Returns:
-            (S, 2) float64 per metric: optimizer step and value, where it was logged.
+            (S, 2) float64 per metric: optimizer step and value at the S steps where it was logged.
 
         Raises:
-            ValueError: a cell is no number.
+            ValueError: a cell is not a number.
         """
         points: dict[str, list[tuple[float, float]]] = {}
         for row in self.metrics():
@@ -241,36 +242,9 @@ class Run:
                     points.setdefault(name, []).append((step, value))
         return {name: np.array(found) for name, found in points.items()}
 
-    @property
-    def result(self) -> dict[str, Any]:
-        """The contents of result.json."""
-        return json.loads((self.path / "result.json").read_text())
-
-
-def _read_config(path: Path) -> DictConfig:
-    try:
-        _require_tree(path.read_text("utf-8"))
-        config = OmegaConf.create(with_present_names(OmegaConf.to_container(OmegaConf.load(path))))
-        if not isinstance(config, DictConfig):
-            raise ValueError("it has no keys")
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise HemnetError(
-            f"{path}: not the configuration of a run ({' '.join(str(error).split())[:300]}): restore the file"
-        ) from error
-    return config
-
-
-def _require_tree(text: str) -> None:
-    """Raise a ValueError at YAML that would take for ever: OmegaConf copies what each alias stands for."""
-    depth = 0
-    for event in yaml.parse(text):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
-            raise ValueError(f"it has YAML aliases, or more than {DEEPEST} levels, which no run writes")
-
 
 def find_runs(folder: Path, marks: Collection[str] = ("config.yaml",)) -> Iterator[Path]:
-    """Yield the run directories at or below a folder: those that hold a file named by one of ``marks``.
+    """Yield the directories at or below a folder that hold a file with one of the names ``marks``.
 
     Raises:
         HemnetError: there is no such folder.
@@ -281,28 +255,3 @@ def find_runs(folder: Path, marks: Collection[str] = ("config.yaml",)) -> Iterat
         if not {*marks}.isdisjoint(files):
             yield Path(path).resolve()
         names[:] = sorted(name for name in names if name not in INNER and not name.startswith("."))
-
-
-def result_at(path: Path) -> dict[str, Any]:
-    """Return the contents of result.json in a run directory; {} if there is none, or none that is whole."""
-    try:
-        result = json.loads((path / "result.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return result if isinstance(result, dict) else {}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in which NaN, such as the IoU of an absent class, is null: JSON has no NaN."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(_plain(content), indent=2) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -1,1 +1,1 @@
-"""Files that are whole or absent, locks, tables, downloads."""
+"""Files on disk: whole or absent, tables, JSON, locks, downloads."""

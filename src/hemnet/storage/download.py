@@ -1,10 +1,8 @@
-"""Downloads that resume, check what they got, and leave either a whole file or a part to go on from."""
+"""Downloads that resume, verify the file's hash, and leave either the whole file or a part to resume from."""
 
-import hashlib
 import http.client
 import json
 import logging
-import os
 import shutil
 import socket
 import time
@@ -17,25 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from hemnet.errors import HemnetError
+from hemnet.storage.files import file_digest, hold
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 20
-# What a later attempt may put right: too many requests, time-outs and trouble on the server's side.
+# HTTP status codes after which another attempt may succeed: too many requests, time-outs, server errors.
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
 class DownloadError(HemnetError):
-    """A file could not be had. The message names the URL, the cause and what is kept."""
+    """A download failed. The message names the URL, the cause and how many bytes are kept."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to hold on to a server.
+    """When to give a server up.
 
     Args:
-        timeout: seconds of silence after which a connection counts as dead, > 0.
-        attempts: connections in a row, >= 1, that may end without a byte more than was had before.
-        pause: seconds before the second of these; it doubles from one to the next.
+        timeout: seconds without data after which a connection is closed, > 0.
+        attempts: how many connections in a row may bring no new byte before the download fails, >= 1.
+        pause: seconds to wait before the second attempt; doubled before each further one.
     """
 
     timeout: float = 30.0
@@ -47,73 +46,46 @@ PATIENT = Patience()
 
 
 def download(url: str, target: Path, digest: str | None = None, patience: Patience = PATIENT) -> None:
-    """Have the file of a URL at ``target``; nothing is done if there is one.
+    """Download a URL to ``target``, unless that file exists already.
 
-    What has come is kept in ``target.part`` until the file is whole. A later call goes on from it if the
-    server proves by ETag or date that the file is still the same, and starts anew otherwise. Processes that
-    want files in one folder take turns.
+    Until the file is complete its bytes are in ``target.part``. A later call resumes from there if the ETag
+    or the modification date shows that the server's file is unchanged; otherwise it starts over. Only one
+    process at a time downloads into a folder.
 
     Args:
         url: http, https or file.
-        target: where the file is to be; its folder is made.
-        digest: "algorithm:hex", such as "md5:6cd6..."; a file of another is removed. A leading piece will do.
-        patience: with a server that stalls, breaks off or is overloaded.
+        target: the file to create; its folder is created if missing.
+        digest: the expected hash as "algorithm:hex", such as "md5:6cd6..."; leading digits suffice. A file
+            with another hash is removed.
+        patience: when to give up a server that stalls, disconnects or is overloaded.
 
     Raises:
-        DownloadError: the file cannot be had, or is not that of ``digest``.
+        DownloadError: the download failed, or the file has another hash.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(target.parent):
+        with hold(target.parent):
             if not target.is_file():
                 _Transfer(url, target, patience).run(digest)
-    except OSError as error:  # of this machine: a full disk, no right to write
+    except OSError as error:  # from this machine, such as a full disk or missing permission
         raise DownloadError(f"{url} cannot be stored in {target.parent}: {error}") from error
 
 
-def file_digest(path: Path, algorithm: str) -> str:
-    """Return the hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
 def require_digest(path: Path, digest: str) -> None:
-    """Raise a DownloadError if a file is not that of "algorithm:hex", or of a leading piece of the hex."""
+    """Raise a DownloadError unless the file's hash begins with that of ``digest``, "algorithm:hex"."""
     algorithm, _, expected = digest.partition(":")
     found = file_digest(path, algorithm)
     if not found.startswith(expected.lower()):
         raise DownloadError(f'{path}: invalid hash value ({algorithm}: expected "{expected}", got "{found}")')
 
 
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for this folder waiting, where the system has such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("%s: waiting for another process that is at work there", folder)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            pass  # some network file systems have none
-        yield
-    finally:
-        os.close(handle)
-
-
 class _Broken(Exception):
-    """A connection gave no whole file; the next one may."""
+    """A connection ended before the file was complete; another attempt may succeed."""
 
 
 @dataclass
 class _Transfer:
-    """One file on its way: ``part`` holds its first bytes, ``note`` says of which file they are."""
+    """One download: ``part`` holds the bytes so far, ``note`` the URL, validator and size they belong to."""
 
     url: str
     target: Path
@@ -134,7 +106,7 @@ class _Transfer:
                 require_digest(self.part, digest)
             except DownloadError as error:
                 self._drop()
-                raise DownloadError(f"{self.url}: {error}; what came was removed") from None
+                raise DownloadError(f"{self.url}: {error}; the download was removed") from None
         self.part.replace(self.target)
         self.note.unlink(missing_ok=True)
 
@@ -167,7 +139,8 @@ class _Transfer:
             start, total = self._agree(response, have, validator)
             self._require_space(total, start)
             described = {"url": self.url, "validator": _validator(response.headers), "total": total}
-            # The old bytes go before the new file is described: a crash between leaves nothing to mix up.
+            # Opening truncates the old bytes before the note describes the new file, so that a crash between
+            # the two cannot attribute old bytes to the new file.
             with self.part.open("ab" if start else "wb") as file:
                 self.note.write_text(json.dumps(described))
                 size = self._copy(response, file, start, total, show)
@@ -177,7 +150,7 @@ class _Transfer:
     def _copy(
         self, response: Any, file: Any, size: int, total: int | None, show: Callable[[int, int | None], None]
     ) -> int:
-        read = getattr(response, "read1", response.read)  # what there is, without waiting for a whole chunk
+        read = getattr(response, "read1", response.read)  # read1 returns what has arrived, however little
         show(size, total)
         while chunk := read(CHUNK if total is None else min(CHUNK, total - size)):
             try:
@@ -190,7 +163,11 @@ class _Transfer:
         return size
 
     def _agree(self, response: Any, have: int, validator: str) -> tuple[int, int | None]:
-        """Return where the answer starts and how long the file is; raise if it is a wrong piece."""
+        """Return the offset at which the response starts, and the file's size, None if unknown.
+
+        Raises:
+            _Broken: the response is a range of another file, or not the requested range.
+        """
         length = response.headers.get("Content-Length", "")
         if response.status != http.client.PARTIAL_CONTENT:
             return 0, int(length) if length.isdigit() else None
@@ -199,11 +176,11 @@ class _Transfer:
         fits = unit == "bytes" and span.partition("-")[0] == str(have) and have
         if not fits or _validator(response.headers) not in ("", validator):
             self._drop()
-            raise _Broken("the server sent a piece of another file or place")
+            raise _Broken("the server sent another range than was asked for, or of another file")
         return have, int(total) if total.isdigit() else have + int(length) if length.isdigit() else None
 
     def _resumable(self) -> tuple[int, str, bool]:
-        """Return how many bytes can be gone on from, what tells the file is the same, and if that is all."""
+        """Return the number of usable bytes, their ETag or date for If-Range, and if the file is complete."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             note, size = json.loads(self.note.read_text()), self._size()
             if size and note["url"] == self.url and note["validator"]:
@@ -213,7 +190,7 @@ class _Transfer:
     def _require_space(self, total: int | None, start: int) -> None:
         free = shutil.disk_usage(self.part.parent).free
         if total is not None and total - start > free:
-            raise _Unwritable(f"{total - start} bytes are to come and the disk has {free}")
+            raise _Unwritable(f"{total - start} bytes are missing and the disk has {free} free")
 
     def _may_pass(self, error: Exception, first: bool) -> bool:
         """Return whether another attempt may succeed."""
@@ -224,7 +201,7 @@ class _Transfer:
             return error.code in TRANSIENT
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, ConnectionRefusedError | socket.gaierror):
-            return not first  # no such server, unless it was there a moment ago
+            return not first  # on the first attempt the server does not exist; later it may have restarted
         if isinstance(cause, http.client.InvalidURL):
             return False
         return isinstance(cause, _Broken | http.client.HTTPException | TimeoutError | ConnectionError)
@@ -233,7 +210,7 @@ class _Transfer:
         kept = self._size()
         if not kept:
             self._drop()
-        hint = f"; the first {kept} bytes are kept: run the command again to go on" if kept else ""
+        hint = f"; the first {kept} bytes are kept: run the command again to resume" if kept else ""
         return DownloadError(f"{self.url}: {_reason(error)}{hint}")
 
     def _size(self) -> int:
@@ -245,11 +222,11 @@ class _Transfer:
 
 
 class _Unwritable(ValueError):
-    """The disk takes no more."""
+    """The disk is full."""
 
 
 def _validator(headers: Any) -> str:
-    """Return what If-Range may name: a strong ETag, else the date of the last change, else nothing."""
+    """Return the value for an If-Range header: a strong ETag, else the modification date, else ""."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified", "")
 
@@ -259,14 +236,14 @@ def _reason(error: Exception) -> str:
         return f"the server answers {error.code} {error.reason}"
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
-        return "the server went silent"
+        return "the server sent nothing for too long"
     return str(cause) or type(cause).__name__
 
 
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a bar on the terminal, if there is one; yields what to call with (bytes so far, bytes in all)."""
-    # Imported here: who only asks for a digest needs no terminal.
+    """Show a progress bar if there is a terminal; yield a function of (bytes so far, bytes in total)."""
+    # Imported here, since callers that only check a hash draw nothing.
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.progress import TransferSpeedColumn as SpeedColumn

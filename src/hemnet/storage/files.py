@@ -1,30 +1,38 @@
-"""Files that are either whole or not there, whatever goes wrong while they are written; tables; locks."""
+"""Files that are written whole or not at all, tables, JSON, and locks between processes."""
 
 import csv
 import fcntl
 import glob
+import hashlib
+import json
+import logging
+import math
 import os
 import secrets
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from hemnet.errors import HemnetError
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield an empty file to write in place of ``path``, which it becomes when the block ends.
+    """Yield an empty temporary file, and rename it to ``path`` when the block ends without an error.
 
-    It is in the folder of ``path``, which is made, has the same suffix and a hidden name of its own. Until
-    the block ends, and for good if it raises, ``path`` stays as it was; then the new file is removed. Only a
-    killed process leaves it behind, see `remove_abandoned`.
+    The temporary file is in the folder of ``path``, which is created if missing, and has the same suffix. If
+    the block raises, the temporary file is removed and ``path`` is unchanged. A process that is killed within
+    the block leaves the temporary file behind: see `remove_abandoned`.
 
     Args:
-        path: the file to make or to replace.
+        path: the file to create or replace.
 
     Raises:
-        OSError: ``path`` cannot be written, which is found out before the block is entered as far as it can.
+        OSError: ``path`` cannot be written. A folder that cannot be written to fails before the block runs.
     """
     if path.is_dir():
         raise IsADirectoryError("it is a folder")
@@ -38,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # and the name itself
+            os.fsync(folder)  # the folder holds the name, which must reach the disk too
         finally:
             os.close(folder)
     finally:
@@ -46,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left of files to replace ``path``; only for who alone writes it."""
+    """Remove temporary files of `replacing` for ``path``. No other process may be writing ``path`` now."""
     for part in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
         part.unlink(missing_ok=True)
 
@@ -66,15 +74,45 @@ def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def write_records(path: Path, head: Sequence[str], records: Iterable[Mapping[str, str]]) -> None:
-    """Write what `read_table` has read: the columns of ``head``, empty where a record has no value."""
+    """Write rows as `read_table` returns them: the columns of ``head``, empty where a row has no value."""
     write_table(path, head, ([record.get(name, "") for name in head] for record in records))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; {} if there is no file, or its content is not a JSON object."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all. NaN and infinity become null, since JSON has neither."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(_finite(content), indent=2) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """Return the hex digest of a file; ``algorithm`` is a name of `hashlib`, such as "sha256"."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
 def require_unpacked(file: IO[bytes]) -> None:
-    """Raise a ValueError if a file is a zip archive of more than its own size; torch packs none of its own.
+    """Refuse a zip archive that would unpack to more than its own size; torch does not compress checkpoints.
 
     Raises:
-        zipfile.BadZipFile: it is an archive that is damaged.
+        ValueError: the archive claims to hold more than its own size.
+        zipfile.BadZipFile: the archive is damaged.
     """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
@@ -82,16 +120,30 @@ def require_unpacked(file: IO[bytes]) -> None:
                 raise ValueError("it claims to hold more than its own size")
 
 
-def hold(folder: Path) -> IO[str]:
-    """Return a lock on a folder, which lasts until it is closed or the process ends.
+@contextmanager
+def hold(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold a lock within the block, so that only one process at a time is there.
+
+    Args:
+        path: what to lock: a folder, or a file, which is created if missing. NFS locks files only.
+        busy: the message of the error if another process holds the lock. None waits for that process, and
+            accepts a file system that has no locks: the block then runs without one.
 
     Raises:
-        BlockingIOError: another process, or this one, holds the folder.
+        HemnetError: the lock is held already, by another process or by this one, and ``busy`` is given.
     """
-    lock = (folder / ".lock").open("w")
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise
-    return lock
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if busy is not None:
+                raise HemnetError(busy) from error
+            log.warning("%s: waiting for another process, which is working there", path)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            if busy is not None:
+                raise
+        yield
+    finally:
+        os.close(handle)

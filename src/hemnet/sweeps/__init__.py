@@ -1,1 +1,1 @@
-"""Many runs: each in a process and a directory of its own, found again by what it changes."""
+"""Sweeps: many runs, each in its own process and directory, whose name says what the run changes."""

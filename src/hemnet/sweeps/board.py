@@ -1,4 +1,4 @@
-"""How a sweep stands: a table on a terminal, a line per change elsewhere, and jobs.csv."""
+"""The state of a sweep: a table on a terminal, otherwise a line per change, and jobs.csv."""
 
 import time
 from collections import Counter
@@ -16,19 +16,19 @@ from hemnet.storage.files import write_table
 from hemnet.sweeps.jobs import Job
 
 COLOURS = {"finished": "green", "skipped": "dim", "failed": "red", "preempted": "yellow", "running": "bold"}
-# So many rows fit a terminal; of more, those that are over or still wait are left out.
+# A terminal has room for so many rows; of more jobs, some that are over or waiting are left out.
 MOST_ROWS = 30
 LATEST_WIDTH = 48
 REFRESH_SECONDS = 1.0
 
 
 class Board:
-    """Shows jobs while they run.
+    """Shows jobs while they run, and writes jobs.csv.
 
     Args:
-        jobs: to show.
-        folder: of the sweep, where jobs.csv is kept.
-        console: where the table is shown; None is the standard output.
+        jobs: the jobs to show.
+        folder: the folder for jobs.csv.
+        console: where to show the table; None is the standard output.
     """
 
     def __init__(self, jobs: Sequence[Job], folder: Path, console: Console | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The evaluation of many runs: each by a process of its own, as far as it has not been evaluated before."""
+"""The evaluation of many runs, each in its own process, without repeating finished evaluations."""
 
 import os
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from hemnet.sweeps.sweep import run_and_report, slots_for
 
 
 def read_sweep(name: str) -> tuple[list[Path], list[int]]:
-    """Return the folders of runs and the iterations T that ``experiments/evaluations/NAME.yaml`` names.
+    """Return the folders of runs and the values of T in ``experiments/evaluations/NAME.yaml``.
 
     Raises:
-        HemnetError: there is no such file, or it is not of this form.
+        HemnetError: there is no such file, or it has other keys.
     """
     path = recipe("evaluations", name)
     content = OmegaConf.to_container(OmegaConf.load(path))
@@ -40,17 +40,17 @@ def evaluate_runs(
     parallel: int | None = None,
     worst: int = 0,
 ) -> None:
-    """Evaluate every finished run at or below the folders, as far as that has not been done, side by side.
+    """Evaluate every finished run at or below the folders, several at a time, without repeating evaluations.
 
-    How it stands is kept in jobs.csv of the folder ``evaluation`` beside the runs. A run without an EM layer
-    has no T, and is passed over where ``iterations`` are given.
+    The file jobs.csv in the folder ``evaluation`` beside the runs shows the state. If ``iterations`` are
+    given, runs without an EM layer are skipped.
 
     Args:
         folders: run directories, or folders that hold some.
-        which: see `hemnet.evaluate.evaluate`, as the following.
-        assignments: for every run.
-        iterations: for every run.
-        parallel: see `hemnet.sweeps.pool.make_slots`.
+        which: the checkpoint to evaluate.
+        assignments: ``key=value`` changes to the configuration of every run.
+        iterations: the numbers T of EM iterations to evaluate every run with; none means the T of the run.
+        parallel: how many evaluations to run at a time, see `hemnet.sweeps.pool.make_slots`.
         worst: how many of the worst images to show.
 
     Raises:
@@ -76,7 +76,7 @@ def evaluate_runs(
 
 
 class _NothingToDo(Exception):
-    """Why a run of several is passed over."""
+    """Why a run is skipped."""
 
 
 def _arguments(
@@ -87,7 +87,7 @@ def _arguments(
     iterations: Sequence[int],
     worst: int,
 ) -> list[str]:
-    """Return what `hemnet.evaluate` is given for what is left to do of a run."""
+    """Return the arguments of `hemnet.evaluate` for the evaluations of a run that are still missing."""
     if run.status != "finished":
         raise _NothingToDo(f"it has not finished: {run.status or 'no result yet'}")
     about = identity(run.config)

@@ -1,4 +1,4 @@
-"""The jobs of several grids of settings at once."""
+"""The jobs of a sweep over the union of several grids."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -6,24 +6,24 @@ from itertools import product
 from hemnet.errors import HemnetError
 
 Axes = Mapping[str, Sequence[str]]
-"""Per key, the ``key=value`` of each of its values."""
+"""By key, the override ``key=value`` of each of its values."""
 
 
 def union(shared: Axes, grids: Mapping[str, Axes], given: Axes) -> list[list[str]]:
     """Return the overrides of each job: every combination of the axes of each grid.
 
     Args:
-        shared: axes of all grids. They turn slowest, the first of them slowest of all, across all grids:
-            with seeds there, every setting of every grid has its first seed before any has its second.
-        grids: the further axes of each grid, by its name; without one, there are the shared axes alone.
-        given: axes of the command line. One takes the place of that key's in every grid that has it, else of
-            the shared one; a key that is nowhere is a shared axis.
+        shared: the axes that all grids have. They vary slowest, the first one slowest of all: if it is the
+            seed, every combination of every grid runs with the first seed before any runs with the second.
+        grids: the further axes of each grid, by the grid's name; {} means one grid of the shared axes.
+        given: axes from the command line. Such an axis replaces the axis of the same key in every grid that
+            has it, otherwise in ``shared``; an axis with a new key is added to ``shared``.
 
     Returns:
-        Overrides in the order of the axes, shared ones first; a combination that two grids have, once.
+        The overrides of each job, shared axes first. A combination that two grids have in common occurs once.
 
     Raises:
-        HemnetError: an axis is both shared and a grid's.
+        HemnetError: an axis is both in ``shared`` and in a grid.
     """
     for name, grid in grids.items():
         if twice := sorted(shared.keys() & grid.keys()):

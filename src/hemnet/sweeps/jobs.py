@@ -1,4 +1,4 @@
-"""A job: one training run, or the evaluation of one, as a process of its own, and how it went."""
+"""A job of a sweep: the training or the evaluation of a run, as a process."""
 
 import contextlib
 import signal
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 from hemnet.processes.children import die_with_parent, signal_group
-from hemnet.runs.run import result_at
+from hemnet.runs.run import RESULT
+from hemnet.storage.files import read_json
 
 Status = Literal["waiting", "running", "finished", "failed", "preempted", "skipped"]
 CONSOLE = "console.log"
-# How long a job that is told to stop may take: for its step, a checkpoint, W&B, and its result.
+# How long an interrupted job may take to finish its step and write its checkpoint, W&B and result.json.
 GRACE_SECONDS = 60.0
 TAIL_BYTES = 8192
 
@@ -25,12 +26,12 @@ class Job:
     """One training run of a sweep.
 
     Attributes:
-        name: its directory's name.
+        name: the name of its directory.
         path: its run directory.
-        overrides: what ``hemnet.train`` is given besides.
-        status: ``skipped`` means that the run was finished before.
-        error: why it failed; the whole story is in ``console.log`` in its directory.
-        seconds: how long its process ran.
+        overrides: the arguments of ``hemnet.train``, besides the run directory.
+        status: ``skipped`` means that the run was already finished.
+        error: why it failed, in one line; ``console.log`` in its directory has all output.
+        seconds: how long its process has run.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Job:
     _started: float = field(default_factory=time.monotonic)
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Start the process, in a group of its own and with nothing to read from."""
+        """Start the process, in its own process group and with an empty standard input."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
         with (self.path / CONSOLE).open("ab") as console:
@@ -54,31 +55,31 @@ class Job:
         self.status = "running"
 
     def poll(self) -> bool:
-        """Return whether the process has ended, and note how."""
+        """Return whether the process has ended; if so, set status and error."""
         assert self._process is not None
         self.seconds = time.monotonic() - self._started
         code = self._process.poll()
         if code is None:
             return False
-        signal_group(self._process, signal.SIGKILL)  # ranks that outlive the first have no use
+        signal_group(self._process, signal.SIGKILL)  # ranks that are left over are of no use
         self.status = self._outcome(code)
         if self.status != "finished":
             self.error = self._reason(code)
         return True
 
     def _outcome(self, code: int) -> Status:
-        outcome = result_at(self.path).get("status")
+        outcome = read_json(self.path / RESULT).get("status")
         if outcome == "preempted":
             return "preempted"
         return "finished" if code == 0 and outcome == "finished" else "failed"
 
     def interrupt(self) -> None:
-        """Interrupt the process as Ctrl-C does."""
+        """Send the process the signal of Ctrl-C."""
         if self._process is not None and self._process.poll() is None:
             signal_group(self._process, signal.SIGINT)
 
     def stop(self) -> None:
-        """Wait a while for the process that was interrupted, and kill what is left of it."""
+        """Wait `GRACE_SECONDS` for the interrupted process to end, and kill what is left of its group."""
         if self._process is None:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -89,34 +90,34 @@ class Job:
 
     @property
     def command(self) -> list[str]:
-        """What its process runs."""
+        """The command that its process runs."""
         here = _quoted(self.path.absolute())
         places = [f"run_dir={here}", "resume=auto"]
         return [sys.executable, "-m", "hemnet.train", *self.overrides, *places]
 
     @property
     def miou(self) -> float | None:
-        """The final val/miou; None if there is none yet, or it is not a number."""
-        result = result_at(self.path)
+        """The val/miou of a finished run; None if there is none yet, or it is NaN."""
+        result = read_json(self.path / RESULT)
         return result.get("metrics", {}).get("val/miou") if result.get("status") == "finished" else None
 
     @property
     def console(self) -> list[str]:
-        """The last lines that the process has printed, those with something in them."""
+        """The last lines that the process has printed, without empty ones."""
         return last_lines(self.path / CONSOLE)
 
     def _reason(self, code: int) -> str:
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        return self.console[-1].strip() if self.console else f"exit status {code}, without a word"
+        return self.console[-1].strip() if self.console else f"exit status {code}, without any output"
 
 
 class Evaluation(Job):
-    """The evaluation of a trained run: ``path`` is where it prints to, ``overrides`` what it is given."""
+    """The evaluation of a run: ``path`` is the folder of its console.log, ``overrides`` all its arguments."""
 
     @property
     def command(self) -> list[str]:
-        """What its process runs."""
+        """The command that its process runs."""
         return [sys.executable, "-m", "hemnet.evaluate", *self.overrides]
 
     def _outcome(self, code: int) -> Status:
@@ -124,7 +125,7 @@ class Evaluation(Job):
 
 
 def last_lines(path: Path) -> list[str]:
-    """Return the last lines of a text file, those with something in them; [] if there is no file."""
+    """Return the last lines of a text file, without empty ones; [] if there is no file."""
     if not path.is_file():
         return []
     with path.open("rb") as file:
@@ -134,7 +135,7 @@ def last_lines(path: Path) -> list[str]:
 
 
 def _quoted(path: Path) -> str:
-    """Return a path as a string of Hydra's grammar."""
+    """Return a path as a quoted string of Hydra's grammar."""
     text = str(path).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"
 

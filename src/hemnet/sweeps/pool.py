@@ -1,4 +1,4 @@
-"""Running jobs side by side, each with its share of the machine."""
+"""Runs jobs at the same time, each with its share of the machine."""
 
 import os
 import time
@@ -8,47 +8,48 @@ from dataclasses import dataclass
 import torch
 
 from hemnet.errors import HemnetError
+from hemnet.loggers.wandb_run import AGENT
 from hemnet.processes.signals import interruptible
 from hemnet.sweeps.jobs import Job
 
 POLL_SECONDS = 0.2
-# By these an agent of W&B hands one run to one process; a sweep's jobs must not share it.
-OF_ONE_RUN = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
+# Variables that make a process share another's W&B run or service, which jobs of a sweep must not.
+SHARED_WANDB = (*AGENT, "WANDB_SERVICE")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A share of the machine, which one job has at a time.
+    """A share of the machine, used by one job at a time.
 
     Attributes:
-        threads: for numerical libraries.
-        devices: ids of GPUs as CUDA_VISIBLE_DEVICES takes them; None leaves that as it is.
+        threads: the number of threads of numerical libraries.
+        devices: the value of CUDA_VISIBLE_DEVICES; None leaves that variable unchanged.
     """
 
     threads: int
     devices: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of a job in this slot."""
+        """Return the environment variables of a job in this slot."""
         variables = {"OMP_NUM_THREADS": str(self.threads)} | os.environ
         if self.devices is not None:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices
-        return {name: value for name, value in variables.items() if name not in OF_ONE_RUN}
+        return {name: value for name, value in variables.items() if name not in SHARED_WANDB}
 
 
 def make_slots(
     parallel: int | None, devices: Sequence[int | str] | None, *, gpu: bool, per_job: int
 ) -> list[Slot]:
-    """Divide the machine.
+    """Divide the machine into slots.
 
     Args:
-        parallel: how many jobs at a time, at most; None is as many as there are GPUs for, or 1 on CPU.
-        devices: the GPUs to deal out; None is all that are visible.
-        gpu: whether the jobs compute on GPUs.
-        per_job: how many GPUs, or processes on CPU, one job takes.
+        parallel: the largest number of jobs at a time; None is as many as there are GPUs for, or 1 on CPU.
+        devices: the GPUs to use; None is all visible ones.
+        gpu: whether the jobs run on GPUs.
+        per_job: how many GPUs, or processes on CPU, one job needs.
 
     Raises:
-        HemnetError: there are not enough GPUs for one job.
+        HemnetError: ``parallel`` is below 1, or there are not enough GPUs for one job.
     """
     if parallel is not None and parallel < 1:
         raise HemnetError(f"hydra.launcher.parallel is {parallel}: it must be at least 1, or null")
@@ -59,7 +60,7 @@ def make_slots(
     groups = [ids[i : i + per_job] for i in range(0, len(ids) - per_job + 1, per_job)]
     if not groups:
         raise HemnetError(
-            f"a job takes {per_job} GPUs and there are {len(ids)}: set trainer.devices, "
+            f"a job needs {per_job} GPUs and there are {len(ids)}: set trainer.devices, "
             "hydra.launcher.devices or trainer=cpu"
         )
     used = groups[: parallel or len(groups)]
@@ -80,16 +81,16 @@ def run_jobs(
     changed: Callable[[], None],
     ended: Callable[[Job], None] = lambda _: None,
 ) -> None:
-    """Run jobs, in their order, as slots come free; no job's failure is another's.
+    """Run jobs in their order, as slots become free; a job that fails does not affect the others.
 
     Args:
-        jobs: the next is asked for when there is a slot for it. Their attributes tell how they are.
-        slots: how many run at a time, and where.
-        changed: called whenever time has passed or a job has started or ended.
+        jobs: the jobs; the next one is only taken from the iterable when a slot is free.
+        slots: the slots, one for each job that runs at a time.
+        changed: called regularly, and whenever a job has started or ended.
         ended: called with each job that has ended by itself.
 
     Raises:
-        Interrupted: by Ctrl-C or SIGTERM; running jobs have then been interrupted too.
+        Interrupted: a signal asked to stop; the running jobs have been interrupted too.
     """
     waiting = iter(jobs)
     running: list[tuple[Job, Slot]] = []
@@ -110,7 +111,7 @@ def run_jobs(
                         free.append(slot)
                         ended(job)
         finally:
-            for job, _ in running:  # all at once, so that each has its time
+            for job, _ in running:  # all first, so that they save at the same time
                 job.interrupt()
             for job, _ in running:
                 job.stop()

@@ -1,4 +1,4 @@
-"""A sweep: jobs, of which some are finished, run and reported."""
+"""A sweep: runs the jobs that are not finished, and reports on all."""
 
 import shlex
 from collections import Counter
@@ -25,18 +25,18 @@ def run_sweep(
     parallel: int | None,
     devices: Sequence[int | str] | None,
 ) -> None:
-    """Run the jobs that are not finished, show how they stand, and report those that fail.
+    """Run the jobs that are not finished, show their state, and report failures.
 
     Args:
-        jobs: to run; two of one name are one.
-        configs: theirs.
-        folder: of the sweep.
-        parallel: see `hemnet.sweeps.pool.make_slots`.
-        devices: see there.
+        jobs: the jobs; two with the same overrides and directory are one.
+        configs: the configuration of each job.
+        folder: the folder of the sweep.
+        parallel: the largest number of jobs at a time, see `hemnet.sweeps.pool.make_slots`.
+        devices: the GPUs to use, see `hemnet.sweeps.pool.make_slots`.
 
     Raises:
-        HemnetError: jobs failed; the message names them and says how they ended. Or jobs that differ would be
-            in one directory.
+        HemnetError: jobs failed, and the message names them and their errors; or two different jobs have the
+            same directory.
     """
     _require_places_of_their_own(jobs)
     for job, config in zip(jobs, configs, strict=True):
@@ -45,15 +45,15 @@ def run_sweep(
 
 
 def run_and_report(jobs: Sequence[Job], slots: Sequence[Slot], folder: Path) -> None:
-    """Run the jobs that wait, show how all stand, and report those that fail.
+    """Run the jobs with status ``waiting``, show the state of all, and report failures.
 
     Args:
-        jobs: those to run, and those that are over.
-        slots: how many run at a time, and where.
-        folder: where jobs.csv is kept.
+        jobs: all jobs, those that are over included.
+        slots: the slots, one for each job that runs at a time.
+        folder: the folder for jobs.csv.
 
     Raises:
-        HemnetError: jobs failed; the message names them and says how they ended.
+        HemnetError: jobs failed; the message names them and their errors.
     """
     at_a_time = f", {len(slots)} at a time" if slots else ""
     print(f"{len(jobs)} jobs{at_a_time}, in {folder}", flush=True)
@@ -63,7 +63,7 @@ def run_and_report(jobs: Sequence[Job], slots: Sequence[Slot], folder: Path) -> 
 
 
 def slots_for(config: DictConfig, parallel: int | None, devices: Sequence[int | str] | None) -> list[Slot]:
-    """Divide the machine among jobs with this configuration's trainer, as `make_slots` does."""
+    """Return the slots of `make_slots` for jobs with this configuration's trainer."""
     trainer = config.trainer
     per_job = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
     return make_slots(parallel, devices, gpu=trainer.accelerator != "cpu", per_job=per_job)
@@ -75,8 +75,8 @@ def _require_places_of_their_own(jobs: Sequence[Job]) -> None:
         other = places.setdefault(job.path, job)
         if differing := sorted({*job.overrides} ^ {*other.overrides}):
             raise HemnetError(
-                f"two jobs would be in the directory {job.path}, since they differ in {', '.join(differing)} "
-                "alone, by which no directory is named: add hydra.sweep.subdir='${hydra.job.num}'"
+                f"two jobs have the directory {job.path}: they differ only in {', '.join(differing)}, which "
+                "its name does not contain. Add hydra.sweep.subdir='${hydra.job.num}'"
             )
 
 
@@ -84,7 +84,7 @@ def _skip_if_finished(job: Job, config: DictConfig) -> None:
     if not (job.path / "config.yaml").is_file():
         return
     run = Run.open(job.path)
-    # One that is finished but was made with another configuration will say so when it is started.
+    # If a finished run has another configuration, the job is started, and fails with an error that says so.
     if run.status == "finished" and not differences(run.config, redacted(config)):
         job.status = "skipped"
 
@@ -101,6 +101,5 @@ def _report(jobs: Sequence[Job], folder: Path) -> None:
     if failed:
         names = "\n  ".join(f"{job.name}: {job.error}" for job in failed)
         raise HemnetError(
-            f"{len(failed)} of {len(jobs)} jobs failed:\n  {names}\n"
-            "The same command runs them again, and them alone"
+            f"{len(failed)} of {len(jobs)} jobs failed:\n  {names}\nThe same command runs only these again"
         )

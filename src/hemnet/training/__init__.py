@@ -1,1 +1,1 @@
-"""What training and evaluation compute: the LightningModule, loss, schedule, metrics, inference."""
+"""The computations of training and evaluation: LightningModule, loss, schedule, metrics, inference."""

@@ -1,8 +1,9 @@
-"""From a network and an image to class scores: plain, or over scales, mirror images and sliding windows.
+"""Class scores of an image from a network: plain, or over scales, mirror images and sliding windows.
 
-Pure functions over any callable with the signature of `Forward`.
+Pure functions of any callable with the signature `Forward`.
 
-Shapes: B images, K classes, H and W pixels of the result (the labels' size), h and w as the network sees it.
+Shapes: B images, K classes, H and W pixels of the result (the labels' size), h and w of the
+network's input.
 """
 
 import math
@@ -19,35 +20,32 @@ from hemnet.errors import HemnetError
 # (B, 3, h, w) normalised images and a size (H, W) to logits (B, K, H, W) at that size.
 Forward = Callable[[Tensor, tuple[int, int]], Tensor]
 
-MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-"""The scales of multi-scale evaluation in the literature, used together with `flip`."""
-
 
 @dataclass(frozen=True)
 class Inference:
-    """How a network is run on an image; itself a function of a `Forward` that keeps its signature.
+    """How a network is run on an image.
 
-    Each view of the image (every scale, straight and mirrored) is brought to the size of the labels, and the
-    softmax *probabilities* of all views are averaged there. With a window, a view is the average of the
-    probabilities of all windows over each of its pixels. One view in one piece is the network's own logits,
-    to the bit: that is the default, plain inference.
+    A view is the image at one scale, mirrored or not. The predictions of all views are resized to the size of
+    the labels, where their softmax *probabilities* are averaged. With a window, the probabilities of a view
+    are the average over all windows that cover a pixel. Plain inference, the default, is one view without a
+    window, and returns the network's own logits unchanged.
 
-    Images are resized linearly without antialiasing, as by OpenCV in the published evaluations, to the
-    multiple of `multiple` nearest to the scaled size: the feature map then covers the image exactly, so views
-    of different scales lie upon one another. At scale 1 the image stays as it is.
+    Images are resized bilinearly without antialiasing, as OpenCV does in the published evaluations, and to
+    the multiple of `multiple` nearest to the scaled size: then the feature map covers the image exactly, so
+    that views of different scales are aligned. At scale 1 the image is not resized.
 
     Args:
-        scales: factors on the sides of the image, each > 0.
-        flip: whether to add the mirror image of each view, left to right.
-        window: (height, width) of a sliding window over the scaled image, or null for the image in one piece.
-            The last windows of a row or column are shifted inside. An image that is smaller is padded below
-            and to the right with zeros, which is the mean colour, and the result is cropped.
-        stride: (down, right) step of the window, at most its size; null means 2/3 of the window.
-        multiple: what the sides of resized images are rounded to; the network's output stride, or a multiple
-            of it. 1 keeps the aspect ratio best.
+        scales: factors for the sides of the image, each > 0.
+        flip: whether to add the left-right mirror image of each view.
+        window: (height, width) in pixels of a sliding window over the scaled image, or null for none. The
+            last window of a row or column is shifted to end at the border. A smaller image is padded below
+            and on the right with zeros, which is the mean colour, and the result is cropped.
+        stride: (down, right) step of the window in pixels, at most its size; null is 2/3 of the window.
+        multiple: the sides of resized images are rounded to a multiple of this; give the network's output
+            stride or a multiple of it. 1 keeps the aspect ratio best.
 
     Raises:
-        ValueError: an argument out of its range, or a stride without a window.
+        ValueError: an argument is out of its range, or there is a stride without a window.
     """
 
     scales: Sequence[float] = (1.0,)
@@ -74,7 +72,7 @@ class Inference:
 
     @property
     def settings(self) -> list[str]:
-        """Words for each way in which this is not plain inference: ``["scales", "0.5", "1", "flip"]``."""
+        """The options that differ from plain inference, as words: ``["scales", "0.5", "1", "flip"]``."""
         words: list[str] = []
         for item in fields(self):
             value, default = getattr(self, item.name), getattr(PLAIN, item.name)
@@ -87,7 +85,7 @@ class Inference:
 
     @torch.no_grad()
     def __call__(self, forward: Forward, image_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return logits (B, K, H, W) at ``size``: their softmax is the averaged probability of each class.
+        """Return logits (B, K, H, W) at ``size``; their softmax is the averaged probability of each class.
 
         Args:
             forward: the network.
@@ -149,21 +147,21 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     """Return where windows start along a side: every ``stride``, the last one shifted to end at ``length``.
 
     Args:
-        length: of the side, at least ``window``.
-        window: of one window.
-        stride: from one start to the next, 1 to ``window``.
+        length: of the side in pixels, at least ``window``.
+        window: the window's length in pixels.
+        stride: distance between two starts in pixels, 1 to ``window``.
     """
     last = length - window
     return [*range(0, last, stride), last]
 
 
 def _log(p_BKHW: Tensor) -> Tensor:
-    # A probability that underflowed to 0 stays finite, so that a loss of it does.
+    # Clamped, so that the logarithm of a probability that underflowed to 0 is finite, and a loss of it too.
     return p_BKHW.clamp_min(torch.finfo(p_BKHW.dtype).tiny).log()
 
 
 PLAIN = Inference()
-"""The image in one piece, at its own scale."""
+"""Plain inference: the whole image at its own scale."""
 
 
 @torch.inference_mode()
@@ -173,7 +171,7 @@ def segment(
     """Return the class of each pixel at ``size`` (H, W), uint8, for a normalised image (3, h, w).
 
     Raises:
-        HemnetError: the network's output is not finite, which argmax would take for some class.
+        HemnetError: the network's output is not finite; argmax would return an arbitrary class for NaN.
     """
     logits_BKHW = inference(forward, image_CHW[None], size)
     if not logits_BKHW.isfinite().all():

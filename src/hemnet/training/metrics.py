@@ -1,8 +1,8 @@
-"""Segmentation metrics: one int64 confusion matrix per split, pure functions of it, and a mean over pixels.
+"""Segmentation metrics: one int64 confusion matrix per split, functions of it, and a mean over pixels.
 
 Shapes: K classes; C_KK a confusion matrix, rows true classes, columns predicted ones, in pixels.
-Every metric is a fraction in [0, 1]. A class absent from both truth and prediction has no IoU: it is NaN
-and left out of means, never 0.
+Every metric is a fraction in [0, 1]. The IoU of a class that is absent from both truth and prediction is NaN,
+not 0, and means leave it out.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from torchmetrics import Metric
 
 
 def confusion(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
-    """Return C_KK, int64, of integer class maps of one shape.
+    """Return the confusion matrix C_KK, int64, of two class maps of the same shape.
 
     Args:
         prediction: predicted classes in [0, K), any shape.
         target: true classes in [0, K) or ``ignore_index``.
         num_classes: K.
-        ignore_index: label of the pixels that are not counted.
+        ignore_index: the label of pixels that are not counted.
 
     Raises:
-        ValueError: the shapes differ, the maps are not of integers, or a counted pixel's label or
+        ValueError: the shapes differ, a map is of floating-point numbers, or a counted pixel's label or
             prediction is not in [0, K).
     """
     if prediction.is_floating_point() or target.is_floating_point():
@@ -48,11 +48,11 @@ def confusion(prediction: Tensor, target: Tensor, num_classes: int, ignore_index
 
 
 class ConfusionMatrix(Metric):
-    """Counts (true class, predicted class) pairs over a split; summed over ranks when computed.
+    """Counts pairs of true and predicted class over a split; `compute` sums them over the ranks.
 
     Args:
         num_classes: K.
-        ignore_index: label of the pixels that are not counted.
+        ignore_index: the label of pixels that are not counted.
     """
 
     full_state_update = False
@@ -62,23 +62,23 @@ class ConfusionMatrix(Metric):
         super().__init__()
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        # int64: a float32 counter stops at 2^24 pixels, about a hundred VOC images.
+        # int64, since a float32 counter stops at 2^24 pixels, about a hundred VOC images.
         counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self.add_state("matrix", counts, dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Count integer class maps of one shape, see `confusion`; its errors leave the matrix unchanged."""
+        """Add the confusion matrix of two class maps; on an error of `confusion` the sum is unchanged."""
         self.matrix += confusion(prediction, target, self.num_classes, self.ignore_index)
 
     def compute(self) -> Tensor:
-        """Return C_KK, int64, over everything seen since the last reset; for K = 1 a scalar."""
+        """Return C_KK, int64, of all updates since the last reset; a scalar for K = 1."""
         return self.matrix
 
 
 class PixelMean(Metric):
-    """The mean over the pixels of a split of what comes summed over those of a batch; NaN and infinity stay.
+    """The mean over all pixels of a split, from sums over the pixels of each batch.
 
-    Where there is no pixel it is NaN.
+    NaN and infinity in a sum stay in the mean. The mean over no pixels is NaN.
     """
 
     full_state_update = False
@@ -87,22 +87,22 @@ class PixelMean(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        # In float32, from 2^24 pixels on, both would lose what a batch adds.
+        # float32 would lose what a batch adds, once there are 2^24 pixels.
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("pixels", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, pixels: Tensor) -> None:
-        """Add a sum, a scalar, and the number of its pixels, an integer."""
+        """Add the sum over a batch, a scalar, and its number of pixels, an integer scalar."""
         self.total += total
         self.pixels += pixels
 
     def compute(self) -> Tensor:
-        """Return the mean, float64, over everything seen since the last reset."""
+        """Return the mean, float64, over all updates since the last reset."""
         return self.total / self.pixels
 
 
 def _as_float(C_KK: Tensor) -> Tensor:
-    # torchmetrics hands results of one element on as scalars.
+    # torchmetrics turns results of one element into scalars.
     return torch.atleast_2d(C_KK).double()
 
 

@@ -13,27 +13,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
+# Modules whose weights have weight decay. torch has no public base class of its convolutions.
+DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
+
 
 class PixelSum(NamedTuple):
     """A loss summed over pixels, ``total`` (), and the number of those pixels, ``pixels`` () int64.
 
-    Sums, where means could not be put together again: batches differ in how many pixels count.
+    Sums rather than means, since batches differ in how many pixels count: only sums can be combined exactly.
     """
 
     total: Tensor
     pixels: Tensor
 
     def mean(self) -> Tensor:
-        """Return the mean over the pixels; where there is none, 0 with zero gradients."""
+        """Return the mean over the pixels; 0 with zero gradients if there are none."""
         return self.total / self.pixels.clamp(min=1)
 
 
 def _cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int, reduction: str) -> Tensor:
-    """Return the cross-entropy in float32 at least: (B, H, W), or () for reduction "sum"."""
+    """Return the cross-entropy, float32 or wider: (B, H, W), or () for reduction "sum"."""
     logits = logits_BKHW.to(torch.promote_types(logits_BKHW.dtype, torch.float32))
     if not torch.are_deterministic_algorithms_enabled():
         return F.cross_entropy(logits, target_BHW, ignore_index=ignore_index, reduction=reduction)
-    # On CUDA the loss of images has no deterministic form, that of a list of pixels has.
+    # On CUDA, only the loss of a flat list of pixels has a deterministic implementation.
     pixels, target = logits.permute(0, 2, 3, 1).flatten(0, 2), target_BHW.flatten()
     loss = F.cross_entropy(pixels, target, ignore_index=ignore_index, reduction=reduction)
     return loss if reduction == "sum" else loss.view_as(target_BHW)
@@ -45,27 +48,20 @@ def cross_entropy_sum(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int
     return PixelSum(total, (target_BHW != ignore_index).sum())
 
 
-def cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> Tensor:
-    """Return the cross-entropy averaged over the valid pixels of the batch, a scalar, float32 at least.
-
-    A batch without a valid pixel gives 0 with zero gradients, where PyTorch's mean gives NaN.
-    """
-    return cross_entropy_sum(logits_BKHW, target_BHW, ignore_index).mean()
-
-
 @dataclass(frozen=True)
 class HardPixels:
-    """Online hard example mining: the loss counts only the pixels that are still hard.
+    """Online hard example mining: only hard pixels count in the loss.
 
-    Source: Shrivastava et al. (CVPR 2016), per pixel as in common segmentation practice. Each
-    rank chooses among the pixels of its own batch; the loss is the mean over all that were chosen.
+    Source: Shrivastava et al. (CVPR 2016), applied to pixels as is usual in segmentation. Each rank chooses
+    among the pixels of its own batch; the loss is the mean over the chosen pixels of all ranks.
 
     Attributes:
-        threshold: a pixel is hard while its true class has a probability below this, in (0, 1].
-        at_least: the share of the valid pixels of a batch that count anyway, the hardest, in (0, 1].
+        threshold: a pixel is hard if the probability of its true class is below this, in (0, 1].
+        at_least: the hardest pixels that count in any case, as a share of the batch's valid pixels, in (0,
+            1].
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: a number is out of range.
     """
 
     threshold: float = 0.7
@@ -77,25 +73,21 @@ class HardPixels:
                 f"threshold is {self.threshold} and at_least {self.at_least}; both must be in (0, 1]"
             )
 
-    def sum(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> PixelSum:
+    def __call__(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> PixelSum:
         """Return the cross-entropy summed over the hard pixels of the batch, and their number."""
         loss_BHW = _cross_entropy(logits_BKHW, target_BHW, ignore_index, "none")
         valid = loss_BHW[target_BHW != ignore_index]
         if not len(valid):
             return cross_entropy_sum(logits_BKHW, target_BHW, ignore_index)
-        # The loss of a pixel is minus the logarithm of its true class's probability.
+        # The loss of a pixel is minus the logarithm of the probability of its true class.
         count = math.ceil(self.at_least * len(valid))
         limit = valid.detach().topk(count).values[-1].clamp(max=-math.log(self.threshold))
-        hard = ~(valid < limit)  # so that NaN is
+        hard = ~(valid < limit)  # not >=, so that a loss of NaN counts as hard
         return PixelSum(valid[hard].sum(), hard.sum())
-
-    def __call__(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> Tensor:
-        """Return the cross-entropy averaged over the hard pixels, as `cross_entropy` else."""
-        return self.sum(logits_BKHW, target_BHW, ignore_index).mean()
 
 
 def poly(step: int, total_steps: int, power: float, warmup_steps: int) -> float:
-    """Return the factor (1 - step / total)^power on the learning rate, after a linear warm-up from 0."""
+    """Return the learning rate's factor: (1 - step / total_steps)^power, after a linear warm-up from 0."""
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     return (1 - min(step, total_steps) / max(total_steps, 1)) ** power
@@ -106,11 +98,11 @@ class Optimization:
     """How a segmenter is optimised.
 
     Attributes:
-        optimizer: makes a torch optimizer from parameter groups (a partial of ``torch.optim.SGD``, say);
-            its learning rate is the backbone's and its weight decay that of convolution weights.
-        head_lr_multiple: the heads' learning rate over the backbone's.
-        power: of the poly schedule.
-        warmup_fraction: of all steps, with a linearly rising learning rate.
+        optimizer: makes a torch optimizer from parameter groups, such as a partial of ``torch.optim.SGD``.
+            Its learning rate is for the backbone, and its weight decay for the weights of convolutions.
+        head_lr_multiple: the learning rate of the heads, as a multiple of the backbone's.
+        power: the exponent of the schedule `poly`.
+        warmup_fraction: the share of all steps in which the learning rate rises linearly.
     """
 
     optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
@@ -119,7 +111,7 @@ class Optimization:
     warmup_fraction: float = 0.0
 
     def build(self, network: nn.Module, total_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """Return the optimizer of ``network`` and its schedule, to be stepped once per optimizer step."""
+        """Return the optimizer of ``network`` and its schedule, to be advanced at each optimizer step."""
         optimizer = self.optimizer(parameter_groups(network))
         for group in optimizer.param_groups:
             if group["name"].startswith("head"):
@@ -130,18 +122,18 @@ class Optimization:
 
 
 def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
-    """Return up to four groups: ``network.backbone`` and all else, each with and without weight decay.
+    """Return up to four groups: ``network.backbone`` and the heads, each with and without weight decay.
 
-    Weight decay is for the weights of convolutions and linear maps alone: norms, biases and the initial
-    means of an EM layer, which are points in feature space, are not pulled to the origin. Frozen
-    parameters are left out.
+    Only the weights of convolutions and linear maps have weight decay. Normalisation layers and biases have
+    none, nor do the initial means of an EM layer: they are points in feature space, and decay would move them
+    to the origin. Frozen parameters are left out.
     """
     groups: dict[tuple[str, bool], list[Tensor]] = {}
     for name, module in network.named_modules():
         role = "backbone" if name.split(".")[0] == "backbone" else "head"
         for leaf, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                decayed = leaf == "weight" and isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+                decayed = leaf == "weight" and isinstance(module, DECAYED)
                 groups.setdefault((role, decayed), []).append(parameter)
     return [
         {"name": role if decayed else f"{role} (no decay)", "params": parameters}

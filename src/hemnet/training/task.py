@@ -1,4 +1,4 @@
-"""The LightningModule: what a training step and an evaluation step are.
+"""The LightningModule: the training step and the evaluation step.
 
 Shapes: B images, K classes, H and W pixels.
 """
@@ -27,23 +27,24 @@ log = logging.getLogger(__name__)
 class SegmentationTask(pl.LightningModule):
     """Trains a segmenter with cross-entropy and scores it with one confusion matrix.
 
-    Masks may be of another size than the images of their batch: logits are resized to the masks, so
+    Masks may have another size than the images of their batch: logits are resized to the masks, so that
     evaluation is at the resolution of the labels.
 
     Args:
         network: the segmenter.
         spec: the classes.
         optimization: optimizer, parameter groups and schedule.
-        hard_pixels: what of a training batch counts in the loss; None is every valid pixel.
-        auxiliary_weight: weight of the auxiliary head's loss.
-        channels_last: memory format of the convolutions; faster on most hardware.
-        compile: in training, run the network through ``torch.compile``; evaluation, whose images are of
-            many sizes, is not compiled. Checkpoints are the same.
+        hard_pixels: which pixels of a training batch count in the loss; None is every valid pixel.
+        auxiliary_weight: the weight of the auxiliary head's loss.
+        channels_last: whether convolutions use this memory format, which is faster on most hardware.
+        compile: whether to compile the network with ``torch.compile`` for training. Evaluation, whose images
+            have many sizes, is not compiled. Checkpoints do not depend on this.
 
     Attributes:
-        inference: how a validation step runs the network; plain unless set, as it is by ``hemnet.evaluate``.
+        inference: how a validation step runs the network; plain, unless it is set as ``hemnet.evaluate``
+            does.
         not_finite: the images of the last evaluation, on this rank, for which the network's output is not
-            finite: they count as whatever class argmax makes of NaN, so the scores mean little.
+            finite. argmax gives them an arbitrary class, so the scores mean little.
     """
 
     def __init__(
@@ -61,29 +62,29 @@ class SegmentationTask(pl.LightningModule):
         self.network = network
         self.spec = spec
         self.optimization = optimization
-        self.training_loss = hard_pixels.sum if hard_pixels else cross_entropy_sum
+        self.training_loss = hard_pixels or cross_entropy_sum
         self.auxiliary_weight = auxiliary_weight
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        # Not a module, whose weights would have other names in checkpoints.
+        # A compiled function rather than a module, which would rename the weights in checkpoints.
         self._compiled = torch.compile(network.__call__) if compile else None
         self.inference: Inference = PLAIN
         self.confusion = ConfusionMatrix(spec.num_classes, IGNORE_INDEX)
-        # Over pixels: Lightning's own mean over ranks is wrong where one has a sample more than another.
+        # Lightning's own mean over ranks would be wrong if one rank has a sample more than another.
         self.mean_loss = PixelMean()
         self.not_finite: list[str] = []
 
     def forward(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return logits (B, K, H, W) float32 of normalised images (B, 3, h, w), at ``size`` (H, W)."""
-        # Never compiled, which is for the crops of training, all of one size: for images each of their own
-        # size, torch.compile takes minutes, or fails.
+        # Never compiled: for images of many sizes torch.compile takes minutes or fails.
         return self.network(image.contiguous(memory_format=self.memory_format), size).logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return this rank's part of the loss: the mean over the pixels of all ranks' batches that count.
+        """Return this rank's part of the loss, a scalar.
 
-        The mean of the parts over the ranks is that loss, and so is the mean of their gradients, which DDP
-        takes. With accumulated batches it is the mean of theirs.
+        The loss is the mean over the counted pixels of all ranks' batches. It equals the mean over the ranks
+        of their parts; so the gradients that DDP averages give its gradient. With accumulated batches, the
+        loss of a step is the mean of their losses.
         """
         image, mask = batch["image"], batch["mask"]
         run = self._compiled or self.network
@@ -93,18 +94,19 @@ class SegmentationTask(pl.LightningModule):
         for name, mean in zip(("train/loss", "train/loss_auxiliary"), means, strict=False):
             self.log(name, mean, on_step=True, on_epoch=False, batch_size=len(image))
         loss = parts[0] if len(parts) == 1 else parts[0] + self.auxiliary_weight * parts[1]
-        # What is not finite on one rank must be seen by all, and all have is the mean of the gradients. A
-        # gradient can lose a NaN on its way, in a maximum or where nothing is valid; as a factor it cannot.
+        # All ranks must notice if the loss of one is not finite, and the averaged gradient is all that they
+        # share. A NaN in the forward pass need not reach the gradient: a maximum or a mask can drop it. This
+        # factor, which is 1 or NaN, multiplies the whole gradient.
         return loss * (1 + (loss - loss).detach())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Log the learning rate that this step uses."""
+        """Log the learning rate of this step."""
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
 
     def on_validation_start(self) -> None:
-        """Begin anew; give every rank the buffers of the first: its batch statistics are the checkpoint's.
+        """Copy the buffers of rank 0 to all ranks, since the checkpoint holds rank 0's batch statistics.
 
-        DDP would do so at each batch, and wait for ever where one rank has a batch more than another.
+        DDP itself would do this at each batch, and wait for ever if one rank has a batch more than another.
         """
         self.not_finite = []
         if distributed():
@@ -113,7 +115,7 @@ class SegmentationTask(pl.LightningModule):
         self._let_ddp_broadcast(False)
 
     def on_validation_end(self) -> None:
-        """Leave training as it was."""
+        """Let DDP copy buffers in training again."""
         self._let_ddp_broadcast(True)
 
     def _let_ddp_broadcast(self, wanted: bool) -> None:
@@ -121,7 +123,7 @@ class SegmentationTask(pl.LightningModule):
             self.trainer.strategy.model.require_forward_param_sync = wanted
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Count one batch and return its predicted classes, (B, H, W) int64, for callbacks to show."""
+        """Add one batch to the scores; return its predicted classes, (B, H, W) int64, for callbacks."""
         mask = batch["mask"]
         logits = self.inference(self, batch["image"], _size(mask))
         prediction = logits.argmax(1)
@@ -132,29 +134,29 @@ class SegmentationTask(pl.LightningModule):
         return prediction
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the split, computed from counts summed over all ranks."""
+        """Log the metrics of the split, from counts over all ranks."""
         if self.not_finite:
             log.warning("the network's output is not finite for %s", shortened(self.not_finite))
         scores = summarize(self.confusion.compute(), self.spec.classes, "val")
         scores["val/loss"] = self.mean_loss.compute().item()
         self.confusion.reset()
         self.mean_loss.reset()
-        # Every rank holds the same matrix now, so nothing is left to synchronise.
+        # Every rank has the same scores, so Lightning need not synchronise them.
         self.log_dict(scores, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer and a schedule stepped once per optimizer step."""
+        """Return the optimizer and a schedule that advances at each optimizer step."""
         total = int(self.trainer.estimated_stepping_batches)
         optimizer, schedule = self.optimization.build(self.network, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to use the network without its data set, as plain containers."""
+        """Add the format's number and the classes, so that the network can be used without its data set."""
         checkpoint["hemnet"] = {"format": CHECKPOINT_FORMAT, "spec": self.spec.to_dict()}
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:
-    """Return the first ``most`` names, and how many more there are."""
+    """Return the first ``most`` names and the number of the others, as text."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -164,14 +166,15 @@ def _size(mask_BHW: Tensor) -> tuple[int, int]:
 
 
 def _over_ranks(sums: list[PixelSum]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return for each loss this rank's part of its mean over all ranks' pixels, and that mean, to be logged.
+    """Return this rank's part of each loss's mean over the pixels of all ranks, and that mean.
 
-    The parts, averaged over the ranks, are the mean: each is taken as many times as there are ranks.
+    A part is R · (sum over this rank's pixels) / (pixels of all R ranks), so the mean of the parts over the
+    ranks is the mean over all pixels.
     """
     if not distributed():
         means = [loss.mean() for loss in sums]
         return means, means
-    # In float64, which holds any number of pixels.
+    # float64 represents any number of pixels exactly.
     everyone = torch.stack([value.detach().double() for loss in sums for value in loss])
     dist.all_reduce(everyone)
     totals, counts = everyone.view(-1, 2).unbind(1)

@@ -109,7 +109,7 @@ def test_a_download_placed_by_hand_is_used_if_it_is_the_right_one(shop: Shop) ->
 
 def test_a_wrong_published_hash_stops_it_before_anything_is_unpacked(shop: Shop) -> None:
     shop.change(digest="md5:" + "0" * 32)
-    with pytest.raises(DownloadError, match="what came was removed"):
+    with pytest.raises(DownloadError, match="the download was removed"):
         shop.fetch()
     assert shop.tree() == set()
     assert list((shop.root / ".download").iterdir()) == []

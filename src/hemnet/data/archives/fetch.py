@@ -11,8 +11,8 @@ from typing import Any
 from hemnet.data.archives.catalogue import Catalogued, Source
 from hemnet.data.archives.unpack import ArchiveError, unpack
 from hemnet.data.spec import DataError
-from hemnet.storage.download import PATIENT, Patience, download, exclusive, file_digest, require_digest
-from hemnet.storage.files import replacing
+from hemnet.storage.download import PATIENT, Patience, download, require_digest
+from hemnet.storage.files import file_digest, hold, replacing
 
 log = logging.getLogger(__name__)
 DOWNLOADS = ".download"
@@ -65,7 +65,7 @@ def fetch(
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with exclusive(root):
+        with hold(root):
             for stale in root.glob(f"{UNPACKING}*"):  # of a process that was killed
                 shutil.rmtree(stale)
             wanted = missing(entry, root)
