@@ -30,7 +30,7 @@ from study_runs import (
 )
 
 from hemnet.errors import HemnetError
-from hemnet.report.statistics import Comparison, Estimate, compare, estimate, holm, p_text
+from hemnet.report.significance import Comparison, Estimate, compare, estimate, holm, p_text
 
 EVALUATED = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 # A fall below this, relative to the likelihood, is rounding of float32.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from matplotlib.figure import Figure
 
-from hemnet.report.statistics import Estimate
+from hemnet.report.significance import Estimate
 
 Cell = str | int | float | Estimate | None
 MISSING = "–"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from hemnet.report.contents import Block, Cell, Column, Table
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.scores import Chapter
-from hemnet.report.statistics import Estimate, estimate
+from hemnet.report.significance import Estimate, estimate
 from hemnet.report.variants import Variant
 
 COSTS = {

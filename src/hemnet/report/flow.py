@@ -13,7 +13,7 @@ from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.lines import END, WHEN, curve_chart, curves_of, depths_with, lines_at, phase_chart
 from hemnet.report.scores import Chapter
-from hemnet.report.statistics import Comparison, compare, holm, p_text
+from hemnet.report.significance import Comparison, compare, holm, p_text
 from hemnet.report.variants import Variant
 
 

@@ -14,7 +14,7 @@ from hemnet.report.groups import Group, Section, differences
 from hemnet.report.heat import heat_map
 from hemnet.report.plots import Line, scale_colour, score_chart
 from hemnet.report.scores import Chapter
-from hemnet.report.statistics import Estimate
+from hemnet.report.significance import Estimate
 from hemnet.report.variants import Variant, others
 
 ABOUT = (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hemnet.report.collect import Record
-from hemnet.report.statistics import Estimate, estimate
+from hemnet.report.significance import Estimate, estimate
 from hemnet.runs.identity import PLACES, SHARED, below, leaves
 
 Settings = Mapping[str, str]

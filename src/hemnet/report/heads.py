@@ -9,7 +9,7 @@ from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section
 from hemnet.report.plots import bars, forest, head_colour
 from hemnet.report.scores import TESTS, Chapter, named, summary, test_cells
-from hemnet.report.statistics import compare, estimate, holm, sentence
+from hemnet.report.significance import compare, estimate, holm, sentence
 from hemnet.report.variants import Variant, others
 
 MOST_CLASSES = 30

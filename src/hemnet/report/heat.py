@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from hemnet.report.plots import WIDTH, Line
-from hemnet.report.statistics import Estimate
+from hemnet.report.significance import Estimate
 
 CELL_WIDTH, CELL_HEIGHT = 0.5, 0.42
 """Inches, that of a score at the size of type that a phone shows."""

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hemnet.report.statistics import Estimate, estimate
+from hemnet.report.significance import Estimate, estimate
 
 WIDTH = 4.6
 """Inches: at 390 pixels of a phone, a point of type is about a pixel."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
-from hemnet.report.statistics import Comparison, compare, holm, sentence
+from hemnet.report.significance import Comparison, compare, holm, sentence
 from hemnet.report.variants import Variant, others
 
 

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hemnet.report.statistics import Comparison, compare, estimate, holm, sentence
+from hemnet.report.significance import Comparison, compare, estimate, holm, sentence
 
 
 def test_interval_of_a_textbook_sample() -> None:
