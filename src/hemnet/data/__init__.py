@@ -1,4 +1,4 @@
-"""Data sets: what they are, how they are read, augmented and batched."""
+"""Data sets: their classes, readers, augmentation and batches."""
 
 from hemnet.data.cache import Cached
 from hemnet.data.listing import IMAGE_SUFFIXES
