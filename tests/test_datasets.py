@@ -85,7 +85,7 @@ def test_a_sound_set_is_said_to_be_so_and_absent_classes_are_noted(
     assert check(["data=camvid", f"data.root={root}"], 0, None)
     printed = capsys.readouterr().out
     assert "0 problems" in printed
-    assert "never seen: sky, building, pole, pavement" in printed
+    assert "no pixel of: sky, building, pole, pavement" in printed
     assert "100.000" in printed
 
 
@@ -245,7 +245,7 @@ def test_get_asks_where_someone_can_answer(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(DataError, match="nothing was downloaded"):
         get("voc", tmp_path / "voc", None, 30.0, ask=True)
     assert not (tmp_path / "voc").exists()
-    with pytest.raises(DataError, match="no data set 'vok' to get: there are voc, voc_aug"):
+    with pytest.raises(DataError, match="no data set 'vok': there are voc, voc_aug"):
         get("vok", None, None, 30.0, ask=False)
 
 

@@ -29,21 +29,20 @@ def predict(
     output: Path | None,
     assignments: Sequence[str] = (),
 ) -> Path:
-    """Write a coloured overlay and an index mask for each image, and one legend; return their folder.
+    """Write a coloured overlay and an index mask per image, and one legend; return their folder.
 
-    An image that cannot be segmented is reported and passed over; the others are still segmented, and the
-    error that names it comes at the end.
+    An image that cannot be segmented is logged and skipped; after the others, an error names it.
 
     Args:
         folder: the run.
         source: an image, or a folder of images.
         which: the checkpoint.
-        output: where to write; None is ``predictions`` in the run.
+        output: folder to write to; None is ``predictions`` in the run.
         assignments: ``key=value`` changes to the run's config.
 
     Raises:
-        hemnet.errors.HemnetError: there is no such run, checkpoint or image; or an image could not be read
-            or segmented, or what was found in it not be written.
+        hemnet.errors.HemnetError: there is no such run, checkpoint or image; or an image could not be read,
+            segmented or written.
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
@@ -76,7 +75,7 @@ def predict(
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise DataError(f"cannot write to {output} ({error}): choose another --output") from error
-            log.error("%s: its name is too long to add to", path)
+            log.error("%s: its name is too long for the files to write", path)
             failed.append(path.name)
     if len(failed) == len(images):
         raise DataError(f"none of the {len(failed)} images in {source} was segmented; see the messages above")
@@ -85,7 +84,7 @@ def predict(
     if failed:
         raise DataError(
             f"{len(failed)} of {len(images)} images in {source} were not segmented: {', '.join(failed)}; "
-            "see the messages above. The others were"
+            "see the messages above. All others were"
         )
     return output
 

@@ -97,4 +97,4 @@ def test_sentences() -> None:
     assert supported.endswith("after Holm): supported.")
     assert noise.endswith(": inside the noise.")
     assert one == "hem vs em at T=1: +0.020 mIoU on seed 0 alone: no interval from one seed."
-    assert none == "hem vs em at T=2: no seed that both finished, so nothing to compare."
+    assert none == "hem vs em at T=2: no seed finished in both, so nothing to compare."

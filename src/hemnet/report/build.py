@@ -16,14 +16,14 @@ from hemnet.report.groups import Section, sections
 from hemnet.report.heads import against_heads, every_group, gradient_modes, per_class
 from hemnet.report.images import Album
 from hemnet.report.overview import overview, problems
-from hemnet.report.page import MARK, Part, render
+from hemnet.report.page import MARK, PagePart, render
 from hemnet.report.plots import save, style
 from hemnet.report.scores import Chapter, against_depth, against_scale
 from hemnet.report.training import convergence, learning
 from hemnet.report.variants import variants
 
 log = logging.getLogger(__name__)
-# Each chapter by what it needs, for the sentence on what is left out.
+# What each chapter shows and needs, for the sentence on what is left out.
 OF_VARIANTS = {
     "mIoU against T (em or hem)": against_depth,
     "mIoU against h (two highway scales at one T)": against_scale,
@@ -41,7 +41,7 @@ OF_SECTIONS = {
     "cost (cost/...)": costs,
 }
 LISTED = "files.json"
-"""Names what a report consists of, so that the next one in the same folder removes what it no longer has."""
+"""Lists the files of a report, so that the next report in the same folder can remove outdated ones."""
 OWN_FILE = re.compile(r"(figures/\w+\.(pdf|svg)|tables/\w+\.(csv|tex))")
 
 
@@ -50,11 +50,11 @@ def build(folders: Sequence[Path], out: Path, *, images: bool = True) -> Path:
 
     Args:
         folders: run directories, or folders that hold some.
-        out: the folder of the report; an earlier report in it is replaced, anything else left alone.
+        out: the folder of the report; an earlier report in it is replaced, other files are kept.
         images: whether the page shows predictions and attention maps.
 
     Raises:
-        HemnetError: a folder is missing, there is no run, or ``out`` holds a page that is no report.
+        HemnetError: a folder is missing, there is no run, or ``out`` holds an index.html of something else.
     """
     _refuse_foreign(out)
     records, unreadable = collect(folders)
@@ -79,12 +79,12 @@ def _refuse_foreign(out: Path) -> None:
         raise HemnetError(f"{out} is a file: name a folder for the report with --out")
     if page.is_file() and MARK not in page.read_text(encoding="utf-8", errors="replace"):
         raise HemnetError(
-            f"{page} is no report of hemnet and is not replaced: name another folder with --out"
+            f"{page} is not a report of hemnet and is not replaced: name another folder with --out"
         )
 
 
-def _parts(made: Sequence[Section], album: Album | None) -> Iterator[Part]:
-    """Yield a part per section; sections of one setting, such as the trials of a search, share one."""
+def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
+    """Yield a part per section; sections with one group, such as the trials of a search, share a part."""
     for experiment in dict.fromkeys(section.experiment for section in made):
         mine = [section for section in made if section.experiment == experiment]
         lone = [section for section in mine if len(section.groups) == 1]
@@ -95,10 +95,10 @@ def _parts(made: Sequence[Section], album: Album | None) -> Iterator[Part]:
             yield _part(section, f"{slug}_{i}" if i else slug, album)
         if lone:
             title = f"{experiment}, settings with nothing to compare"
-            yield Part(title, [], [every_group(lone, f"{slug}_lone")])
+            yield PagePart(title, [], [every_group(lone, f"{slug}_lone")])
 
 
-def _part(section: Section, slug: str, album: Album | None) -> Part:
+def _part(section: Section, slug: str, album: Album | None) -> PagePart:
     chapters: list[Chapter] = []
     made: set[str] = set()
     found = variants(section)
@@ -121,7 +121,7 @@ def _part(section: Section, slug: str, album: Album | None) -> Part:
     if left_out := [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in made]:
         blocks.append(Block("Left out", [f"These runs have no data for: {'; '.join(left_out)}."]))
     findings = [(chapter.block.title, chapter.findings) for chapter in chapters if chapter.findings]
-    return Part(section.title, findings, blocks)
+    return PagePart(section.title, findings, blocks)
 
 
 def _slug(name: str) -> str:
@@ -151,8 +151,8 @@ def _forget_old(out: Path, files: Sequence[str]) -> None:
     try:
         old = {str(name) for name in json.loads(listing.read_text())} if listing.is_file() else set()
     except (ValueError, TypeError, RecursionError):
-        old = set()  # a listing that is damaged; what it named stays
+        old = set()  # the list is damaged; the files it named are kept
     for name in old - set(files):
-        if OWN_FILE.fullmatch(name):  # the folder may come from anyone: nothing else is removed
+        if OWN_FILE.fullmatch(name):  # the list may be anybody's, so no other file is removed
             (out / name).unlink(missing_ok=True)
     listing.write_text(json.dumps(files, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The chapter on cost: time, memory, parameters and FLOPs of every setting, and of hem over em."""
+"""The chapter on cost: time, memory, parameters and FLOPs of every setting, and the ratios of hem to em."""
 
 from collections.abc import Mapping
 
@@ -16,14 +16,14 @@ COSTS = {
     "gflops": ("GFLOPs", 4),
 }
 HOW = (
-    "Seconds are the median training step of a run; other work on the machine at the same time distorts "
-    "them, and jobs that ran side by side share it. Peak memory is that of the training process. GFLOPs are "
-    "of the forward pass of one training crop. Ratios pair runs of the same T and seed."
+    "Seconds are the median training step of a run; other work on the machine, such as jobs that ran at the "
+    "same time, distorts them. Peak memory is that of the training process. GFLOPs are of the forward pass "
+    "of one training crop. Ratios pair runs of the same T and seed."
 )
 
 
 def costs(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
-    """Return the table of costs, and hem over em where both were measured."""
+    """Return the table of costs, and the ratios of hem to em where both were measured."""
     names = [name for name in COSTS if any(group.costs(name) for group in section.groups)]
     if not names:
         return None
@@ -42,7 +42,7 @@ def costs(section: Section, variant: Variant | None, slug: str) -> Chapter | Non
 
 
 def _cost(found: Estimate | None) -> Cell:
-    """Return a mean with its interval, or the number alone where it is the same in every run."""
+    """Return a mean with its interval, or the number alone if it is the same in every run."""
     return found.mean if found is not None and not found.half_width else found
 
 
@@ -71,7 +71,7 @@ def _add_ratios(chapter: Chapter, variant: Variant, names: list[str], slug: str)
 
 
 def _time_sentence(hem: str, ratios: Mapping[int, Estimate]) -> str:
-    """Return the ratio at each T in one sentence; at which T it is told apart from 1."""
+    """Return one sentence with the ratio at each T, and the T at which the interval excludes 1."""
     told = ", ".join(f"{_ratio(ratio)} at T={t}" for t, ratio in ratios.items())
     apart = [
         f"T={t}"
@@ -81,7 +81,7 @@ def _time_sentence(hem: str, ratios: Mapping[int, Estimate]) -> str:
     start = f"Time of a step, {hem} / em: {told}"
     if all(ratio.low is None for ratio in ratios.values()):
         return f"{start}: no interval from one seed."
-    end = f"the 95% interval leaves 1 out at {', '.join(apart)}" if apart else "every 95% interval holds 1"
+    end = f"the 95% interval excludes 1 at {', '.join(apart)}" if apart else "every 95% interval contains 1"
     return f"{start}; {end} (not corrected for their number)."
 
 

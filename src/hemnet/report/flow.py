@@ -18,7 +18,7 @@ from hemnet.report.variants import Variant
 
 
 def gradient_flow(section: Section, variant: Variant, slug: str) -> Chapter | None:
-    """Return the gradient that reaches each iteration, and what each injects into the backbone."""
+    """Return the gradient that reaches each iteration, and the share that each injects into the backbone."""
     depths = depths_with(variant, "gradient/means", least=2)
     if not depths:
         return None
@@ -44,7 +44,7 @@ def gradient_flow(section: Section, variant: Variant, slug: str) -> Chapter | No
 
 @dataclass(frozen=True)
 class _Kept:
-    """How much gradient is left half-way through T iterations, at a highway scale and without a highway."""
+    """The gradient left half-way through T iterations, with a highway and as plain EM, compared."""
 
     phase: int
     iterations: int
@@ -59,7 +59,7 @@ def _halfway(group: Group, phase: int) -> dict[int, float]:
 
 
 def _kept(variant: Variant, depths: Sequence[int]) -> list[_Kept]:
-    """Compare each highway scale with em, in log10 of the gradient half-way; a phase is one family."""
+    """Compare each highway scale with em, in log10 of the gradient half-way; each phase is a family."""
     made = []
     for phase in range(len(PHASES)):
         pairs = [
@@ -111,7 +111,7 @@ def _geometric(values: Sequence[float]) -> float | None:
 def _ratio_sentence(found: Comparison) -> str:
     start = f"Gradient left half-way through the iterations at the end of training, {found.first}: "
     if found.difference is None:
-        return f"{start}no seed that both finished with it logged."
+        return f"{start}no seed with the metric in both."
     ratio = f"{10**found.difference.mean:.3g} times that of {found.second}"
     if found.difference.low is None or found.difference.high is None or found.p_holm is None:
         return f"{start}{ratio} on seed {found.seeds[0]} alone: no interval from one seed."
@@ -156,6 +156,6 @@ def backbone(section: Section, variant: Variant, slug: str) -> Chapter | None:
 
 
 def _last(curve_S2: np.ndarray) -> float:
-    """Return the geometric mean over the last phase of training."""
+    """Return the geometric mean over the last phase of training; NaN without positive values."""
     width = max(1, round(PHASE_SHARE * len(curve_S2)))
     return _geometric(curve_S2[-width:, 1].tolist()) or float("nan")

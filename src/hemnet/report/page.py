@@ -1,4 +1,4 @@
-"""The page: one HTML file with its style and its pictures inside, that asks the network for nothing."""
+"""The page: one HTML file that contains its style and pictures and loads nothing from the network."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ MARK = '<meta name="generator" content="hemnet.report">'
 
 
 @dataclass(frozen=True)
-class Part:
-    """A section of the report: its title, what each chapter found in sentences, its blocks."""
+class PagePart:
+    """A part of the page: its title, findings as sentences per chapter title, and blocks."""
 
     title: str
     findings: Sequence[tuple[str, Sequence[str]]]
@@ -22,12 +22,12 @@ class Part:
 
 
 def render(
-    parts: Sequence[Part], opening: Sequence[Block], closing: Sequence[Block], svgs: Mapping[str, str]
+    parts: Sequence[PagePart], opening: Sequence[Block], closing: Sequence[Block], svgs: Mapping[str, str]
 ) -> str:
-    """Return the page as HTML; everything that comes from runs is escaped.
+    """Return the page as HTML; all text from runs is escaped.
 
     Args:
-        parts: the sections.
+        parts: the parts, in order.
         opening: blocks before them.
         closing: blocks after them.
         svgs: the charts' SVG by their names.
@@ -43,12 +43,12 @@ def render(
 
 
 def _uri(svg: str) -> str:
-    """Return an SVG as an image's address: apart from the page, so that no two share an id."""
+    """Return an SVG as a data URI; as separate images, two SVGs cannot share an id."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def _verdict(finding: str) -> str:
-    """Return the class of a finding for the style sheet."""
+    """Return the style sheet's class for a finding."""
     for end, name in ((": supported.", "supported"), (": inside the noise.", "noise")):
         if finding.endswith(end):
             return name

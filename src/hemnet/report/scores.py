@@ -1,4 +1,4 @@
-"""Chapters on accuracy over a range of settings: mIoU against T, and against h."""
+"""Chapters on mIoU against T and against h."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from hemnet.report.variants import Variant, others
 
 @dataclass
 class Chapter:
-    """A block, and what it found, for the top of the page.
+    """A block, and its findings for the top of the page.
 
     Attributes:
-        block: to be shown.
-        findings: a sentence each.
-        tested: the comparisons behind them.
+        block: tables and charts.
+        findings: one sentence per finding.
+        tested: the comparisons behind the findings.
     """
 
     block: Block
@@ -36,7 +36,7 @@ def test_cells(found: Comparison) -> list[Cell]:
 
 
 def named(group: Group, name: str | None = None) -> Named:
-    """Return a group as a side of a comparison of mIoU."""
+    """Return name and mIoU by seed of a group, a side of a comparison."""
     return name or group.label, group.by_seed()
 
 
@@ -82,7 +82,7 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Chapter | No
 
 def _levels(section: Section) -> list[tuple[str, str, float]]:
     rivals = others(section)
-    # Of a head at several T, such as EMANet's, no single one stands for it.
+    # A head that ran at several T, such as EMANet's, has no single level.
     one_depth = len({group.iterations for group in rivals} - {None}) == 1
     found = [(group, group.score()) for group in rivals if group.iterations is None or one_depth]
     return [(group.label, head_colour(group.head), score.mean) for group, score in found if score][:6]
@@ -126,7 +126,7 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Chapter | No
 
 
 def counts(tested: Sequence[Comparison], what: str) -> str:
-    """Return how many comparisons of a family came out which way."""
+    """Return a sentence that counts the verdicts of a family."""
     found: dict[str, int] = {}
     for comparison in tested:
         found[comparison.verdict] = found.get(comparison.verdict, 0) + 1
@@ -134,5 +134,5 @@ def counts(tested: Sequence[Comparison], what: str) -> str:
 
 
 def summary(tested: Sequence[Comparison], what: str) -> list[str]:
-    """Return one sentence on a large family, and one on each member that is supported."""
+    """Return a sentence that counts the verdicts of a family, and one per supported comparison."""
     return [counts(tested, what), *(sentence(found) for found in tested if found.supported)]

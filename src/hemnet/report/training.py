@@ -1,4 +1,4 @@
-"""Chapters on how training went: learning curves, and the convergence of the iterations."""
+"""Chapters on training: learning curves, and the convergence of the EM iterations."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,7 @@ INSIDE = {"em/step_length": "step length", "em/components": "components", "em/en
 
 
 def convergence(section: Section, variant: Variant, slug: str) -> Chapter | None:
-    """Return what the iterations of a trained network gain, and how their steps and components fare."""
+    """Return the likelihood that the iterations gain, their step lengths, components and entropy."""
     depths = depths_with(variant, "em/log_likelihood")
     if not depths:
         return None
@@ -91,7 +91,7 @@ def _convergence_table(variant: Variant, depths: Sequence[int], slug: str) -> Ta
             )  # fmt: skip
             gained = None if first is None or last is None else last - first
             rows.append([t, label, first, last, gained, step, components, entropy])
-    caption = "The iterations at the end of training, means over seeds; L: log-likelihood, nats per position."
+    caption = "EM iterations at the end of training, means over seeds; L: log-likelihood, nats per position."
     return Table(f"{slug}_convergence", caption, columns, rows)
 
 

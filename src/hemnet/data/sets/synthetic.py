@@ -42,9 +42,9 @@ class Mosaic:
     """Mosaics of small coloured cells: a cell alone shows its class unreliably.
 
     There are K hues and K textures. Each image assigns the hues to the classes at random, and its G x G cells
-    to the classes as evenly as possible, in random order. A cell of class k has the hue of k and shows texture
-    k with probability `reliability` p, else one of the other K - 1 with equal probability. A channel of its
-    pixels is `hue + contrast * texture + noise * N(0, 1)`, in grey levels.
+    to the classes as evenly as possible, in random order. A cell of class k has the hue of k. It shows
+    texture k with probability `reliability` p, else one of the other K - 1 with equal probability. A channel
+    of its pixels is `hue + contrast * texture + noise * N(0, 1)`, in grey levels.
 
     Across images, colour and position are independent of the class; within an image, one colour is one class.
     A classifier that sees single cells is right with probability p at most, which bounds its IoU per class by
