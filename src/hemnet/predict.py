@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
 from hemnet.config.command_line import add_run_arguments, log_to_terminal, override, parse, run_entry
 from hemnet.config.compose import build_eval_transform, build_inference, restore
-from hemnet.data import IMAGE_SUFFIXES, DataError, DatasetSpec, read_image
+from hemnet.data import IMAGE_SUFFIXES, DataError, read_image
 from hemnet.errors import HemnetError
 from hemnet.figures.predictions import legend, overlay, write_mask
 from hemnet.runs.run import Checkpoint, Run
@@ -60,17 +59,14 @@ def predict(
     for path in images:
         try:
             image_HWC = read_image(path)
-        except DataError as error:
-            log.error("%s", error)
-            failed.append(path.name)
-            continue
-        size = (image_HWC.shape[0], image_HWC.shape[1])
-        image_CHW = transform.prepare(image_HWC).to(device)
-        try:
+            size = (image_HWC.shape[0], image_HWC.shape[1])
+            image_CHW = transform.prepare(image_HWC).to(device)
             classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size, inference)
-            _write(output, path.stem, image_HWC, classes_HW, spec)
+            painted = overlay(image_HWC, classes_HW, spec)
+            Image.fromarray(painted).save(output / f"{path.stem}_overlay.png")
+            write_mask(output / f"{path.stem}_mask.png", classes_HW, spec)
         except HemnetError as error:
-            log.error("%s: %s", path, error)
+            log.error("%s: %s", path.name, error)
             failed.append(path.name)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
@@ -101,11 +97,6 @@ def _images(source: Path) -> list[Path]:
     if clashes:
         raise DataError(f"{source} holds several images named {clashes[0]}: rename one, or predict it alone")
     return paths
-
-
-def _write(output: Path, stem: str, image_HWC: np.ndarray, classes_HW: np.ndarray, spec: DatasetSpec) -> None:
-    Image.fromarray(overlay(image_HWC, classes_HW, spec)).save(output / f"{stem}_overlay.png")
-    write_mask(output / f"{stem}_mask.png", classes_HW, spec)
 
 
 def _entry() -> None:

@@ -14,7 +14,7 @@ import struct
 import time
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,15 +29,6 @@ CHUNK = 1 << 26
 PROBES = 16
 _MAGIC = b"hemnet\x00\x01"  # the last byte is the version of the format
 _FOOTER = struct.Struct(f"<QI{len(_MAGIC)}s")
-
-
-@runtime_checkable
-class Cacheable(Reader, Protocol):
-    """A reader with a fingerprint, by which a cache of its samples can be recognised as out of date."""
-
-    def fingerprint(self) -> Fingerprint:
-        """Return the state of the settings and files that the samples depend on."""
-        ...
 
 
 class Unusable(Exception):
@@ -68,7 +59,7 @@ class Cached:
     def __init__(self, reader: Reader, folder: str | Path, max_gib: float = 16.0) -> None:
         if not max_gib > 0:
             raise ValueError(f"the size limit of a cache must be > 0 GiB, got {max_gib}")
-        if not isinstance(reader, Cacheable):
+        if not hasattr(reader, "fingerprint"):
             raise DataError(
                 f"{reader.spec.name}: a {type(reader).__name__} has no method fingerprint(), so a cache "
                 "could not be recognised as out of date; set data.cache=null, or add the method"

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
+
 from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
 from hemnet.report.contents import Block, Chart, Table
@@ -17,8 +19,8 @@ from hemnet.report.heads import against_heads, every_group, gradient_modes, per_
 from hemnet.report.images import Album
 from hemnet.report.overview import overview, problems
 from hemnet.report.page import MARK, PagePart, render
-from hemnet.report.plots import save, style
-from hemnet.report.scores import Chapter, against_depth, against_scale
+from hemnet.report.plots import STYLE, save
+from hemnet.report.scores import against_depth, against_scale
 from hemnet.report.training import convergence, learning
 from hemnet.report.variants import variants
 
@@ -90,42 +92,35 @@ def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
         lone = [section for section in mine if len(section.groups) == 1]
         if len(lone) == 1:
             lone = []
-        slug = _slug(experiment)
+        slug = re.sub("[^0-9A-Za-z]", "_", experiment)
         for i, section in enumerate(section for section in mine if section not in lone):
             yield _part(section, f"{slug}_{i}" if i else slug, album)
         if lone:
             title = f"{experiment}, settings with nothing to compare"
-            yield PagePart(title, [], [every_group(lone, f"{slug}_lone")])
+            yield PagePart(title, [every_group(lone, f"{slug}_lone")])
 
 
 def _part(section: Section, slug: str, album: Album | None) -> PagePart:
-    chapters: list[Chapter] = []
+    blocks: list[Block] = []
     made: set[str] = set()
     found = variants(section)
     for i, variant in enumerate(found):
-        place = slug if i == 0 else f"{slug}_v{i}"
         for name, write in OF_VARIANTS.items():
-            if chapter := write(section, variant, place):
+            if block := write(section, variant, f"{slug}_v{i}" if i else slug):
                 made.add(name)
-                if variant.label:
-                    chapter.block.title += f" ({variant.label})"
-                chapters.append(chapter)
+                block.title += f" ({variant.label})" if variant.label else ""
+                blocks.append(block)
     first = found[0] if found else None
     for name, write_one in OF_SECTIONS.items():
-        if chapter := write_one(section, first, slug):
+        if block := write_one(section, first, slug):
             made.add(name)
-            chapters.append(chapter)
-    blocks = [chapter.block for chapter in chapters] + [every_group([section], slug)]
+            blocks.append(block)
+    blocks.append(every_group([section], slug))
     if album is not None and (pictures := album.block(section, first)):
         blocks.append(pictures)
     if left_out := [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in made]:
         blocks.append(Block("Left out", [f"These runs have no data for: {'; '.join(left_out)}."]))
-    findings = [(chapter.block.title, chapter.findings) for chapter in chapters if chapter.findings]
-    return PagePart(section.title, findings, blocks)
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "_" for c in name)
+    return PagePart(section.title, blocks)
 
 
 def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], list[str]]:
@@ -134,7 +129,7 @@ def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], li
         (out / folder).mkdir(parents=True, exist_ok=True)
     svgs: dict[str, str] = {}
     files: list[str] = []
-    with style():
+    with mpl.rc_context(STYLE):
         for item in (item for block in blocks for item in block.items):
             if isinstance(item, Chart):
                 svgs[item.name] = save(item.draw(), out / "figures", item.name)

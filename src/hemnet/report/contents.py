@@ -140,11 +140,12 @@ class Picture:
 
 @dataclass
 class Block:
-    """A heading with paragraphs, and the items below them."""
+    """A heading, paragraphs, items below them, and findings for the top of the page, a sentence each."""
 
     title: str
     paragraphs: list[str] = field(default_factory=list)
     items: list[Table | Chart | Picture] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
 
     def kinds(self) -> list[tuple[str, Table | Chart | Picture]]:
         """Return each item with the lower-case name of its class, for the template."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from hemnet.report.contents import Block, Cell, Column, Table
 from hemnet.report.groups import Group, Section, scale_text
-from hemnet.report.scores import Chapter
 from hemnet.report.significance import Estimate, estimate
 from hemnet.report.variants import Variant
 
@@ -22,7 +21,7 @@ HOW = (
 )
 
 
-def costs(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
+def costs(section: Section, variant: Variant | None, slug: str) -> Block | None:
     """Return the table of costs, and the ratios of hem to em where both were measured."""
     names = [name for name in COSTS if any(group.costs(name) for group in section.groups)]
     if not names:
@@ -35,10 +34,9 @@ def costs(section: Section, variant: Variant | None, slug: str) -> Chapter | Non
     ]
     columns = [Column("setting"), *(Column(COSTS[name][0], COSTS[name][1], False) for name in names)]
     block.items.append(Table(f"{slug}_cost", "Cost of each setting, means over seeds.", columns, rows))
-    chapter = Chapter(block)
     if variant is not None:
-        _add_ratios(chapter, variant, names, slug)
-    return chapter
+        _add_ratios(block, variant, names, slug)
+    return block
 
 
 def _cost(found: Estimate | None) -> Cell:
@@ -46,7 +44,7 @@ def _cost(found: Estimate | None) -> Cell:
     return found.mean if found is not None and not found.half_width else found
 
 
-def _add_ratios(chapter: Chapter, variant: Variant, names: list[str], slug: str) -> None:
+def _add_ratios(block: Block, variant: Variant, names: list[str], slug: str) -> None:
     hem = f"hem (h={scale_text(variant.scale)})"
     rows: list[list[Cell]] = []
     times: dict[int, Estimate] = {}
@@ -61,18 +59,21 @@ def _add_ratios(chapter: Chapter, variant: Variant, names: list[str], slug: str)
         if (time := dict(zip(names, found, strict=True)).get("seconds_per_step")) is not None:
             times[t] = time
     if times:
-        chapter.findings.append(_time_sentence(hem, times))
+        block.findings.append(_time_sentence(hem, times))
     if rows:
         columns = [Column("T"), *(Column(COSTS[name][0]) for name in names)]
         caption = (
             f"Cost of {hem} over em: means of the ratios of runs with the same seed, with 95% intervals."
         )
-        chapter.block.items.append(Table(f"{slug}_cost_ratio", caption, columns, rows))
+        block.items.append(Table(f"{slug}_cost_ratio", caption, columns, rows))
 
 
 def _time_sentence(hem: str, ratios: Mapping[int, Estimate]) -> str:
     """Return one sentence with the ratio at each T, and the T at which the interval excludes 1."""
-    told = ", ".join(f"{_ratio(ratio)} at T={t}" for t, ratio in ratios.items())
+    told = ", ".join(
+        f"{ratio.mean:.3f}{'' if ratio.high is None else f' ± {ratio.half_width:.3f}'} at T={t}"
+        for t, ratio in ratios.items()
+    )
     apart = [
         f"T={t}"
         for t, ratio in ratios.items()
@@ -83,11 +84,6 @@ def _time_sentence(hem: str, ratios: Mapping[int, Estimate]) -> str:
         return f"{start}: no interval from one seed."
     end = f"the 95% interval excludes 1 at {', '.join(apart)}" if apart else "every 95% interval contains 1"
     return f"{start}; {end} (not corrected for their number)."
-
-
-def _ratio(ratio: Estimate) -> str:
-    half = ratio.half_width
-    return f"{ratio.mean:.3f}" if half is None else f"{ratio.mean:.3f} ± {half:.3f}"
 
 
 def _ratios(em: Group, hem: Group, name: str) -> Mapping[int, float]:

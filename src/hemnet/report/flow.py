@@ -12,12 +12,11 @@ from hemnet.report.collect import PHASE_SHARE, PHASES
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.lines import END, WHEN, curve_chart, curves_of, depths_with, lines_at, phase_chart
-from hemnet.report.scores import Chapter
 from hemnet.report.significance import Comparison, compare, holm, p_text
 from hemnet.report.variants import Variant
 
 
-def gradient_flow(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def gradient_flow(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return the gradient that reaches each iteration, and the share that each injects into the backbone."""
     depths = depths_with(variant, "gradient/means", least=2)
     if not depths:
@@ -38,8 +37,8 @@ def gradient_flow(section: Section, variant: Variant, slug: str) -> Chapter | No
     tested = _kept(variant, depths)
     if tested:
         block.items.append(_kept_table(tested, slug))
-    at_end = [kept.found for kept in tested if kept.phase == END]
-    return Chapter(block, [_ratio_sentence(found) for found in at_end], at_end)
+    block.findings = [_ratio_sentence(kept.found) for kept in tested if kept.phase == END]
+    return block
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _ratio_sentence(found: Comparison) -> str:
     )
 
 
-def backbone(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def backbone(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return the gradient norm of the backbone over training, and of each stage at its end."""
     name = "gradient/backbone/all"
     depths = [t for t in variant.depths if any(curves_of(g, name) for *_, g in lines_at(variant, t))]
@@ -152,7 +151,7 @@ def backbone(section: Section, variant: Variant, slug: str) -> Chapter | None:
         "end of training. Geometric means over seeds."
     )
     block.items.append(Table(f"{slug}_gradient_backbone", caption, columns, rows))
-    return Chapter(block)
+    return block
 
 
 def _last(curve_S2: np.ndarray) -> float:

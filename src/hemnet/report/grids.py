@@ -13,7 +13,6 @@ from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section, differences
 from hemnet.report.heat import heat_map
 from hemnet.report.plots import Line, scale_colour, score_chart
-from hemnet.report.scores import Chapter
 from hemnet.report.significance import Estimate
 from hemnet.report.variants import Variant, others
 
@@ -54,16 +53,16 @@ class Grid:
         return len(self.scales) > 1 and len({T for column in self.scales for T in column.points}) > 1
 
 
-def trained_grid(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def trained_grid(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU over T of training and step size."""
     block = Block("T of training and step size", [ABOUT])
     grid = _grid(variant.usual, others(section), _by_training)
     if grid.whole:
         _show(block, grid, f"{slug}_grid_train", "T_train", "mIoU by T of training and step size η")
-    return Chapter(block) if block.items else None
+    return block if block.items else None
 
 
-def evaluated_grid(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def evaluated_grid(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU over T of evaluation and step size, for each T of training."""
     block = Block("T of evaluation and step size", [ABOUT])
     for depth in variant.depths:
@@ -74,7 +73,7 @@ def evaluated_grid(section: Section, variant: Variant, slug: str) -> Chapter | N
         if grid.whole:
             what = f"mIoU by T of evaluation and step size η, after training with T = {depth}"
             _show(block, grid, f"{slug}_grid_eval_T{depth}", "T_eval", what, depth)
-    return Chapter(block) if block.items else None
+    return block if block.items else None
 
 
 def _by_training(groups: Sequence[Group]) -> Points:

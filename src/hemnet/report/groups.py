@@ -37,7 +37,10 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
     The batch size, which a configuration states per process, is multiplied by the number of processes.
     """
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
-    acting = {name: node for name, node in callbacks.items() if node and not _watches(node)}
+    acting = {
+        name: node for name, node in callbacks.items()
+        if node and not str(node.get("_target_", "")).startswith(WATCHERS)
+    }  # fmt: skip
     kept = {
         key: _text(value)
         for key, value in leaves({**config, "callbacks": acting})
@@ -47,10 +50,6 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
     if (batch := (config.get("data") or {}).get("batch_size")) is not None:
         kept["data.batch_size"] = str(batch * processes)
     return kept
-
-
-def _watches(node: Mapping[str, Any]) -> bool:
-    return str(node.get("_target_", "")).startswith(WATCHERS)
 
 
 def _count(devices: Any) -> int:
@@ -149,7 +148,7 @@ class Section:
 def sections(records: Sequence[Record]) -> list[Section]:
     """Sort records into sections of groups; of two runs with one seed in a group, the later one counts."""
     found: dict[tuple[str, frozenset[tuple[str, str]]], dict[Any, Group]] = defaultdict(dict)
-    for record in sorted(records, key=_age):
+    for record in sorted(records, key=lambda r: (str(r.environment.get("started", "")), str(r.path))):
         own = settings(record.config)
         shared = frozenset((k, v) for k, v in own.items() if not k.startswith(HEAD))
         who = record.identity
@@ -172,10 +171,6 @@ def sections(records: Sequence[Record]) -> list[Section]:
         section.label = differences(section.settings, rivals)
         _label(section.groups)
     return made
-
-
-def _age(record: Record) -> tuple[str, str]:
-    return str(record.environment.get("started", "")), str(record.path)
 
 
 def _order(group: Group) -> Any:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section
 from hemnet.report.plots import class_bars, forest, head_colour
-from hemnet.report.scores import TESTS, Chapter, named, summary, test_cells
+from hemnet.report.scores import TESTS, named, summary, test_cells
 from hemnet.report.significance import compare, estimate, holm, sentence
 from hemnet.report.variants import Variant, others
 
@@ -16,7 +16,7 @@ MOST_CLASSES = 30
 """A chart of more classes shows those on which em and hem differ most."""
 
 
-def against_heads(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
+def against_heads(section: Section, variant: Variant | None, slug: str) -> Block | None:
     """Return the scores of every head, with paired tests of the others against hem (or em) at one T."""
     rivals = others(section)
     reference = None
@@ -36,7 +36,8 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Chapt
               lambda: forest([_forest_row(group) for group in (reference, *rivals)])),
         Table(f"{slug}_heads", f"Heads, and paired tests of {reference.label} minus each.", columns, rows),
     ]  # fmt: skip
-    return Chapter(block, [sentence(found) for found in tested], tested)
+    block.findings = [sentence(found) for found in tested]
+    return block
 
 
 def _scores(group: Group) -> list[Cell]:
@@ -50,7 +51,7 @@ def _forest_row(group: Group) -> tuple[str, str, list[float]]:
     return group.label, head_colour(group.head), list(group.by_seed().values())
 
 
-def gradient_modes(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def gradient_modes(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU of each gradient mode, with paired tests against `Variant.mode` at the same head, T, h."""
     if len({group.gradient for group in variant.groups}) < 2:
         return None
@@ -67,7 +68,7 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Chapter | N
         block.paragraphs.append(
             "There is no head, T and h at which two modes finished, so nothing to compare."
         )
-        return Chapter(block)
+        return block
     rows = [[g.label, g.score(), *test_cells(t)] for (g, _), t in zip(pairs, tested, strict=True)]
     columns = (Column("setting"), Column("mIoU"), *TESTS)
     block.items += [
@@ -76,10 +77,11 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Chapter | N
         Table(f"{slug}_gradient_modes", f"Each mode minus {variant.mode} at the same head, T and h.", columns,
               rows),
     ]  # fmt: skip
-    return Chapter(block, summary(tested, f"differences of other modes from {variant.mode}"), tested)
+    block.findings = summary(tested, f"differences of other modes from {variant.mode}")
+    return block
 
 
-def per_class(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
+def per_class(section: Section, variant: Variant | None, slug: str) -> Block | None:
     """Return the IoU of each class at one T for em, hem and other heads."""
     sides = others(section)
     if variant is not None:
@@ -109,7 +111,7 @@ def per_class(section: Section, variant: Variant | None, slug: str) -> Chapter |
         Table(f"{slug}_classes", "IoU of each class; intervals of differences are not corrected for the "
               "number of classes. A class without a score has none.", columns, rows),
     ]  # fmt: skip
-    return Chapter(block)
+    return block
 
 
 def _class_chart(keys: Sequence[str], sides: Sequence[Group]) -> Callable[[], Figure]:

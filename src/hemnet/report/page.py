@@ -14,10 +14,9 @@ MARK = '<meta name="generator" content="hemnet.report">'
 
 @dataclass(frozen=True)
 class PagePart:
-    """A part of the page: its title, findings as sentences per chapter title, and blocks."""
+    """A part of the page: its title and its blocks."""
 
     title: str
-    findings: Sequence[tuple[str, Sequence[str]]]
     blocks: Sequence[Block]
 
 
@@ -37,14 +36,13 @@ def render(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["verdict"] = _verdict
-    uris = {name: _uri(svg) for name, svg in svgs.items()}
+    # Each SVG is an image of its own, since SVGs inside one page could share ids.
+    uris = {
+        name: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+        for name, svg in svgs.items()
+    }
     template = environment.get_template("page.html.jinja")
     return template.render(parts=parts, opening=opening, closing=closing, uris=uris)
-
-
-def _uri(svg: str) -> str:
-    """Return an SVG as a data URI; as separate images, two SVGs cannot share an id."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def _verdict(finding: str) -> str:

@@ -3,8 +3,7 @@
 Shapes: S points of a curve, (S, 2): step and value; n seeds.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,13 +44,6 @@ def head_colour(head: str) -> str:
 def scale_colour(position: float) -> str:
     """Return the colour of a position, 0 to 1, on a scale such as that of h or T."""
     return mpl.colors.to_hex(mpl.colormaps["viridis"](0.9 * (1 - position)))
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Use the report's style within the block."""
-    with mpl.rc_context(STYLE):
-        yield
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:

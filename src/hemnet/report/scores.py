@@ -1,29 +1,12 @@
 """Chapters on mIoU against T and against h."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
 from hemnet.report.significance import Comparison, compare, holm, sentence
 from hemnet.report.variants import Variant, others
-
-
-@dataclass
-class Chapter:
-    """A block, and its findings for the top of the page.
-
-    Attributes:
-        block: tables and charts.
-        findings: one sentence per finding.
-        tested: the comparisons behind the findings.
-    """
-
-    block: Block
-    findings: list[str] = field(default_factory=list)
-    tested: list[Comparison] = field(default_factory=list)
-
 
 Named = tuple[str, dict[int, float]]
 TESTS = (Column("difference", signed=True), Column("seeds in common"), Column("p", 2, False),
@@ -40,7 +23,7 @@ def named(group: Group, name: str | None = None) -> Named:
     return name or group.label, group.by_seed()
 
 
-def against_depth(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def against_depth(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU against T of em and hem, with a paired test at each T."""
     block = Block("mIoU against the number of iterations T")
     hem = f"hem (h={scale_text(variant.scale)})"
@@ -74,10 +57,10 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Chapter | No
     if rows:
         caption = f"mIoU of em and {hem} at each T, and paired tests of {hem} minus em."
         block.items.append(Table(f"{slug}_miou_vs_iterations", caption, columns, rows))
-    findings = [sentence(found) for found in tested]
+    block.findings = [sentence(found) for found in tested]
     if len(tested) > 1:
-        findings.insert(0, counts(tested, "differences between hem and em"))
-    return Chapter(block, findings, tested) if lines else None
+        block.findings.insert(0, counts(tested, "differences between hem and em"))
+    return block if lines else None
 
 
 def _levels(section: Section) -> list[tuple[str, str, float]]:
@@ -88,7 +71,7 @@ def _levels(section: Section) -> list[tuple[str, str, float]]:
     return [(group.label, head_colour(group.head), score.mean) for group, score in found if score][:6]
 
 
-def against_scale(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def against_scale(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU against h with a curve per T, and paired tests against h = 0 at the same T."""
     at = {t: [g for g in variant.usual if g.iterations == t] for t in variant.depths}
     at = {t: groups for t, groups in at.items() if sum(g.head == "hem" for g in groups) > 1}
@@ -122,7 +105,8 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Chapter | No
         Table(f"{slug}_miou_vs_scale", "mIoU at each h, and paired tests against h = 0 at the same T.",
               (Column("T"), Column("h"), Column("mIoU"), Column("n"), *TESTS), rows),
     ]  # fmt: skip
-    return Chapter(block, summary(tested, "differences from h = 0"), tested)
+    block.findings = summary(tested, "differences from h = 0")
+    return block
 
 
 def counts(tested: Sequence[Comparison], what: str) -> str:

@@ -123,14 +123,11 @@ def sentence(found: Comparison, unit: str = "mIoU", digits: int = 3) -> str:
         return f"{start}: {mean} on seed {found.seeds[0]} alone: no interval from one seed."
     interval = f"95% interval {found.difference.low:+.{digits}f} to {found.difference.high:+.{digits}f}"
     after = "" if found.p_holm == found.p else f", {p_text(found.p_holm)} after Holm"
-    tested = f"n={len(found.seeds)} seeds, p{_equals(found.p)}{after}"
+    p = p_text(found.p)
+    tested = f"n={len(found.seeds)} seeds, p{p if p.startswith('<') else f'={p}'}{after}"
     return f"{start}: {mean} ({interval}, {tested}): {found.verdict}."
 
 
 def p_text(p: float) -> str:
     """Return a p-value with two significant digits, or ``<0.001``."""
     return "<0.001" if p < 0.001 else f"{p:.2g}"
-
-
-def _equals(p: float) -> str:
-    return p_text(p) if p < 0.001 else f"={p_text(p)}"

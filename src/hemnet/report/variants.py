@@ -69,14 +69,11 @@ def variants(section: Section) -> list[Variant]:
     found: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
     for group in section.groups:
         if group.head in ("em", "hem"):
-            found[frozenset(_variant_settings(group).items())].append(group)
+            own = ((k, v) for k, v in group.rest.items() if not k.startswith(GRADIENT_SETTINGS))
+            found[frozenset(own)].append(group)
     rivals = [dict(key) for key in found]
     made = [Variant(differences(dict(key), rivals), groups) for key, groups in found.items()]
     return sorted(made, key=lambda variant: -sum(len(group.runs) for group in variant.groups))
-
-
-def _variant_settings(group: Group) -> dict[str, str]:
-    return {k: v for k, v in group.rest.items() if not k.startswith(GRADIENT_SETTINGS)}
 
 
 def others(section: Section) -> list[Group]:

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -46,7 +47,7 @@ class _Entry(NamedTuple):
     name: str
     kind: Literal["file", "folder", "link", "device"]
     target: str
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], Any]
 
 
 def unpack(archive: Path, folder: Path, limit: int | None = None) -> Unpacked:
@@ -158,7 +159,7 @@ def _zip_entries(file: IO[bytes]) -> Iterator[_Entry]:
                 with archive.open(info) as content:
                     # No link is made, so a target that is cut off here does no harm.
                     target = _beside(name, content.read(LONGEST_LINK).decode())
-            yield _Entry(name, kind, target, lambda info=info: archive.open(info))
+            yield _Entry(name, kind, target, partial(archive.open, info))
 
 
 def _beside(name: str, target: str) -> str:
@@ -193,7 +194,7 @@ def _tar_entries(stream: Any, limit: int) -> Iterator[_Entry]:
             kind: Any = "folder" if info.isdir() else "file" if info.isreg() else "device"
             target = _beside(info.name, info.linkname) if info.issym() else info.linkname
             kind = "link" if info.issym() or info.islnk() else kind
-            yield _Entry(info.name, kind, target, lambda info=info: archive.extractfile(info))
+            yield _Entry(info.name, kind, target, partial(archive.extractfile, info))
         # Reading to the very end makes gzip compare its checksum.
         while watched.read(CHUNK):
             pass

@@ -153,15 +153,13 @@ class VOCAug(FileReader):
                 )
         else:
             # Half of VOC val is also in SBD.
-            names = sorted((train | (set(more) if cls is None else _sbd_names(cls.parent))) - val)
+            lists = [cls.parent / f"{split}.txt" for split in ("train", "val")] if cls else []
+            sbd = [read_list(path, _AUG_LAYOUT) for path in lists] or [list(more)]
+            names = sorted(train.union(*sbd) - val)
         # For a name of VOC train whose VOC mask is missing, the coarser mask is no substitute: an error.
         return names, {name: path for name, path in more.items() if name not in train} | {
             name: path for name, path in voc.items() if name in train
         }
-
-
-def _sbd_names(folder: Path) -> set[str]:
-    return {name for split in ("train", "val") for name in read_list(folder / f"{split}.txt", _AUG_LAYOUT)}
 
 
 def _first(*folders: Path) -> Path | None:
