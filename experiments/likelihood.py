@@ -60,7 +60,7 @@ def follow(x_BNC: Tensor, trajectory_TBKC: Tensor, variance: float) -> Course:
     return Course(torch.stack(equal, 1) / x_BNC.shape[1], torch.stack(tilted, 1) / x_BNC.shape[1])
 
 
-def told(course_BT: Tensor) -> str:
+def step_cells(course_BT: Tensor) -> str:
     """Return four cells: number of falling steps, mean and largest fall, and L(T) - L(0)."""
     steps_S = course_BT.diff(dim=1).flatten()
     fell_S = steps_S[steps_S < -ROUNDING]
@@ -103,9 +103,9 @@ def on_drawn_features(iterations: int) -> None:
         )  # fmt: skip
         course = follow(x_BNC, fit.trajectory, variance)
         row = f"| {e_step}, {kind}, size {size:g}, K = {components}, h = {h}"
-        print(f"{row} | equal | {told(course.equal)} | {spread_of(fit.means, x_BNC):.2g} |")
+        print(f"{row} | equal | {step_cells(course.equal)} | {spread_of(fit.means, x_BNC):.2g} |")
         if assignment == "dot":
-            print(f"{row} | tilted | {told(course.tilted)} | |")
+            print(f"{row} | tilted | {step_cells(course.tilted)} | |")
 
 
 def of_run(path: str, iterations: int | None, images: int) -> dict[str, tuple[Course, float]]:
@@ -158,7 +158,7 @@ def main() -> None:
     for path in options.runs:
         for setting, (course, spread_T) in of_run(path, options.iterations, options.images).items():
             for kind, values in course._asdict().items():
-                print(f"| {path}: {setting} | {kind} | {told(values)} | {spread_T:.2g} |")
+                print(f"| {path}: {setting} | {kind} | {step_cells(values)} | {spread_T:.2g} |")
 
 
 if __name__ == "__main__":

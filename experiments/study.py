@@ -91,7 +91,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def told(verdicts: Sequence[Outcome]) -> str:
+def outcome_table(verdicts: Sequence[Outcome]) -> str:
     """Return the table of a family."""
     rows = []
     for contrast, found, words in verdicts:
@@ -217,7 +217,7 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str]:
         yield from [f"- {what}: {', '.join(path.name for path in paths)}"] if paths else []
     for family, found, verdicts in pages:
         yield f"\n## {family.title}\n"
-        yield told(verdicts)
+        yield outcome_table(verdicts)
         if family.title == "Depth":
             yield ""
             yield from on_depth(verdicts)

@@ -65,7 +65,7 @@ class Assumptions:
     bucket_bytes: float = 25 * 2**20
 
 
-# Each assumption as an option of the command: its flag, its field, the option's unit in that of the field.
+# Each assumption as an option: flag, field, value of the field for an option of 1, text.
 OPTIONS = (
     ("--tflops", "peak_flops", 1e12, "peak rate of a GPU in the precision of training, in TFLOP/s"),
     ("--utilization", "utilization", 1, "share of the peak rate that training reaches"),

@@ -28,7 +28,7 @@ class Source:
     into: str = "."
     counts: tuple[tuple[str, int], ...] = ()
     digest: str | None = None
-    size: str = "told by the server"
+    size: str = "stated by the server"
     packed: bool = True
 
 

@@ -147,7 +147,7 @@ def _check_counts(source: Source, archive: Path, top: Path) -> None:
 
 
 def _put_in_place(source: Source, top: Path, root: Path, mark: dict[str, Any]) -> None:
-    """Rename the units into place; the mark tells a later call whether this one was killed in between."""
+    """Rename the units into place; the mark tells a later call whether all were renamed."""
     _write_mark(root, source, mark | {"whole": False})
     for unit in source.units:
         place = root / source.into / unit

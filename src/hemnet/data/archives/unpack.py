@@ -51,7 +51,7 @@ class _Entry(NamedTuple):
 
 
 def unpack(archive: Path, folder: Path, limit: int | None = None) -> Unpacked:
-    """Unpack a zip, tar or tar.gz file, told apart by content, into an empty folder.
+    """Unpack a zip, tar or tar.gz file, recognised by content, into an empty folder.
 
     Only plain files and folders are made, with the permissions of new files. A link to a place within the
     folder is left out and listed.

@@ -156,7 +156,7 @@ class VOCAug(FileReader):
             lists = [cls.parent / f"{split}.txt" for split in ("train", "val")] if cls else []
             sbd = [read_list(path, _AUG_LAYOUT) for path in lists] or [list(more)]
             names = sorted(train.union(*sbd) - val)
-        # For a name of VOC train whose VOC mask is missing, the coarser mask is no substitute: an error.
+        # A name of VOC train without a VOC mask is an error; the coarser mask of SBD is no substitute.
         return names, {name: path for name, path in more.items() if name not in train} | {
             name: path for name, path in voc.items() if name in train
         }
