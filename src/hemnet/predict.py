@@ -4,7 +4,7 @@ import argparse
 import errno
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -51,28 +51,21 @@ def predict(
     network.to(device)
     transform, inference = build_eval_transform(config), build_inference(config)
     output = output or run.path / "predictions"
+
+    def segment_file(path: Path) -> None:
+        image_HWC = read_image(path)
+        size = (image_HWC.shape[0], image_HWC.shape[1])
+        image_CHW = transform.prepare(image_HWC).to(device)
+        classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size, inference)
+        painted_HWC = overlay(image_HWC, classes_HW, spec)
+        Image.fromarray(painted_HWC).save(output / f"{path.stem}_overlay.png")
+        write_mask(output / f"{path.stem}_mask.png", classes_HW, spec)
+
     try:
         output.mkdir(parents=True, exist_ok=True)
+        failed = [path.name for path in images if not _succeeds(segment_file, path)]
     except OSError as error:
         raise DataError(f"cannot write to {output} ({error}): choose another --output") from error
-    failed: list[str] = []
-    for path in images:
-        try:
-            image_HWC = read_image(path)
-            size = (image_HWC.shape[0], image_HWC.shape[1])
-            image_CHW = transform.prepare(image_HWC).to(device)
-            classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size, inference)
-            painted = overlay(image_HWC, classes_HW, spec)
-            Image.fromarray(painted).save(output / f"{path.stem}_overlay.png")
-            write_mask(output / f"{path.stem}_mask.png", classes_HW, spec)
-        except HemnetError as error:
-            log.error("%s: %s", path.name, error)
-            failed.append(path.name)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise DataError(f"cannot write to {output} ({error}): choose another --output") from error
-            log.error("%s: its name is too long for the files to write", path)
-            failed.append(path.name)
     if len(failed) == len(images):
         raise DataError(f"none of the {len(failed)} images in {source} was segmented; see the messages above")
     legend(spec, output / "legend.png")
@@ -83,6 +76,21 @@ def predict(
             "see the messages above. All others were"
         )
     return output
+
+
+def _succeeds(segment_file: Callable[[Path], None], path: Path) -> bool:
+    """Segment an image; log an error that concerns this image alone, and return whether there was none."""
+    try:
+        segment_file(path)
+    except HemnetError as error:
+        log.error("%s: %s", path.name, error)
+        return False
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        log.error("%s: its name is too long for the files to write", path.name)
+        return False
+    return True
 
 
 def _images(source: Path) -> list[Path]:

@@ -38,7 +38,7 @@ def predictions_page(rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show
     """
     titles = ("image", "truth", "prediction", "errors")[0 if show_images else 1 :]
     aspects = [row.truth.shape[0] / row.truth.shape[1] for row in rows]
-    patches = _patches(spec, _shown((mask for row in rows for mask in (row.truth, row.prediction)), spec))
+    patches = _patches(spec, [mask for row in rows for mask in (row.truth, row.prediction)])
     columns = min(6, len(patches))
     legend_height = 0.2 + 0.3 * -(-len(patches) // columns)
     height = 9.8 / len(titles) * sum(aspects) + legend_height + 0.3
@@ -75,8 +75,8 @@ def contact_sheet(items: Sequence[Item], spec: DatasetSpec, path: Path) -> None:
 
     All images have the same size. A row has three items; a legend of the classes is below.
     """
-    named = _patches(spec, _shown((item["mask"].numpy().astype(np.uint8) for item in items), spec))
-    patches = [*named, _patch("ignored", spec.ignore_color)]
+    patches = _patches(spec, [item["mask"].numpy() for item in items])
+    patches.append(_patch("ignored", spec.ignore_color))
     rows, columns = -(-len(items) // 3), min(6, len(patches))
     height, width = items[0]["mask"].shape
     legend_height = 0.2 + 0.3 * -(-len(patches) // columns)
@@ -98,20 +98,16 @@ def legend(spec: DatasetSpec, path: Path) -> None:
     """Write a legend of the classes and their colours."""
     columns = -(-spec.num_classes // 20)
     figure = Figure(figsize=(2.2 * columns, 0.24 * -(-spec.num_classes // columns) + 0.2), dpi=110)
-    figure.legend(handles=_patches(spec, range(spec.num_classes)), loc="center", ncols=columns, frameon=False)
+    figure.legend(handles=_patches(spec), loc="center", ncols=columns, frameon=False)
     figure.savefig(path)
 
 
-def _shown(masks: Iterable[np.ndarray], spec: DatasetSpec) -> Iterable[int]:
-    """Return the classes in a legend: all, or those in the masks if there are more than `MOST_PATCHES`."""
-    if spec.num_classes <= MOST_PATCHES:
-        return range(spec.num_classes)
-    present = np.unique(np.concatenate([np.unique(mask) for mask in masks]))
-    return [int(label) for label in present if label != IGNORE_INDEX]
-
-
-def _patches(spec: DatasetSpec, shown: Iterable[int]) -> list[Patch]:
-    return [_patch(spec.classes[k], spec.palette[k]) for k in shown]
+def _patches(spec: DatasetSpec, masks: Sequence[np.ndarray] = ()) -> list[Patch]:
+    """Return a legend of all classes, or of those in the masks if there are more than `MOST_PATCHES`."""
+    shown: Iterable[int] = range(spec.num_classes)
+    if masks and spec.num_classes > MOST_PATCHES:
+        shown = set(np.concatenate([np.unique(mask) for mask in masks]).tolist()) - {IGNORE_INDEX}
+    return [_patch(spec.classes[k], spec.palette[k]) for k in sorted(shown)]
 
 
 def _patch(name: str, colour: tuple[int, int, int]) -> Patch:

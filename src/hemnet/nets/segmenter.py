@@ -25,9 +25,9 @@ class Segmenter(nn.Module):
     """A backbone and the heads that read its feature maps.
 
     Images whose sides are not multiples of the backbone's output stride are padded below and to the right
-    with zeros, the mean colour, and the logits of the padding are cut off. A cell of a feature map so covers
-    the same number of pixels for any image size. Stretching, say, a map of 23 rows over 360 pixels instead
-    would shift the logits by up to half a cell.
+    with zeros, the mean colour, and the logits of the padding are cut off, so that a cell of a feature map
+    covers the same number of pixels for any image size. Stretching, say, a map of 23 rows over 360 pixels
+    instead would shift the logits by up to half a cell.
 
     Args:
         backbone: maps images to a tuple of feature maps. Its ``output_stride`` is the size of an image over
