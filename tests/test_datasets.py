@@ -74,7 +74,7 @@ def test_check_lists_every_defect_and_counts_the_rest(
         pixels, images = sum((m == k).sum() for m in masks), sum((m == k).any() for m in masks)
         assert val["classes"][name] == {"pixels": pixels, "images": images}
     assert val["ignored_pixels"] == sum((m == 11).sum() for m in masks)
-    assert "1 of them have no labelled pixel" in printed
+    assert "1 of these have no labelled pixel" in printed
 
 
 def test_a_sound_set_is_said_to_be_so_and_absent_classes_are_noted(
@@ -202,7 +202,7 @@ def test_a_killed_download_is_resumed_verified_and_done_once(tmp_path: Path) -> 
         done = call(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert "research only" in done.stdout
-        assert "told by the server" in done.stdout
+        assert "stated by the server" in done.stdout
         assert served.seen[-1][1] == f"bytes={kept}-"
         assert "expected" not in done.stdout + done.stderr
         for split, count in COUNTS.items():

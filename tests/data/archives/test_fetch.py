@@ -138,7 +138,7 @@ def test_too_few_files_are_said_and_none_are_refused(shop: Shop, caplog: pytest.
     shop.change(counts=(("set/*.png", 3),))
     with caplog.at_level(logging.WARNING):
         shop.fetch()
-    assert "holds 2 of set/*.png, 3 were expected" in caplog.text
+    assert "contains 2 of set/*.png, expected 3" in caplog.text
     shop.change(name="again.tar", units=("top",), counts=(("top/set/*.jpg", 3),))
     shop.served.files["images.tar"] = write("tar", shop.root / "t", IMAGES).read_bytes()
     with pytest.raises(DataError, match=r"contains no top/set/\*\.jpg, expected 3"):
