@@ -4,12 +4,12 @@
     python experiments/likelihood.py RUN [RUN ...] # features of trained networks, 8 validation images each
 
 EM with the Gaussian E-step (the paper's Eq. 7) never lowers eq (5), the log-likelihood of a mixture with
-equal weights 1/K. For the dot product (its Eq. 8) no such theorem holds; docs/em.md has the derivation. Two
-likelihoods are followed, in float64 and in nats per position: "equal", eq (5), and "tilted", of the mixture
-with weights π_k ∝ exp(|mu_k|²/2σ²), whose posterior the dot product is.
+equal weights 1/K. For the dot product (Eq. 8) no such theorem holds; docs/em.md has the derivation. Two
+log-likelihoods are computed, in float64 and in nats per position: "equal", eq (5), and "tilted", of the
+mixture with weights π_k ∝ exp(|mu_k|²/2σ²), whose posterior is the dot product.
 
-A run is fitted as it was trained, from its last checkpoint: its own E-step, σ², h and initial means, and its
-own T unless --iterations is given.
+EM on the features of a run uses the run's E-step, σ², h and initial means, from its last checkpoint, and its
+T unless --iterations is given.
 
 Shapes: B images, N positions, C channels, K components, T iterations, S = B·T steps of the means.
 """
@@ -30,7 +30,7 @@ from hemnet.errors import HemnetError
 from hemnet.runs.run import Run
 
 CHANNELS, POSITIONS, IMAGES = 64, 400, 8
-# A fall below this is rounding: the sums of float64 hold about 1e-13 nats per position here.
+# Smaller falls are rounding; the error of the float64 sums is about 1e-13 nats per position.
 ROUNDING = 1e-9
 
 
@@ -42,7 +42,7 @@ class Course(NamedTuple):
 
 
 def tilted_log_likelihood(x_BNC: Tensor, mu_BKC: Tensor, variance: float) -> Tensor:
-    """Log-likelihood (B,) of a mixture with weights π_k ∝ exp(|mu_k|²/2σ²): no |mu_k|² stays in the logits.
+    """Return the log-likelihood (B,) of a mixture with weights π_k ∝ exp(|mu_k|²/2σ²).
 
     log Σ_k π_k N(x | mu_k, σ²I) =
         log Σ_k exp(x·mu_k/σ²) - |x|²/2σ² - (C/2) log 2πσ² - log Σ_k exp(|mu_k|²/2σ²)
@@ -54,14 +54,14 @@ def tilted_log_likelihood(x_BNC: Tensor, mu_BKC: Tensor, variance: float) -> Ten
 
 
 def follow(x_BNC: Tensor, trajectory_TBKC: Tensor, variance: float) -> Course:
-    """Return both log-likelihoods at all means of a trajectory."""
+    """Return both log-likelihoods at each means of a trajectory."""
     equal = [log_likelihood(x_BNC, mu_BKC, variance=variance) for mu_BKC in trajectory_TBKC]
     tilted = [tilted_log_likelihood(x_BNC, mu_BKC, variance) for mu_BKC in trajectory_TBKC]
     return Course(torch.stack(equal, 1) / x_BNC.shape[1], torch.stack(tilted, 1) / x_BNC.shape[1])
 
 
-def told(course_BT: Tensor) -> str:
-    """Return four cells: how many steps fell, by how much in the mean and at most, and L(T) - L(0)."""
+def step_cells(course_BT: Tensor) -> str:
+    """Return four cells: number of falling steps, mean and largest fall, and L(T) - L(0)."""
     steps_S = course_BT.diff(dim=1).flatten()
     fell_S = steps_S[steps_S < -ROUNDING]
     gain = (course_BT[:, -1] - course_BT[:, 0]).mean()
@@ -70,7 +70,7 @@ def told(course_BT: Tensor) -> str:
 
 
 def drawn(kind: str, components: int, generator: torch.Generator) -> Tensor:
-    """Draw (B, N, C): "normal", unit normal; "clusters", K unit-normal centres, a third of that around."""
+    """Draw (B, N, C): "normal" is unit normal; "clusters" is K unit-normal centres with noise of 1/3."""
     noise_BNC = torch.randn(IMAGES, POSITIONS, CHANNELS, generator=generator, dtype=torch.float64)
     if kind == "normal":
         return noise_BNC
@@ -81,7 +81,7 @@ def drawn(kind: str, components: int, generator: torch.Generator) -> Tensor:
 
 
 def spread_of(mu_BKC: Tensor, x_BNC: Tensor) -> float:
-    """Return the standard deviation of an image's means around their centre, over that of its features."""
+    """Return the standard deviation of the means of an image over that of its features."""
     apart, around = mu_BKC - mu_BKC.mean(1, keepdim=True), x_BNC - x_BNC.mean(1, keepdim=True)
     return (apart.square().mean() / around.square().mean()).sqrt().item()
 
@@ -89,7 +89,7 @@ def spread_of(mu_BKC: Tensor, x_BNC: Tensor) -> float:
 def on_drawn_features(iterations: int) -> None:
     """Print a table: both E-steps at σ² = sqrt(C), from normal means of the features' size."""
     sigma2 = math.sqrt(CHANNELS)
-    # The paper's Eq. 7 has no factor 2, so it is ours at half its σ²: see `variance` of hemnet.em.unroll.
+    # The paper's Eq. 7 has no factor 2, so it equals ours at half the σ²: see `variance` of hemnet.em.unroll.
     e_steps = {"Eq. 7": ("gaussian", sigma2 / 2), "Eq. 8": ("dot", sigma2)}
     settings = product(e_steps, ("normal", "clusters"), (1.0, 3.0), (16, 64), (-0.5, 0.0, 0.5, 0.9))
     for e_step, kind, size, components, h in settings:
@@ -103,16 +103,16 @@ def on_drawn_features(iterations: int) -> None:
         )  # fmt: skip
         course = follow(x_BNC, fit.trajectory, variance)
         row = f"| {e_step}, {kind}, size {size:g}, K = {components}, h = {h}"
-        print(f"{row} | equal | {told(course.equal)} | {spread_of(fit.means, x_BNC):.2g} |")
+        print(f"{row} | equal | {step_cells(course.equal)} | {spread_of(fit.means, x_BNC):.2g} |")
         if assignment == "dot":
-            print(f"{row} | tilted | {told(course.tilted)} | |")
+            print(f"{row} | tilted | {step_cells(course.tilted)} | |")
 
 
 def of_run(path: str, iterations: int | None, images: int) -> dict[str, tuple[Course, float]]:
-    """Return likelihoods and the spread of the last means, by what was fitted, on images all over the split.
+    """Return log-likelihoods and the spread of the last means per EM layer, on images across the split.
 
     Raises:
-        HemnetError: the run has no EM layer or no whole checkpoint, or its data is not there.
+        HemnetError: the run has no EM layer or no complete checkpoint, or its data is missing.
     """
     run = Run.open(path)
     network, _ = restore(run)
@@ -147,7 +147,7 @@ def of_run(path: str, iterations: int | None, images: int) -> dict[str, tuple[Co
 
 
 def main() -> None:
-    """Print a table of drawn features, or of each run's."""
+    """Print the table for drawn features, or for each run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run directories; none: drawn features")
     parser.add_argument("--iterations", type=int, help="T; default: the run's own, 16 for drawn features")
@@ -159,7 +159,7 @@ def main() -> None:
     for path in options.runs:
         for setting, (course, spread_T) in of_run(path, options.iterations, options.images).items():
             for kind, values in course._asdict().items():
-                print(f"| {path}: {setting} | {kind} | {told(values)} | {spread_T:.2g} |")
+                print(f"| {path}: {setting} | {kind} | {step_cells(values)} | {spread_T:.2g} |")
 
 
 if __name__ == "__main__":

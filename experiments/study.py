@@ -1,8 +1,8 @@
-"""Print the tests that STUDY.md fixed beforehand, and its measures, of the runs that have finished.
+"""Print the tests and measures that STUDY.md fixed beforehand, from the runs that have finished.
 
     python experiments/study.py RUNS_FOLDER [RUNS_FOLDER ...] > verdicts.md
 
-Runs are told by their configurations, wherever they lie. A contrast that lacks pairs shows no number.
+Runs are recognised by their configurations, in any folder. A contrast that lacks pairs shows no number.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from study_plan import Block, Contrast, plan
+from study_plan import Contrast, Family, plan
 from study_runs import (
     TENTHS,
     Finished,
@@ -30,25 +30,25 @@ from study_runs import (
 )
 
 from hemnet.errors import HemnetError
-from hemnet.report.statistics import Comparison, Estimate, compare, estimate, holm, p_text
+from hemnet.report.significance import Comparison, Estimate, compare, estimate, holm, p_text
 
 EVALUATED = (1, 2, 3, 4, 6, 8, 12, 16, 32)
-# A fall below this, relative to the likelihood, is rounding of float32.
+# Smaller falls, relative to the log-likelihood, are rounding of float32.
 ROUNDING = 1e-6
 
 
-class Verdict(NamedTuple):
-    """A contrast and what came of it: ``found`` is None where it cannot be tested."""
+class Outcome(NamedTuple):
+    """A contrast and its result; ``found`` is None if the contrast cannot be tested."""
 
     contrast: Contrast
     found: Comparison | None
     words: str
 
 
-def decide(block: Block, found: dict[Setting, dict[int, Finished]]) -> list[Verdict]:
-    """Return a block's verdicts; in Holm's correction a contrast that lacks pairs counts with a p of 1."""
-    family, counts = [], []
-    for contrast in block.contrasts:
+def decide(family: Family, found: dict[Setting, dict[int, Finished]]) -> list[Outcome]:
+    """Return a family's outcomes; in Holm's correction a contrast that lacks pairs counts with p = 1."""
+    compared, counts = [], []
+    for contrast in family.contrasts:
         sides = [
             {seed: value for seed, run in found[setting].items() if (value := measure(run)) is not None}
             for setting, measure in (
@@ -57,24 +57,24 @@ def decide(block: Block, found: dict[Setting, dict[int, Finished]]) -> list[Verd
             )
         ]
         counts.append(len(sides[0].keys() & sides[1].keys()))
-        family.append(compare("", ("", sides[0]), ("", sides[1])))
-    whole = [count == block.seeds for count in counts]
-    known = [ready and c.p is not None for c, ready in zip(family, whole, strict=True)]
-    corrected = holm([c if has else replace(c, p=1.0) for c, has in zip(family, known, strict=True)])
-    verdicts = []
-    for i, contrast in enumerate(block.contrasts):
+        compared.append(compare("", ("", sides[0]), ("", sides[1])))
+    whole = [count == family.seeds for count in counts]
+    known = [ready and c.p is not None for c, ready in zip(compared, whole, strict=True)]
+    corrected = holm([c if has else replace(c, p=1.0) for c, has in zip(compared, known, strict=True)])
+    outcomes = []
+    for i, contrast in enumerate(family.contrasts):
         if not whole[i]:
-            words = f"not yet: {counts[i]} of {block.seeds} pairs"
+            words = f"not yet: {counts[i]} of {family.seeds} pairs"
         elif not known[i]:
             words = "undefined in too many runs"
         else:
-            words = in_words(corrected[i], contrast.claimed, block.seeds)
-        verdicts.append(Verdict(contrast, corrected[i] if known[i] else None, words))
-    return verdicts
+            words = in_words(corrected[i], contrast.claimed, family.seeds)
+        outcomes.append(Outcome(contrast, corrected[i] if known[i] else None, words))
+    return outcomes
 
 
 def in_words(found: Comparison, claimed: int, seeds: int) -> str:
-    """Return STUDY.md's word for a difference after Holm."""
+    """Return the verdict on a difference after Holm, in the words of STUDY.md."""
     assert found.difference is not None
     if not found.supported:
         words = "no difference shown"
@@ -91,8 +91,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def told(verdicts: Sequence[Verdict]) -> str:
-    """Return a block's table."""
+def outcome_table(verdicts: Sequence[Outcome]) -> str:
+    """Return the table of a family."""
     rows = []
     for contrast, found, words in verdicts:
         name = contrast.about or f"{contrast.first} against {contrast.second}"
@@ -107,7 +107,7 @@ def told(verdicts: Sequence[Verdict]) -> str:
 
 
 def mean_and_interval(found: Estimate | None, signed: bool = False) -> list[str]:
-    """Return two cells."""
+    """Return two cells, the mean and its interval."""
     if found is None:
         return ["", ""]
     sign = "+" if signed else ""
@@ -115,8 +115,8 @@ def mean_and_interval(found: Estimate | None, signed: bool = False) -> list[str]
     return [f"{found.mean:{sign}.4f}", interval]
 
 
-def on_depth(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield what the block says of claim 2."""
+def on_depth(verdicts: Sequence[Outcome]) -> Iterator[str]:
+    """Yield the verdicts on claim 2, from the family "Depth"."""
     words = {(v.contrast.first.T, v.contrast.first.h, v.contrast.second.h): v.words for v in verdicts}
     for T in (8, 16):
         half, high, between = (words[T, *pair] for pair in ((0.5, 0.0), (0.9, 0.0), (0.5, 0.9)))
@@ -130,9 +130,9 @@ def on_depth(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 
 def measures(found: dict[Setting, dict[int, Finished]]) -> Iterator[str]:
-    """Yield the tables of what is measured besides, over the runs of each setting."""
+    """Yield the tables of the further measures, over the runs of each setting."""
     groups = {setting: [*by_seed.values()] for setting, by_seed in found.items() if by_seed}
-    yield "## Evaluated at other T\n\nMean `val/miou` over the runs that have it; description only.\n"
+    yield "## Evaluated at other T\n\nMean `val/miou` over the runs with such an evaluation; not tested.\n"
     yield table(("setting", *(f"T = {T}" for T in EVALUATED)), [
         [setting, *(mean_and_interval(over(runs, partial(evaluated_at, T)))[0] for T in EVALUATED)]
         for setting, runs in groups.items()
@@ -163,12 +163,12 @@ def measures(found: dict[Setting, dict[int, Finished]]) -> Iterator[str]:
 
 
 def over(runs: Sequence[Finished], measure: Measure) -> Estimate | None:
-    """Return the mean of a measure over the runs that have it."""
+    """Return the mean of a measure over the runs in which it is defined."""
     return estimate([math.nan if (value := measure(run)) is None else value for run in runs])
 
 
 def falls(runs: Sequence[Finished]) -> list[object]:
-    """Return the runs, steps that fell of all, their mean and largest fall, and where the whole fell."""
+    """Return number of runs, falling steps, mean and largest fall, and the runs with L(T) <= L(0)."""
     courses = [(run, found_T) for run in runs if (found_T := run.at_end("em/log_likelihood")) is not None]
     steps = np.concatenate([np.diff(found_T) for _, found_T in courses] or [np.zeros(0)])
     sizes = np.concatenate([np.abs(found_T[:-1]) for _, found_T in courses] or [np.zeros(0)])
@@ -179,7 +179,7 @@ def falls(runs: Sequence[Finished]) -> list[object]:
 
 
 def sharpening(primary: dict[Setting, dict[int, Finished]]) -> str:
-    """Return in how many primary runs the entropy of the responsibilities falls with every t (claim 5)."""
+    """Return in how many primary runs the entropy of the responsibilities falls at every t (claim 5)."""
     found = [run.at_end("em/entropy") for by_seed in primary.values() for run in by_seed.values()]
     known = [found_T for found_T in found if found_T is not None]
     fell = sum(bool((np.diff(found_T) < 0).all()) for found_T in known)
@@ -193,17 +193,17 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str]:
     """Yield the page, piece by piece.
 
     Raises:
-        HemnetError: a folder has no such run, or two runs of a block do not fit each other.
+        HemnetError: a folder has no such run, or two runs of a family differ in what they must share.
     """
     runs, unfinished = read_runs(folders, experiment)
     every: dict[Setting, dict[int, Finished]] = {}
     pages = []
-    for block in plan():
-        found = members(block.title, block.settings, block.seeds, runs)
+    for family in plan():
+        found = members(family.title, family.settings, family.seeds, runs)
         for setting, by_seed in found.items():
             if setting.head == "hem":
                 every[setting] = every.get(setting, {}) | by_seed
-        pages.append((block, found, decide(block, found)))
+        pages.append((family, found, decide(family, found)))
     planned = {
         run.run.path for _, found, _ in pages for by_seed in found.values() for run in by_seed.values()
     }
@@ -215,13 +215,13 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str]:
         ("outside the plan", [run.run.path for run in runs if run.run.path not in planned]),
     ):
         yield from [f"- {what}: {', '.join(path.name for path in paths)}"] if paths else []
-    for block, found, verdicts in pages:
-        yield f"\n## {block.title}\n"
-        yield told(verdicts)
-        if block.title == "Depth":
+    for family, found, verdicts in pages:
+        yield f"\n## {family.title}\n"
+        yield outcome_table(verdicts)
+        if family.title == "Depth":
             yield ""
             yield from on_depth(verdicts)
-        if block.title == "Primary":
+        if family.title == "Primary":
             yield ""
             yield sharpening(found)
     yield ""

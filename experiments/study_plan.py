@@ -1,4 +1,4 @@
-"""Every test of STUDY.md, as data: what is compared with what, over how many seeds, and in which family."""
+"""Every test of STUDY.md as data: the two sides, the number of seeds, and the family."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +10,7 @@ from study_runs import Measure, Setting, evaluated_at, evenness, first_gain, sco
 class Contrast(NamedTuple):
     """``measure`` of ``first`` less ``other`` (by default the same measure) of ``second``.
 
-    ``claimed`` is the sign that the paper gives the difference, 0 where it gives none.
+    ``claimed`` is the sign of the difference according to the paper, 0 if the paper makes no claim.
     """
 
     first: Setting
@@ -21,7 +21,7 @@ class Contrast(NamedTuple):
     about: str = ""
 
 
-class Block(NamedTuple):
+class Family(NamedTuple):
     """Contrasts that are corrected together, over seeds 0 to ``seeds`` - 1."""
 
     title: str
@@ -30,7 +30,7 @@ class Block(NamedTuple):
 
     @property
     def settings(self) -> set[Setting]:
-        """Those of its contrasts."""
+        """The settings of its contrasts."""
         return {setting for contrast in self.contrasts for setting in contrast[:2]}
 
 
@@ -40,7 +40,7 @@ def at_iterations(setting: Setting, T: int, claimed: int, trained: int) -> Contr
     return Contrast(setting, setting, claimed, *measures, f"{setting}: T_eval = {T} against {trained}")
 
 
-def plan() -> list[Block]:
+def plan() -> list[Family]:
     """Return every test of STUDY.md."""
     half, none = Setting(), Setting(h=0.0)
     deep = [Setting(T=T, h=h) for T in (8, 16) for h in (0.5, 0.0, 0.9)]
@@ -48,26 +48,26 @@ def plan() -> list[Block]:
     old = [Setting(T=8, h=h, e_step="σ² = 1") for h in (0.5, 0.0)]
     eq7 = [Setting(h=h, e_step="Eq. 7") for h in (0.5, 0.0)]
     return [
-        Block("Primary", 8, [Contrast(half, none)]),
-        Block("Baselines", 8, [Contrast(half, head) for head in heads]),
-        Block("Depth", 3, [
+        Family("Primary", 8, [Contrast(half, none)]),
+        Family("Baselines", 8, [Contrast(half, head) for head in heads]),
+        Family("Depth", 3, [
             Contrast(*pair)
             for h5, h0, h9 in (deep[:3], deep[3:])
             for pair in ((h5, h0), (h9, h0), (h5, h9))
         ]),
-        Block("Bridge", 3, [Contrast(*old)]),
-        Block("Eq. 7", 3, [Contrast(*eq7), Contrast(eq7[0], half, claimed=0)]),
+        Family("Bridge", 3, [Contrast(*old)]),
+        Family("Eq. 7", 3, [Contrast(*eq7), Contrast(eq7[0], half, claimed=0)]),
         *(
-            Block(f"T_eval, h = {side.h:g}", 8, [
+            Family(f"T_eval, h = {side.h:g}", 8, [
                 at_iterations(side, 6, 1, 3), at_iterations(side, 16, -1, 3)
             ])
             for side in (half, none)
         ),
-        Block("T_eval, deep", 3, [
+        Family("T_eval, deep", 3, [
             at_iterations(side, T, 0, side.T) for side in deep for T in (2 * side.T, 1)
         ]),
-        Block("Evenness of the gradient's shares, last tenth", 8, [Contrast(half, none, 1, evenness)]),
-        Block("Part of the likelihood's gain in the first iteration", 8, [
+        Family("Evenness of the gradient's shares, last tenth", 8, [Contrast(half, none, 1, evenness)]),
+        Family("Part of the likelihood's gain in the first iteration", 8, [
             Contrast(half, none, -1, first_gain)
         ]),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the tests of STUDY.md are made of: finished runs by their cell of the plan, and a run's measures.
+"""The data of the tests of STUDY.md: finished runs by their cell of the plan, and measures of a run.
 
 Shapes: S recorded steps, T iterations.
 """
@@ -20,7 +20,7 @@ from hemnet.runs.run import Run, find_runs
 
 BACKBONE = "gradient/backbone/all"
 TENTHS = ("first", "middle", "last")
-# Keys in which the runs of one block may differ, and those in which different heads may.
+# Keys in which the runs of one family may differ, and those in which runs of different heads may.
 FREE = {"seed", "data.seed", "model.highway_scale"} | {
     f"model.head.{key}" for key in ("highway_scale", "iterations", "assignment", "variance")
 }
@@ -28,7 +28,7 @@ KINDS = {f"model.head.{key}" for key in ("_target_", "normalize", "gradient")}
 
 
 class Setting(NamedTuple):
-    """What the runs of one cell of the plan share; T and h are None where the head has none to name."""
+    """What the runs of one cell of the plan share; T and h are None for heads without them."""
 
     head: str = "hem"
     T: int | None = 3
@@ -41,18 +41,18 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: each measure is None where the run has not got it, and NaN where it is undefined."""
+    """A finished run. A measure is None if the run did not record it, and NaN if it is undefined."""
 
     run: Run
 
     @property
     def seed(self) -> int:
-        """Of everything random."""
+        """The seed of the run."""
         return self.run.config.seed
 
     @cached_property
     def revision(self) -> str:
-        """Of the code, seven digits; "?" if the run did not record it."""
+        """Revision of the code, seven digits; "?" if the run did not record it."""
         path = self.run.path / "environment.json"
         git = json.loads(path.read_text()).get("git") if path.is_file() else None
         return str(git["revision"])[:7] + ("+" if git.get("modified") else "") if git else "?"
@@ -64,10 +64,10 @@ class Finished:
 
     @cached_property
     def setting(self) -> Setting:
-        """Its cell of the plan, or one that the plan lacks."""
+        """The run's cell, which need not be in the plan."""
         about = identity(self.run.config)
         if about.head not in ("hem", "em"):
-            # Those of the plan have the head's own values, h = 0 and σ² = 1.
+            # In the plan these heads have their default values, h = 0 and σ² = 1.
             other = "" if about.variance in (None, 1.0) else f"σ² = {about.variance:g}"
             return Setting(about.head, about.iterations, about.highway_scale or None, other)
         head = self.run.config.model.head
@@ -81,11 +81,11 @@ class Finished:
 
     @cached_property
     def rows(self) -> list[dict[str, float]]:
-        """metrics.csv."""
+        """The rows of metrics.csv."""
         return self.run.metrics()
 
     def recorded(self, family: str, last: int) -> np.ndarray:
-        """Return a metric of iterations 0 to ``last``, (S, last + 1), of the steps that have all of them."""
+        """Return a metric of iterations 0 to ``last``, (S, last + 1), at the steps with all of them."""
         names = [f"{family}/{t:02d}" for t in range(last + 1)]
         found = [[row[name] for name in names] for row in self.rows if all(name in row for name in names)]
         return np.array(found).reshape(-1, last + 1)
@@ -101,7 +101,7 @@ class Finished:
         return mean_T / mean_T.sum()
 
     def at_end(self, family: str) -> np.ndarray | None:
-        """Return what was recorded last of a metric of iterations 0 to T, (T+1,)."""
+        """Return the last recorded values of a metric of iterations 0 to T, (T+1,)."""
         found_ST = self.recorded(family, self.setting.T)
         return found_ST[-1] if len(found_ST) else None
 
@@ -127,7 +127,7 @@ def evaluated_at(T: int, run: Finished) -> float | None:
 
 
 def evenness(run: Finished, tenth: str = "last") -> float | None:
-    """Return exp of the entropy of the shares over T: 1 is even, 1/T all in one iteration."""
+    """Return exp(entropy of the shares) / T: 1 if all shares are equal, 1/T if one has everything."""
     shares_T = run.shares(tenth)
     if shares_T is None:
         return None
@@ -136,13 +136,13 @@ def evenness(run: Finished, tenth: str = "last") -> float | None:
 
 
 def step_ratio(run: Finished) -> float | None:
-    """Return share(t-1) / share(t), the geometric mean over t = 1 to T-1, over the last tenth."""
+    """Return the geometric mean over t = 1 to T-1 of share(t-1) / share(t), in the last tenth."""
     shares_T = run.shares("last")
     return None if shares_T is None else float((shares_T[0] / shares_T[-1]) ** (1 / (len(shares_T) - 1)))
 
 
 def first_gain(run: Finished) -> float | None:
-    """Return the part of L(T) - L(0) that the first iteration reaches; NaN where L(T) <= L(0)."""
+    """Return the part of L(T) - L(0) gained in the first iteration; NaN if L(T) <= L(0)."""
     found_T = run.at_end("em/log_likelihood")
     if found_T is None:
         return None
@@ -151,7 +151,7 @@ def first_gain(run: Finished) -> float | None:
 
 
 def read_runs(folders: Iterable[Path], experiment: str) -> tuple[list[Finished], list[Path]]:
-    """Return the finished runs of a recipe, and where those are that have not finished."""
+    """Return the finished runs of a recipe, and the folders of its unfinished runs."""
     paths = sorted({path for folder in folders for path in find_runs(folder)})
     runs = [Run.open(path) for path in paths]
     own = [run for run in runs if run.config.name == experiment]
@@ -166,12 +166,12 @@ def read_runs(folders: Iterable[Path], experiment: str) -> tuple[list[Finished],
 
 
 def members(
-    block: str, settings: Iterable[Setting], seeds: int, runs: Iterable[Finished]
+    family: str, settings: Iterable[Setting], seeds: int, runs: Iterable[Finished]
 ) -> dict[Setting, dict[int, Finished]]:
-    """Return a block's runs, of these settings and seeds 0 to ``seeds`` - 1, by setting and seed.
+    """Return the runs of a family, with these settings and seeds 0 to ``seeds`` - 1, by setting and seed.
 
     Raises:
-        HemnetError: two runs differ in what they must share, or in nothing at all.
+        HemnetError: two runs differ in what they must share, or have the same setting and seed.
     """
     found: dict[Setting, dict[int, Finished]] = {setting: {} for setting in settings}
     reference: Finished | None = None
@@ -181,7 +181,7 @@ def members(
         reference = reference or run
         if changed := _unlike(reference, run):
             raise HemnetError(
-                f"{run.run.path} and {reference.run.path}, both of block {block}, differ in"
+                f"{run.run.path} and {reference.run.path}, both of family {family}, differ in"
                 f" {', '.join(changed)}: leave out the folder of one"
             )
         twin = found[run.setting].setdefault(run.seed, run)
@@ -197,7 +197,7 @@ def _unlike(one: Finished, other: Finished) -> list[str]:
     heads = [run.run.config.model.head for run in (one, other)]
 
     def shared(key: str) -> bool:
-        # What only one kind of head has is part of what heads are.
+        # A key of only one of the heads is part of the difference between the heads.
         return not key.startswith("model.head.") or all(key.split(".")[2] in head for head in heads)
 
     keys = [key for key in differences(one.run.config, other.run.config) if key not in free]

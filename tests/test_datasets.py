@@ -75,7 +75,7 @@ def test_check_lists_every_defect_and_counts_the_rest(
         pixels, images = sum((m == k).sum() for m in masks), sum((m == k).any() for m in masks)
         assert val["classes"][name] == {"pixels": pixels, "images": images}
     assert val["ignored_pixels"] == sum((m == 11).sum() for m in masks)
-    assert "1 of them have no labelled pixel" in printed
+    assert "1 of these have no labelled pixel" in printed
 
 
 def test_a_sound_set_is_said_to_be_so_and_absent_classes_are_noted(
@@ -86,7 +86,7 @@ def test_a_sound_set_is_said_to_be_so_and_absent_classes_are_noted(
     assert check(["data=camvid", f"data.root={root}"], 0, None)
     printed = capsys.readouterr().out
     assert "0 problems" in printed
-    assert "never seen: sky, building, pole, pavement" in printed
+    assert "no pixel of: sky, building, pole, pavement" in printed
     assert "100.000" in printed
 
 
@@ -203,7 +203,7 @@ def test_a_killed_download_is_resumed_verified_and_done_once(tmp_path: Path) -> 
         done = call(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert "research only" in done.stdout
-        assert "told by the server" in done.stdout
+        assert "stated by the server" in done.stdout
         assert served.seen[-1][1] == f"bytes={kept}-"
         assert "expected" not in done.stdout + done.stderr
         for split, count in COUNTS.items():
@@ -246,7 +246,7 @@ def test_get_asks_where_someone_can_answer(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(DataError, match="nothing was downloaded"):
         get("voc", tmp_path / "voc", None, 30.0, ask=True)
     assert not (tmp_path / "voc").exists()
-    with pytest.raises(DataError, match="no data set 'vok' to get: there are voc, voc_aug"):
+    with pytest.raises(DataError, match="no data set 'vok': there are voc, voc_aug"):
         get("vok", None, None, 30.0, ask=False)
 
 

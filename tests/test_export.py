@@ -193,7 +193,7 @@ def test_mistakes_are_named_before_the_work_begins(tmp_path: Path, monkeypatch: 
     (tmp_path / "folder.pt2").mkdir()
     with pytest.raises(HemnetError, match="it is a folder"):
         export(run.path, "torch", output=tmp_path / "folder.pt2")
-    with pytest.raises(HemnetError, match=r"should end in \.onnx"):
+    with pytest.raises(HemnetError, match=r"must end in \.onnx"):
         export(run.path, "onnx", output=tmp_path / "model.pt2")
     with pytest.raises(HemnetError, match="leave it out, or ask for onnx"):
         export(run.path, "torch", opset=18)

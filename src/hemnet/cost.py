@@ -1,8 +1,7 @@
 """What a network costs: ``python -m hemnet.cost RUN``, or ``python -m hemnet.cost experiment=NAME``.
 
-FLOPs (a multiplication and an addition are two; matrix products and convolutions are counted, what is done
-element by element is not), parameters, latency and, on a GPU, peak memory of a forward pass in evaluation
-mode.
+Prints FLOPs (an addition and a multiplication count as two; only matrix products and convolutions are
+counted), parameters, latency and, on a GPU, peak memory of a forward pass in evaluation mode.
 
 Shapes: B images, H and W pixels.
 """
@@ -11,7 +10,6 @@ import hemnet.lab
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from hemnet.bench.timing import peak_extra_memory, seconds
 from hemnet.config.build import build_data, build_network, restore
 from hemnet.config.command_line import override, parse, run_entry
 from hemnet.config.compose import load
@@ -35,29 +34,18 @@ from hemnet.storage.files import write_json
 
 
 def measure(network: Segmenter, image_BCHW: Tensor, repeats: int) -> dict[str, float | None]:
-    """Time forward passes one after another, after warm-up.
+    """Time forward passes in sequence, after warm-up.
 
     Returns:
-        ``median_ms``, ``fastest_ms``, ``slowest_ms`` of a pass, and ``peak_memory_mib``: the most memory that
-        a pass needs besides weights and images, measured on CUDA, elsewhere None.
+        ``median_ms``, ``fastest_ms``, ``slowest_ms`` of a pass, and ``peak_memory_mib``, the peak memory of a
+        pass besides weights and images: on CUDA only, elsewhere None.
     """
-    cuda = image_BCHW.is_cuda
-    times: list[float] = []
-    held = 0
+    device = image_BCHW.device
     with torch.inference_mode():
         for _ in range(max(2, repeats // 5)):
             network(image_BCHW)
-        if cuda:
-            torch.cuda.synchronize()
-            held = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-        for _ in range(repeats):
-            started = time.perf_counter()
-            network(image_BCHW)
-            if cuda:
-                torch.cuda.synchronize()
-            times.append(1000 * (time.perf_counter() - started))
-    peak = (torch.cuda.max_memory_allocated() - held) / 2**20 if cuda else None
+        times = [1000 * seconds(lambda: network(image_BCHW), device) for _ in range(repeats)]
+        peak = peak_extra_memory(lambda: network(image_BCHW), device) / 2**20 if image_BCHW.is_cuda else None
     return {
         "median_ms": statistics.median(times),
         "fastest_ms": min(times),
@@ -75,7 +63,7 @@ def cost(
         network: the segmenter; moved to ``device``, in channels-last order as the project runs it.
         size: (height, width) of the images.
         batch: images per pass.
-        repeats: timed passes, after a fifth as many to warm up.
+        repeats: timed passes, after a fifth as many for warm-up.
         device: "cpu", "cuda" or another of torch's.
     """
     network = network.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -123,7 +111,7 @@ def _print(found: dict[str, Any], name: str) -> None:
     console.print(table)
     if auxiliary := found["parameters"]["auxiliary"]:
         console.print(
-            f"Of the total, {auxiliary / 1e6:.4g} M parameters are an auxiliary head's (training alone)."
+            f"Of the total, {auxiliary / 1e6:.4g} M parameters are of an auxiliary head (training only)."
         )
     latency = found["latency"]
     where = found["device"] + (f", {found['threads']} threads" if found["threads"] else "")
@@ -154,7 +142,7 @@ def _entry() -> None:
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
     )
     parser.add_argument("--classes", type=int, metavar="K", help="without a run; default: those of the data")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON too")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the results as JSON")
     options, assignments = parse(parser)
     if min(*options.size, options.batch, options.repeats) < 1:
         raise HemnetError("--size, --batch and --repeats take numbers of at least 1")

@@ -1,4 +1,4 @@
-"""Get, check and look at data sets: ``python -m hemnet.data {get,check,browse}``."""
+"""Download, check and view data sets: ``python -m hemnet.data {get,check,browse}``."""
 
 import hemnet.lab
 
@@ -33,20 +33,20 @@ WRONG, INTERRUPTED = 1, 130
 
 
 def get(name: str, root: Path | None, mirror: str | None, timeout: float, ask: bool) -> None:
-    """Have a data set on disk, after saying from where it comes and under which terms.
+    """Download a data set, after printing its source and terms.
 
     Args:
         name: a key of the catalogue.
-        root: folder for it; default: that of ``data=NAME``.
+        root: folder of the data set; default: that of ``data=NAME``.
         mirror: URL of a folder with the same files.
-        timeout: seconds of silence after which a connection counts as dead.
-        ask: whether to wait for a yes.
+        timeout: seconds without data after which a connection is given up.
+        ask: whether to ask for confirmation.
 
     Raises:
-        hemnet.errors.HemnetError: there is no such set, or it cannot be had whole.
+        hemnet.errors.HemnetError: there is no such data set, or it cannot be downloaded completely.
     """
     if name not in CATALOGUE:
-        raise DataError(f"no data set {name!r} to get: there are {', '.join(CATALOGUE)}")
+        raise DataError(f"no data set {name!r}: there are {', '.join(CATALOGUE)}")
     entry = CATALOGUE[name]
     root = root or Path(os.environ.get("HEMNET_DATA", "data")) / name
     wanted = missing(entry, root)
@@ -56,16 +56,16 @@ def get(name: str, root: Path | None, mirror: str | None, timeout: float, ask: b
             raise DataError("nothing was downloaded")
         fetch(entry, root, mirror, Patience(timeout))
     said = "is in" if wanted else "is already in"
-    print(f"{name} {said} {root}: see it with python -m hemnet.data check data={name} data.root={root}")
+    print(f"{name} {said} {root}; check it: python -m hemnet.data check data={name} data.root={root}")
 
 
 def check(overrides: list[str], workers: int, output: Path | None) -> bool:
-    """Walk both splits of a data set, print what is in them, and return whether all of it can be used.
+    """Read both splits of a data set, print their contents, and return whether every sample can be used.
 
     Args:
         overrides: ``data=NAME`` and further assignments, as for training.
-        workers: processes that share the work; 0 for this one alone.
-        output: JSON file for the whole of the findings.
+        workers: processes that share the work; 0 uses this process.
+        output: JSON file for all results.
 
     Raises:
         hemnet.errors.HemnetError: the configuration is wrong, or neither split can be opened.
@@ -116,9 +116,9 @@ def _print_surveys(surveys: dict[str, Survey], spec: DatasetSpec, problems: dict
         print(f"{split}: {survey.samples} samples, {survey.readable} can be used; "
               f"{100 * survey.ignored_share:.2f} % of the pixels are ignored")  # fmt: skip
         if survey.unlabelled:
-            print(f"  note: {survey.unlabelled} of them have no labelled pixel")
+            print(f"  note: {survey.unlabelled} of these have no labelled pixel")
         if absent := survey.never_seen(spec):
-            print(f"  note: never seen: {', '.join(absent)}")
+            print(f"  note: no pixel of: {', '.join(absent)}")
     count = sum(map(len, problems.values()))
     print(f"{count} problems" + (":" if count else ""))
     for split, messages in problems.items():
@@ -127,12 +127,12 @@ def _print_surveys(surveys: dict[str, Survey], spec: DatasetSpec, problems: dict
 
 
 def browse(overrides: list[str], output: Path, count: int) -> None:
-    """Write a sheet of the first crops that training will see in its first epoch, with their labels.
+    """Write a figure of the first training crops of the first epoch, with their labels.
 
     Args:
         overrides: ``data=NAME`` and further assignments, as for training.
         output: the PNG file.
-        count: how many, >= 1.
+        count: number of crops, >= 1.
 
     Raises:
         hemnet.errors.HemnetError: the configuration or the data are wrong.
@@ -154,18 +154,18 @@ def _parser() -> argparse.ArgumentParser:
     known = ", ".join(CATALOGUE)
     getter = commands.add_parser("get", help="download, verify and unpack a data set")
     getter.add_argument("name", help=f"one of {known}")
-    getter.add_argument(
-        "--root", type=Path, help="folder for it; default: NAME under $HEMNET_DATA, else data/"
-    )
+    getter.add_argument("--root", type=Path, help="its folder; default: NAME under $HEMNET_DATA, else data/")
     getter.add_argument(
         "--mirror", help="URL of a folder with the same files, used instead of the official ones"
     )
-    getter.add_argument("--timeout", type=float, default=30.0, help="seconds of silence to bear; default: 30")
-    getter.add_argument("--yes", action="store_true", help="do not ask, also on a terminal")
-    checker = commands.add_parser("check", help="read every file, count classes, list what is wrong (exit 1)")
-    checker.add_argument("--workers", type=int, default=0, help="processes to share the work; default: none")
-    checker.add_argument("--json", type=Path, help="file to write all findings to")
-    browser = commands.add_parser("browse", help="picture of what the network will see after augmentation")
+    getter.add_argument(
+        "--timeout", type=float, default=30.0, help="seconds without data to wait; default: 30"
+    )
+    getter.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    checker = commands.add_parser("check", help="read every file, count classes, list problems (exit 1)")
+    checker.add_argument("--workers", type=int, default=0, help="processes that share the work; default: 0")
+    checker.add_argument("--json", type=Path, help="file for all results")
+    browser = commands.add_parser("browse", help="figure of augmented training crops")
     browser.add_argument("--output", type=Path, default=Path("sheet.png"), help="default: sheet.png")
     browser.add_argument("--count", type=int, default=12, help="crops to show; default: 12")
     for command in (checker, browser):
@@ -179,7 +179,7 @@ def _entry() -> None:
     log_to_terminal()
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # so that what is half made is removed
+    )  # so that incomplete files are removed
     try:
         if options.command == "get":
             ask = sys.stdin.isatty() and sys.stdout.isatty() and not options.yes
@@ -189,12 +189,12 @@ def _entry() -> None:
         elif not check(options.overrides, options.workers, options.json):
             sys.exit(WRONG)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; run the same command to continue", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
 def main() -> None:
-    """Be the command."""
+    """Run the command."""
     run_entry(_entry)
 
 

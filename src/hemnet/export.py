@@ -1,7 +1,7 @@
 """Write a trained network as one file that runs without hemnet: ``python -m hemnet.export RUN``.
 
 The file maps normalised images (B, 3, H, W) float32 to logits (B, K, H, W) float32, for any batch and size,
-and holds as JSON what is needed to use it: classes, colours, normalisation (see `describe`).
+and states as JSON what is needed to use it: classes, colours, normalisation (see `describe`).
 
 Shapes: B images, K classes, H and W pixels.
 """
@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 Format = Literal["onnx", "torch"]
 SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
 METADATA_KEY = "hemnet"
-"""Where the JSON is: this key of an ONNX file's metadata_props, the extra file ``hemnet.json`` of a .pt2."""
+"""The JSON is at this key of an ONNX file's metadata_props, or in the file ``hemnet.json`` of a .pt2."""
 TOLERANCE = 1e-3
 """Largest accepted difference of logits, in units of the largest logit.
 
-Rounding in float32 leaves about 1e-6, which the responsibilities of an EM layer can amplify where two
-components tie; an operation that was translated wrongly, or fixed to one size, is off by the order of 1.
+Rounding in float32 gives about 1e-6, which an EM layer can amplify where two components tie. An operation
+that is translated wrongly, or for one size only, gives differences of the order of 1.
 """
 DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
 TRACED_SHAPE = (2, 3, 75, 101)
@@ -60,9 +60,9 @@ def export(
     output: str | Path | None = None,
     opset: int | None = None,
 ) -> Path:
-    """Write the network of a run to one file, load the file again and hold it against the network.
+    """Write the network of a run to one file, and compare the loaded file with the network.
 
-    A file that is there already is replaced only by one that has passed.
+    An existing file is replaced only if the comparison succeeds.
 
     Args:
         folder: run directory.
@@ -82,14 +82,14 @@ def export(
     path = Path(output) if output else run.path / f"model_{which}{SUFFIX[form]}"
     if opset is not None and form != "onnx":
         raise HemnetError(
-            f"opset {opset} is of ONNX, not of the format {form}: leave it out, or ask for onnx"
+            f"opset {opset} is for ONNX, not for the format {form}: leave it out, or choose onnx"
         )
     if form == "onnx":
         _require_onnx()
     if path.suffix != SUFFIX[form]:
-        raise HemnetError(f"{path} should end in {SUFFIX[form]}, by which other programs know the format")
+        raise HemnetError(f"{path} must end in {SUFFIX[form]}, by which other programs recognise the format")
     network, spec = restore(run, which)
-    drop_tolerance(network)  # here too, because the file is held against it
+    drop_tolerance(network)  # also here, because the file is compared with it
     try:
         with replacing(path) as partial:
             about = json.dumps(describe(run, which, spec))
@@ -98,7 +98,7 @@ def export(
                 _write_onnx(program, partial, about, opset)
             else:
                 torch.export.save(program, partial, extra_files={f"{METADATA_KEY}.json": about})
-            loaded = _load_onnx(partial) if form == "onnx" else _load_torch(partial)
+            loaded = _load_onnx(partial) if form == "onnx" else torch.export.load(partial).module()
             _compare(loaded, network, _crop_shape(run))
     except OSError as error:
         raise HemnetError(f"cannot write {path} ({error}): choose another --output") from error
@@ -107,13 +107,7 @@ def export(
 
 
 def describe(run: Run, which: Checkpoint, spec: DatasetSpec) -> dict[str, Any]:
-    """Return what a user of the file must know, in plain containers.
-
-    Args:
-        run: the run.
-        which: its checkpoint.
-        spec: the classes of the network.
-    """
+    """Return what a user of the file must know about checkpoint ``which`` of a run, as plain containers."""
     return {
         "hemnet": hemnet.__version__,
         "run": str(run.config.name),
@@ -127,7 +121,7 @@ def describe(run: Run, which: Checkpoint, spec: DatasetSpec) -> dict[str, Any]:
         "input": "image: float32 (batch, 3, height, width), RGB, (value / 255 - mean) / std; any batch, any "
         "height and width above the backbone's output stride (8 to 32)",
         "output": "logits: float32 (batch, classes, height, width); the class is the argmax over axis 1",
-        # What images were resized to in evaluation, null for not at all: (height, width), or one number.
+        # Size that images had in evaluation, (height, width) or one number; null is their own size.
         "eval_size": _plain_config(run, "data.eval_transform.size"),
     }
 
@@ -138,7 +132,7 @@ def _trace(portable: nn.Module) -> ExportedProgram:
         with torch.no_grad(), _quiet():
             example = (torch.randn(TRACED_SHAPE),)
             return torch.export.export(portable, example, dynamic_shapes=dynamic, strict=False)
-    except Exception as error:  # the tracer raises what the traced code and its own passes raise
+    except Exception as error:  # the tracer raises many types
         raise HemnetError(
             f"this network cannot be traced for free batch and size: {_first(error)}"
         ) from error
@@ -167,7 +161,7 @@ def _write_onnx(program: ExportedProgram, path: Path, about: str, opset: int | N
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # as many kinds as there are operators
+    except Exception as error:  # of many types
         raise HemnetError(f"this network has no translation to ONNX: {_first(error)}") from error
     assert written is not None
     got = written.model.opset_imports.get("")
@@ -188,13 +182,9 @@ def _load_onnx(path: Path) -> Forward:
     return lambda image: torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
 
 
-def _load_torch(path: Path) -> Forward:
-    return torch.export.load(path).module()
-
-
 @torch.no_grad()
 def _compare(loaded: Forward, network: Segmenter, crop: tuple[int, int, int, int]) -> None:
-    """Print how far the file is from the network at two sizes; raise a HemnetError if it is too far."""
+    """Print the difference between file and network at two sizes; raise a HemnetError if it is too large."""
     generator = torch.Generator().manual_seed(0)
     for shape in (crop, ODD_SHAPE):
         image = torch.randn(shape, generator=generator)
@@ -205,7 +195,7 @@ def _compare(loaded: Forward, network: Segmenter, crop: tuple[int, int, int, int
             if found.shape != expected.shape:
                 raise ValueError(f"it gives {tuple(found.shape)}, not {tuple(expected.shape)}")
             difference = (found - expected).abs().max().item()
-        except Exception as error:  # of the runtime, which has as many kinds as there are operators
+        except Exception as error:  # the runtime raises many types
             raise HemnetError(
                 f"the exported network fails on an image of {size}, so it was not kept: {_first(error)}"
             ) from error
@@ -223,7 +213,7 @@ def _compare(loaded: Forward, network: Segmenter, crop: tuple[int, int, int, int
 
 
 def _crop_shape(run: Run) -> tuple[int, int, int, int]:
-    """One image of the size that the network was trained at."""
+    """Return the shape of one image of the training size."""
     crop = _plain_config(run, "data.train_transform.crop_size") or 64
     height, width = (crop, crop) if isinstance(crop, int) else crop
     return 1, 3, height, width
@@ -236,7 +226,7 @@ def _plain_config(run: Run, key: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what torch's exporters tell their own developers."""
+    """Suppress messages of torch's exporters that are meant for their developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

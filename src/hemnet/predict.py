@@ -6,16 +6,15 @@ import argparse
 import errno
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
 from hemnet.config.build import build_eval_transform, build_inference, restore
 from hemnet.config.command_line import add_run_arguments, log_to_terminal, override, parse, run_entry
-from hemnet.data import IMAGE_SUFFIXES, DataError, DatasetSpec, read_image
+from hemnet.data import IMAGE_SUFFIXES, DataError, read_image
 from hemnet.errors import HemnetError
 from hemnet.figures.predictions import legend, overlay, write_mask
 from hemnet.runs.run import Checkpoint, Run
@@ -31,21 +30,20 @@ def predict(
     output: Path | None,
     assignments: Sequence[str] = (),
 ) -> Path:
-    """Write a coloured overlay and an index mask for each image, and one legend; return their folder.
+    """Write a coloured overlay and an index mask per image, and one legend; return their folder.
 
-    An image that cannot be segmented is reported and passed over; the others are still segmented, and the
-    error that names it comes at the end.
+    An image that cannot be segmented is logged and skipped; after the others, an error names it.
 
     Args:
         folder: the run.
         source: an image, or a folder of images.
         which: the checkpoint.
-        output: where to write; None is ``predictions`` in the run.
+        output: folder to write to; None is ``predictions`` in the run.
         assignments: ``key=value`` changes to the run's config.
 
     Raises:
-        hemnet.errors.HemnetError: there is no such run, checkpoint or image; or an image could not be read
-            or segmented, or what was found in it not be written.
+        hemnet.errors.HemnetError: there is no such run, checkpoint or image; or an image could not be read,
+            segmented or written.
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
@@ -55,31 +53,21 @@ def predict(
     network.to(device)
     transform, inference = build_eval_transform(config), build_inference(config)
     output = output or run.path / "predictions"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write to {output} ({error}): choose another --output") from error
-    failed: list[str] = []
-    for path in images:
-        try:
-            image_HWC = read_image(path)
-        except DataError as error:
-            log.error("%s", error)
-            failed.append(path.name)
-            continue
+
+    def segment_file(path: Path) -> None:
+        image_HWC = read_image(path)
         size = (image_HWC.shape[0], image_HWC.shape[1])
         image_CHW = transform.prepare(image_HWC).to(device)
-        try:
-            classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size, inference)
-            _write(output, path.stem, image_HWC, classes_HW, spec)
-        except HemnetError as error:
-            log.error("%s: %s", path, error)
-            failed.append(path.name)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise DataError(f"cannot write to {output} ({error}): choose another --output") from error
-            log.error("%s: its name is too long to add to", path)
-            failed.append(path.name)
+        classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size, inference)
+        painted_HWC = overlay(image_HWC, classes_HW, spec)
+        Image.fromarray(painted_HWC).save(output / f"{path.stem}_overlay.png")
+        write_mask(output / f"{path.stem}_mask.png", classes_HW, spec)
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        failed = [path.name for path in images if not _succeeds(segment_file, path)]
+    except OSError as error:
+        raise DataError(f"cannot write to {output} ({error}): choose another --output") from error
     if len(failed) == len(images):
         raise DataError(f"none of the {len(failed)} images in {source} was segmented; see the messages above")
     legend(spec, output / "legend.png")
@@ -87,9 +75,24 @@ def predict(
     if failed:
         raise DataError(
             f"{len(failed)} of {len(images)} images in {source} were not segmented: {', '.join(failed)}; "
-            "see the messages above. The others were"
+            "see the messages above. All others were"
         )
     return output
+
+
+def _succeeds(segment_file: Callable[[Path], None], path: Path) -> bool:
+    """Segment an image; log an error that concerns this image alone, and return whether there was none."""
+    try:
+        segment_file(path)
+    except HemnetError as error:
+        log.error("%s: %s", path.name, error)
+        return False
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        log.error("%s: its name is too long for the files to write", path.name)
+        return False
+    return True
 
 
 def _images(source: Path) -> list[Path]:
@@ -104,11 +107,6 @@ def _images(source: Path) -> list[Path]:
     if clashes:
         raise DataError(f"{source} holds several images named {clashes[0]}: rename one, or predict it alone")
     return paths
-
-
-def _write(output: Path, stem: str, image_HWC: np.ndarray, classes_HW: np.ndarray, spec: DatasetSpec) -> None:
-    Image.fromarray(overlay(image_HWC, classes_HW, spec)).save(output / f"{stem}_overlay.png")
-    write_mask(output / f"{stem}_mask.png", classes_HW, spec)
 
 
 def _entry() -> None:

@@ -11,8 +11,7 @@ import pytest
 from _helpers.waiting import CEILING
 
 from hemnet.bench import __main__ as command
-from hemnet.bench.crew import ABOUT, APART, crews
-from hemnet.bench.ddp import Measured
+from hemnet.bench.ddp_steps import Measured, measure
 from hemnet.bench.options import BenchError
 from hemnet.bench.scaling import Assumptions, Workload, project, workload
 from hemnet.config.build import build_network
@@ -123,18 +122,14 @@ def test_the_command_measures_and_projects(tmp_path: Path) -> None:
     measured_at, projected_at = (done.stdout.index(word) for word in ("MEASURED: the", "PROJECTED, not"))
     assert measured_at < projected_at
     assert "2, gradients averaged" in done.stdout
-    assert "0.75 of the all-reduce can hide behind the backward pass (--overlap)" in done.stdout
+    assert "that can run during the backward pass: 0.75 (--overlap)" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"found.json"}
 
 
 @pytest.mark.slow
 def test_a_process_that_ends_is_missed() -> None:
-    with crews([1], ["experiment=synthetic_hem", *SMALL]) as (crew,):
-        assert crew.do(ABOUT)[0]["batch"] == 2
-        assert crew.do(APART)[0] > 0
-        crew._processes[0].kill()
-        with pytest.raises(BenchError, match="a process of the benchmark ended"):
-            crew.do(APART)
+    with pytest.raises(BenchError, match=r"a process of the benchmark ended: .*fewer than one batch of 99"):
+        measure(["experiment=synthetic_hem", *SMALL, "data.batch_size=99"], processes=2, rounds=1)
 
 
 def test_a_projection_alone_starts_no_process(
@@ -147,7 +142,7 @@ def test_a_projection_alone_starts_no_process(
     printed = capsys.readouterr().out
     assert "MEASURED" not in printed
     assert "voc_hem, 16 images a GPU and step; 138.6 MB of gradients" in printed
-    assert "0.25 s a step of one GPU (--step-seconds)" in printed
+    assert "seconds per step of one GPU: 0.25 (--step-seconds)" in printed
     row = next(line for line in printed.splitlines() if line.startswith("| 1 x 2"))
     assert row.split()[5:9:2] == ["32", "250.0"]
 

@@ -250,7 +250,7 @@ def test_damage_is_noticed_and_made_good(
     with caplog.at_level(logging.INFO):
         assert_same(Cached(drawn, tmp_path), Drawn(sizes))
     assert drawn.reads == 6  # three to estimate the size, three to fill the file
-    assert "the cache is not whole" in caplog.text or "damaged" in caplog.text
+    assert "the cache is incomplete" in caplog.text or "damaged" in caplog.text
     assert the_file(tmp_path).read_bytes() == whole
 
 
@@ -296,7 +296,7 @@ def test_a_folder_that_cannot_be_made_and_a_reader_without_fingerprint(tmp_path:
     (tmp_path / "taken").write_text("")
     with pytest.raises(DataError, match=r"taken.*cannot be kept there.*data\.cache=null"):
         Cached(Drawn([(2, 2)]), tmp_path / "taken" / "cache").prepare()
-    with pytest.raises(DataError, match="Mosaic has no fingerprint"):
+    with pytest.raises(DataError, match="Mosaic has no method fingerprint"):
         Cached(Mosaic("train", 2, 16, 4), tmp_path)
 
 

@@ -143,6 +143,6 @@ def test_a_run_is_fitted_as_it_was_trained(likelihood, make_camvid, tmp_path) ->
 
 
 def test_steps_that_fell_are_counted(likelihood) -> None:
-    assert likelihood.told(torch.tensor([[0.0, 1.0, 0.5, 0.2], [0.0, 0.0, 1.0, 1.0]])) == (
+    assert likelihood.step_cells(torch.tensor([[0.0, 1.0, 0.5, 0.2], [0.0, 0.0, 1.0, 1.0]])) == (
         "2 of 6 | -0.4 | -0.5 | +0.6"
     )

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import hemnet.em
-from hemnet.config.compose import build_network, load
+from hemnet.config.build import build_network
+from hemnet.config.compose import load
 from hemnet.em import HighwayEM, Implicit, OneStep, unroll
 from hemnet.em.gradient.choose import choose_mode
 from hemnet.em.gradient.operators import FLAT, flat

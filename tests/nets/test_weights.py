@@ -46,7 +46,7 @@ def assert_refused(source: str, message: str) -> None:
 
 
 def test_imagenet_is_no_path_of_a_network_without_packages():
-    assert_refused("imagenet", r"weights is imagenet, which model/backbone=lite0, lite1 and lite2 have")
+    assert_refused("imagenet", r"weights=imagenet works with model/backbone=lite0, lite1 and lite2")
 
 
 # --- local files --------------------------------------------------------------------------------------------

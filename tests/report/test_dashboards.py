@@ -135,7 +135,7 @@ def test_a_sweep_and_the_two_methods_are_filters(tmp_path: Path) -> None:
     assert {("sweep", "depths"), ("head", "hem")} in every
     assert all(("sweep", "depths") in found for found in every)
     assert set() in filters()
-    with pytest.raises(HemnetError, match="no name of a sweep"):
+    with pytest.raises(HemnetError, match="not the name of a sweep"):
         filters("--sweep", "a' or State = 'finished")
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config.compose import build_network, load, restore
+from hemnet.config.build import build_network, restore
+from hemnet.config.compose import load
 from hemnet.data import CAMVID
 from hemnet.em import HighwayEM, Implicit
 from hemnet.runs import checkpoints

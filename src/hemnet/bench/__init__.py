@@ -1,1 +1,1 @@
-"""Benchmarks of the library: ``python -m hemnet.bench {em,data} --help``."""
+"""Benchmarks of the library: ``python -m hemnet.bench {em,data,ddp} --help``."""

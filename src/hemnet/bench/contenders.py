@@ -1,4 +1,4 @@
-"""The contenders: the engines of `hemnet.em`, and what PyTorch itself offers for the plain one.
+"""What is compared: the engines of `hemnet.em`, and plain autograd compiled or checkpointed by PyTorch.
 
 Shape suffixes: B images, N positions, C channels, K components.
 """
@@ -25,7 +25,7 @@ Reconstruction = Callable[[Tensor, Tensor], Tensor]
 
 
 class LeftOut(Exception):
-    """A contender does not take part; the message says why."""
+    """A contender does not run; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Contender:
     Attributes:
         name: one of `NAMES`.
         reconstruction: from x (B, N, C) and mu (B, K, C) to y (B, N, C).
-        multiplies_in: the type of the factors of its matrix products.
-        compile_seconds: what compiling it took, both passes and their first run; None if it is not. Short
-            where PyTorch finds it in its caches, which TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 forbids.
+        multiplies_in: the dtype of the factors of its matrix products.
+        compile_seconds: time to compile and first run both passes; None if it is not compiled. Short where
+            PyTorch finds the code in its caches, which TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 disables.
     """
 
     name: str
@@ -65,17 +65,17 @@ def enlist(
     highway_scale: float = HIGHWAY_SCALE,
     compile_up_to: int = 0,
 ) -> Contender:
-    """Make a contender ready to run; compiling happens here.
+    """Return a contender that is ready to run; compiling happens here.
 
     Args:
         name: one of `NAMES`.
-        problem: what it will run on.
+        problem: the inputs that it will run on.
         iterations: T.
         highway_scale: h; 0 is plain EM.
-        compile_up_to: the largest T for which "compiled" takes part.
+        compile_up_to: the largest T at which "compiled" runs.
 
     Raises:
-        LeftOut: if it cannot run here, or is not to run.
+        LeftOut: the contender cannot run here, or is not to run at this T.
     """
     state = torch.promote_types(problem.x_BNC.dtype, torch.float32)
     if name == "compiled":
@@ -102,7 +102,7 @@ def _unrolled(engine: Engine, iterations: int, highway_scale: float) -> Reconstr
 def _compiled(problem: Problem, iterations: int, highway_scale: float, up_to: int) -> Contender:
     if iterations > up_to:
         raise LeftOut("deep unrolled graphs take minutes to compile; raise --compile-up-to")
-    torch.compiler.reset()  # or the depths before count as recompilations, of which few are allowed
+    torch.compiler.reset()  # else earlier T count as recompilations, whose number is limited
     compiled = torch.compile(_unrolled("reference", iterations, highway_scale), fullgraph=True, dynamic=False)
     multiplies_in = torch.promote_types(problem.x_BNC.dtype, torch.float32)
     contender = Contender("compiled", compiled, multiplies_in)

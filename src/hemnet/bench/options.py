@@ -1,4 +1,4 @@
-"""What the subjects share: kinds of options, their errors, and notes on the way."""
+"""What the benchmarks share: option types, their errors, progress notes, and the JSON file."""
 
 import argparse
 import math
@@ -8,10 +8,11 @@ from typing import Any
 
 from hemnet.errors import HemnetError
 from hemnet.runs.provenance import environment
+from hemnet.runs.run import write_json
 
 
 class BenchError(HemnetError):
-    """An option that cannot be followed here."""
+    """An option that cannot be satisfied on this machine, or a benchmark process that ended."""
 
 
 def require_place(file: Path | None) -> None:
@@ -20,13 +21,20 @@ def require_place(file: Path | None) -> None:
         raise BenchError(f"--json: the folder {file.parent} does not exist; make it first")
 
 
+def write_findings(file: Path | None, found: dict[str, Any]) -> None:
+    """Write a benchmark's results as JSON, if a file was named, and print where."""
+    if file is not None:
+        write_json(file, found)
+        print(f"\nwritten to {file}")
+
+
 def setting() -> dict[str, Any]:
-    """Return the environment, the command without the folder of the installation: reports are passed on."""
+    """Return the environment; the command is given without installation paths, since reports are shared."""
     return environment() | {"command": ["python", "-m", "hemnet.bench", *sys.argv[1:]]}
 
 
 def say(what: str) -> None:
-    """Tell what is being done, apart from the report."""
+    """Print a progress note to stderr, apart from the results on stdout."""
     print(what, file=sys.stderr, flush=True)
 
 
@@ -51,5 +59,5 @@ def positive(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} will not do: give a number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not accepted: give a number above 0")
     return value

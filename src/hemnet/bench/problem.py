@@ -1,4 +1,4 @@
-"""What every contender computes on: features, means and a cotangent, seeded.
+"""The inputs of every contender: features, means and the gradient to the reconstruction, from a fixed seed.
 
 Shape suffixes: B images, N positions, C channels, K components, D hidden directions.
 """
@@ -35,17 +35,17 @@ class Problem:
 
     @property
     def shape(self) -> Shape:
-        """The sizes."""
+        """B, N, C and K."""
         images, positions, channels = self.x_BNC.shape
         return Shape(images, positions, channels, self.mu_BKC.shape[1])
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of the tensors."""
         return self.x_BNC.device
 
     def image(self, index: int) -> "Problem":
-        """One image of it in float64; images do not see each other in EM."""
+        """Return one image of the problem in float64; EM treats every image by itself."""
         x_BNC, mu_BKC, dy_BNC = (
             tensor[index : index + 1].detach().double() for tensor in (self.x_BNC, self.mu_BKC, self.dy_BNC)
         )
@@ -55,14 +55,14 @@ class Problem:
 def draw(shape: Shape, dtype: torch.dtype, device: torch.device) -> Problem:
     """Draw features of about unit variance near a subspace of sqrt(C)/4 directions, and means among them.
 
-    Not white noise, on which all means collapse to one and the gradient to them is lost in rounding
-    within a few iterations: there is then nothing to compare. Spread along few directions, as features
-    of a network are, the means stay apart, their assignments soft and their gradients alive at T = 64.
+    On white noise all means would collapse to one, and the gradient to them would vanish in rounding within a
+    few iterations. Spread along few directions, as the features of a network are, the means stay apart and
+    their gradients measurable at T = 64.
 
     Args:
         shape: the sizes.
-        dtype: of the features and the cotangent; the means are float32, as a layer holds them.
-        device: where they are wanted. They are drawn on the CPU, so they are the same everywhere.
+        dtype: of the features and the gradient to the reconstruction; the means are float32, as in a layer.
+        device: of the tensors. They are drawn on the CPU, so they are the same for every device.
     """
     images, positions, channels, components = shape
     directions = max(1, round(math.sqrt(channels) / SPREAD))

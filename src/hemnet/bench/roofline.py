@@ -1,17 +1,17 @@
-"""The time that no implementation can beat on a device: the roofline of unrolled EM.
+"""A lower bound on the time of unrolled EM on a device: its roofline.
 
 A pass moves bytes at the device's bandwidth while it multiplies at its rate, so its time is at least
-max(bytes / bandwidth, flops / rate), with what exact EM cannot avoid:
+max(bytes / bandwidth, flops / rate), counting what exact EM cannot avoid:
 
     forward             bytes  T times read x, then read x and write y: (T+2)·BNC numbers
                         flops  per iteration logits and sums, 4·BNCK; the readout, 2·BNCK
     forward + backward  bytes  and per iteration read x, then read dy and write dx: (2T+4)·BNC numbers
                         flops  and per iteration four products, 8·BNCK
 
-Responsibilities and means are taken to cost nothing to move, so the bound counts as reached only by fused
-code. A fifth product per iteration, the logits again, is the price of recomputation, and the readout's
-gradient shares products with the last iteration's: neither is in the bound. Features that fit into a
-cache can be read faster than the bandwidth measured here, which is that of the main memory.
+Moving responsibilities and means is counted as free, so only fused code can reach the bound. Two things are
+not in the bound: the fifth product per iteration that recomputes the logits, and the products of the
+readout's gradient, which can be shared with the last iteration. Features that fit into a cache can be read
+faster than the bandwidth measured here, which is that of the main memory.
 """
 
 from collections.abc import Callable
@@ -30,30 +30,30 @@ MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
 
 @dataclass(frozen=True)
 class Work:
-    """What has to be moved and multiplied."""
+    """Bytes to move and floating-point operations to do."""
 
     bytes: int
     flops: int
 
     def bound(self, bandwidth: float, rate: float) -> float:
-        """Seconds at the least, for bytes and floating-point operations per second."""
+        """Return the least seconds, at ``bandwidth`` bytes and ``rate`` operations per second."""
         return max(self.bytes / bandwidth, self.flops / rate)
 
 
 def forward_work(shape: Shape, iterations: int, itemsize: int) -> Work:
-    """The work of a forward pass over features of `itemsize` bytes a number."""
+    """Return the work of a forward pass over features of `itemsize` bytes per number."""
     numbers = shape.images * shape.positions * shape.channels
     return Work((iterations + 2) * numbers * itemsize, (4 * iterations + 2) * numbers * shape.components)
 
 
 def forward_backward_work(shape: Shape, iterations: int, itemsize: int) -> Work:
-    """The work of a forward and a backward pass."""
+    """Return the work of a forward and a backward pass."""
     numbers = shape.images * shape.positions * shape.channels
     return Work((2 * iterations + 4) * numbers * itemsize, (12 * iterations + 2) * numbers * shape.components)
 
 
 def measure_bandwidth(device: torch.device) -> float:
-    """Bytes per second of the device's memory: the better of a large copy and a large sum."""
+    """Return bytes per second of the device's memory: the better of a large copy and a large sum."""
     source = torch.ones(COPIED_BYTES[device.type] // 4, device=device)
     target = torch.empty_like(source)
     return max(
@@ -63,9 +63,9 @@ def measure_bandwidth(device: torch.device) -> float:
 
 
 def measure_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Multiplications and additions per second of large products with factors of this type.
+    """Return multiplications and additions per second of large products with factors of this dtype.
 
-    On CPU the better of a square product and a 1x1 convolution: two libraries, and engines use either.
+    On CPU the better of a square product and a 1x1 convolution: the engines use both libraries.
     """
     size = MATRIX_SIZE[device.type]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

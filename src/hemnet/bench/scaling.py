@@ -1,53 +1,58 @@
-"""How data-parallel training should scale: its step in closed form. A projection, no measurement.
+"""A projection of data-parallel training to many GPUs: its step in closed form. Nothing here is measured.
 
 Each of m machines has g GPUs, and n = m g of them train on b images each. A step takes
 
     t         = t_compute + t_reduce - t_hidden + t_small
     t_compute = 3 b F / (u R)       F FLOPs of an image forward, twice that backward; at u of the peak rate R
-    t_reduce  = 2 (g-1)/g S/B_g + 2 (m-1)/m S/B_m + ceil(S/bucket) l         of S bytes of gradients
-    t_hidden  = min(o t_reduce, 2/3 t_compute)      behind the backward pass, of which there is so much
+    t_reduce  = 2 (g-1)/g S/B_g + 2 (m-1)/m S/B_m + ceil(S/bucket) l         for S bytes of gradients
+    t_hidden  = min(o t_reduce, 2/3 t_compute)      runs during the backward pass, 2/3 of the computation
     t_small   = c l                 collectives of few bytes, such as those of synchronised batch norm
-    l         = 2 (g-1) a_g + 2 (m-1) a_m           for all messages of a collective, one after another
+    l         = 2 (g-1) a_g + 2 (m-1) a_m           latency of the messages of a collective, in sequence
 
 The all-reduce is hierarchical: the GPUs of a machine reduce-scatter around a ring, g-1 messages of S/g at the
 bandwidth B_g; each of the shards is all-reduced around a ring of the machines, 2 (m-1) messages of S/(g m),
-where the g of a machine share its B_m; then the machine all-gathers. For m = 1 it is the plain ring, for
-g = 1 a ring of machines. Each message costs a latency, a_g within a machine and a_m between two.
+where the g GPUs of a machine share its bandwidth B_m; then each machine all-gathers. For m = 1 this is the
+plain ring, for g = 1 a ring of machines. A message has the latency a_g within a machine and a_m between two.
 
-Left out: the loading of images (taken to keep up), validation, checkpoints, and that the slowest GPU of each
-step is waited for.
+Left out: loading images (assumed to keep up), validation, checkpoints, and waiting for the slowest GPU.
 """
 
+import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import nn
 
+from hemnet.bench.options import count, positive
+from hemnet.bench.tables import markdown
 from hemnet.config.build import build_network
 from hemnet.config.compose import load
 from hemnet.em import HighwayEM
 from hemnet.nets.flops import count_flops
 
-# A backward pass multiplies twice as much as a forward pass: for the inputs, and for the weights.
+RECIPE, MACHINES = ["experiment=voc_hem"], [(1, 1), (1, 8), (4, 8)]
+# A backward pass costs twice a forward pass: one product for the inputs and one for the weights.
 BACKWARD, WHOLE = 2, 3
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the projection takes for granted; none of it was measured by this project.
+    """What the projection assumes of the hardware; none of it is measured by this project.
 
     Attributes:
         peak_flops: R, of one GPU in the precision of training, per second.
         utilization: u, in (0, 1].
-        step_seconds: t_compute, where it is known: R and u then do not matter.
+        step_seconds: t_compute, where it was measured; R and u are then unused.
         intra_bandwidth: B_g, bytes per second that a GPU sends, and at once receives, within its machine.
         inter_bandwidth: B_m, bytes per second that a machine sends, and at once receives.
-        intra_latency: a_g, seconds a message.
-        inter_latency: a_m, seconds a message.
-        overlap: o, share of the all-reduce that can run behind the backward pass, in [0, 1].
-        bucket_bytes: of the gradients that are reduced together.
+        intra_latency: a_g, seconds per message.
+        inter_latency: a_m, seconds per message.
+        overlap: o, the share of the all-reduce that can run during the backward pass, in [0, 1].
+        bucket_bytes: bytes of gradients that are reduced together.
     """
 
     peak_flops: float = 312e12
@@ -61,6 +66,61 @@ class Assumptions:
     bucket_bytes: float = 25 * 2**20
 
 
+# Each assumption as an option: flag, field, value of the field for an option of 1, text.
+OPTIONS = (
+    ("--tflops", "peak_flops", 1e12, "peak rate of a GPU in the precision of training, in TFLOP/s"),
+    ("--utilization", "utilization", 1, "share of the peak rate that training reaches"),
+    ("--intra-gbs", "intra_bandwidth", 1e9, "GB/s that a GPU sends within its machine"),
+    ("--inter-gbs", "inter_bandwidth", 1e9, "GB/s that a machine sends to the others"),
+    ("--intra-us", "intra_latency", 1e-6, "microseconds per message within a machine"),
+    ("--inter-us", "inter_latency", 1e-6, "microseconds per message between machines"),
+    ("--overlap", "overlap", 1, "share of the all-reduce that can run during the backward pass"),
+    ("--bucket-mib", "bucket_bytes", 2**20, "MiB of gradients that are reduced together"),
+)
+SHARES = ("utilization", "overlap")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what to project, and the assumptions."""
+    option = parser.add_argument_group(
+        "projection", "assumptions about the hardware, not measured"
+    ).add_argument
+    option("--project", nargs="+", default=RECIPE, metavar="key=value",
+           help="what to project, as for training; default: experiment=voc_hem")  # fmt: skip
+    option("--classes", type=count, default=21, metavar="K", help="classes of its data; default: 21")
+    option("--machines", type=_machines, nargs="+", default=MACHINES, metavar="MxG",
+           help="machines x GPUs of each; default: 1x1 1x8 4x8")  # fmt: skip
+    option("--step-seconds", type=positive, metavar="S",
+           help="step of one GPU, where it was measured; replaces --tflops and --utilization")  # fmt: skip
+    for flag, field, unit, text in OPTIONS:
+        option(flag, dest=field, type=_share if field in SHARES else positive, metavar="X",
+               default=getattr(Assumptions, field) / unit, help=f"{text}; default: %(default)g")  # fmt: skip
+
+
+def _machines(text: str) -> tuple[int, int]:
+    """Read machines x GPUs, such as 4x8."""
+    machines, _, gpus = text.partition("x")
+    try:
+        return count(machines), count(gpus)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not machines x GPUs: give two numbers, such as 4x8"
+        ) from None
+
+
+def _share(text: str) -> float:
+    """Read a number in (0, 1]."""
+    if (value := positive(text)) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share: give a number above 0, at most 1")
+    return value
+
+
+def assumptions(options: argparse.Namespace) -> Assumptions:
+    """Return the assumptions that the options of `add_arguments` state."""
+    given = {field: getattr(options, field) * unit for _, field, unit, _ in OPTIONS}
+    return Assumptions(step_seconds=options.step_seconds, **given)
+
+
 @dataclass(frozen=True)
 class Workload:
     """What a recipe asks of each GPU in a step, counted from its network.
@@ -68,9 +128,9 @@ class Workload:
     Attributes:
         name: of the recipe.
         gradient_bytes: S, of float32 gradients.
-        forward_flops: F, of one image of the training crop, auxiliary head included.
-        batch: b, images a GPU.
-        small_collectives: c, those besides the gradients'.
+        forward_flops: F, for one image of the training crop, auxiliary head included.
+        batch: b, images per GPU.
+        small_collectives: c, collectives besides those of the gradients.
     """
 
     name: str
@@ -82,7 +142,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Projection:
-    """A step on so many machines with so many GPUs each, in seconds; see the head of the module."""
+    """The step on ``machines`` with ``gpus`` each and ``batch`` images per GPU; times in seconds."""
 
     machines: int
     gpus: int
@@ -94,69 +154,91 @@ class Projection:
 
     @property
     def step(self) -> float:
-        """t, the whole step."""
+        """t, the whole step in seconds."""
         return self.compute + self.reduce - self.hidden + self.small
 
     @property
     def images_per_second(self) -> float:
-        """Of all GPUs together."""
+        """Images per second of all GPUs together."""
         return self.machines * self.gpus * self.batch / self.step
 
     @property
     def efficiency(self) -> float:
-        """The step of one GPU alone over this one: 1 if GPUs cost each other nothing."""
+        """The step of one GPU alone over this one; 1 means that nothing is lost."""
         return self.compute / self.step
 
 
 def project(work: Workload, given: Assumptions, machines: int, gpus: int) -> Projection:
     """Return the step of ``machines`` >= 1 with ``gpus`` >= 1 each."""
-    compute = given.step_seconds
-    if compute is None:
-        flops = WHOLE * work.batch * work.forward_flops
-        compute = flops / (given.utilization * given.peak_flops)
+    size, rate = work.gradient_bytes, given.utilization * given.peak_flops
+    compute = given.step_seconds or WHOLE * work.batch * work.forward_flops / rate
     latency = 2 * (gpus - 1) * given.intra_latency + 2 * (machines - 1) * given.inter_latency
     reduce = (
-        2 * (gpus - 1) / gpus * work.gradient_bytes / given.intra_bandwidth
-        + 2 * (machines - 1) / machines * work.gradient_bytes / given.inter_bandwidth
-        + ceil(work.gradient_bytes / given.bucket_bytes) * latency
+        2 * (gpus - 1) / gpus * size / given.intra_bandwidth
+        + 2 * (machines - 1) / machines * size / given.inter_bandwidth
+        + ceil(size / given.bucket_bytes) * latency
     )
     hidden = min(given.overlap * reduce, BACKWARD / WHOLE * compute)
     return Projection(machines, gpus, work.batch, compute, reduce, hidden, work.small_collectives * latency)
 
 
 def workload(overrides: list[str], num_classes: int) -> Workload:
-    """Count what a training step is made of, without data, weights or memory for them.
+    """Count what a training step consists of, without data, weights or memory for them.
 
     Args:
         overrides: of the training configuration, such as ``experiment=voc_hem``.
-        num_classes: of the data.
+        num_classes: classes of the data.
 
     Raises:
         hemnet.config.check.ConfigError: an override is wrong.
     """
     config = load(overrides)
+    crop: Any = config.data.train_transform.crop_size
     with torch.device("meta"):
         network = build_network(config, num_classes, pretrained=False).train()
-        # Two, since batch norm cannot train on one value a channel, which pooling to 1 x 1 leaves.
-        image_BCHW = torch.zeros(2, 3, *_crop(config.data.train_transform.crop_size))
+        # Two images: pooling to 1 x 1 leaves one value per image, and batch norm cannot train on one value.
+        image_BCHW = torch.zeros(2, 3, *((crop, crop) if isinstance(crop, int) else crop))
     gradients = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
     flops = count_flops(network, image_BCHW)["total"] // 2
     small = _small_collectives(network, config.trainer.sync_batchnorm)
     return Workload(config.name, gradients, flops, config.data.batch_size, small)
 
 
-def _crop(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
 def _small_collectives(network: nn.Module, synchronised: bool) -> int:
-    """Return the collectives of a step besides the gradients'.
+    """Return the number of collectives in a step besides those of the gradients.
 
-    The loss has one, for the pixels of all ranks; synchronised batch norm one forward and one backward; a
-    layer of EM one for its moving average; and DDP copies the buffers of the first rank to the others, those
-    of a type at once.
+    The loss has one, for the pixels of all ranks; each synchronised batch norm one forward and one backward;
+    each EM layer one for its moving average; and DDP broadcasts the buffers of rank 0, one per dtype.
     """
     norms = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
     averages = sum(isinstance(module, HighwayEM) and module.averages for module in network.modules())
     types = len({buffer.dtype for buffer in network.buffers()})
     return 1 + (2 * norms if synchronised else 0) + averages + types
+
+
+def print_projections(
+    console: Console, work: Workload, given: Assumptions, projections: list[Projection]
+) -> None:
+    """Print the workload, a row per projection, and the assumptions."""
+    console.print(f"PROJECTED, not measured: {work.name}, {work.batch} images a GPU and step; "
+                  f"{work.gradient_bytes / 1e6:.1f} MB of gradients, {work.forward_flops / 1e9:.0f} GFLOPs "
+                  f"an image forward, {work.small_collectives} small collectives a step\n")  # fmt: skip
+    table = markdown(
+        "machines x GPUs | images a step | compute ms | all-reduce ms | of it hidden ms | small ms | ms/step"
+        " | images/s | efficiency"
+    )
+    for p in projections:
+        parts = [f"{1000 * seconds:.1f}" for seconds in (p.compute, p.reduce, p.hidden, p.small, p.step)]
+        table.add_row(f"{p.machines} x {p.gpus}", str(p.machines * p.gpus * p.batch), *parts,
+                      f"{p.images_per_second:.0f}", f"{p.efficiency:.3f}")  # fmt: skip
+    console.print(table)
+    console.print("\nAssumed: " + "; ".join(_listed(given)), soft_wrap=True)
+
+
+def _listed(given: Assumptions) -> Iterator[str]:
+    if given.step_seconds is not None:
+        yield f"seconds per step of one GPU: {given.step_seconds:g} (--step-seconds)"
+    for flag, field, unit, text in OPTIONS:
+        if given.step_seconds is None or field not in ("peak_flops", "utilization"):
+            yield f"{text}: {getattr(given, field) / unit:g} ({flag})"
+    yield "images never waited for; no GPU slower than the others"

@@ -1,7 +1,7 @@
-"""Times and memory of competing functions, measured so that a busy machine is unfair to none.
+"""Times and memory of competing functions, measured so that load on the machine favours none of them.
 
-In every round each contender runs once, and each round starts with another one. A ratio is the median of
-the ratios within the rounds: what slows a round down slows both sides of its ratio.
+In every round each function runs once, and each round starts with another function. A ratio is the median of
+the ratios within the rounds: load during a round slows both sides of its ratio.
 """
 
 import os
@@ -14,14 +14,12 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-# The profiler, which measures memory on CPU, else writes two lines to the terminal whenever it is used.
+# The profiler measures memory on CPU; without this it prints two lines whenever it is used.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 FEWEST_ROUNDS = 5
 # Up to this many times the budget is spent to complete FEWEST_ROUNDS.
 PATIENCE = 4
-
-Run = Callable[[], object]
 
 
 class Ratio(NamedTuple):
@@ -37,68 +35,70 @@ class Ratio(NamedTuple):
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop: after `repeats` rounds, or `seconds`, but with five rounds if four times that allows."""
+    """Stops after `repeats` rounds or `seconds`; five rounds may take up to four times `seconds`."""
 
     seconds: float
     repeats: int
 
     def allows(self, rounds: int, elapsed: float) -> bool:
-        """Whether another round is due."""
+        """Whether another round is allowed after so many rounds and seconds."""
         if rounds == 0:
             return True
         patience = PATIENCE if rounds < FEWEST_ROUNDS else 1
         return rounds < self.repeats and elapsed < patience * self.seconds
 
 
-def interleave(runs: Sequence[Run], device: torch.device, budget: Budget) -> list[list[float]]:
-    """Return the seconds of every run in every round, after one round that is not counted."""
-    times: list[list[float]] = [[] for _ in runs]
-    for run in runs:
-        seconds(run, device)
+def interleave(
+    functions: Sequence[Callable[[], object]], device: torch.device, budget: Budget
+) -> list[list[float]]:
+    """Return the seconds of every function in every round, after one round that is not counted."""
+    times: list[list[float]] = [[] for _ in functions]
+    for function in functions:
+        seconds(function, device)
     start, rounds = time.perf_counter(), 0
     while budget.allows(rounds, time.perf_counter() - start):
-        for turn in range(len(runs)):
-            which = (turn + rounds) % len(runs)
-            times[which].append(seconds(runs[which], device))
+        for turn in range(len(functions)):
+            which = (turn + rounds) % len(functions)
+            times[which].append(seconds(functions[which], device))
         rounds += 1
     return times
 
 
-def seconds(run: Run, device: torch.device) -> float:
-    """How long one run takes on the device."""
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds that one call takes on the device."""
     if device.type != "cuda":
         start = time.perf_counter()
-        run()
+        function()
         return time.perf_counter() - start
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize(device)
     before.record()
-    run()
+    function()
     after.record()
     torch.cuda.synchronize(device)
     return before.elapsed_time(after) / 1000
 
 
 def paired(times: list[float], base: list[float]) -> Ratio:
-    """The ratio of two runs of the same rounds."""
+    """Return the ratio of two functions timed in the same rounds."""
     low, median, high = np.percentile(np.array(times) / np.array(base), [25, 50, 75])
     return Ratio(float(median), float(low), float(high))
 
 
-def peak_extra_memory(run: Run, device: torch.device) -> int:
-    """The most bytes of tensors that were alive during a run on top of those before it.
+def peak_extra_memory(function: Callable[[], object], device: torch.device) -> int:
+    """Return the most bytes of tensors alive during a call, on top of those alive before it.
 
-    On CPU by the allocator's own events; what BLAS and oneDNN take for themselves is not among them.
+    On CPU this is counted from the allocator's events; memory that BLAS and oneDNN allocate is not included.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        run()
+        function()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run()
+        function()
     assert recorded.profiler is not None
     assert recorded.profiler.kineto_results is not None
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]

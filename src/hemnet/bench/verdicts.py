@@ -1,8 +1,9 @@
-"""The project's bars for the EM engines, held against a report. A bar that is not met is no error."""
+"""The project's targets for the EM engines, held against the results. A missed target is no error."""
 
+from collections.abc import Iterator
 from statistics import median
 
-from hemnet.bench.report import Pair, Report, Result, Verdict
+from hemnet.bench.results import EngineFindings, HighwayPair, Verdict
 from hemnet.bench.timing import paired
 
 MEMORY_GROWTH = 1.15
@@ -12,95 +13,84 @@ HIGHWAY_TIME, HIGHWAY_MEMORY = 1.02, 1.01
 TRITON_SPEEDUP, TRITON_BOUND, TRITON_DTYPE, TRITON_DEPTH = 4.0, 3.0, "bfloat16", 8
 
 
-def verdicts(report: Report) -> list[Verdict]:
-    """Return every bar with its figure, for each type that was measured; the worst T where none is named."""
-    found = []
-    for dtype in report.dtypes:
-        found.append(_memory_growth(report, dtype))
-        found += [_forward_backward(report, dtype, depth) for depth in FORWARD_BACKWARD]
-        found.append(_forward(report, dtype))
-        pairs = [pair for pair in report.pairs if pair.dtype == dtype]
+def verdicts(found: EngineFindings) -> list[Verdict]:
+    """Return a verdict per target and measured dtype; a target that names no T is judged at the worst one."""
+    made: list[Verdict] = []
+    for dtype in found.dtypes:
+        made.append(_memory_growth(found, dtype))
+        made += [_forward_backward(found, dtype, depth) for depth in FORWARD_BACKWARD]
+        made.append(_forward(found, dtype))
+        pairs = [pair for pair in found.pairs if pair.dtype == dtype]
         for engine in dict.fromkeys(pair.engine for pair in pairs):
-            found += _highway(dtype, engine, [pair for pair in pairs if pair.engine == engine])
-    return found + _triton(report)
+            made += _highway(dtype, engine, [pair for pair in pairs if pair.engine == engine])
+    return [*made, *_triton(found)]
 
 
-def _memory_growth(report: Report, dtype: str) -> Verdict:
-    growth, plain = report.growth(dtype, "recompute"), report.growth(dtype, "reference")
-    bar = f"{dtype}: memory of recompute, largest over smallest T, <= {MEMORY_GROWTH}"
+def _memory_growth(found: EngineFindings, dtype: str) -> Verdict:
+    growth, plain = found.growth(dtype, "recompute"), found.growth(dtype, "reference")
+    target = f"{dtype}: memory of recompute, largest over smallest T, <= {MEMORY_GROWTH}"
     if growth is None or plain is None:
-        return _missing(bar, "it takes recompute at two T or more")
+        return _missing(target, "it takes recompute at two T or more")
     ratio, last, first = growth
     figure = f"{ratio:.3f} (T={last} over T={first}; reference {plain[0]:.1f})"
-    return _judge(bar, figure, ratio <= MEMORY_GROWTH)
+    return _judge(target, figure, ratio <= MEMORY_GROWTH)
 
 
-def _forward_backward(report: Report, dtype: str, depth: int) -> Verdict:
+def _forward_backward(found: EngineFindings, dtype: str, depth: int) -> Verdict:
     limit = FORWARD_BACKWARD[depth]
-    bar = f"{dtype}: fwd+bwd, recompute over reference, T={depth}, <= {limit}"
-    result = report.find(dtype, depth, "recompute")
+    target = f"{dtype}: fwd+bwd, recompute over reference, T={depth}, <= {limit}"
+    result = found.find(dtype, depth, "recompute")
     if result is None:
-        return _missing(bar, f"recompute did not run at T={depth}")
-    ratio = paired(result.forward_backward, report.base(result).forward_backward)
-    return _judge(bar, str(ratio), ratio.median <= limit)
+        return _missing(target, f"recompute did not run at T={depth}")
+    ratio = paired(result.forward_backward, found.base(result).forward_backward)
+    return _judge(target, str(ratio), ratio.median <= limit)
 
 
-def _forward(report: Report, dtype: str) -> Verdict:
-    bar = f"{dtype}: no_grad forward, recompute over reference, any T, <= {FORWARD}"
-    results = report.of(dtype, "recompute")
+def _forward(found: EngineFindings, dtype: str) -> Verdict:
+    target = f"{dtype}: no_grad forward, recompute over reference, any T, <= {FORWARD}"
+    results = found.of(dtype, "recompute")
     if not results:
-        return _missing(bar, "recompute did not run")
-    ratio, depth = max((paired(r.forward, report.base(r).forward), r.iterations) for r in results)
-    return _judge(bar, f"{ratio} at T={depth}", ratio.median <= FORWARD)
+        return _missing(target, "recompute did not run")
+    ratio, depth = max((paired(r.forward, found.base(r).forward), r.iterations) for r in results)
+    return _judge(target, f"{ratio} at T={depth}", ratio.median <= FORWARD)
 
 
-def _highway(dtype: str, engine: str, pairs: list[Pair]) -> list[Verdict]:
+def _highway(dtype: str, engine: str, pairs: list[HighwayPair]) -> Iterator[Verdict]:
+    start = f"{dtype}: HEM over EM,"
     time, slowest = max((pair.time, pair.iterations) for pair in pairs)
+    target = f"{start} time of {engine}, any T, <= {HIGHWAY_TIME}"
+    yield _judge(target, f"{time} at T={slowest}", time.median <= HIGHWAY_TIME)
     memory, largest = max((pair.memory, pair.iterations) for pair in pairs)
-    return [
-        _judge(
-            f"{dtype}: HEM over EM, time of {engine}, any T, <= {HIGHWAY_TIME}",
-            f"{time} at T={slowest}",
-            time.median <= HIGHWAY_TIME,
-        ),
-        _judge(
-            f"{dtype}: HEM over EM, memory of {engine}, any T, <= {HIGHWAY_MEMORY}",
-            f"{memory:.3f} at T={largest}",
-            memory <= HIGHWAY_MEMORY,
-        ),
-    ]
+    target = f"{start} memory of {engine}, any T, <= {HIGHWAY_MEMORY}"
+    yield _judge(target, f"{memory:.3f} at T={largest}", memory <= HIGHWAY_MEMORY)
 
 
-def _triton(report: Report) -> list[Verdict]:
+def _triton(found: EngineFindings) -> list[Verdict]:
     where = f"{TRITON_DTYPE}: fwd+bwd of triton, T={TRITON_DEPTH}"
     faster = f"{where}, times faster than reference, >= {TRITON_SPEEDUP:g}"
     near = f"{where}, over the roofline bound, <= {TRITON_BOUND:g}"
-    result = report.find(TRITON_DTYPE, TRITON_DEPTH, "triton")
+    result = found.find(TRITON_DTYPE, TRITON_DEPTH, "triton")
     if result is None:
-        reason = _why_no_triton(report)
+        reason = _why_no_triton(found)
         return [_missing(faster, reason), _missing(near, reason)]
-    speedup = paired(report.base(result).forward_backward, result.forward_backward)
-    over = _over_bound(result)
+    speedup = paired(found.base(result).forward_backward, result.forward_backward)
+    over = median(result.forward_backward) / result.forward_backward_bound
     return [
         _judge(faster, str(speedup), speedup.median >= TRITON_SPEEDUP),
         _judge(near, f"{over:.2f}", over <= TRITON_BOUND),
     ]
 
 
-def _over_bound(result: Result) -> float:
-    return median(result.forward_backward) / result.forward_backward_bound
-
-
-def _why_no_triton(report: Report) -> str:
-    if report.device != "cuda":
-        return "no CUDA device" if report.environment["device"].startswith("cpu") else "not run on CUDA"
-    reasons = {absence.reason for absence in report.absences if absence.contender == "triton"}
+def _why_no_triton(found: EngineFindings) -> str:
+    if found.device != "cuda":
+        return "no CUDA device" if found.environment["device"].startswith("cpu") else "not run on CUDA"
+    reasons = {absence.reason for absence in found.absences if absence.contender == "triton"}
     return next(iter(reasons), f"triton did not run in {TRITON_DTYPE} at T={TRITON_DEPTH}")
 
 
-def _judge(bar: str, figure: str, met: bool) -> Verdict:
-    return Verdict(bar, figure, "met" if met else "not met")
+def _judge(target: str, figure: str, met: bool) -> Verdict:
+    return Verdict(target, figure, "met" if met else "not met")
 
 
-def _missing(bar: str, reason: str) -> Verdict:
-    return Verdict(bar, "", f"not measured: {reason}")
+def _missing(target: str, reason: str) -> Verdict:
+    return Verdict(target, "", f"not measured: {reason}")

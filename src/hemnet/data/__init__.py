@@ -1,4 +1,4 @@
-"""Data sets: what they are, how they are read, augmented and batched."""
+"""Data sets: their classes, readers, augmentation and batches."""
 
 import hemnet.lab
 

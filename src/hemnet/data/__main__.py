@@ -1,4 +1,4 @@
-"""``python -m hemnet.data`` is `hemnet.datasets`."""
+"""``python -m hemnet.data`` runs `hemnet.datasets`."""
 
 from hemnet.datasets import main
 

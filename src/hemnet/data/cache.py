@@ -1,7 +1,7 @@
-"""Decoded samples in one memory-mapped file, so that a set is decoded once and not once an epoch.
+"""Decoded samples in one memory-mapped file, so that images are decoded once and not in every epoch.
 
-The file: the samples' bytes one after another, image then mask, all uint8; a JSON index; a footer with the
-index's length and checksum. It is written under another name and renamed when whole.
+The file holds the bytes of the samples in order, image then mask, all uint8; a JSON index; and a footer with
+the length and checksum of the index. It is written under a temporary name and renamed when complete.
 
 Shapes: H, W image height and width, C = 3 colour channels.
 """
@@ -14,11 +14,11 @@ import struct
 import time
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hemnet.data.readers import Fingerprint, Reader, Sample
+from hemnet.data.readers import Fingerprint, Reader, Sample, require_sound
 from hemnet.data.spec import DataError, DatasetSpec
 from hemnet.storage.files import hold, remove_abandoned, replacing
 
@@ -30,35 +30,25 @@ _MAGIC = b"hemnet\x00\x01"  # the last byte is the version of the format
 _FOOTER = struct.Struct(f"<QI{len(_MAGIC)}s")
 
 
-@runtime_checkable
-class Cacheable(Reader, Protocol):
-    """A reader that can tell when it would read something else."""
-
-    def fingerprint(self) -> Fingerprint:
-        """Return what a cache of its samples has to be compared with."""
-        ...
-
-
 class Unusable(Exception):
-    """A file that is no cache, or not of these samples; the message says why."""
+    """A file is not a complete cache of these samples; the message says why."""
 
 
 class Cached:
-    """A reader whose samples are decoded once, into a file, and then copied from it.
+    """A reader that decodes the samples of another reader once, into a file, and then copies them from there.
 
-    They are the very samples of the reader, as fresh arrays. The file is made by `prepare`, or else when the
-    first sample is read. One that is cut short, damaged, or older than a change to the reader's files is
-    made anew; a reader with other files or options has a file of its own. Processes that want the same file
-    at the same time take turns, so that one makes it and the others use it. The folder may be deleted
-    whenever nobody reads.
+    The samples equal those of the other reader and are fresh arrays. `prepare`, or reading the first sample,
+    makes the file. A file that is cut short, damaged, or older than a change to the reader's files is made
+    again; a reader with other files or options has its own file. Of several processes that need the file at
+    the same time, one makes it while the others wait. The folder may be deleted while no process reads.
 
     Args:
-        reader: a reader with a fingerprint, as all those of files on disk have.
-        folder: where the file is to be; made if missing.
-        max_gib: size in GiB, > 0, above which the file is not made.
+        reader: a reader with a fingerprint, as every reader of files on disk has.
+        folder: folder of the file; made if missing.
+        max_gib: largest size of the file in GiB, > 0.
 
     Attributes:
-        reader: the reader.
+        reader: the other reader.
 
     Raises:
         ValueError: `max_gib` is not positive.
@@ -67,18 +57,18 @@ class Cached:
 
     def __init__(self, reader: Reader, folder: str | Path, max_gib: float = 16.0) -> None:
         if not max_gib > 0:
-            raise ValueError(f"the size that a cache may have must be > 0 GiB, got {max_gib}")
-        if not isinstance(reader, Cacheable):
+            raise ValueError(f"the size limit of a cache must be > 0 GiB, got {max_gib}")
+        if not hasattr(reader, "fingerprint"):
             raise DataError(
-                f"{reader.spec.name}: a {type(reader).__name__} has no fingerprint, by which a cache could "
-                "tell that it is out of date; set data.cache=null, or give it a method fingerprint()"
+                f"{reader.spec.name}: a {type(reader).__name__} has no method fingerprint(), so a cache "
+                "could not be recognised as out of date; set data.cache=null, or add the method"
             )
         self.reader, self._folder, self._max_gib = reader, Path(folder), max_gib
         self._fingerprint: Fingerprint | None = None
         self._store: Store | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the map out: every process opens its own, and need not check what was checked."""
+        """Leave the memory map out: every process opens its own, without checking the file again."""
         return self.__dict__ | {"_store": None}
 
     @property
@@ -90,18 +80,18 @@ class Cached:
         return len(self.reader)
 
     def read(self, index: int) -> Sample:
-        """Return sample `index` as the reader does, as fresh arrays; see `prepare` for what is raised."""
+        """Return sample `index` of the reader as fresh arrays; raises what `prepare` raises."""
         return self.prepare().read(index)
 
     def prepare(self) -> "Store":
-        """Open the file, after making it where there is none that can be used.
+        """Open the file; make it first if there is no usable one.
 
         Raises:
-            DataError: a sample cannot be read, the file would be too large for the limit or the disk, it
-                cannot be written, or the reader's files change meanwhile.
+            DataError: a sample cannot be read, the file would exceed the limit or the free space, it cannot
+                be written, or the reader's files change while it is made.
         """
         if self._store is None:
-            checked = self._fingerprint is not None  # then this is a copy of one that has looked
+            checked = self._fingerprint is not None  # by the process that this object was copied from
             self._fingerprint = self._fingerprint or self.reader.fingerprint()
             path = self._folder / f"{self.spec.name}-{self._fingerprint.settings[:16]}.cache"
             try:
@@ -115,28 +105,28 @@ class Cached:
             self._folder.mkdir(parents=True, exist_ok=True)
             with hold(self._folder):
                 try:
-                    return Store(path, fingerprint)  # another process was faster
+                    return Store(path, fingerprint)  # made by another process meanwhile
                 except Unusable as reason:
                     self._write(path, fingerprint, str(reason))
                 return Store(path, fingerprint)
         except (OSError, Unusable) as error:
             raise DataError(
                 f"{path}: the cache cannot be kept there ({error}); set data.cache to a folder on another "
-                "disk, or data.cache=null to do without"
+                "disk, or data.cache=null for no cache"
             ) from error
 
     def _write(self, path: Path, fingerprint: Fingerprint, reason: str) -> None:
         size, start = self._require_room(), time.monotonic()
         log.info("%s: %s; decoding %d samples into it, about %.2f GiB", path, reason, len(self), size / GIB)
-        remove_abandoned(path)  # who has the lock writes alone
+        remove_abandoned(path)  # safe, because only the process with the lock writes
         with replacing(path) as part:
             write_store(part, self.reader, fingerprint, int(self._max_gib * GIB))
             if self.reader.fingerprint() != fingerprint:
-                raise DataError(f"{self.spec.name}: files were changed while they were cached; start again")
+                raise DataError(f"{self.spec.name}: files changed while they were cached; start again")
         log.info("%s: done in %.1f s", path, time.monotonic() - start)
 
     def _require_room(self) -> float:
-        """Return the size to expect, in bytes, from a few samples spread over the set."""
+        """Return the expected size in bytes, from a few samples of the data set; raise without room."""
         probes = [self.reader.read(i) for i in range(0, len(self), 1 + len(self) // PROBES)]
         sizes = [sample.image_HWC.nbytes + sample.mask_HW.nbytes for sample in probes]
         size = len(self) * sum(sizes) / max(1, len(sizes))
@@ -147,13 +137,13 @@ class Cached:
             raise DataError(
                 f"{self._folder}: the cache of {self.spec.name} takes about {size / GIB:.2f} GiB, and the "
                 f"disk has {free / GIB:.2f} GiB left; free some, set data.cache to a folder elsewhere, or "
-                "data.cache=null to do without"
+                "data.cache=null for no cache"
             )
         return size
 
 
 class _Index(NamedTuple):
-    """The samples of a file: names, (height, width) of each, and the CRC-32 of all their bytes."""
+    """Names and (height, width) of the samples in a file, and the CRC-32 of all their bytes."""
 
     names: list[str]
     sizes: list[tuple[int, int]]
@@ -161,21 +151,21 @@ class _Index(NamedTuple):
 
 
 class Store:
-    """The samples in a file, mapped into memory and read only.
+    """The samples in a file, mapped into memory, read-only.
 
     Args:
         path: the file.
-        fingerprint: of the reader whose samples are wanted.
-        check: whether to compare every byte with the checksum, which also brings the file into memory.
+        fingerprint: of the reader whose samples are expected.
+        check: whether to compare all bytes with the checksum, which also loads the file into memory.
 
     Raises:
-        Unusable: no file, not whole, damaged, or made from other files.
+        Unusable: the file is missing, incomplete, damaged, or made from other files.
     """
 
     def __init__(self, path: Path, fingerprint: Fingerprint, check: bool = True) -> None:
         index = _read_index(path, fingerprint)
         self._names, self._sizes = index.names, np.array(index.sizes, np.int64).reshape(-1, 2)
-        # Sample i is from starts[i] to starts[i + 1]: 3 bytes of colour and a label a pixel.
+        # Sample i is the bytes starts[i] to starts[i + 1]: 3 bytes of colour and one label per pixel.
         self._starts = np.concatenate([[0], np.cumsum(4 * self._sizes.prod(axis=1))])
         self._bytes = np.memmap(path, np.uint8, "r")[: self._starts[-1]]
         if check and _crc(self._bytes) != index.crc:
@@ -194,26 +184,20 @@ def write_store(path: Path, reader: Reader, fingerprint: Fingerprint, limit: int
     """Write all samples of a reader to a file.
 
     Args:
-        path: the file; what it holds is lost.
-        reader: of (H, W, 3) and (H, W) uint8.
-        fingerprint: what `Store` will compare.
-        limit: bytes of samples, above which to stop.
+        path: the file; its former content is lost.
+        reader: reader of (H, W, 3) and (H, W) uint8 samples.
+        fingerprint: of the reader, for `Store` to compare.
+        limit: largest size of all samples, in bytes.
 
     Raises:
-        DataError: a sample that cannot be read, or is not of that form; more than `limit` bytes.
+        DataError: a sample cannot be read, or is not of that form; the samples exceed `limit`.
         OSError: the disk is full, or cannot be written to.
     """
     index, total = _Index([], [], 0), 0
     with path.open("wb") as file:
         for i in range(len(reader)):
-            image_HWC, mask_HW, name = reader.read(i)
-            if (image_HWC.dtype, mask_HW.dtype) != (np.uint8, np.uint8) or (
-                image_HWC.shape != (*mask_HW.shape, 3)
-            ):
-                raise DataError(
-                    f"{name}: image {image_HWC.shape} {image_HWC.dtype} and mask {mask_HW.shape} "
-                    f"{mask_HW.dtype} are not (H, W, 3) and (H, W) uint8, and cannot be cached"
-                )
+            image_HWC, mask_HW, name = sample = reader.read(i)
+            require_sound(sample)
             total += image_HWC.nbytes + mask_HW.nbytes
             if total > limit:
                 raise _too_large(reader.spec.name, total, limit)
@@ -235,7 +219,7 @@ def _read_index(path: Path, fingerprint: Fingerprint) -> _Index:
             footer = file.read(_FOOTER.size)
             length, crc, magic = _FOOTER.unpack(footer) if len(footer) == _FOOTER.size else (0, 0, b"")
             if magic != _MAGIC or length > end:
-                raise Unusable("the cache is not whole")
+                raise Unusable("the cache is incomplete")
             file.seek(end - length)
             text = file.read(length)
     except OSError as error:
@@ -244,10 +228,10 @@ def _read_index(path: Path, fingerprint: Fingerprint) -> _Index:
         raise Unusable("the index of the cache is damaged")
     content = json.loads(text)
     if Fingerprint(**content.pop("fingerprint")) != fingerprint:
-        raise Unusable("files were changed since the cache was made")
+        raise Unusable("files changed since the cache was made")
     index = _Index(**content)
     if sum(4 * height * width for height, width in index.sizes) != end - length:
-        raise Unusable("the cache is not whole")
+        raise Unusable("the cache is incomplete")
     return index
 
 
@@ -261,5 +245,5 @@ def _crc(content: np.ndarray) -> int:
 def _too_large(name: str, size: float, limit: float) -> DataError:
     return DataError(
         f"{name}: its cache takes {size / GIB:.2f} GiB or more, the limit is {limit / GIB:.2f} GiB; set "
-        "data.cache=null to do without, or raise the limit with +data.cache_gib=<GiB>"
+        "data.cache=null for no cache, or raise the limit with +data.cache_gib=<GiB>"
     )

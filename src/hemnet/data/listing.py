@@ -1,7 +1,7 @@
-"""Which files a data set consists of: listings, split lists, and pairs of image and mask.
+"""The files of a data set: listings, split lists, and pairs of image and mask.
 
-Every error names the path; everything here looks at names alone, a folder at a time, so that a set of
-118,000 images is listed in a fraction of a second.
+Every error names the path. Only file names are read, a folder at a time, so that 118,000 images are listed in
+a fraction of a second.
 """
 
 import logging
@@ -23,7 +23,7 @@ _REMEDY = "set data.root=<folder> or the environment variable HEMNET_DATA"
 
 
 class Files(NamedTuple):
-    """Where a sample is: its name, unique in the split, and the paths of its image and its mask."""
+    """A sample's name, unique in the split, and the paths of its image and its mask."""
 
     name: str
     image: str
@@ -49,8 +49,8 @@ def list_files(folder: Path, endings: tuple[str, ...], layout: str) -> dict[str,
 
     Args:
         folder: where to look, not recursively.
-        endings: what names may end with, in any case; the stem is what stands before it.
-        layout: the expected folder tree, to be quoted in errors.
+        endings: accepted endings of names, in any case; the stem is the name without its ending.
+        layout: the expected folder tree, quoted in errors.
 
     Raises:
         DataError: the folder is missing, holds no such file, or holds two with one stem.
@@ -71,13 +71,13 @@ def list_files(folder: Path, endings: tuple[str, ...], layout: str) -> dict[str,
 
 
 def require_file(path: str | Path) -> None:
-    """Raise a DataError unless there is a regular file: who opens a pipe may wait for ever."""
+    """Raise a DataError unless `path` is a regular file: opening a pipe could wait for ever."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be looked at ({error}); check the path") from None
+        raise DataError(f"{path}: cannot be read ({error}); check the path") from None
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or the like"
         raise DataError(f"{path}: {kind}, not a file; check the path")
@@ -86,12 +86,12 @@ def require_file(path: str | Path) -> None:
 def read_list(path: Path, layout: str) -> list[str]:
     """Return the sample names in a split list.
 
-    A line is a name, or a path of which the folder and an image suffix are dropped; what follows the first
-    blank is not read. Empty lines are skipped.
+    A line is a name, or a path whose folder and image suffix are dropped; text after the first blank is
+    ignored, and so are empty lines.
 
     Args:
         path: the text file.
-        layout: the expected folder tree, to be quoted in errors.
+        layout: the expected folder tree, quoted in errors.
 
     Raises:
         DataError: the file is missing, is no text, is empty, or repeats a name.
@@ -117,12 +117,12 @@ def match_files(names: Iterable[str], images: Mapping[str, str], masks: Mapping[
     """Return the image and the mask of each name, in the order of `names`.
 
     Args:
-        names: of the samples.
+        names: names of the samples.
         images: name -> path, at least one.
         masks: name -> path, at least one.
 
     Raises:
-        DataError: a name without an image or without a mask: counts them and gives the first few.
+        DataError: names without an image or without a mask; the message counts them and lists the first few.
     """
     names = list(names)
     for files, what in ((images, "image"), (masks, "mask")):
@@ -138,7 +138,7 @@ def match_files(names: Iterable[str], images: Mapping[str, str], masks: Mapping[
 
 
 def warn_count(name: str, split: str, found: int, expected: int) -> None:
-    """Log a warning if a split has not as many samples as the official one."""
+    """Log a warning if the number of samples differs from the official split."""
     if found != expected:
         log.warning(
             "%s %s: %d images, the official split has %d; scores will not compare with published ones",
@@ -147,5 +147,5 @@ def warn_count(name: str, split: str, found: int, expected: int) -> None:
 
 
 def few(items: Sequence[object]) -> str:
-    """Write a list of which only the first eight items are named."""
+    """Return a list as text, cut after its first eight items."""
     return f"[{', '.join(map(str, items[:8]))}{', ...' if len(items) > 8 else ''}]"

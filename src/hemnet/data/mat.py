@@ -15,7 +15,7 @@ from hemnet.data.listing import MOST_PIXELS, require_file
 from hemnet.data.spec import DataError
 
 MOST_BYTES = 8 * MOST_PIXELS
-"""What a file may hold, unpacked: the largest label map, in MATLAB's usual doubles."""
+"""Most bytes that a file may unpack to: the largest label map, in MATLAB's default type, double."""
 _COMPRESSED, _CHUNK = 15, 1 << 20
 
 
@@ -35,15 +35,15 @@ def read_mat(path: str | Path, variable: str, *fields: str) -> np.ndarray:
             field; the labels are no (H, W) array of integers in 0..65535, or more than `MOST_PIXELS`; the
             file unpacks to more than `MOST_BYTES`.
     """
-    from scipy.io import loadmat, whosmat  # here, because it is slow to import and few sets need it
+    from scipy.io import loadmat, whosmat  # slow to import, and few data sets need it
 
     require_file(path)
     try:
         with open(path, "rb") as file:
-            # What the header claims, before any of it is read.
+            # The sizes in the header, checked before any content is read.
             if any(math.prod(shape) > MOST_PIXELS for name, shape, _ in whosmat(file) if name == variable):
                 raise DataError(f"{path}: {variable} claims more than {MOST_PIXELS} values; restore the file")
-            # The header of a struct does not tell what is in it.
+            # The header of a struct does not state the size of its fields.
             if _unpacked(file) > MOST_BYTES:
                 raise DataError(f"{path}: unpacks to more than {MOST_BYTES} bytes; restore the file")
             file.seek(0)
@@ -54,7 +54,7 @@ def read_mat(path: str | Path, variable: str, *fields: str) -> np.ndarray:
         raise DataError(
             f"{path}: a MATLAB 7.3 (HDF5) file, which is not supported; save it with -v7 in MATLAB"
         ) from None
-    # SciPy raises whatever comes to hand (ValueError, TypeError, zlib.error, ...).
+    # On damaged files SciPy raises exceptions of many types (ValueError, TypeError, zlib.error, ...).
     except Exception as error:
         raise DataError(f"{path}: not a readable MATLAB file ({error}); restore the file") from error
     name = ".".join((variable, *fields))
@@ -68,7 +68,7 @@ def read_mat(path: str | Path, variable: str, *fields: str) -> np.ndarray:
 
 
 def _unpacked(file: IO[bytes]) -> int:
-    """Return how many bytes the compressed elements of a file hold, or some number above `MOST_BYTES`."""
+    """Return the unpacked bytes of a file's compressed elements; counting stops above `MOST_BYTES`."""
     file.seek(0)
     order = "<" if file.read(128)[126:] == b"IM" else ">"
     total = 0

@@ -1,4 +1,4 @@
-"""Batches for Lightning: every draw depends on (seed, epoch, index) alone, whatever the workers and ranks.
+"""Batches for Lightning. Randomness depends on (seed, epoch, index) alone, not on workers or ranks.
 
 Shapes: B images in a batch, H, W height and width.
 """
@@ -35,11 +35,11 @@ class Batch(TypedDict):
 class SampleDataset(Dataset[Item]):
     """A reader with its transform.
 
-    The key is (epoch, index), or an index alone, which stands for epoch 0. The epoch comes with the key
-    because a persistent worker holds a copy of the data set that the main process can no longer change.
+    The key is (epoch, index), or an index alone for epoch 0. The epoch is part of the key because the main
+    process cannot change the copy of the data set that a persistent worker process holds.
 
     Attributes:
-        reader: of the samples before the transform.
+        reader: reads the samples, before the transform.
     """
 
     def __init__(self, reader: Reader, transform: Transform, seed: int) -> None:
@@ -65,16 +65,16 @@ class SampleDataset(Dataset[Item]):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Shuffled (epoch, index) pairs for training, sharded over the ranks of torch.distributed, if any.
 
-    The order depends on (seed, epoch) alone. Rank r of R takes places r, r + R, ... of it, so batch i of all
-    ranks together is batch i of a single process with the same total batch size. The last length % R
-    samples of the order are left out, so that every rank has as many.
+    The order depends on (seed, epoch) alone. Rank r of R takes positions r, r + R, ... of it, so batch i of
+    all ranks together is batch i of a single process with the same total batch size. The last length % R
+    samples of the order are left out, so that every rank has the same number.
 
-    Lightning calls `set_epoch`. The trainer needs `use_distributed_sampler=False`, else it shards once more.
+    Lightning calls `set_epoch`. The trainer needs `use_distributed_sampler=False`, else it would shard again.
 
     Args:
-        length: of the data set.
-        seed: of the order.
-        start: the epoch of the first iteration, and how many samples of it each rank leaves out.
+        length: number of samples.
+        seed: seed of the order.
+        start: the first epoch, and how many samples of it each rank skips.
     """
 
     def __init__(self, length: int, seed: int, start: tuple[int, int] = (0, 0)) -> None:
@@ -97,7 +97,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class ShardSampler(Sampler[int]):
-    """Indices in order for evaluation: each exactly once over all ranks, which may differ by one sample."""
+    """Indices in order for evaluation, each on exactly one rank; ranks may differ by one sample."""
 
     def __init__(self, length: int) -> None:
         self._length = length
@@ -142,8 +142,8 @@ def collate(items: list[Item]) -> Batch:
 class SegmentationData(pl.LightningDataModule):
     """Training and evaluation batches of a segmentation data set.
 
-    Batches are dicts, see `Batch`. The training batches depend on seed and epoch only, not on `num_workers`.
-    Create the trainer with `use_distributed_sampler=False`: the samplers here shard by themselves.
+    Batches are dicts, see `Batch`. Training batches depend on seed and epoch alone, not on `num_workers`.
+    Create the trainer with `use_distributed_sampler=False`: these samplers already shard.
 
     Args:
         train: reader of the training samples.
@@ -153,18 +153,18 @@ class SegmentationData(pl.LightningDataModule):
         batch_size: training images per process and step; an incomplete last batch is dropped.
         eval_batch_size: evaluation images per process and step; 1 where sizes differ.
         num_workers: worker processes of each loader; 0 loads in the main process.
-        seed: of the shuffling and the augmentation, >= 0.
-        cache: folder for a file of the decoded samples of each reader, made when its loader first is; None:
-            decode every time. See `Cached`, also for what is raised then.
-        cache_gib: size in GiB, > 0, that such a file may have.
+        seed: seed of shuffling and augmentation, >= 0.
+        cache: folder for a file of decoded samples per reader, made with the reader's first loader; errors
+            as in `Cached`. None decodes every time.
+        cache_gib: largest size of such a file in GiB, > 0.
 
     Attributes:
         spec: the classes. train_dataset, val_dataset: map data sets; `val_dataset[i]` is sample i as tensors.
-        num_workers: of the loaders that are made from now on.
+        num_workers: for loaders made from now on.
 
     Raises:
         DataError: the specs differ, a reader is empty, the training set is smaller than a batch, or a
-            reader is to be cached that cannot be.
+            reader cannot be cached.
         ValueError: a batch size below 1, negative num_workers or seed, or `cache_gib` not above 0.
     """
 
@@ -203,11 +203,11 @@ class SegmentationData(pl.LightningDataModule):
         self._check_batch_fits(EpochSampler(len(train), seed))
 
     def start_at(self, epoch: int, batches: int) -> None:
-        """Let training begin in ``epoch`` after so many ``batches`` of each rank, where it was stopped."""
+        """Let training continue in ``epoch``, after the first ``batches`` of each rank."""
         self._start = (epoch, batches)
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled batches, the last incomplete one dropped; raises DataError where not one batch fits."""
+        """Shuffled batches without an incomplete last one; raises DataError if no batch is complete."""
         epoch, batches = self._start
         sampler = EpochSampler(len(self.train_dataset), self._seed, (epoch, batches * self._batch_size))
         self._check_batch_fits(sampler)
@@ -217,7 +217,7 @@ class SegmentationData(pl.LightningDataModule):
         """Every evaluation sample once, in order.
 
         Raises:
-            DataError: there are fewer samples than processes, one of which would have nothing to do.
+            DataError: there are fewer samples than processes.
         """
         if len(self.val_dataset) < (world := _rank_and_world()[1]):
             raise DataError(
@@ -238,7 +238,7 @@ class SegmentationData(pl.LightningDataModule):
         self, dataset: SampleDataset, sampler: Sampler, batch_size: int, drop_last: bool
     ) -> DataLoader[Item]:
         if isinstance(dataset.reader, Cached):
-            dataset.reader.prepare()  # here, and not in every worker
+            dataset.reader.prepare()  # once, and not in every worker process
         return WorkerLoader(
             dataset,
             batch_size=batch_size,
@@ -247,7 +247,7 @@ class SegmentationData(pl.LightningDataModule):
             collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            # A loader draws its workers' seeds from this generator. From the global one it would draw once an
-            # epoch, or just once with persistent workers: dropout would depend on the number of workers.
+            # A loader draws the seeds of its workers from this generator. Draws from the global one would
+            # change the random numbers of training, such as dropout, with the number of workers.
             generator=torch.Generator().manual_seed(self._seed),
         )

@@ -21,10 +21,10 @@ from hemnet.data.mat import read_mat
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
 
 MASK_FORMATS = ("PNG", "BMP", "GIF", "PPM", "TIFF")
-"""Formats of masks, as Pillow calls them; those that lose nothing."""
-# Named, because Pillow tries every format it knows on any file, and has PostScript run by another program.
+"""Formats of masks, by Pillow's names: the lossless ones."""
+# Listed, because Pillow would try every format that it knows, and runs another program for PostScript.
 IMAGE_FORMATS = (*MASK_FORMATS, "JPEG", "WEBP")
-"""Formats of images, told by content, whatever the file is called."""
+"""Formats of images, recognised by content and not by file name."""
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
 
@@ -40,10 +40,20 @@ class Sample(NamedTuple):
     name: str
 
 
-class Fingerprint(NamedTuple):
-    """What a reader reads, as digests in hex: a change of either may change its samples.
+def require_sound(sample: Sample) -> None:
+    """Raise a DataError unless a sample has the shapes and dtypes that `Sample` states."""
+    image, mask = sample.image_HWC, sample.mask_HW
+    if image.dtype != np.uint8 or mask.dtype != np.uint8 or image.shape != (*mask.shape, 3) or mask.ndim != 2:
+        raise DataError(
+            f"{sample.name}: image {image.shape} {image.dtype} and mask {mask.shape} {mask.dtype} are not "
+            "(H, W, 3) and (H, W) uint8"
+        )
 
-    settings: its class, options and the paths of its files. files: their sizes and times of change.
+
+class Fingerprint(NamedTuple):
+    """Hex digests of what a reader's samples depend on.
+
+    settings: the reader's class, options and file paths. files: sizes and modification times of the files.
     """
 
     settings: str
@@ -71,21 +81,21 @@ def _decode(
     require_file(path)
     try:
         with Image.open(path, formats=formats) as picture:
-            # The size is in the header: no memory has been taken for the pixels yet.
+            # The size comes from the header; the pixels are not decoded yet.
             if math.prod(picture.size) > MOST_PIXELS:
                 raise DataError(_too_large(" x ".join(map(str, picture.size))))
             return convert(picture)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {_too_large('a size beyond all measure')}") from error
-    # The decoders raise whatever comes to hand (OSError, SyntaxError, ValueError, zlib.error, ...).
+        raise DataError(f"{path}: {_too_large('an absurd size')}") from error
+    # On damaged files decoders raise exceptions of many types (OSError, SyntaxError, zlib.error, ...).
     except Exception as error:
         raise DataError(f"{path}: not a readable image ({error}); restore or remove the file") from error
 
 
 def _too_large(size: str) -> str:
-    return f"claims {size}, and at most {MOST_PIXELS} pixels are read; cut it into parts"
+    return f"claims {size}, and at most {MOST_PIXELS} pixels are read; cut the image into parts"
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
@@ -102,23 +112,23 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
 def _to_labels(picture: Image.Image) -> np.ndarray:
     if picture.mode not in ("L", "P"):
         raise DataError(
-            f"a mask must be 8-bit with one channel, this is {picture.mode!r}; convert it to indices"
+            f"a mask must be 8-bit with one channel, not {picture.mode!r}; convert it to class indices"
         )
-    # Pillow stretches or inverts these: label 1 becomes 17, 85 or 254, another class without an error.
+    # Pillow rescales or inverts such grey levels: label 1 would silently become 17, 85 or 254.
     if (
         isinstance(picture, ImageFile)
         and picture.tile
         and not _is_raw(picture.tile[0].codec_name, picture.tile[0].args)
     ):
         raise DataError(
-            "a mask must be 8-bit, this is grey of fewer bits or levels, or inverted; convert it to 8-bit "
-            "indices"
+            "a mask must be 8-bit, and this one has fewer bits or levels of grey, or inverted grey; convert "
+            "it to 8-bit class indices"
         )
-    return np.array(ImageOps.exif_transpose(picture))  # turned as its image is
+    return np.array(ImageOps.exif_transpose(picture))  # as for its image
 
 
 def _is_raw(codec: str, args: Any) -> bool:
-    """Return whether Pillow's decoder gives grey levels as they are in the file."""
+    """Return whether Pillow's decoder leaves grey levels as they are in the file."""
     if codec.startswith("ppm"):
         return bool(args[-1] == 255)
     layout = args[0] if isinstance(args, tuple) else args
@@ -128,24 +138,24 @@ def _is_raw(codec: str, args: Any) -> bool:
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file as RGB.
 
-    The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images are converted, 16-bit colour to its
-    high bytes; alpha is dropped. Of several frames or pages the first is read.
+    The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images are converted (16-bit colour keeps
+    its high bytes), alpha is dropped, and the first of several frames or pages is read.
 
     Returns:
         (H, W, 3) uint8 RGB, a fresh array.
 
     Raises:
         DataError: the file is missing, no regular file, corrupt, truncated, of more than `MOST_PIXELS`, in
-            none of `IMAGE_FORMATS`, or of a pixel format that has no sound 8-bit reading (32-bit integer,
+            none of `IMAGE_FORMATS`, or of a pixel format without an 8-bit equivalent (32-bit integer,
             floating point, Lab).
     """
     return _decode(path, IMAGE_FORMATS, _to_rgb)
 
 
 def read_labels(path: str | Path) -> np.ndarray:
-    """Read a mask file: an 8-bit grey image, or a palette image of which the indices count, not the colours.
+    """Read a mask file: the levels of an 8-bit grey image, or the indices of a palette image.
 
-    The EXIF orientation is applied, as it is to images.
+    The EXIF orientation is applied, as for images.
 
     Returns:
         (H, W) uint8 raw label values, a fresh array.
@@ -158,13 +168,13 @@ def read_labels(path: str | Path) -> np.ndarray:
 
 
 class FileReader:
-    """Samples read from files; the base of every reader of data on disk.
+    """Samples read from files; the base class of every reader of data on disk.
 
     Args:
         spec: classes and colours.
-        files: one entry a sample, in order.
+        files: one entry per sample, in order.
         class_of_label: raw label of the masks -> class index or IGNORE_INDEX; any other label is an error.
-        mat_keys: for masks in MATLAB files, the variable and the struct fields that lead to the labels.
+        mat_keys: for masks in MATLAB files, the variable with the labels, then the struct fields inside it.
     """
 
     def __init__(
@@ -191,8 +201,8 @@ class FileReader:
         """Return sample `index`, in the order of the split list, or of the names where there is none.
 
         Raises:
-            DataError: a file that is missing, corrupt or of an unknown encoding; an image and a mask of
-                different sizes; a label that is not one of the set's. The message names the file.
+            DataError: a file is missing, corrupt or of an unknown encoding; image and mask differ in size; a
+                label is unknown. The message names the file.
         """
         name, image, mask = self._files[index]
         image_HWC = read_image(image)
@@ -200,14 +210,14 @@ class FileReader:
         if image_HWC.shape[:2] != raw_HW.shape:
             raise DataError(
                 f"{mask}: the mask is {raw_HW.shape} (height, width) but its image {image} is "
-                f"{image_HWC.shape[:2]}; the two must be equal, so replace the one that is wrong"
+                f"{image_HWC.shape[:2]}; the sizes must be equal: replace the wrong file"
             )
         return Sample(image_HWC, self._to_classes(raw_HW, mask), name)
 
     def fingerprint(self) -> Fingerprint:
-        """Return what the samples depend on: classes, encoding, and the state of the files.
+        """Return digests of what the samples depend on: classes, encoding, and the state of the files.
 
-        A subclass with a `read` of its own, and options for it, has to add these to the settings.
+        A subclass with its own `read` must add the options of that method to the settings.
 
         Raises:
             DataError: a file is missing.

@@ -1,4 +1,4 @@
-"""What a data set is: its classes, their colours and the value that marks an ignored pixel.
+"""The classes of a data set, their colours, and the value that marks an ignored pixel.
 
 Shapes: H, W image height and width.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from hemnet.errors import HemnetError
 
 IGNORE_INDEX = 255
-"""Mask value of a pixel that is left out of the loss and of every metric."""
+"""Mask value of a pixel that the loss and every metric leave out."""
 
 Split = Literal["train", "val", "test"]
 
@@ -32,7 +32,7 @@ class DatasetSpec:
         palette: one distinct RGB colour per class, each channel an integer in 0..255.
 
     Raises:
-        ValueError: on any breach of the above, or a palette that uses up both black and white.
+        ValueError: one of these conditions is broken, or the palette has both black and white.
     """
 
     name: str
@@ -62,15 +62,15 @@ class DatasetSpec:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
-        """Undo `to_dict`."""
+        """Return the spec that `to_dict` wrote."""
         palette = tuple((r, g, b) for r, g, b in content["palette"])
         return cls(content["name"], tuple(content["classes"]), palette)
 
     def require_same_classes(self, other: "DatasetSpec") -> None:
-        """Raise a DataError if `other` has other classes than this one, by name and order."""
+        """Raise a DataError unless `other` has the same class names in the same order."""
         if self.classes != other.classes:
             raise DataError(
-                f"the network knows the {self.num_classes} classes of {self.name}, the data has the "
+                f"the network was trained on the {self.num_classes} classes of {self.name}, the data has the "
                 f"{other.num_classes} of {other.name}: choose data with the same classes"
             )
 
@@ -112,8 +112,8 @@ class DatasetSpec:
 def voc_colors(first: int, count: int) -> tuple[tuple[int, int, int], ...]:
     """Return colours `first`, ..., `first + count - 1` of the PASCAL VOC colour map, which do not repeat.
 
-    Bit 3j + c of the index is bit 7 - j of channel c: near indices get colours far apart, and 0 is black.
-    White is in none of them.
+    Bit 3j + c of the index is bit 7 - j of channel c, so neighbouring indices get distant colours; 0 is
+    black, and no colour is white.
 
     Args:
         first: index of the first colour, >= 0.

@@ -1,4 +1,4 @@
-"""Walking a data set: which samples cannot be used, and how often each class comes.
+"""Reading every sample of a data set: which ones cannot be used, and how frequent each class is.
 
 Shapes: H, W image height and width, C = 3 colour channels.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hemnet.data.readers import Reader, Sample
+from hemnet.data.readers import Reader, Sample, require_sound
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
 
 CHUNK = 16
@@ -20,14 +20,14 @@ CHUNK = 16
 
 @dataclass
 class Survey:
-    """What was found in a split, or a piece of it.
+    """What was found in a split, or in part of it.
 
     Attributes:
-        problems: a message for each sample that cannot be used, and for each name that several have.
-        readable, unusable: samples that can, and cannot, be used.
-        pixels, images: (256,) int64: pixels of each mask value, and images that have any.
-        unlabelled: samples that can be used, of which every pixel is ignored.
-        names: of the samples that can be used.
+        problems: a message per sample that cannot be used, and per name that several samples share.
+        readable, unusable: number of samples that can, and cannot, be used.
+        pixels, images: (256,) int64: pixels of each mask value, and images that contain it.
+        unlabelled: number of usable samples in which every pixel is ignored.
+        names: names of the usable samples.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Survey:
     names: set[str] = field(default_factory=set)
 
     def add(self, other: "Survey") -> None:
-        """Take up what was found in a further piece."""
+        """Add what was found in another part of the split."""
         repeated = sorted(self.names & other.names)
         self.problems += other.problems + [f"{name}: several samples have this name" for name in repeated]
         self.readable += other.readable
@@ -51,12 +51,12 @@ class Survey:
 
     @property
     def samples(self) -> int:
-        """Samples that were read, or should have been."""
+        """Number of all samples."""
         return self.readable + self.unusable
 
     @property
     def ignored_share(self) -> float:
-        """Share of ignored pixels, 0..1; 0 where no sample can be used."""
+        """Share of ignored pixels, 0..1; 0 if no sample can be used."""
         return float(self.pixels[IGNORE_INDEX] / max(1, self.pixels.sum()))
 
     def frequencies(self, spec: DatasetSpec) -> np.ndarray:
@@ -65,7 +65,7 @@ class Survey:
         return pixels / max(1, pixels.sum())
 
     def never_seen(self, spec: DatasetSpec) -> list[str]:
-        """Return the classes of which there is no pixel."""
+        """Return the classes without a pixel."""
         return [name for name, count in zip(spec.classes, self.pixels, strict=False) if not count]
 
     def to_dict(self, spec: DatasetSpec) -> dict[str, Any]:
@@ -86,14 +86,14 @@ class Survey:
 
 
 def walk(reader: Reader, workers: int = 0) -> Iterator[Survey]:
-    """Read every sample once, and yield what was found, a few samples at a time and in order.
+    """Read every sample once, in order, and yield what was found, `CHUNK` samples at a time.
 
     Args:
-        reader: the split. Whatever it raises for a sample becomes a problem.
-        workers: processes that share the work; 0 for this one alone.
+        reader: the split. Any exception that it raises for a sample becomes a problem.
+        workers: processes that share the work; 0 uses this process.
 
     Raises:
-        DataError: a worker died, as one does that runs out of memory.
+        DataError: a worker process died, for example because it ran out of memory.
     """
     chunks = [range(start, min(start + CHUNK, len(reader))) for start in range(0, len(reader), CHUNK)]
     if not workers:
@@ -104,17 +104,17 @@ def walk(reader: Reader, workers: int = 0) -> Iterator[Survey]:
             yield from pool.map(_survey_own, chunks)
         except BrokenProcessPool as error:
             raise DataError(
-                f"{reader.spec.name}: a process died while reading, perhaps for want of memory; use fewer "
-                "workers, or none, to see at which file"
+                f"{reader.spec.name}: a worker process died while reading, perhaps out of memory; use fewer "
+                "workers, or none to see at which file"
             ) from error
 
 
-# A reader holds a list of all files: a worker gets it once, not with every chunk.
+# A reader holds a list of all files, so a worker process receives it once, not with every chunk.
 _own: list[Reader] = []
 
 
 def _init_worker(reader: Reader) -> None:
-    cv2.setNumThreads(0)  # one worker is one core
+    cv2.setNumThreads(0)  # a worker process is meant to use one core
     _own[:] = [reader]
 
 
@@ -127,10 +127,11 @@ def _survey(reader: Reader, indices: range) -> Survey:
     for index in indices:
         try:
             sample = reader.read(index)
-            _require_sound(sample, reader.spec)
+            require_sound(sample)
+            _require_known_labels(sample, reader.spec)
         except DataError as error:
             found.add(Survey(problems=[str(error)], unusable=1))
-        except Exception as error:  # one bad file never stops the walk, whatever a decoder makes of it
+        except Exception as error:  # a bad file must not stop the survey, whatever its decoder raises
             found.add(Survey(problems=[f"sample {index}: {type(error).__name__}: {error}"], unusable=1))
         else:
             counts = np.bincount(sample.mask_HW.ravel(), minlength=256)
@@ -139,14 +140,8 @@ def _survey(reader: Reader, indices: range) -> Survey:
     return found
 
 
-def _require_sound(sample: Sample, spec: DatasetSpec) -> None:
-    """Raise a DataError if a sample is not what a reader has to give, whichever reader it is."""
-    image, mask = sample.image_HWC, sample.mask_HW
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(f"{sample.name}: the image is {image.shape} {image.dtype}, not (H, W, 3) uint8")
-    if mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
-        raise DataError(f"{sample.name}: the mask is {mask.shape} {mask.dtype}, the image {image.shape}")
-    unknown = sorted(set(np.unique(mask).tolist()) - {*range(spec.num_classes), IGNORE_INDEX})
+def _require_known_labels(sample: Sample, spec: DatasetSpec) -> None:
+    unknown = sorted(set(np.unique(sample.mask_HW).tolist()) - {*range(spec.num_classes), IGNORE_INDEX})
     if unknown:
         raise DataError(
             f"{sample.name}: unknown labels {unknown}, {spec.name} has {spec.num_classes} classes"

@@ -1,4 +1,4 @@
-"""From samples to tensors: augmentation for training, resizing for evaluation, normalisation for both.
+"""Samples as tensors: augmentation for training, resizing for evaluation, normalisation for both.
 
 Shapes: H, W image height and width, C = 3 colour channels.
 """
@@ -19,8 +19,8 @@ MEAN_RGB = (0.485, 0.456, 0.406)
 STD_RGB = (0.229, 0.224, 0.225)
 """ImageNet standard deviation of each channel, for values in 0..1."""
 
-# OpenCV's plain INTER_NEAREST takes the floor, which shifts a mask by up to half a pixel against its image;
-# its plain INTER_LINEAR truncates, which darkens 8-bit images by 1/8 of a grey level.
+# OpenCV's INTER_NEAREST rounds down, which shifts a mask by up to half a pixel against its image; its
+# INTER_LINEAR truncates, which darkens 8-bit images by 1/8 of a grey level.
 NEAREST, LINEAR = cv2.INTER_NEAREST_EXACT, cv2.INTER_LINEAR_EXACT
 
 # Entry v of channel c is (v / 255 - mean_c) / std_c.
@@ -36,7 +36,7 @@ class Item(TypedDict):
 
 
 class Transform(Protocol):
-    """Turns a sample into tensors; every random choice is drawn from `rng`."""
+    """Turns a sample into tensors; all random choices come from `rng`."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
         """Return the sample as tensors."""
@@ -44,13 +44,13 @@ class Transform(Protocol):
 
 
 def normalize(image_HWC: np.ndarray) -> torch.Tensor:
-    """Map (H, W, 3) uint8 RGB to (3, H, W) float32, (v / 255 - mean) / std with the ImageNet figures."""
+    """Map (H, W, 3) uint8 RGB to (3, H, W) float32: (v / 255 - mean) / std with the ImageNet constants."""
     normalized_HWC = cv2.LUT(np.ascontiguousarray(image_HWC), _NORMALIZED[None])
     return torch.from_numpy(np.ascontiguousarray(normalized_HWC.transpose(2, 0, 1)))
 
 
 def denormalize(image_CHW: torch.Tensor) -> np.ndarray:
-    """Undo `normalize`: (3, H, W) float tensor on any device to (H, W, 3) uint8 RGB, rounded and clipped."""
+    """Invert `normalize`: (3, H, W) float tensor on any device to (H, W, 3) uint8 RGB, rounded, clipped."""
     image_HWC = image_CHW.detach().float().cpu().numpy().transpose(1, 2, 0)
     restored = (image_HWC * np.array(STD_RGB, np.float32) + np.array(MEAN_RGB, np.float32)) * 255
     return np.clip(np.rint(restored), 0, 255).astype(np.uint8)
@@ -59,14 +59,14 @@ def denormalize(image_CHW: torch.Tensor) -> np.ndarray:
 def resize_image(image_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize to size = (height, width), pixel centres aligned.
 
-    Area average where both sides shrink, so that nothing aliases, and linear elsewhere.
+    Area average if both sides shrink, which avoids aliasing; linear otherwise.
     """
     shrinks = size[0] <= image_HWC.shape[0] and size[1] <= image_HWC.shape[1]
     return cv2.resize(image_HWC, size[::-1], interpolation=cv2.INTER_AREA if shrinks else LINEAR)
 
 
 def resize_mask(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize to size = (height, width), each pixel taking the label nearest to its centre."""
+    """Resize to size = (height, width); each pixel takes the label nearest to its centre."""
     return cv2.resize(mask_HW, size[::-1], interpolation=NEAREST)
 
 
@@ -81,17 +81,16 @@ class TrainTransform:
     """Random scale, crop, flip and colour for training.
 
     In this order: resize to `base_size`; scale both sides by one factor, uniform in `scale`; crop at random
-    (an image smaller than the crop lands at a random place, the rest is the ImageNet mean colour and
-    IGNORE_INDEX); flip left to right half of the time; jitter brightness, contrast, saturation and hue;
-    normalise.
+    (a smaller image is placed at random in the crop, padded with the ImageNet mean colour and IGNORE_INDEX);
+    flip left to right with probability 1/2; jitter brightness, contrast, saturation and hue; normalise.
 
     Args:
         crop_size: (height, width) of the result, or one number for a square.
-        base_size: (height, width) to resize to first, or None to start from the file's own size.
+        base_size: (height, width) to resize to first, or None for the file's own size.
         scale: least and greatest factor, 0 < least <= greatest.
         flip: whether to flip.
         color_jitter: strength j in 0..1: brightness, contrast and saturation are multiplied by factors in
-            1-j..1+j and the hue is turned by up to j/10 of the circle; 0 leaves colours alone.
+            1-j..1+j, the hue is rotated by up to j/10 of the colour circle; 0 keeps colours.
 
     Raises:
         ValueError: an argument out of its range.
@@ -111,7 +110,7 @@ class TrainTransform:
         if not 0 <= color_jitter <= 1:
             raise ValueError(f"TrainTransform: color_jitter must be in 0..1, got {color_jitter}")
         self._base_size = None if base_size is None else _pair(base_size, "base_size")
-        # A side that the least factor takes below one pixel cannot be scaled: thinner images are stretched.
+        # The least factor must leave every side at least one pixel: thinner images are enlarged first.
         self._least = 1 if low >= 1 else int(1 / low) + 1
         self._pipeline = _augmentation(_pair(crop_size, "crop_size"), (low, high), flip, color_jitter)
 
@@ -122,8 +121,8 @@ class TrainTransform:
         size = (max(size[0], self._least), max(size[1], self._least))
         if self._base_size is not None or size != mask_HW.shape:
             image_HWC, mask_HW = resize_image(image_HWC, size), resize_mask(mask_HW, size)
-        # One pair of generators, handed to the pipeline for this sample, is shared by its transforms in turn.
-        # Seeds or the default state would make them fire together, or all workers draw alike.
+        # All transforms of the pipeline draw from these two generators in turn. With a seed each, or their
+        # default state, they would draw the same numbers as each other or in every worker process.
         self._pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))
         augmented = self._pipeline(image=image_HWC, mask=mask_HW)
         image, mask = normalize(augmented["image"]), _mask_tensor(augmented["mask"])
@@ -131,10 +130,10 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """Resize the image for the network, leave the mask at its own resolution (metrics are computed there).
+    """Resize the image for the network; the mask keeps its resolution, at which metrics are computed.
 
     Args:
-        size: (height, width) that the network sees, or None for the file's own size.
+        size: (height, width) of the network's input, or None for the file's own size.
 
     Raises:
         ValueError: a size that is not positive.
@@ -144,7 +143,7 @@ class EvalTransform:
         self._size = None if size is None else _pair(size, "size")
 
     def prepare(self, image_HWC: np.ndarray) -> torch.Tensor:
-        """Map (H, W, 3) uint8 RGB to (3, h, w) float32 with (h, w) = size; what prediction needs too."""
+        """Map (H, W, 3) uint8 RGB to (3, h, w) float32 with (h, w) = size, for evaluation and prediction."""
         return normalize(image_HWC if self._size is None else resize_image(image_HWC, self._size))
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Item:
@@ -157,7 +156,7 @@ def _mask_tensor(mask_HW: np.ndarray) -> torch.Tensor:
 
 
 def _augmentation(crop: tuple[int, int], scale: tuple[float, float], flip: bool, jitter: float) -> Any:
-    # Imported here, and muted: the import is slow and asks the package index for a newer version.
+    # The import is slow, and without this variable it asks the package index for a newer version.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
 

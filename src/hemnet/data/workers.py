@@ -1,4 +1,4 @@
-"""The worker processes of a loader: how they are started, whom they obey, and what they may take."""
+"""The worker processes of a data loader: how they start and end, and which signals and threads they use."""
 
 import inspect
 import multiprocessing
@@ -18,12 +18,12 @@ from hemnet.processes.signals import signals
 
 
 class WorkerLoader(DataLoader[Item]):
-    """A DataLoader whose workers start beside torch.distributed too, and are stopped by it alone.
+    """A DataLoader whose workers can start while torch.distributed runs, and that only the loader stops.
 
     Args:
-        dataset: as DataLoader's.
-        num_workers: as DataLoader's, >= 0.
-        options: DataLoader's others, but those of its workers.
+        dataset: as for DataLoader.
+        num_workers: as for DataLoader, >= 0.
+        options: further arguments of DataLoader, except those about workers.
     """
 
     def __init__(self, dataset: Any, *, num_workers: int, **options: Any) -> None:
@@ -36,26 +36,26 @@ class WorkerLoader(DataLoader[Item]):
             **options,
         )
 
-    def _get_iterator(self) -> Any:  # which starts the workers
+    def _get_iterator(self) -> Any:  # starts the workers
         with held(signals()):
             return super()._get_iterator()
 
 
 def _context() -> BaseContext | None:
-    """Return what starts the workers; None is torch's way.
+    """Return the multiprocessing context that starts the workers; None is torch's default, fork.
 
-    A thread of torch.distributed that lets go of a tensor takes a lock of the interpreter. A worker that is
-    forked in that moment waits for it for ever: a few in a hundred that are forked just after a collective
-    operation. Beside torch.distributed, a process without such threads forks them.
+    A thread of torch.distributed takes a lock of the interpreter when it releases a tensor. A worker forked
+    while the lock is held waits for it for ever, which befell a few in a hundred workers forked just after a
+    collective operation. With torch.distributed, workers are therefore forked by a process without threads.
     """
     if not distributed() or sys.platform != "linux":
         return None
     context = multiprocessing.get_context("forkserver")
-    # What each worker would import by itself otherwise: this, and what the main module has imported.
+    # Imported once by the fork server, not by every worker: this module, and what the main module imported.
     main = sys.modules["__main__"]
     imported = {found.__name__ for value in vars(main).values() if (found := inspect.getmodule(value))}
     context.set_forkserver_preload(sorted({__name__, *imported} - {"__main__", main.__name__}))
-    # When this has started it lets signals through, also where they are held, as when the server starts.
+    # Starting the resource tracker unblocks signals; so it starts now, before `held` blocks them.
     resource_tracker.ensure_running()
     return context
 
@@ -63,6 +63,6 @@ def _context() -> BaseContext | None:
 def _begin(worker_id: int) -> None:
     die_with_parent()
     obey_parent_alone(signals())
-    # One worker is one core: threads within it would only fight those of the others.
+    # A worker is meant to use one core; more threads would slow the other workers down.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""Pages as PNG files: predictions, attention, confusion, learning curves."""
+"""Figures as PNG files: predictions, attention, confusion matrices, learning curves."""
 
 import matplotlib as mpl
 
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-# Names of images and classes are no formulas: one with two dollars could fail to be drawn.
+# Names of images and classes are plain text; one with two dollar signs would be parsed as a formula.
 mpl.rcParams["text.parse_math"] = False

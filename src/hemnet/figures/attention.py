@@ -1,4 +1,4 @@
-"""The page of what EM's components attend to, as a PNG file.
+"""A figure of the responsibilities of EM's components, as a PNG file.
 
 Shapes: H and W pixels of an image, h and w positions of a feature map, K components, S iterations, shown.
 """
@@ -14,17 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-# Inches: the page, and what stands around the maps of an image.
+# Inches: width of the page, and sizes around the maps of an image.
 WIDTH, LABEL, TITLE, GAP, FOOT, LARGEST_MAP = 10.0, 0.75, 0.3, 0.04, 0.65, 1.7
-# Of the image before the maps, in maps.
+# Width of the image before the maps, in maps.
 IMAGE_WIDTH = 2
 
 
 class Attention(NamedTuple):
-    """What EM's components attend to in one image.
+    """Responsibilities of EM's components in one image.
 
-    ``image`` (H, W, 3) uint8; ``components``, K indices, and ``shares``, K, the share of positions that each
-    holds at last; ``maps`` (K, S, h, w): their responsibilities, 0..1.
+    ``image`` (H, W, 3) uint8; ``components``, K indices; ``shares``, K, each component's final share of the
+    positions; ``maps`` (K, S, h, w), the responsibilities, 0..1.
     """
 
     name: str
@@ -37,14 +37,13 @@ class Attention(NamedTuple):
 def attention_page(
     images: Sequence[Attention], iterations: Sequence[int], path: Path, *, show_images: bool = True
 ) -> None:
-    """Write a row of maps for each component of each image: its responsibilities under mu^(t), from 0 to 1.
+    """Write a row of maps per component and image: its responsibilities under mu^(t), from 0 to 1.
 
     Args:
-        images: what to show, at least one.
-        iterations: the t of the maps, S of them.
+        images: at least one.
+        iterations: the S values of t.
         path: the PNG file.
-        show_images: whether the image stands before its rows; without, the page can be passed on where the
-            photographs cannot.
+        show_images: whether each image is shown; without photographs the figure may be shared more freely.
     """
     lead = IMAGE_WIDTH if show_images else 0
     side = min(LARGEST_MAP, (WIDTH - LABEL) / (len(iterations) + lead))
@@ -63,7 +62,7 @@ def attention_page(
             page.text(lead * side + LABEL - 0.06, top + row / 2, label, size=7, ha="right", va="center")
             for s, t in enumerate(iterations):
                 left = LABEL + side * (lead + s)
-                # At the size of the image, so that a map covers what its positions cover.
+                # Resized to the image, so that positions of the map and of the image coincide.
                 big = cv2.resize(one.maps[k, s], one.image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
                 page.picture(big, left, top, side, row)
                 if k == 0:
@@ -74,7 +73,7 @@ def attention_page(
 
 
 class _Page:
-    """A figure whose parts are placed in inches from the top left."""
+    """A figure with positions in inches from the top left."""
 
     def __init__(self, width: float, height: float) -> None:
         self.figure = Figure(figsize=(width, height), dpi=110)

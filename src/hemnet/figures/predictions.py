@@ -1,4 +1,4 @@
-"""Predictions as figures: pages beside the truth, overlays, legends, and masks, as PNG files.
+"""Predictions as PNG files: pages beside the truth, overlays, legends and masks.
 
 Shapes: H, W image height and width, C = 3 colour channels.
 """
@@ -18,7 +18,7 @@ from hemnet.data import IGNORE_INDEX, DatasetSpec, Item, denormalize
 ERROR_COLOUR = (214, 39, 40)
 OPACITY = 0.55
 MOST_PATCHES = 30
-"""Up to so many classes, a page of predictions names all, else those that it shows."""
+"""With more classes, a legend names only those that the figure shows."""
 
 
 class Row(NamedTuple):
@@ -31,14 +31,14 @@ class Row(NamedTuple):
 
 
 def predictions_page(rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show_images: bool = True) -> None:
-    """Write truth, prediction and errors of each row, with the classes' colours below.
+    """Write truth, prediction and errors of each row, with a legend of the classes below.
 
-    With ``show_images``, the image stands before them and, in grey, behind the errors; without, the page
-    holds class maps alone and can be passed on where the photographs cannot.
+    With ``show_images`` the image comes first, and in grey behind the errors. Without photographs the page
+    may be shared more freely.
     """
     titles = ("image", "truth", "prediction", "errors")[0 if show_images else 1 :]
     aspects = [row.truth.shape[0] / row.truth.shape[1] for row in rows]
-    patches = _patches(spec, _shown((mask for row in rows for mask in (row.truth, row.prediction)), spec))
+    patches = _patches(spec, [mask for row in rows for mask in (row.truth, row.prediction)])
     columns = min(6, len(patches))
     legend_height = 0.2 + 0.3 * -(-len(patches) // columns)
     height = 9.8 / len(titles) * sum(aspects) + legend_height + 0.3
@@ -66,17 +66,17 @@ def _pictures(row: Row, spec: DatasetSpec, show_images: bool) -> list[np.ndarray
 
 
 def overlay(image_HWC: np.ndarray, mask_HW: np.ndarray, spec: DatasetSpec) -> np.ndarray:
-    """Return an (H, W, 3) uint8 image with the colours of its (H, W) uint8 mask laid over it."""
+    """Return an (H, W, 3) uint8 image blended with the colours of its (H, W) uint8 mask."""
     return cv2.addWeighted(spec.colorize(mask_HW), OPACITY, image_HWC, 1 - OPACITY, 0)
 
 
 def contact_sheet(items: Sequence[Item], spec: DatasetSpec, path: Path) -> None:
-    """Write what the network is given: each item's image, and beside it, in grey, with its mask laid over.
+    """Write the network's input: each item's image, and beside it the grey image blended with the mask.
 
-    The images are of one size; three items go in a row, and the classes' colours below.
+    All images have the same size. A row has three items; a legend of the classes is below.
     """
-    named = _patches(spec, _shown((item["mask"].numpy().astype(np.uint8) for item in items), spec))
-    patches = [*named, _patch("ignored", spec.ignore_color)]
+    patches = _patches(spec, [item["mask"].numpy() for item in items])
+    patches.append(_patch("ignored", spec.ignore_color))
     rows, columns = -(-len(items) // 3), min(6, len(patches))
     height, width = items[0]["mask"].shape
     legend_height = 0.2 + 0.3 * -(-len(patches) // columns)
@@ -95,23 +95,19 @@ def contact_sheet(items: Sequence[Item], spec: DatasetSpec, path: Path) -> None:
 
 
 def legend(spec: DatasetSpec, path: Path) -> None:
-    """Write the classes and their colours."""
+    """Write a legend of the classes and their colours."""
     columns = -(-spec.num_classes // 20)
     figure = Figure(figsize=(2.2 * columns, 0.24 * -(-spec.num_classes // columns) + 0.2), dpi=110)
-    figure.legend(handles=_patches(spec, range(spec.num_classes)), loc="center", ncols=columns, frameon=False)
+    figure.legend(handles=_patches(spec), loc="center", ncols=columns, frameon=False)
     figure.savefig(path)
 
 
-def _shown(masks: Iterable[np.ndarray], spec: DatasetSpec) -> Iterable[int]:
-    """Return the classes that a page's legend names: all, or of very many those on the page."""
-    if spec.num_classes <= MOST_PATCHES:
-        return range(spec.num_classes)
-    present = np.unique(np.concatenate([np.unique(mask) for mask in masks]))
-    return [int(label) for label in present if label != IGNORE_INDEX]
-
-
-def _patches(spec: DatasetSpec, shown: Iterable[int]) -> list[Patch]:
-    return [_patch(spec.classes[k], spec.palette[k]) for k in shown]
+def _patches(spec: DatasetSpec, masks: Sequence[np.ndarray] = ()) -> list[Patch]:
+    """Return a legend of all classes, or of those in the masks if there are more than `MOST_PATCHES`."""
+    shown: Iterable[int] = range(spec.num_classes)
+    if masks and spec.num_classes > MOST_PATCHES:
+        shown = set(np.concatenate([np.unique(mask) for mask in masks]).tolist()) - {IGNORE_INDEX}
+    return [_patch(spec.classes[k], spec.palette[k]) for k in sorted(shown)]
 
 
 def _patch(name: str, colour: tuple[int, int, int]) -> Patch:
@@ -119,7 +115,7 @@ def _patch(name: str, colour: tuple[int, int, int]) -> Patch:
 
 
 def write_mask(path: Path, classes_HW: np.ndarray, spec: DatasetSpec) -> None:
-    """Write class indices, (H, W) uint8, as a palette PNG: viewers show colours, programs read indices."""
+    """Write class indices, (H, W) uint8, as a palette PNG, which viewers show in the classes' colours."""
     mask = Image.fromarray(classes_HW, mode="P")
     mask.putpalette([channel for colour in spec.palette for channel in colour])
     mask.save(path)

@@ -15,16 +15,16 @@ from matplotlib.ticker import PercentFormatter
 
 from hemnet.data import DatasetSpec
 
-# Up to so many classes, a confusion matrix has numbers in its cells, and names at its sides.
+# Most classes with which a confusion matrix has numbers in its cells, and names at its sides.
 MOST_NUMBERS, MOST_NAMES = 12, 64
 
 
 def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path) -> None:
-    """Write a confusion matrix as shares of each true class: a row sums to 1, or is grey if absent.
+    """Write a confusion matrix as shares of each true class: rows sum to 1; a row without pixels is grey.
 
     Args:
-        C_KK: counts, rows true classes, columns predicted ones.
-        spec: the classes; their names stand at the sides unless there are very many.
+        C_KK: counts; rows are true classes, columns predicted ones.
+        spec: the classes; up to `MOST_NAMES` names are shown.
         path: the PNG file.
     """
     count = spec.num_classes
@@ -33,7 +33,7 @@ def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path) -> None:
     side = float(np.clip(0.32 * count, 4.5, 11))
     figure = Figure(figsize=(side + 2, side + 1.5), layout="constrained", dpi=110)
     axis = figure.subplots()
-    # A darkening by the square root: confusions of a few per cent are what one looks for.
+    # Colours by the square root, which makes confusions of a few per cent visible.
     colours = mpl.colormaps["Blues"].with_extremes(bad="0.85")
     picture = axis.imshow(share_KK, cmap=colours, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     figure.colorbar(picture, ax=axis, shrink=0.7, format=PercentFormatter(1.0))
@@ -75,7 +75,7 @@ def learning_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
 
 def _curve(axis: Axes, name: str, points: np.ndarray) -> None:
     steps, values = points.T
-    if len(points) > 200:  # noisy per-step values: the thick line is their running mean
+    if len(points) > 200:  # noisy values per step: the thick line is their running mean
         axis.plot(steps, values, alpha=0.2, color="C0")
         window = len(points) // 50
         values = np.convolve(values, np.ones(window) / window, mode="valid")

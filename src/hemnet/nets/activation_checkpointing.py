@@ -1,6 +1,6 @@
 """Activation checkpointing of blocks with batch normalisation: less memory, the same numbers.
 
-Shapes: whatever the blocks take and give.
+Shapes: those of the blocks.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def stage_maps(stages: Iterable[nn.Module], x: Tensor, recomputed: bool) -> tuple[Tensor, ...]:
-    """Return what each of the stages gives, one after the other; with ``recomputed``, by `recompute`."""
+    """Run stages in sequence and return the output of each; with ``recomputed``, run them by `recompute`."""
     maps: list[Tensor] = []
     for stage in stages:
         x = recompute(stage, x) if recomputed and torch.is_grad_enabled() else stage(x)
@@ -22,9 +22,9 @@ def stage_maps(stages: Iterable[nn.Module], x: Tensor, recomputed: bool) -> tupl
 
 
 def recompute(stage: nn.Module, x: Tensor) -> Tensor:
-    """Run the blocks of a stage and keep their inputs alone; the backward pass runs each block once more.
+    """Run the blocks of a stage and keep only their inputs; the backward pass runs each block again.
 
-    Output, gradients, running statistics and random numbers are those of ``stage(x)``. Within a compiled
+    Output, gradients, running statistics and random numbers equal those of ``stage(x)``. In a compiled
     network the blocks run uncompiled.
     """
     for block in stage.children():
@@ -32,16 +32,16 @@ def recompute(stage: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-# torch.compile cannot follow a context of the second run; it leaves the blocks to run as they are.
+# torch.compile cannot trace the context of the second run, so the blocks stay uncompiled.
 @torch.compiler.disable
 def _keep_input(block: nn.Module, x: Tensor) -> Tensor:
     return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _NotCounted(block)))
 
 
 class _NotCounted(AbstractContextManager[None]):
-    """Gives a block's batch norms running statistics to throw away: their own have counted this batch.
+    """Replaces the running statistics of a block's batch norms by copies, which the second run updates.
 
-    Without any, a norm would keep fewer tensors for its gradient, which checkpointing takes for a mistake.
+    Removing them instead would change which tensors a norm saves for backward, an error in checkpointing.
     """
 
     def __init__(self, block: nn.Module) -> None:

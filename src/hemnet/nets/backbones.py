@@ -1,4 +1,4 @@
-"""Dilated residual networks whose parameter names accept the usual ImageNet checkpoints.
+"""Dilated residual networks with the parameter names of the usual ImageNet checkpoints.
 
 Shapes: B images, C channels, H and W positions of the image, h and w of a feature map.
 """
@@ -12,27 +12,22 @@ from hemnet.nets.activation_checkpointing import stage_maps
 from hemnet.nets.weights import load_pretrained
 
 Depth = Literal[18, 34, 50, 101]
-STAGE_BLOCKS: dict[int, tuple[int, int, int, int]] = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-}
-# Stride and dilation of the four stages for each output stride: a stage that would shrink the map
-# beyond the output stride keeps its size and dilates its kernels instead (Yu and Koltun, 2016).
+STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+# Stride and dilation of the four stages for each output stride. A stage that would exceed the output stride
+# keeps the size of its map and dilates its kernels instead (Yu and Koltun, 2016).
 STAGE_GEOMETRY: dict[int, tuple[tuple[int, int], ...]] = {
     8: ((1, 1), (2, 1), (1, 2), (1, 4)),
     16: ((1, 1), (2, 1), (2, 1), (1, 2)),
     32: ((1, 1), (2, 1), (2, 1), (2, 1)),
 }
 
-# Dilations of a block before and after its stride. They differ where a dilation stands for the stride: the
-# convolutions from there on look at a grid twice as wide.
+# Dilations of a block before and after its stride. They differ if a dilation replaces the stride: the later
+# convolutions then sample a grid twice as wide.
 Dilations = tuple[int, int]
 
 
 def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """Return a convolution without bias, padded to keep its input's size at stride 1."""
+    """Return a convolution without bias, padded to keep the size of its input at stride 1."""
     padding = dilation * (kernel // 2)
     return nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, bias=False)
 
@@ -89,8 +84,8 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """A residual network that returns the feature maps of its four stages.
 
-    Networks that differ in output stride alone hold the same function: with the same weights and in eval
-    mode, the maps of a dilated one, taken at every second (or fourth) position, are those of the strided.
+    Networks that differ only in output stride compute the same function: with the same weights, in eval mode,
+    every second (or fourth) position of a dilated network's map equals the map of the strided network.
 
     Args:
         depth: 18, 34, 50 or 101 layers.
@@ -99,14 +94,14 @@ class ResNet(nn.Module):
         multi_grid: factors on the dilations of the last stage's blocks, repeated as often as needed
             (Chen et al., 2017); null keeps the blocks alike.
         width: channels of the first stage, 64 in the published networks; smaller for small machines.
-        activation_checkpointing: in training, keep of each block its input alone and run it again in the
-            backward pass, uncompiled: less memory, more time, the same numbers (see `recompute`).
-        weights: null (random initial weights), the path of a checkpoint, or its URL (see
+        activation_checkpointing: in training, keep only the input of each block and run the block again in
+            the backward pass, uncompiled: less memory, more time, the same numbers (see `recompute`).
+        weights: null for random initial weights, or the path or URL of a checkpoint (see
             :func:`hemnet.nets.weights.load_pretrained`).
 
     Raises:
-        ValueError: depth, output stride, stem, multi_grid or width is none of those accepted.
-        hemnet.errors.HemnetError: the weights cannot be had or do not fit.
+        ValueError: depth, output stride, stem, multi_grid or width is not accepted.
+        hemnet.errors.HemnetError: the weights cannot be loaded or do not fit.
     """
 
     def __init__(
@@ -122,7 +117,7 @@ class ResNet(nn.Module):
         super().__init__()
         _validate(depth, output_stride, stem, multi_grid, width)
         self._c_in = width if stem == "standard" else 2 * width
-        self.conv1 = _standard_stem(width) if stem == "standard" else _deep_stem(width)
+        self.conv1 = _conv(3, width, 7, stride=2) if stem == "standard" else _deep_stem(width)
         self.bn1 = nn.BatchNorm2d(self._c_in)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -133,7 +128,7 @@ class ResNet(nn.Module):
         layers: list[nn.Module] = []
         for i, (count, (stride, dilation), grid) in enumerate(stages):
             dilations = [(dilation * grid[b % len(grid)],) * 2 for b in range(count)]
-            # Up to its stride, a stage's first block still looks at the grid of the stage before it.
+            # Before its stride, the first block of a stage still samples the grid of the previous stage.
             dilations[0] = (incoming_dilation * grid[0], dilation * grid[0])
             layers.append(self._stage(block, width * 2**i, stride, dilations))
             incoming_dilation = dilation
@@ -162,8 +157,8 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        # Every block starts as its shortcut (Goyal et al., 2017), so deep features start as local as the
-        # stem's: from random weights, that lets a head group positions by what they look like.
+        # Every block starts as its shortcut (Goyal et al., 2017). Deep features are then as local as the
+        # stem's at first, so that a head can group positions by appearance from random weights on.
         for module in self.modules():
             if isinstance(module, BasicBlock):
                 nn.init.zeros_(module.bn2.weight)
@@ -177,35 +172,26 @@ class ResNet(nn.Module):
         return stage_maps(stages, x, self.activation_checkpointing and self.training)
 
 
-def _standard_stem(width: int) -> nn.Conv2d:
-    return _conv(3, width, 7, stride=2)
-
-
 def _deep_stem(width: int) -> nn.Sequential:
     """Return three 3x3 convolutions; the indices 0, 1, 3, 4, 6 are those of published checkpoints."""
     return nn.Sequential(
-        _conv(3, width, 3, stride=2),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
-        _conv(width, width, 3),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
+        _conv(3, width, 3, stride=2), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+        _conv(width, width, 3), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
         _conv(width, 2 * width, 3),
-    )
+    )  # fmt: skip
 
 
 def _validate(
     depth: int, output_stride: int, stem: str, multi_grid: Sequence[int] | None, width: int
 ) -> None:
     """Raise a ValueError that names the argument and what it may be."""
-    accepted: tuple[tuple[str, object, Sequence[object]], ...] = (
-        ("depth", depth, sorted(STAGE_BLOCKS)),
-        ("output_stride", output_stride, sorted(STAGE_GEOMETRY)),
+    for name, value, options in (
+        ("depth", depth, list(STAGE_BLOCKS)),
+        ("output_stride", output_stride, list(STAGE_GEOMETRY)),
         ("stem", stem, ["standard", "deep"]),
-    )
-    for name, value, options in accepted:
+    ):
         if value not in options:
-            raise ValueError(f"ResNet {name} is {value!r}: use one of {list(options)}")
+            raise ValueError(f"ResNet {name} is {value!r}: use one of {options}")
     if multi_grid is not None and (not multi_grid or min(multi_grid) < 1):
         raise ValueError(f"ResNet multi_grid is {list(multi_grid)}: give positive factors, such as [1, 2, 4]")
     if width < 1:

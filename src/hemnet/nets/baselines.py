@@ -1,4 +1,4 @@
-"""The context modules that EM heads are compared with, under the same signature as ``nets.heads``.
+"""The heads that EM heads are compared with; signatures as in ``nets.heads``.
 
 Shapes: B images, C channels, N = h·w positions of a feature map.
 """
@@ -16,8 +16,8 @@ class NonLocalBlock(nn.Module):
     """x + BN(conv(softmax(q·k / sqrt(d)) v)): embedded-Gaussian attention of all positions to all.
 
     Source: Wang et al., Non-local Neural Networks (CVPR 2018). The last normalisation starts at zero, so
-    that the block starts as the identity. Time and memory grow with N²; the N x N matrix is not kept
-    where torch has a fused attention for the device.
+    the block starts as the identity. Time grows with N², and so does memory where torch has no fused
+    attention for the device.
 
     Args:
         channels: C of input and output.
@@ -33,19 +33,19 @@ class NonLocalBlock(nn.Module):
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         """Map (B, C, h, w) to the same shape."""
-        # With an axis for heads, of which there is one: ONNX translates attention in no other form.
+        # With an axis for attention heads, here one: ONNX translates attention in this form only.
         q, k, v = (part.flatten(2).mT[:, None] for part in self.query_key_value(x_BChw).chunk(3, dim=1))
         attended_BNd = F.scaled_dot_product_attention(q, k, v)[:, 0]
         return x_BChw + self.bn(self.out(attended_BNd.mT.unflatten(2, x_BChw.shape[2:])))
 
 
 class NonLocalHead(FCNHead):
-    """The FCN head with a non-local block as its context; it differs from ``EMHead`` in nothing else.
+    """The FCN head with a non-local block as its context; otherwise the same as ``EMHead``.
 
     Args:
         in_channels: channels of each feature map of the backbone.
         num_classes: logits to produce.
-        channels: channels around the block; half of them inside.
+        channels: channels of the block's input and output; half of them inside.
         dropout: probability of dropping a channel before the classifier.
     """
 

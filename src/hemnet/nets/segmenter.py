@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 
 class SegmenterOutput(NamedTuple):
-    """Logits at the asked-for resolution.
+    """Logits at the requested resolution.
 
-    ``logits`` is (B, K, H, W), float32 at least; ``auxiliary`` the same from the auxiliary head, in training
-    and where there is one, else None.
+    ``logits`` is (B, K, H, W), at least float32; ``auxiliary`` is the same from the auxiliary head, in
+    training if there is one, else None.
     """
 
     logits: Tensor
@@ -24,16 +24,16 @@ class SegmenterOutput(NamedTuple):
 class Segmenter(nn.Module):
     """A backbone and the heads that read its feature maps.
 
-    A cell of a map stands for the same number of pixels whatever the size of the image: sides that are no
-    multiple of the backbone's output stride are filled up below and to the right with zeros, the mean colour,
-    and what the network says of the filling is cut off. To stretch a map of 23 rows over 360 pixels instead
-    would move what it says by up to half a cell.
+    Images whose sides are not multiples of the backbone's output stride are padded below and to the right
+    with zeros, the mean colour, and the logits of the padding are cut off, so that a cell of a feature map
+    covers the same number of pixels for any image size. Stretching, say, a map of 23 rows over 360 pixels
+    instead would shift the logits by up to half a cell.
 
     Args:
-        backbone: maps images to a tuple of feature maps. Its ``output_stride`` is how many times smaller than
-            the image the last of them is; without that attribute images are not filled up.
+        backbone: maps images to a tuple of feature maps. Its ``output_stride`` is the size of an image over
+            the size of the last map; without that attribute images are not padded.
         head: maps that tuple to logits at the resolution of one of its maps.
-        auxiliary: another head, for deep supervision while training; never run in eval mode.
+        auxiliary: another head for deep supervision in training; not run in eval mode.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, auxiliary: nn.Module | None = None) -> None:
@@ -43,7 +43,7 @@ class Segmenter(nn.Module):
         self.auxiliary = auxiliary
 
     def forward(self, image_BCHW: Tensor, size: tuple[int, int] | None = None) -> SegmenterOutput:
-        """Return logits for normalised images (B, 3, H, W), at ``size`` or else at the images' own size."""
+        """Return logits for normalised images (B, 3, H, W), at ``size``, by default that of the images."""
         height, width = image_BCHW.shape[-2:]
         stride = int(getattr(self.backbone, "output_stride", 1))
         filled_BCHW = F.pad(image_BCHW, (0, -width % stride, 0, -height % stride))
@@ -51,7 +51,7 @@ class Segmenter(nn.Module):
         outputs = [self.head(features)]
         if self.auxiliary is not None and self.training:
             outputs.append(self.auxiliary(features))
-        # In float32 at least: a half-precision interpolation would round the logits that decide the argmax.
+        # At least float32: interpolating in half precision would round the logits that decide the argmax.
         outputs = [logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in outputs]
         filled = (filled_BCHW.shape[-2], filled_BCHW.shape[-1])
         if size is None:
@@ -66,12 +66,12 @@ def _upsample(logits_BKhw: Tensor, size: tuple[int, int]) -> Tensor:
 def _resample(
     logits_BKhw: Tensor, filled: tuple[int, int], image: tuple[int, int], size: tuple[int, int]
 ) -> Tensor:
-    """Bring a map of the filled image to the scale at which the image itself has a size, and cut that out."""
+    """Resample the map of a padded image to the scale at which the image has ``size``; cut that out."""
     if filled == image:
         return _upsample(logits_BKhw, size)
     h, w = logits_BKhw.shape[-2:]
     scale = (filled[0] / h * size[0] / image[0], filled[1] / w * size[1] / image[1])
-    # Where a side is not filled, h times its scale may round to just below its size.
+    # Without padding of a side, h times the scale may round to just below the size.
     above = tuple(factor * (1 + 1e-12) for factor in scale)
     resampled = F.interpolate(logits_BKhw, scale_factor=above, mode="bilinear", align_corners=False)
     return _cut(resampled, size)
@@ -80,6 +80,6 @@ def _resample(
 def _cut(logits_BKHW: Tensor, size: tuple[int, int]) -> Tensor:
     if not torch.compiler.is_exporting():
         return logits_BKHW[:, :, : size[0], : size[1]]
-    # A slice asks whether there is anything to cut off, and its answer would be fixed in the exported file.
+    # A slice tests whether there is anything to cut, and the exporter would fix the result of the test.
     rows, columns = (torch.arange(side, device=logits_BKHW.device) for side in size)
     return logits_BKHW.index_select(2, rows).index_select(3, columns)

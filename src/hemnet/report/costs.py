@@ -1,11 +1,10 @@
-"""The chapter on cost: time, memory, parameters and FLOPs of every setting, and of hem over em."""
+"""The chapter on cost: time, memory, parameters and FLOPs of every setting, and the ratios of hem to em."""
 
 from collections.abc import Mapping
 
 from hemnet.report.contents import Block, Cell, Column, Table
 from hemnet.report.groups import Group, Section, scale_text
-from hemnet.report.scores import Chapter
-from hemnet.report.statistics import Estimate, estimate
+from hemnet.report.significance import Estimate, estimate
 from hemnet.report.variants import Variant
 
 COSTS = {
@@ -16,14 +15,14 @@ COSTS = {
     "gflops": ("GFLOPs", 4),
 }
 HOW = (
-    "Seconds are the median training step of a run; other work on the machine at the same time distorts "
-    "them, and jobs that ran side by side share it. Peak memory is that of the training process. GFLOPs are "
-    "of the forward pass of one training crop. Ratios pair runs of the same T and seed."
+    "Seconds are the median training step of a run; other work on the machine, such as jobs that ran at the "
+    "same time, distorts them. Peak memory is that of the training process. GFLOPs are of the forward pass "
+    "of one training crop. Ratios pair runs of the same T and seed."
 )
 
 
-def costs(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
-    """Return the table of costs, and hem over em where both were measured."""
+def costs(section: Section, variant: Variant | None, slug: str) -> Block | None:
+    """Return the table of costs, and the ratios of hem to em where both were measured."""
     names = [name for name in COSTS if any(group.costs(name) for group in section.groups)]
     if not names:
         return None
@@ -35,18 +34,17 @@ def costs(section: Section, variant: Variant | None, slug: str) -> Chapter | Non
     ]
     columns = [Column("setting"), *(Column(COSTS[name][0], COSTS[name][1], False) for name in names)]
     block.items.append(Table(f"{slug}_cost", "Cost of each setting, means over seeds.", columns, rows))
-    chapter = Chapter(block)
     if variant is not None:
-        _add_ratios(chapter, variant, names, slug)
-    return chapter
+        _add_ratios(block, variant, names, slug)
+    return block
 
 
 def _cost(found: Estimate | None) -> Cell:
-    """Return a mean with its interval, or the number alone where it is the same in every run."""
+    """Return a mean with its interval, or the number alone if it is the same in every run."""
     return found.mean if found is not None and not found.half_width else found
 
 
-def _add_ratios(chapter: Chapter, variant: Variant, names: list[str], slug: str) -> None:
+def _add_ratios(block: Block, variant: Variant, names: list[str], slug: str) -> None:
     hem = f"hem (h={scale_text(variant.scale)})"
     rows: list[list[Cell]] = []
     times: dict[int, Estimate] = {}
@@ -61,18 +59,21 @@ def _add_ratios(chapter: Chapter, variant: Variant, names: list[str], slug: str)
         if (time := dict(zip(names, found, strict=True)).get("seconds_per_step")) is not None:
             times[t] = time
     if times:
-        chapter.findings.append(_time_sentence(hem, times))
+        block.findings.append(_time_sentence(hem, times))
     if rows:
         columns = [Column("T"), *(Column(COSTS[name][0]) for name in names)]
         caption = (
             f"Cost of {hem} over em: means of the ratios of runs with the same seed, with 95% intervals."
         )
-        chapter.block.items.append(Table(f"{slug}_cost_ratio", caption, columns, rows))
+        block.items.append(Table(f"{slug}_cost_ratio", caption, columns, rows))
 
 
 def _time_sentence(hem: str, ratios: Mapping[int, Estimate]) -> str:
-    """Return the ratio at each T in one sentence; at which T it is told apart from 1."""
-    told = ", ".join(f"{_ratio(ratio)} at T={t}" for t, ratio in ratios.items())
+    """Return one sentence with the ratio at each T, and the T at which the interval excludes 1."""
+    told = ", ".join(
+        f"{ratio.mean:.3f}{'' if ratio.high is None else f' ± {ratio.half_width:.3f}'} at T={t}"
+        for t, ratio in ratios.items()
+    )
     apart = [
         f"T={t}"
         for t, ratio in ratios.items()
@@ -81,13 +82,8 @@ def _time_sentence(hem: str, ratios: Mapping[int, Estimate]) -> str:
     start = f"Time of a step, {hem} / em: {told}"
     if all(ratio.low is None for ratio in ratios.values()):
         return f"{start}: no interval from one seed."
-    end = f"the 95% interval leaves 1 out at {', '.join(apart)}" if apart else "every 95% interval holds 1"
+    end = f"the 95% interval excludes 1 at {', '.join(apart)}" if apart else "every 95% interval contains 1"
     return f"{start}; {end} (not corrected for their number)."
-
-
-def _ratio(ratio: Estimate) -> str:
-    half = ratio.half_width
-    return f"{ratio.mean:.3f}" if half is None else f"{ratio.mean:.3f} ± {half:.3f}"
 
 
 def _ratios(em: Group, hem: Group, name: str) -> Mapping[int, float]:

@@ -1,7 +1,7 @@
 """The paper's figures as a W&B report: ``python -m hemnet.report wandb --entity E --project P``.
 
-It reads nothing: W&B draws the panels from the runs of the project, now and later. Metrics and columns are
-those that the runs log: ``T``, ``h`` and ``head`` in their configuration, ``val/miou`` and the rest by step.
+No runs are read here: W&B draws the panels from the runs of the project, also from later ones. Metrics and
+columns are what runs log: ``T``, ``h`` and ``head`` in the configuration, ``val/miou`` and others by step.
 """
 
 import argparse
@@ -23,18 +23,25 @@ SAVE_SECONDS = 12.0
 COLUMNS = ("head", "T", "h", "gradient", "variance", "seed", "sweep")
 TITLE = "Highway EM: gradient flow and accuracy"
 MISS = "Empty where no run logged it."
+# Figures that draw em and hem as two sets of runs; the others draw all runs as one.
+EM_AND_HEM = ("Accuracy", "Gradient flow through the iterations", "Convergence of EM")
+COSTS = {
+    "cost/seconds_per_step": "median seconds a step", "cost/peak_memory_mib": "peak memory, MiB",
+    "cost/parameters": "parameters", "cost/em_parameters": "parameters of the EM layer",
+    "cost/gflops": "GFLOPs, forward, one image",
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("--entity", required=True, help="W&B user or team that owns the project")
     parser.add_argument("--project", default="hemnet", help="default: hemnet")
-    parser.add_argument("--sweep", help="show the runs of this sweep alone; default: all of the project")
+    parser.add_argument("--sweep", help="show the runs of this sweep alone; default: all runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what would be sent; send nothing")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Create the dashboard and say where it is, or write what would be sent.
+    """Create the dashboard and log its address, or write what would be sent.
 
     Raises:
         HemnetError: wandb-workspaces is not installed, or there is no key, no server or no permission.
@@ -57,21 +64,9 @@ def dashboard(entity: str, project: str, sweep: str | None = None) -> Any:
         HemnetError: wandb-workspaces is not installed.
     """
     wr = _workspaces()
-    em_and_hem: list[str | None] = ["em", "hem"]
-    every: list[str | None] = [None]
-    figures = [
-        ("Accuracy", _accuracy(wr), em_and_hem),
-        ("Gradient flow through the iterations", _gradient(wr), em_and_hem),
-        ("Gradient into the backbone", _backbone(wr), every),
-        ("Convergence of EM", _convergence(wr), em_and_hem),
-        ("Learning curves", _curves(wr), every),
-        ("Cost", _cost(wr), every),
-        ("Predictions and attention", _media(wr), every),
-        ("Runs", _table(wr), every),
-    ]
     blocks: list[Any] = [wr.TableOfContents()]
-    for title, panels, heads in figures:
-        runsets = [_runset(wr, sweep, head) for head in heads]
+    for title, panels in _figures(wr).items():
+        runsets = [_runset(wr, sweep, head) for head in (("em", "hem") if title in EM_AND_HEM else (None,))]
         blocks += [wr.H2(title), wr.PanelGrid(runsets=runsets, panels=_laid_out(wr, panels))]
     of_what = f"of the sweep {sweep}" if sweep else "of all runs"
     about = f"Means {of_what}, with one standard error where runs are grouped. {MISS}"
@@ -97,7 +92,7 @@ def payload(report: Any) -> dict[str, Any]:
 def _runset(wr: Any, sweep: str | None, head: str | None = None) -> Any:
     """Return the runs that a figure draws, with the columns of the table below it.
 
-    They are of the report's own project, as those without one are; for another, W&B would have to be asked.
+    No project is named, so W&B takes the runs of the report's own project.
     """
     wanted = {"sweep": sweep, "head": head}
     filters = " and ".join(f"Config('{key}') = {_quoted(v)}" for key, v in wanted.items() if v is not None)
@@ -105,90 +100,74 @@ def _runset(wr: Any, sweep: str | None, head: str | None = None) -> Any:
     return wr.Runset(name=head or "all runs", filters=filters, pinned_columns=columns)
 
 
-def _accuracy(wr: Any) -> list[Any]:
-    return [
-        _against(wr, "T", "val/miou", "mIoU against T"),
-        _bars(wr, ["val/miou"], "T", "mean mIoU for each T"),
-        _against(wr, "h", "val/miou", "mIoU against the highway scale h"),
-        _bars(wr, ["val/miou"], "h", "mean mIoU for each h"),
-    ]
+def _figures(wr: Any) -> dict[str, list[Any]]:
+    """Return the panels of each figure by its title."""
 
+    def lines(pattern: str, column: str, title: str, log_y: bool | None = None) -> Any:
+        return _lines(wr, pattern, column, title, log_y)
 
-def _gradient(wr: Any) -> list[Any]:
-    return [
-        _against(
-            wr, "T", "gradient/means/00", "gradient at the initial means, relative to the last, against T"
-        ),
-        _bars(
-            wr, ["gradient/means/00"], "h", "gradient at the initial means, relative to the last, for each h"
-        ),
-        _lines(wr, r"gradient/means/\d+", "T", "gradient of the means per iteration, for each T", log_y=True),
-        _lines(wr, r"gradient/means/\d+", "h", "gradient of the means per iteration, for each h", log_y=True),
-        _lines(wr, r"gradient/share/\d+", "T", "share of the features' gradient that each iteration injects"),
-        _lines(wr, r"gradient/means_last", "T", "gradient at the last means", log_y=True),
-    ]
-
-
-def _backbone(wr: Any) -> list[Any]:
-    return [
-        _lines(wr, r"gradient/backbone/.*", "head", "gradient norm of each stage", log_y=True),
-        _lines(wr, r"gradient/backbone/all", "T", "gradient norm of the backbone, for each T", log_y=True),
-    ]
-
-
-def _convergence(wr: Any) -> list[Any]:
-    return [
-        _lines(wr, r"em/log_likelihood/\d+", "h", "log-likelihood after each iteration, nats per position"),
-        _lines(wr, r"em/step_length/\d+", "h", "relative step of the means at each iteration", log_y=True),
-        _lines(wr, r"em/components/\d+", "h", "effective number of components"),
-        _lines(wr, r"em/entropy/\d+", "h", "entropy of the responsibilities, nats"),
-        _lines(wr, r"em/occupancy_(min|max)/\d+", "h", "least and most occupied component"),
-    ]
-
-
-def _curves(wr: Any) -> list[Any]:
-    return [
-        _lines(wr, name, by, f"{name} for each {by}")
-        for name in ("val/miou", "val/loss", "train/loss")
-        for by in ("head", "T")
-    ]
-
-
-def _cost(wr: Any) -> list[Any]:
-    units = {
-        "cost/seconds_per_step": "median seconds a step", "cost/peak_memory_mib": "peak memory, MiB",
-        "cost/parameters": "parameters", "cost/em_parameters": "parameters of the EM layer",
-        "cost/gflops": "GFLOPs, forward, one image",
-    }  # fmt: skip
-    against_t = _against(wr, "T", "cost/seconds_per_step", "median seconds a step against T")
-    return [_bars(wr, [key], "head", title) for key, title in units.items()] + [against_t]
-
-
-def _media(wr: Any) -> list[Any]:
-    return [
-        wr.MediaBrowser(title=title, media_keys=[key], mode="grid", grid_x_axis="step", grid_y_axis="run")
-        for key, title in (("val/predictions", "image, truth, prediction"), ("em/attention", "attention"))
-    ]
-
-
-def _table(wr: Any) -> list[Any]:
+    first = "gradient at the initial means, relative to the last,"
     column = wr.ParallelCoordinatesPlotColumn
-    keys = ["head", "T", "h", "variance", "optim.optimizer.lr", "seed"]
-    columns = [column(wr.Config(key), display_name=key.rpartition(".")[2]) for key in keys]
-    columns.append(column(wr.SummaryMetric("val/miou"), display_name="mIoU"))
-    return [
-        wr.ParallelCoordinatesPlot(title="settings and mIoU", columns=columns),
-        wr.WeavePanelSummaryTable(table_name="val/iou_table"),
+    columns = [
+        column(wr.Config(key), display_name=key.rpartition(".")[2])
+        for key in ("head", "T", "h", "variance", "optim.optimizer.lr", "seed")
     ]
+    return {
+        "Accuracy": [
+            _against(wr, "T", "val/miou", "mIoU against T"),
+            _bars(wr, ["val/miou"], "T", "mean mIoU for each T"),
+            _against(wr, "h", "val/miou", "mIoU against the highway scale h"),
+            _bars(wr, ["val/miou"], "h", "mean mIoU for each h"),
+        ],
+        "Gradient flow through the iterations": [
+            _against(wr, "T", "gradient/means/00", f"{first} against T"),
+            _bars(wr, ["gradient/means/00"], "h", f"{first} for each h"),
+            lines(r"gradient/means/\d+", "T", "gradient of the means per iteration, for each T", log_y=True),
+            lines(r"gradient/means/\d+", "h", "gradient of the means per iteration, for each h", log_y=True),
+            lines(r"gradient/share/\d+", "T", "share of the features' gradient that each iteration injects"),
+            lines(r"gradient/means_last", "T", "gradient at the last means", log_y=True),
+        ],
+        "Gradient into the backbone": [
+            lines(r"gradient/backbone/.*", "head", "gradient norm of each stage", log_y=True),
+            lines(r"gradient/backbone/all", "T", "gradient norm of the backbone, for each T", log_y=True),
+        ],
+        "Convergence of EM": [
+            lines(r"em/log_likelihood/\d+", "h", "log-likelihood after each iteration, nats per position"),
+            lines(r"em/step_length/\d+", "h", "relative step of the means at each iteration", log_y=True),
+            lines(r"em/components/\d+", "h", "effective number of components"),
+            lines(r"em/entropy/\d+", "h", "entropy of the responsibilities, nats"),
+            lines(r"em/occupancy_(min|max)/\d+", "h", "least and most occupied component"),
+        ],
+        "Learning curves": [
+            lines(name, by, f"{name} for each {by}")
+            for name in ("val/miou", "val/loss", "train/loss")
+            for by in ("head", "T")
+        ],
+        "Cost": [
+            *(_bars(wr, [key], "head", title) for key, title in COSTS.items()),
+            _against(wr, "T", "cost/seconds_per_step", "median seconds a step against T"),
+        ],
+        "Predictions and attention": [
+            wr.MediaBrowser(title=title, media_keys=[key], mode="grid", grid_x_axis="step", grid_y_axis="run")
+            for key, title in (("val/predictions", "image, truth, prediction"), ("em/attention", "attention"))
+        ],
+        "Runs": [
+            wr.ParallelCoordinatesPlot(
+                title="settings and mIoU",
+                columns=[*columns, column(wr.SummaryMetric("val/miou"), display_name="mIoU")],
+            ),
+            wr.WeavePanelSummaryTable(table_name="val/iou_table"),
+        ],
+    }
 
 
 def _against(wr: Any, column: str, metric: str, title: str) -> Any:
-    """A point for each run."""
+    """Return a point per run."""
     return wr.ScatterPlot(title=title, x=wr.Config(column), y=wr.SummaryMetric(metric))
 
 
 def _bars(wr: Any, metrics: list[str], column: str, title: str) -> Any:
-    """A bar for each value of a column: the mean over its runs, with its standard error."""
+    """Return a bar per value of a column: the mean over its runs, with the standard error."""
     return wr.BarPlot(
         title=title, metrics=metrics, orientation="v", groupby=wr.Config(column), groupby_aggfunc="mean",
         groupby_rangefunc="stderr", max_runs_to_show=1000, max_bars_to_show=100,
@@ -196,7 +175,7 @@ def _bars(wr: Any, metrics: list[str], column: str, title: str) -> Any:
 
 
 def _lines(wr: Any, pattern: str, column: str, title: str, log_y: bool | None = None) -> Any:
-    """Lines over the optimizer step, a mean for each value of a column."""
+    """Return lines over the optimizer step: a mean per value of a column."""
     return wr.LinePlot(
         title=title, x=STEP, metric_regex=f"^{pattern}$", groupby=wr.Config(column), groupby_aggfunc="mean",
         groupby_rangefunc="stderr", max_runs_to_show=1000, log_y=log_y, title_x="step",
@@ -212,7 +191,7 @@ def _laid_out(wr: Any, panels: list[Any], per_row: int = 2, width: int = 12, hei
 
 def _quoted(text: str) -> str:
     if "'" in text or "\\" in text:
-        raise HemnetError(f"{text!r} is no name of a sweep: it has a quote or a backslash")
+        raise HemnetError(f"{text!r} is not the name of a sweep: it has a quote or a backslash")
     return f"'{text}'"
 
 
@@ -225,7 +204,7 @@ def _workspaces() -> Any:
 
 
 def _save(report: Any) -> str:
-    """Save a report and return its address; a server that does not answer is given up on after a while."""
+    """Save a report and return its address; wait for the server for `SAVE_SECONDS` at most."""
     os.environ.setdefault("WANDB_SILENT", "true")
     outcome: list[str | Exception] = []
 

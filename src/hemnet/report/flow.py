@@ -12,13 +12,12 @@ from hemnet.report.collect import PHASE_SHARE, PHASES
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.lines import END, WHEN, curve_chart, curves_of, depths_with, lines_at, phase_chart
-from hemnet.report.scores import Chapter
-from hemnet.report.statistics import Comparison, compare, holm, p_text
+from hemnet.report.significance import Comparison, compare, holm, p_text
 from hemnet.report.variants import Variant
 
 
-def gradient_flow(section: Section, variant: Variant, slug: str) -> Chapter | None:
-    """Return the gradient that reaches each iteration, and what each injects into the backbone."""
+def gradient_flow(section: Section, variant: Variant, slug: str) -> Block | None:
+    """Return the gradient that reaches each iteration, and the share that each injects into the backbone."""
     depths = depths_with(variant, "gradient/means", least=2)
     if not depths:
         return None
@@ -38,13 +37,13 @@ def gradient_flow(section: Section, variant: Variant, slug: str) -> Chapter | No
     tested = _kept(variant, depths)
     if tested:
         block.items.append(_kept_table(tested, slug))
-    at_end = [kept.found for kept in tested if kept.phase == END]
-    return Chapter(block, [_ratio_sentence(found) for found in at_end], at_end)
+    block.findings = [_ratio_sentence(kept.found) for kept in tested if kept.phase == END]
+    return block
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """How much gradient is left half-way through T iterations, at a highway scale and without a highway."""
+    """The gradient left half-way through T iterations, with a highway and as plain EM, compared."""
 
     phase: int
     iterations: int
@@ -59,7 +58,7 @@ def _halfway(group: Group, phase: int) -> dict[int, float]:
 
 
 def _kept(variant: Variant, depths: Sequence[int]) -> list[_Kept]:
-    """Compare each highway scale with em, in log10 of the gradient half-way; a phase is one family."""
+    """Compare each highway scale with em, in log10 of the gradient half-way; each phase is a family."""
     made = []
     for phase in range(len(PHASES)):
         pairs = [
@@ -111,7 +110,7 @@ def _geometric(values: Sequence[float]) -> float | None:
 def _ratio_sentence(found: Comparison) -> str:
     start = f"Gradient left half-way through the iterations at the end of training, {found.first}: "
     if found.difference is None:
-        return f"{start}no seed that both finished with it logged."
+        return f"{start}no seed with the metric in both."
     ratio = f"{10**found.difference.mean:.3g} times that of {found.second}"
     if found.difference.low is None or found.difference.high is None or found.p_holm is None:
         return f"{start}{ratio} on seed {found.seeds[0]} alone: no interval from one seed."
@@ -122,7 +121,7 @@ def _ratio_sentence(found: Comparison) -> str:
     )
 
 
-def backbone(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def backbone(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return the gradient norm of the backbone over training, and of each stage at its end."""
     name = "gradient/backbone/all"
     depths = [t for t in variant.depths if any(curves_of(g, name) for *_, g in lines_at(variant, t))]
@@ -152,10 +151,10 @@ def backbone(section: Section, variant: Variant, slug: str) -> Chapter | None:
         "end of training. Geometric means over seeds."
     )
     block.items.append(Table(f"{slug}_gradient_backbone", caption, columns, rows))
-    return Chapter(block)
+    return block
 
 
 def _last(curve_S2: np.ndarray) -> float:
-    """Return the geometric mean over the last phase of training."""
+    """Return the geometric mean over the last phase of training; NaN without positive values."""
     width = max(1, round(PHASE_SHARE * len(curve_S2)))
     return _geometric(curve_S2[-width:, 1].tolist()) or float("nan")

@@ -1,4 +1,4 @@
-"""Chapters on T against step size, laid out as the paper's Table 2: T of training, and T of evaluation.
+"""Chapters on T and step size, in the layout of the paper's Table 2: T of training, and T of evaluation.
 
 A column is a step size η = 1 - h, or EMANet; a row is a T.
 """
@@ -13,13 +13,12 @@ from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section, differences
 from hemnet.report.heat import heat_map
 from hemnet.report.plots import Line, scale_colour, score_chart
-from hemnet.report.scores import Chapter
-from hemnet.report.statistics import Estimate
+from hemnet.report.significance import Estimate
 from hemnet.report.variants import Variant, others
 
 ABOUT = (
-    "The step size is η = 1 - h, so that η = 1 is plain EM; EMANet, which passes no gradient through its "
-    "iterations, has none."
+    "The step size is η = 1 - h, so η = 1 is plain EM. EMANet has none: it passes no gradient through its "
+    "iterations."
 )
 TO = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"
 # T -> seed -> mIoU
@@ -32,7 +31,7 @@ class Grid:
 
     Attributes:
         scales: a column per step size.
-        rivals: further columns, those of EMANet.
+        rivals: the columns of EMANet.
     """
 
     scales: Sequence[Line]
@@ -45,25 +44,25 @@ class Grid:
 
     @property
     def rows(self) -> list[float]:
-        """Each T that a column has."""
+        """Each T of any column, rising."""
         return sorted({T for column in self.columns for T in column.points})
 
     @property
     def whole(self) -> bool:
-        """Whether there are two step sizes and two T at least: less is no grid."""
+        """Whether there are at least two step sizes and two T."""
         return len(self.scales) > 1 and len({T for column in self.scales for T in column.points}) > 1
 
 
-def trained_grid(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def trained_grid(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU over T of training and step size."""
     block = Block("T of training and step size", [ABOUT])
     grid = _grid(variant.usual, others(section), _by_training)
     if grid.whole:
         _show(block, grid, f"{slug}_grid_train", "T_train", "mIoU by T of training and step size η")
-    return Chapter(block) if block.items else None
+    return block if block.items else None
 
 
-def evaluated_grid(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def evaluated_grid(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU over T of evaluation and step size, for each T of training."""
     block = Block("T of evaluation and step size", [ABOUT])
     for depth in variant.depths:
@@ -74,7 +73,7 @@ def evaluated_grid(section: Section, variant: Variant, slug: str) -> Chapter | N
         if grid.whole:
             what = f"mIoU by T of evaluation and step size η, after training with T = {depth}"
             _show(block, grid, f"{slug}_grid_eval_T{depth}", "T_eval", what, depth)
-    return Chapter(block) if block.items else None
+    return block if block.items else None
 
 
 def _by_training(groups: Sequence[Group]) -> Points:
@@ -82,14 +81,14 @@ def _by_training(groups: Sequence[Group]) -> Points:
 
 
 def _by_evaluation(groups: Sequence[Group]) -> Points:
-    (group,) = groups  # settings that agree in T, h and all else are one group
+    (group,) = groups  # settings that agree in T, h and everything else are one group
     return {float(T): by_seed for T, by_seed in group.by_iterations().items()}
 
 
 def _grid(
     groups: Sequence[Group], rivals: Sequence[Group], points: Callable[[Sequence[Group]], Points]
 ) -> Grid:
-    """Return the columns that have anything; ``points`` of the groups of a column are its scores."""
+    """Return the columns with scores; ``points`` returns the scores of a column's groups."""
     by_scale: dict[float, list[Group]] = defaultdict(list)
     for group in groups:
         if isinstance(group.scale, float):
@@ -97,7 +96,7 @@ def _grid(
     by_rest: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
     for group in rivals:
         if group.head == "emanet":
-            # EMANet's steps are whole; where they were not, that is one more way in which columns differ.
+            # EMANet takes full steps; a run with damped ones is a column of its own.
             damped = {} if group.scale == 0 else {"highway_scale": str(group.scale)}
             by_rest[frozenset({**group.rest, **damped}.items())].append(group)
     scales = [
@@ -113,7 +112,7 @@ def _grid(
 
 
 def _show(block: Block, grid: Grid, name: str, axis: str, what: str, trained: int | None = None) -> None:
-    """Add a grid to a block as heat map, as lines and as table; ``trained`` is the T of training of all."""
+    """Add a grid to a block as heat map, lines and table; ``trained`` is the T of training, if it is one."""
     missing = "no run has finished" if trained is None else "no run was evaluated"
     of_training = "" if trained is None else ": the T of training."
     framed, dotted = (of_training and f" {how}{of_training}" for how in ("Framed", "Dotted"))
@@ -140,7 +139,7 @@ def _show(block: Block, grid: Grid, name: str, axis: str, what: str, trained: in
 
 
 def _highest(grid: Grid, axis: str) -> str:
-    """Return where the highest means are: of the step sizes at each T, and of the T of each column."""
+    """Return which step size has the highest mean at each T, and which T in each column."""
     rows = {f"{T:g}": {_short(c): c.at(T) for c in grid.scales} for T in grid.rows}
     columns = {_short(c): {f"{T:g}": c.at(T) for T in grid.rows} for c in grid.columns}
     best_in_rows, best_in_columns = (
@@ -158,6 +157,6 @@ def _short(column: Line) -> str:
 
 
 def _best(cells: Mapping[str, Estimate | None]) -> str | None:
-    """Return the name of the cell with the highest mean; None below two that have one."""
+    """Return the name of the cell with the highest mean; None if fewer than two have a mean."""
     means = {name: found.mean for name, found in cells.items() if found}
     return max(means, key=lambda name: means[name]) if len(means) > 1 else None

@@ -1,7 +1,7 @@
-"""Which runs may be averaged, and which may be compared: decided by their whole configurations.
+"""Which runs are averaged and which are compared, decided by their whole configurations.
 
-Runs whose settings agree in all but the seed are a group. Groups whose settings agree in all but the head are
-a section: one recipe, one budget, one way to train. Nothing is compared across sections.
+Runs that differ only in the seed are a group. Groups that differ only in the head are a section: the same
+recipe, budget and way to train. Nothing is compared across sections.
 """
 
 from collections import defaultdict
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from hemnet.report.collect import Record
-from hemnet.report.statistics import Estimate, estimate
+from hemnet.report.significance import Estimate, estimate
 from hemnet.runs.identity import PLACES, SHARED, below, leaves
 
 Settings = Mapping[str, str]
 
-# Where a run is made and what watches it; none of it changes what is learnt.
+# Settings about where a run is made and what is logged; they do not change what is learnt.
 LEFT_OUT = (*PLACES, *SHARED, "seed", "name", "inference", "data.seed")
 LEFT_OUT_NAMES = {
     "root", "cache", "num_workers", "pin_memory", "devices", "num_nodes", "strategy", "accelerator",
@@ -30,16 +30,19 @@ USUAL_MODE = "unrolled"
 DIMENSIONS = {
     f"{HEAD}{name}" for name in ("_target_", "iterations", "highway_scale", "gradient", "gradient._target_")
 }
-"""What `hemnet.runs.identity` has already said of a head."""
+"""The settings of a head that `hemnet.runs.identity` returns."""
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings of a run that its outcome depends on, as dotted keys, without the seed.
+    """Return the settings that the outcome of a run depends on, as dotted keys, without the seed.
 
-    The batch size is that of a step over all processes, since it stands per process in a configuration.
+    The batch size, which a configuration states per process, is multiplied by the number of processes.
     """
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
-    acting = {name: node for name, node in callbacks.items() if node and not _watches(node)}
+    acting = {
+        name: node for name, node in callbacks.items()
+        if node and not str(node.get("_target_", "")).startswith(WATCHERS)
+    }  # fmt: skip
     kept = {
         key: _text(value)
         for key, value in leaves({**config, "callbacks": acting})
@@ -51,10 +54,6 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
     return kept
 
 
-def _watches(node: Mapping[str, Any]) -> bool:
-    return str(node.get("_target_", "")).startswith(WATCHERS)
-
-
 def _count(devices: Any) -> int:
     if isinstance(devices, list):
         return len(devices)
@@ -62,21 +61,21 @@ def _count(devices: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    # 1 and 1.0 are one setting.
+    # 1 and 1.0 are the same setting.
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 @dataclass(eq=False)
 class Group:
-    """Runs that differ in nothing but the seed.
+    """Runs that differ only in the seed.
 
     Attributes:
-        head: as `hemnet.runs.identity` names it; T, h and gradient likewise, None without an EM layer.
+        head: as `hemnet.runs.identity` names it; T, h and gradient too, which are None without an EM layer.
         iterations: T.
         scale: h.
-        gradient: how the iterations are differentiated.
-        rest: the head's further settings.
-        label: all that tells the group from the others of its section, in words.
+        gradient: gradient mode.
+        rest: the other settings of the head.
+        label: text that identifies the group within its section.
         runs: the finished runs by seed.
         lost: runs of these settings that did not finish.
     """
@@ -99,7 +98,7 @@ class Group:
         return estimate(list(self.by_seed(metric).values()))
 
     def by_iterations(self) -> dict[int, dict[int, float]]:
-        """Return mIoU by seed at each T of evaluation, for the runs that were evaluated with it."""
+        """Return mIoU by T of evaluation and seed, for the runs that were evaluated."""
         depths = sorted({T for run in self.runs.values() for T in run.evaluated})
         return {
             T: {seed: run.evaluated[T] for seed, run in sorted(self.runs.items()) if T in run.evaluated}
@@ -129,7 +128,7 @@ class Section:
         experiment: the recipe.
         settings: all that its groups share.
         groups: those with a finished run.
-        label: what tells the section from the others of its experiment; "" if it is alone.
+        label: text that identifies the section within its experiment; "" if it is the only one.
     """
 
     experiment: str
@@ -144,14 +143,14 @@ class Section:
 
     @property
     def runs(self) -> list[Record]:
-        """Every run that counts."""
+        """Every run of its groups."""
         return [run for group in self.groups for run in group.runs.values()]
 
 
 def sections(records: Sequence[Record]) -> list[Section]:
-    """Sort records into sections of groups; of two runs of one seed in a group, the later one counts."""
+    """Sort records into sections of groups; of two runs with one seed in a group, the later one counts."""
     found: dict[tuple[str, frozenset[tuple[str, str]]], dict[Any, Group]] = defaultdict(dict)
-    for record in sorted(records, key=_age):
+    for record in sorted(records, key=lambda r: (str(r.environment.get("started", "")), str(r.path))):
         own = settings(record.config)
         shared = frozenset((k, v) for k, v in own.items() if not k.startswith(HEAD))
         who = record.identity
@@ -174,10 +173,6 @@ def sections(records: Sequence[Record]) -> list[Section]:
         section.label = differences(section.settings, rivals)
         _label(section.groups)
     return made
-
-
-def _age(record: Record) -> tuple[str, str]:
-    return str(record.environment.get("started", "")), str(record.path)
 
 
 def _order(group: Group) -> Any:
@@ -204,7 +199,7 @@ def scale_text(scale: float | str | None) -> str:
 
 
 def differences(own: Settings, rivals: Sequence[Settings], most: int = 6) -> str:
-    """Return the settings in ``own`` that are not the same in all of ``rivals``, as ``key=value``."""
+    """Return ``key=value`` for the keys that differ among ``rivals``, with the values in ``own``."""
     keys = sorted({key for rival in rivals for key in rival})
     varying = [key for key in keys if len({rival.get(key) for rival in rivals}) > 1]
     shown = [f"{_short(key, varying)}={own.get(key, 'not set')}" for key in varying[:most]]
@@ -212,7 +207,7 @@ def differences(own: Settings, rivals: Sequence[Settings], most: int = 6) -> str
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """Return the end of a dotted key that no other of the keys has."""
+    """Return the shortest end of a dotted key that no other key has."""
     parts = key.split(".")
     for size in range(1, len(parts)):
         end = ".".join(parts[-size:])

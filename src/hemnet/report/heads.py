@@ -1,4 +1,4 @@
-"""Chapters on accuracy at one T: between heads, between gradient modes, per class, and of every setting."""
+"""Chapters on accuracy at one T: of heads, gradient modes, classes, and every setting."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,16 +7,16 @@ from matplotlib.figure import Figure
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section
-from hemnet.report.plots import bars, forest, head_colour
-from hemnet.report.scores import TESTS, Chapter, named, summary, test_cells
-from hemnet.report.statistics import compare, estimate, holm, sentence
+from hemnet.report.plots import class_bars, forest, head_colour
+from hemnet.report.scores import TESTS, named, summary, test_cells
+from hemnet.report.significance import compare, estimate, holm, sentence
 from hemnet.report.variants import Variant, others
 
 MOST_CLASSES = 30
-"""Of more classes, a chart shows those on which em and hem differ most."""
+"""A chart of more classes shows those on which em and hem differ most."""
 
 
-def against_heads(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
+def against_heads(section: Section, variant: Variant | None, slug: str) -> Block | None:
     """Return the scores of every head, with paired tests of the others against hem (or em) at one T."""
     rivals = others(section)
     reference = None
@@ -36,7 +36,8 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Chapt
               lambda: forest([_forest_row(group) for group in (reference, *rivals)])),
         Table(f"{slug}_heads", f"Heads, and paired tests of {reference.label} minus each.", columns, rows),
     ]  # fmt: skip
-    return Chapter(block, [sentence(found) for found in tested], tested)
+    block.findings = [sentence(found) for found in tested]
+    return block
 
 
 def _scores(group: Group) -> list[Cell]:
@@ -50,7 +51,7 @@ def _forest_row(group: Group) -> tuple[str, str, list[float]]:
     return group.label, head_colour(group.head), list(group.by_seed().values())
 
 
-def gradient_modes(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def gradient_modes(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU of each gradient mode, with paired tests against `Variant.mode` at the same head, T, h."""
     if len({group.gradient for group in variant.groups}) < 2:
         return None
@@ -62,10 +63,12 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Chapter | N
     ]
     tested = holm([compare("", named(a), named(b)) for a, b in pairs])
     shown = list(dict.fromkeys(group for pair in pairs for group in pair[::-1]))
-    block = Block("Gradient modes", [f"How the iterations are differentiated, against {variant.mode}."])
+    block = Block("Gradient modes", [f"Other gradient modes against {variant.mode}."])
     if not pairs:
-        block.paragraphs.append("No head, T and h at which two modes finished, so nothing to compare.")
-        return Chapter(block)
+        block.paragraphs.append(
+            "There is no head, T and h at which two modes finished, so nothing to compare."
+        )
+        return block
     rows = [[g.label, g.score(), *test_cells(t)] for (g, _), t in zip(pairs, tested, strict=True)]
     columns = (Column("setting"), Column("mIoU"), *TESTS)
     block.items += [
@@ -74,10 +77,11 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Chapter | N
         Table(f"{slug}_gradient_modes", f"Each mode minus {variant.mode} at the same head, T and h.", columns,
               rows),
     ]  # fmt: skip
-    return Chapter(block, summary(tested, f"differences of other modes from {variant.mode}"), tested)
+    block.findings = summary(tested, f"differences of other modes from {variant.mode}")
+    return block
 
 
-def per_class(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
+def per_class(section: Section, variant: Variant | None, slug: str) -> Block | None:
     """Return the IoU of each class at one T for em, hem and other heads."""
     sides = others(section)
     if variant is not None:
@@ -105,14 +109,14 @@ def per_class(section: Section, variant: Variant | None, slug: str) -> Chapter |
         Chart(f"{slug}_classes", f"IoU of each class: means over seeds with 95% intervals.{note}",
               _class_chart(keys, sides)),
         Table(f"{slug}_classes", "IoU of each class; intervals of differences are not corrected for the "
-              "number of classes. A class that is absent or never scored has none.", columns, rows),
+              "number of classes. A class without a score has none.", columns, rows),
     ]  # fmt: skip
-    return Chapter(block)
+    return block
 
 
 def _class_chart(keys: Sequence[str], sides: Sequence[Group]) -> Callable[[], Figure]:
     def draw() -> Figure:
-        return bars(
+        return class_bars(
             [_class(key) for key in keys],
             [(g.label, head_colour(g.head), [list(g.by_seed(key).values()) for key in keys]) for g in sides],
         )
@@ -125,7 +129,7 @@ def _class(key: str) -> str:
 
 
 def every_group(shown: Sequence[Section], slug: str) -> Block:
-    """Return the table of all settings of sections, none left out."""
+    """Return the table of all settings of the sections."""
     columns = (Column("setting"), Column("mIoU"), Column("n"), Column("seeds"), Column("their mIoU"),
                Column("without score"), Column("not finished"))  # fmt: skip
     rows: list[list[Cell]] = []

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from hemnet.report.plots import WIDTH, Line
-from hemnet.report.statistics import Estimate
+from hemnet.report.significance import Estimate
 
 CELL_WIDTH, CELL_HEIGHT = 0.5, 0.42
-"""Inches, that of a score at the size of type that a phone shows."""
+"""Inches: room for a score in letters that are legible on a phone."""
 GAP = 0.25
-"""Between the columns of the scale and those that stand apart, in widths of a cell."""
+"""Gap between ``scale`` and ``apart``, in widths of a cell."""
 
 
 def heat_map(
@@ -25,15 +25,15 @@ def heat_map(
     ylabel: str,
     framed: float | None = None,
 ) -> Figure:
-    """Draw mIoU: mean and number of seeds in each cell, hatched where there is none, bold at a row's highest.
+    """Draw mIoU: mean and number of seeds per cell, hatched without a score, bold at the highest of a row.
 
     Args:
-        scale: columns side by side, of which the highest is sought.
-        apart: columns at a distance from those.
+        scale: adjacent columns, among which the highest cell of a row is bold.
+        apart: further columns, after a gap.
         rows: x of the lines, downwards.
-        xlabel: what the columns are.
-        ylabel: what the rows are.
-        framed: the row to put a frame around; None frames none.
+        xlabel: label of the columns.
+        ylabel: label of the rows.
+        framed: the row with a frame around it; None for no frame.
     """
     columns = [*scale, *apart]
     places = [i + GAP * (i >= len(scale)) for i in range(len(columns))]

@@ -1,4 +1,4 @@
-"""Pages of predictions and attention maps from run directories, made small enough for one page."""
+"""Pictures of predictions and attention from run directories, reduced in size for the page."""
 
 import base64
 import io
@@ -16,21 +16,21 @@ from hemnet.report.variants import Variant, others
 PAGES = {"predictions.png": "predictions", "attention.png": "attention maps"}
 WIDTH, TALLEST, QUALITY = 1000, 4000, 70
 MOST_RUNS = 4
-"""Per section and kind of page."""
+"""Per section and kind of picture."""
 
 
 class Album:
     """Pictures for one page, up to a total size.
 
     Args:
-        budget: bytes of data URIs in all.
+        budget: total bytes of data URIs.
     """
 
     def __init__(self, budget: int = 5_000_000) -> None:
         self.left = budget
 
     def block(self, section: Section, variant: Variant | None) -> Block | None:
-        """Return the pages of the first seed of em, hem and other heads; None if they wrote none."""
+        """Return the pictures of the first seed of em, hem and other heads; None if there are none."""
         groups = others(section)
         if variant is not None:
             groups = [g for head in ("em", "hem") if (g := variant.at(head, variant.chosen))] + groups
@@ -44,7 +44,7 @@ class Album:
             caption = f"{group.label}, seed {min(group.runs)}: {what}"
             try:
                 data = _data_uri(_page(group, file))
-            except DataError as error:  # a run that was killed while it wrote the page
+            except DataError as error:  # the run was killed while writing the file
                 block.paragraphs.append(f"{caption} cannot be read: {error}")
                 continue
             if len(data) > self.left:

@@ -1,4 +1,4 @@
-"""Which settings the charts of one T show, their values, and the charts that several chapters draw.
+"""The settings shown in charts of one T, their values, and the charts that several chapters draw.
 
 Shapes: S logged steps, (S, 2): step and value.
 """
@@ -24,7 +24,7 @@ END = len(PHASES) - 1
 
 
 def lines_at(variant: Variant, depth: int) -> list[tuple[str, str, str, Group]]:
-    """Return label, colour, marker and group of em, hem and up to four further h at one T."""
+    """Return label, colour, marker and group of em, hem and up to four other h at one T."""
     found = []
     for head in ("em", "hem"):
         if group := variant.at(head, depth):
@@ -42,7 +42,7 @@ def lines_at(variant: Variant, depth: int) -> list[tuple[str, str, str, Group]]:
 
 
 def profiles(group: Group, family: str, phase: int) -> list[np.ndarray]:
-    """Return the values per iteration of each seed in one phase of training."""
+    """Return the values per iteration in one phase of training, one array per seed."""
     found = [run.phases[family][phase] for _, run in sorted(group.runs.items()) if family in run.phases]
     longest = max(map(len, found), default=0)
     return [values for values in found if len(values) == longest]
@@ -57,7 +57,7 @@ def depths_with(variant: Variant, family: str, least: int = 1) -> list[int]:
 
 
 def phase_chart(variant: Variant, depths: Sequence[int], family: str, ylabel: str, log: bool) -> Figure:
-    """Draw a metric per iteration: a row per T, a column per phase, em, hem and further h in each."""
+    """Draw a metric per iteration: a row per T, a column per phase; em, hem and other h in each."""
 
     def draw(axis: Axes, row: int, column: int) -> None:
         for label, colour, marker, group in lines_at(variant, depths[row]):
@@ -70,7 +70,7 @@ def phase_chart(variant: Variant, depths: Sequence[int], family: str, ylabel: st
 
 
 def curves_of(group: Group, name: str) -> list[np.ndarray]:
-    """Return a metric over training of each seed that logged it."""
+    """Return a metric over training, one curve per seed that logged it."""
     return [run.curves[name] for _, run in sorted(group.runs.items()) if name in run.curves]
 
 

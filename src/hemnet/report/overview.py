@@ -1,4 +1,4 @@
-"""The chapters on what the report is made of: runs, machines, revisions, and the jobs that did not finish."""
+"""The chapters on the runs behind the report: seeds, devices, revisions, and jobs that did not finish."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ STATUSES = ("finished", "failed", "preempted", "unfinished")
 
 
 def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: Sequence[Section]) -> Block:
-    """Return what the report is made of."""
+    """Return the table of runs, seeds, devices and revisions, and that of the jobs."""
     hours = sum(float(record.result.get("seconds") or 0) for record in records) / 3600
     counted = [run for section in made for run in section.runs]
     seeds = sorted({run.identity.seed for run in counted})
@@ -55,7 +55,7 @@ def _job(record: Record) -> tuple[str, str]:
 
 
 def problems(records: Sequence[Record], unreadable: Sequence[Unreadable], folder: Path) -> Block | None:
-    """Return the runs that do not count, and why; paths are relative to ``folder`` where below it."""
+    """Return the runs that do not count, and why; paths below ``folder`` are relative to it."""
     rows: list[list[Cell]] = []
     for record in records:
         if record.status != "finished":

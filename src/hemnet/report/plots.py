@@ -1,10 +1,9 @@
-"""The charts: drawn for a column as wide as a phone, in colours that the colour-blind tell apart.
+"""The charts: legible on a phone, in colours that colour-blind readers can distinguish.
 
 Shapes: S points of a curve, (S, 2): step and value; n seeds.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hemnet.report.statistics import Estimate, estimate
+from hemnet.report.significance import Estimate, estimate
 
 WIDTH = 4.6
-"""Inches: at 390 pixels of a phone, a point of type is about a pixel."""
+"""Inches: on a phone of 390 pixels, a point of type is about a pixel."""
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"], "font.size": 10,
     "axes.titlesize": 10, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
@@ -38,20 +37,13 @@ DASHES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
 def head_colour(head: str) -> str:
-    """Return the colour of a head, the same in every chart."""
+    """Return the colour of a head in all charts."""
     return HEAD_COLOURS.get(head, "#000000")
 
 
 def scale_colour(position: float) -> str:
-    """Return a colour for a place, 0 to 1, on a scale such as that of h or T."""
+    """Return the colour of a position, 0 to 1, on a scale such as that of h or T."""
     return mpl.colors.to_hex(mpl.colormaps["viridis"](0.9 * (1 - position)))
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Draw and save in the report's style."""
-    with mpl.rc_context(STYLE):
-        yield
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
@@ -63,7 +55,7 @@ def save(figure: Figure, folder: Path, name: str) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """Values by seed at each x, drawn as means with intervals."""
+    """Values by x and seed, drawn as means with intervals."""
 
     label: str
     colour: str
@@ -72,20 +64,20 @@ class Line:
     dashes: str = "-"
 
     def at(self, x: float) -> Estimate | None:
-        """Return the mean over seeds at x and its interval; None if there is no value."""
+        """Return the mean over seeds at x with its interval; None without a value."""
         return estimate(list(self.points.get(x, {}).values()))
 
 
 def score_chart(
     lines: Sequence[Line], levels: Sequence[tuple[str, str, float]], xlabel: str, positions: str = "even"
 ) -> Figure:
-    """Draw mIoU against T or h: means with 95% intervals, single seeds faint, further heads as levels.
+    """Draw mIoU against T or h: means with 95% intervals, single seeds faint, other heads as levels.
 
     Args:
         lines: one per head or T.
-        levels: label, colour and mean of heads that do not have the x axis.
+        levels: label, colour and mean of heads without T or h, drawn as horizontal lines.
         xlabel: of the x axis.
-        positions: ``even`` sets the x values side by side at equal distances, ``true`` where they are.
+        positions: ``even`` spaces the x values equally, ``true`` by their values.
     """
     figure = Figure(figsize=(WIDTH, 3.6))
     axis = figure.subplots()
@@ -102,7 +94,7 @@ def score_chart(
     for (label, colour, mean), dash in zip(levels, DASHES * len(levels), strict=False):
         if low - reach < mean < high + reach:
             axis.axhline(mean, color=colour, linestyle=dash, linewidth=1.3, label=f"{label} {mean:.3f}")
-        else:  # so far off that the lines would be flattened
+        else:  # so far away that showing it would flatten the other lines
             axis.plot([], [], color=colour, linestyle=dash, label=f"{label} {mean:.3f} (off the chart)")
     axis.set_xticks([place[x] for x in xs], [f"{x:g}" for x in xs])
     axis.set(xlabel=xlabel, ylabel="mIoU")
@@ -127,12 +119,12 @@ def _score_line(axis: Axes, line: Line, place: Mapping[float, float], shift: flo
 
 
 def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
-    """Name each label once below a figure, in as many columns as fit its width."""
+    """Add a legend below a figure, each label once, in as many columns as fit."""
     pairs = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
     labels = [label for _, label in pairs]
     found = [pair for i, pair in enumerate(pairs) if pair[1] not in labels[:i]]
     if found:
-        # Measured lines, which are containers of matplotlib's, before levels.
+        # Lines with intervals (matplotlib containers, which are tuples) before levels.
         handles, shown = zip(*sorted(found, key=lambda pair: not isinstance(pair[0], tuple)), strict=True)
         longest = max(map(len, shown))
         fit = max(1, min(columns, int(60 // (longest + 8))))
@@ -140,10 +132,10 @@ def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
 
 
 def _plain_log_ticks(axis: Axes) -> None:
-    """Label a logarithmic axis without mathematical typesetting: the names of runs must not trigger it."""
+    """Label a logarithmic axis in plain text, because mathematical typesetting is off (see `STYLE`)."""
     low, high = axis.get_ylim()
     decades = np.log10(high / low)
-    few = decades < 1.5  # so few powers of ten that the numbers between need their labels too
+    few = decades < 1.5  # with few powers of ten, label numbers between them too
     axis.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if few else (1,), numticks=5))
     axis.yaxis.set_minor_locator(mpl.ticker.NullLocator())
     axis.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
@@ -156,16 +148,16 @@ def grid(
     rows: Sequence[str], columns: Sequence[str], draw: Draw, *, xlabel: str, ylabel: str, log: bool = False,
     share_y: Literal["row", "col"] = "row", height: float = 1.25,
 ) -> Figure:  # fmt: skip
-    """Draw small multiples: ``draw(axis, row, column)`` fills each, and one legend serves all.
+    """Draw a grid of panels with one legend; ``draw(axis, row, column)`` fills each panel.
 
     Args:
-        rows: a title for each row, at its left.
-        columns: a title for each column, at its top.
+        rows: titles of the rows, at their left.
+        columns: titles of the columns, at their top.
         draw: fills a panel.
         xlabel: below the last row.
         ylabel: at the left of all.
         log: whether the y axes are logarithmic.
-        share_y: as of matplotlib's subplots.
+        share_y: ``sharey`` of matplotlib's ``subplots``.
         height: of a row, in inches.
     """
     figure = Figure(figsize=(WIDTH, height * len(rows) + 1.0))
@@ -190,7 +182,7 @@ def grid(
 
 
 def draw_profile(axis: Axes, label: str, colour: str, marker: str, values: Sequence[np.ndarray]) -> None:
-    """Draw values per iteration of several seeds, and their mean: geometric on a logarithmic axis."""
+    """Draw values per iteration of several seeds, and their mean, see `_mean`."""
     for one in values:
         axis.plot(range(len(one)), one, color=colour, alpha=0.3, linewidth=0.7)
     mean = _mean(axis, np.array(values, float))
@@ -214,7 +206,7 @@ def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray
         axis.fill_between(steps, stacked.min(0), stacked.max(0), color=colour, alpha=0.15, linewidth=0)
 
 
-def bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[Sequence[float]]]]) -> Figure:
+def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[Sequence[float]]]]) -> Figure:
     """Draw the IoU of each class as bars; a side is its label, its colour and the seeds' values per class."""
     count, thick = len(sides), 0.8 / len(sides)
     figure = Figure(figsize=(WIDTH, 0.9 + len(classes) * (0.14 + 0.13 * count)))
@@ -235,7 +227,7 @@ def bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[Sequen
 
 
 def forest(rows: Sequence[tuple[str, str, Sequence[float]]]) -> Figure:
-    """Draw one line per setting: label, colour and the seeds' values, as mean, 95% interval and dots."""
+    """Draw a row per (label, colour, values of the seeds): mean, 95% interval and single seeds."""
     figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(rows)))
     axis = figure.subplots()
     for y, (_, colour, values) in enumerate(rows):

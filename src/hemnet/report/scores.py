@@ -1,29 +1,12 @@
-"""Chapters on accuracy over a range of settings: mIoU against T, and against h."""
+"""Chapters on mIoU against T and against h."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
-from hemnet.report.statistics import Comparison, compare, holm, sentence
+from hemnet.report.significance import Comparison, compare, holm, sentence
 from hemnet.report.variants import Variant, others
-
-
-@dataclass
-class Chapter:
-    """A block, and what it found, for the top of the page.
-
-    Attributes:
-        block: to be shown.
-        findings: a sentence each.
-        tested: the comparisons behind them.
-    """
-
-    block: Block
-    findings: list[str] = field(default_factory=list)
-    tested: list[Comparison] = field(default_factory=list)
-
 
 Named = tuple[str, dict[int, float]]
 TESTS = (Column("difference", signed=True), Column("seeds in common"), Column("p", 2, False),
@@ -36,11 +19,11 @@ def test_cells(found: Comparison) -> list[Cell]:
 
 
 def named(group: Group, name: str | None = None) -> Named:
-    """Return a group as a side of a comparison of mIoU."""
+    """Return name and mIoU by seed of a group, a side of a comparison."""
     return name or group.label, group.by_seed()
 
 
-def against_depth(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def against_depth(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU against T of em and hem, with a paired test at each T."""
     block = Block("mIoU against the number of iterations T")
     hem = f"hem (h={scale_text(variant.scale)})"
@@ -74,21 +57,21 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Chapter | No
     if rows:
         caption = f"mIoU of em and {hem} at each T, and paired tests of {hem} minus em."
         block.items.append(Table(f"{slug}_miou_vs_iterations", caption, columns, rows))
-    findings = [sentence(found) for found in tested]
+    block.findings = [sentence(found) for found in tested]
     if len(tested) > 1:
-        findings.insert(0, counts(tested, "differences between hem and em"))
-    return Chapter(block, findings, tested) if lines else None
+        block.findings.insert(0, counts(tested, "differences between hem and em"))
+    return block if lines else None
 
 
 def _levels(section: Section) -> list[tuple[str, str, float]]:
     rivals = others(section)
-    # Of a head at several T, such as EMANet's, no single one stands for it.
+    # A head that ran at several T, such as EMANet's, has no single level.
     one_depth = len({group.iterations for group in rivals} - {None}) == 1
     found = [(group, group.score()) for group in rivals if group.iterations is None or one_depth]
     return [(group.label, head_colour(group.head), score.mean) for group, score in found if score][:6]
 
 
-def against_scale(section: Section, variant: Variant, slug: str) -> Chapter | None:
+def against_scale(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU against h with a curve per T, and paired tests against h = 0 at the same T."""
     at = {t: [g for g in variant.usual if g.iterations == t] for t in variant.depths}
     at = {t: groups for t, groups in at.items() if sum(g.head == "hem" for g in groups) > 1}
@@ -122,11 +105,12 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Chapter | No
         Table(f"{slug}_miou_vs_scale", "mIoU at each h, and paired tests against h = 0 at the same T.",
               (Column("T"), Column("h"), Column("mIoU"), Column("n"), *TESTS), rows),
     ]  # fmt: skip
-    return Chapter(block, summary(tested, "differences from h = 0"), tested)
+    block.findings = summary(tested, "differences from h = 0")
+    return block
 
 
 def counts(tested: Sequence[Comparison], what: str) -> str:
-    """Return how many comparisons of a family came out which way."""
+    """Return a sentence that counts the verdicts of a family."""
     found: dict[str, int] = {}
     for comparison in tested:
         found[comparison.verdict] = found.get(comparison.verdict, 0) + 1
@@ -134,5 +118,5 @@ def counts(tested: Sequence[Comparison], what: str) -> str:
 
 
 def summary(tested: Sequence[Comparison], what: str) -> list[str]:
-    """Return one sentence on a large family, and one on each member that is supported."""
+    """Return a sentence that counts the verdicts of a family, and one per supported comparison."""
     return [counts(tested, what), *(sentence(found) for found in tested if found.supported)]

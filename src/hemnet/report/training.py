@@ -1,4 +1,4 @@
-"""Chapters on how training went: learning curves, and the convergence of the iterations."""
+"""Chapters on training: learning curves, and the convergence of the EM iterations."""
 
 from collections.abc import Sequence
 
@@ -18,11 +18,10 @@ from hemnet.report.lines import (
     profiles,
 )
 from hemnet.report.plots import draw_profile, grid
-from hemnet.report.scores import Chapter
 from hemnet.report.variants import Variant, others
 
 
-def learning(section: Section, variant: Variant | None, slug: str) -> Chapter | None:
+def learning(section: Section, variant: Variant | None, slug: str) -> Block | None:
     """Return mIoU on the validation split over training."""
     name = "val/miou"
     further = [group for group in others(section) if curves_of(group, name)]
@@ -36,14 +35,14 @@ def learning(section: Section, variant: Variant | None, slug: str) -> Chapter | 
         f"{slug}_learning", "mIoU on the validation split over training.",
         lambda: curve_chart(variant, depths, name, "mIoU", False, further),
     ))  # fmt: skip
-    return Chapter(block)
+    return block
 
 
 INSIDE = {"em/step_length": "step length", "em/components": "components", "em/entropy": "entropy"}
 
 
-def convergence(section: Section, variant: Variant, slug: str) -> Chapter | None:
-    """Return what the iterations of a trained network gain, and how their steps and components fare."""
+def convergence(section: Section, variant: Variant, slug: str) -> Block | None:
+    """Return the likelihood that the iterations gain, their step lengths, components and entropy."""
     depths = depths_with(variant, "em/log_likelihood")
     if not depths:
         return None
@@ -72,7 +71,7 @@ def convergence(section: Section, variant: Variant, slug: str) -> Chapter | None
             lambda: grid(rows, titles, draw, xlabel="iteration t", ylabel="", share_y="col"),
         ))  # fmt: skip
     block.items.append(_convergence_table(variant, depths, slug))
-    return Chapter(block)
+    return block
 
 
 def _convergence_table(variant: Variant, depths: Sequence[int], slug: str) -> Table:
@@ -91,7 +90,7 @@ def _convergence_table(variant: Variant, depths: Sequence[int], slug: str) -> Ta
             )  # fmt: skip
             gained = None if first is None or last is None else last - first
             rows.append([t, label, first, last, gained, step, components, entropy])
-    caption = "The iterations at the end of training, means over seeds; L: log-likelihood, nats per position."
+    caption = "EM iterations at the end of training, means over seeds; L: log-likelihood, nats per position."
     return Table(f"{slug}_convergence", caption, columns, rows)
 
 

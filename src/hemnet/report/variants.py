@@ -1,4 +1,4 @@
-"""The EM groups of a section as a table over head, T, h and gradient mode."""
+"""The EM groups of a section by head, T, h and gradient mode."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -8,40 +8,40 @@ import numpy as np
 from hemnet.report.groups import HEAD, USUAL_MODE, Group, Section, differences
 
 GRADIENT_SETTINGS = f"{HEAD}gradient."
-"""Settings that belong to a gradient mode, and so are no variant of their own."""
+"""Settings of a gradient mode, which do not make another variant."""
 
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """EM groups of a section that differ in head, T, h and gradient mode alone, so in what is studied."""
+    """EM groups of a section that differ only in head, T, h and gradient mode, the subjects of the study."""
 
     label: str
     groups: list[Group]
 
     @property
     def mode(self) -> str | None:
-        """The gradient mode that is looked at where it is not the question: ``unrolled`` if it is there."""
+        """The gradient mode of charts about other settings: ``unrolled`` if present, else the most common."""
         modes = [group.gradient for group in self.groups]
         return USUAL_MODE if USUAL_MODE in modes else max(modes, key=modes.count, default=None)
 
     @property
     def usual(self) -> list[Group]:
-        """The groups of that mode."""
+        """The groups with the gradient mode `mode`."""
         return [group for group in self.groups if group.gradient == self.mode]
 
     @property
     def depths(self) -> list[int]:
-        """Each T."""
+        """Each T of the `usual` groups, rising."""
         return sorted({group.iterations for group in self.usual if group.iterations is not None})
 
     @property
     def scale(self) -> float | str | None:
-        """The h that stands for hem where h is not the question: at most values of T, then nearest 0.5."""
+        """The h of hem in charts about other settings: the one at most values of T, then nearest to 0.5."""
         scales = [group.scale for group in self.usual if group.head == "hem"]
         return max(dict.fromkeys(scales), key=lambda h: (scales.count(h), -_distance(h)), default=None)
 
     def at(self, head: str, iterations: int, scale: float | str | None = None) -> Group | None:
-        """Return the group with a head and T, of ``hem`` by default the one with `scale`."""
+        """Return the group with this head and T; for ``hem`` with this h, by default `Variant.scale`."""
         wanted = 0.0 if head == "em" else self.scale if scale is None else scale
         for group in self.usual:
             if (group.head, group.iterations, group.scale) == (head, iterations, wanted):
@@ -50,7 +50,7 @@ class Variant:
 
     @property
     def chosen(self) -> int:
-        """The T for figures of one T: most common seeds of em and hem, then most runs, then largest."""
+        """The T of charts of one T: with most seeds common to em and hem, then most runs, then largest."""
 
         def worth(depth: int) -> tuple[int, int, int]:
             em, hem = self.at("em", depth), self.at("hem", depth)
@@ -65,18 +65,15 @@ def _distance(scale: float | str | None) -> float:
 
 
 def variants(section: Section) -> list[Variant]:
-    """Return the variants of a section, the one with most runs first; of the gradient modes, all together."""
+    """Return the variants of a section, the one with most runs first."""
     found: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
     for group in section.groups:
         if group.head in ("em", "hem"):
-            found[frozenset(_variant_settings(group).items())].append(group)
+            own = ((k, v) for k, v in group.rest.items() if not k.startswith(GRADIENT_SETTINGS))
+            found[frozenset(own)].append(group)
     rivals = [dict(key) for key in found]
     made = [Variant(differences(dict(key), rivals), groups) for key, groups in found.items()]
     return sorted(made, key=lambda variant: -sum(len(group.runs) for group in variant.groups))
-
-
-def _variant_settings(group: Group) -> dict[str, str]:
-    return {k: v for k, v in group.rest.items() if not k.startswith(GRADIENT_SETTINGS)}
 
 
 def others(section: Section) -> list[Group]:

@@ -88,7 +88,7 @@ def test_data_put_there_by_hand_is_left_alone(shop: Shop) -> None:
 
 def test_what_half_lies_there_is_never_overwritten(shop: Shop) -> None:
     (shop.root / "masks" / "one").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"masks/one is there already, but not all of one, two"):
+    with pytest.raises(DataError, match=r"masks/one exists, but not all of one, two"):
         shop.fetch()
     assert list((shop.root / "masks").rglob("*")) == [shop.root / "masks" / "one"]
 
@@ -125,7 +125,7 @@ def test_a_bad_archive_is_set_aside_and_leaves_nothing(shop: Shop, case: str, tm
         "other content": write("zip", tmp_path / "o", {"other/a.png": b""}).read_bytes(),
         "web page": b"<html>Please log in</html>" * 50,
     }[case]
-    with pytest.raises(DataError, match=r"set aside as images\.tar\.rejected"):
+    with pytest.raises(DataError, match=r"renamed to images\.tar\.rejected"):
         shop.fetch()
     assert shop.tree() == set()
     assert sorted(p.name for p in shop.root.iterdir()) == [".download"]
@@ -138,10 +138,10 @@ def test_too_few_files_are_said_and_none_are_refused(shop: Shop, caplog: pytest.
     shop.change(counts=(("set/*.png", 3),))
     with caplog.at_level(logging.WARNING):
         shop.fetch()
-    assert "holds 2 of set/*.png, 3 were expected" in caplog.text
+    assert "contains 2 of set/*.png, expected 3" in caplog.text
     shop.change(name="again.tar", units=("top",), counts=(("top/set/*.jpg", 3),))
     shop.served.files["images.tar"] = write("tar", shop.root / "t", IMAGES).read_bytes()
-    with pytest.raises(DataError, match=r"holds no top/set/\*\.jpg, of which there should be 3"):
+    with pytest.raises(DataError, match=r"contains no top/set/\*\.jpg, expected 3"):
         shop.fetch()
 
 

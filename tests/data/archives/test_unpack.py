@@ -136,7 +136,6 @@ def test_a_hostile_zip_is_refused(name: str, said: str, tmp_path: Path, folder: 
     [
         (stat.S_IFLNK, "../../escaped", "link out"),
         (stat.S_IFLNK, "/etc", "link out"),
-        (stat.S_IFLNK, "x" * 5000, "longer than any path"),
         (stat.S_IFIFO, "", "device"),
     ],
 )

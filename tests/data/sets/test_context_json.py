@@ -102,7 +102,7 @@ def test_the_command_writes_what_the_reader_reads(tmp_path):
         reader = PascalContext(tmp_path, split)
         for sample in map(reader.read, range(2)):
             assert np.array_equal(sample.mask_HW, expected_of[sample.name])
-    with pytest.raises(DataError, match="SegmentationClassContext exists already"):
+    with pytest.raises(DataError, match="SegmentationClassContext already exists"):
         write_masks(annotation, devkit)
 
 

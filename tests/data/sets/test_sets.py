@@ -134,7 +134,7 @@ def test_voc_aug_refuses_a_list_that_trains_on_validation_images(tmp_path):
     mini.save_list(
         tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt", [*truth["train"], leaked]
     )
-    with pytest.raises(DataError, match=rf"train_aug\.txt: \[{leaked}\] are of VOC val"):
+    with pytest.raises(DataError, match=rf"train_aug\.txt: \[{leaked}\] are in VOC val"):
         VOCAug(tmp_path, "train")
 
 

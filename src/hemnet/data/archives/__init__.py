@@ -1,1 +1,1 @@
-"""Data sets as they are published: the catalogue, downloading and unpacking."""
+"""Published data sets: the catalogue, downloading and unpacking."""

@@ -1,6 +1,6 @@
-"""Where each data set is had from, under which terms, and what it looks like when it is there.
+"""The source of each data set, its terms, and what a complete copy contains.
 
-Sizes and hashes are those that the sources (or, for the hashes, torchvision and its like) publish.
+Sizes are stated by the sources; hashes too, or by widely used libraries such as torchvision.
 """
 
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Source:
-    """One file to have, and what it holds.
+    """One file of a data set, and its content.
 
     Args:
         name: file name, unique in its data set.
-        url: where it is; None if it has to be fetched by hand.
-        units: paths in the archive that are put in place, each as a whole; the first folder of the archive
-            that has all of them counts as its top. For a plain file, its name.
-        into: folder under the root of the data set where the units go.
-        counts: (glob, number of files) pairs that tell a whole set from half of one, relative to the top.
+        url: its address; None if it must be downloaded by hand.
+        units: paths in the archive that are moved into place, relative to its top: the first folder that has
+            all of them. For a plain file, its name.
+        into: folder under the root of the data set that receives the units.
+        counts: (glob, number of files) pairs of a complete set, relative to the top.
         digest: published hash, as "algorithm:hex".
-        size: as the source states it.
+        size: size that the source states.
         packed: whether the file is an archive.
     """
 
@@ -28,7 +28,7 @@ class Source:
     into: str = "."
     counts: tuple[tuple[str, int], ...] = ()
     digest: str | None = None
-    size: str = "told by the server"
+    size: str = "stated by the server"
     packed: bool = True
 
 
@@ -48,35 +48,24 @@ _CONTEXT = "https://cs.stanford.edu/~roozbeh/pascal-context"
 _COCO = "http://images.cocodataset.org/zips"
 
 _VOC2012 = Source(
-    "VOCtrainval_11-May-2012.tar",
-    f"{_OXFORD}/voc2012/VOCtrainval_11-May-2012.tar",
-    units=("VOCdevkit/VOC2012",),
-    counts=(
-        ("VOCdevkit/VOC2012/SegmentationClass/*.png", 2913),
-        ("VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", 1),
-    ),
-    digest="md5:6cd6e144f989b92b3379bac3b3de84fd",
-    size="about 2.0 GB",
-)
+    "VOCtrainval_11-May-2012.tar", f"{_OXFORD}/voc2012/VOCtrainval_11-May-2012.tar", ("VOCdevkit/VOC2012",),
+    counts=(("VOCdevkit/VOC2012/SegmentationClass/*.png", 2913),
+            ("VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", 1)),
+    digest="md5:6cd6e144f989b92b3379bac3b3de84fd", size="about 2.0 GB",
+)  # fmt: skip
 _SBD = Source(
     "benchmark.tgz",
     "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
     units=("benchmark_RELEASE",),
     counts=(("benchmark_RELEASE/dataset/cls/*.mat", 11355), ("benchmark_RELEASE/dataset/img/*.jpg", 11355)),
-    digest="md5:82b4d87ceb2ed10f6038a1cba92111cb",
-    size="about 1.4 GB",
-)
+    digest="md5:82b4d87ceb2ed10f6038a1cba92111cb", size="about 1.4 GB",
+)  # fmt: skip
 _VOC2010 = Source(
-    "VOCtrainval_03-May-2010.tar",
-    f"{_OXFORD}/voc2010/VOCtrainval_03-May-2010.tar",
-    units=("VOCdevkit/VOC2010",),
-    counts=(
-        ("VOCdevkit/VOC2010/ImageSets/Main/train.txt", 1),
-        ("VOCdevkit/VOC2010/ImageSets/Main/val.txt", 1),
-    ),
-    digest="md5:da459979d0c395079b5c75ee67908abb",
-    size="about 1.3 GB",
-)
+    "VOCtrainval_03-May-2010.tar", f"{_OXFORD}/voc2010/VOCtrainval_03-May-2010.tar", ("VOCdevkit/VOC2010",),
+    counts=(("VOCdevkit/VOC2010/ImageSets/Main/train.txt", 1),
+            ("VOCdevkit/VOC2010/ImageSets/Main/val.txt", 1)),
+    digest="md5:da459979d0c395079b5c75ee67908abb", size="about 1.3 GB",
+)  # fmt: skip
 _FLICKR = "photographs under Flickr's terms of use"
 
 _SETS = (

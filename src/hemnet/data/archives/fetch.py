@@ -1,4 +1,4 @@
-"""Getting a data set: download, check, unpack, put in place, and remember from where it came."""
+"""Getting a data set: download, check, unpack, move into place, and record the source."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ UNPACKING = ".unpacking-"
 
 
 def missing(entry: Catalogued, root: Path) -> list[Source]:
-    """Return the files of a data set whose content is not in place under ``root``, as a whole."""
+    """Return the files of a data set whose content is not completely in place under ``root``."""
     marks = _read_marks(root)
     return [
         source
@@ -33,10 +33,10 @@ def missing(entry: Catalogued, root: Path) -> list[Source]:
 def describe(
     entry: Catalogued, sources: list[Source], root: Path, mirror: str | None = None
 ) -> Iterator[str]:
-    """Yield the lines that tell what is about to be downloaded, from where and under which terms."""
+    """Yield lines that say what will be downloaded, from where and under which terms."""
     yield f"{entry.name} into {root}"
     for source in sources:
-        have = ", here already" if (root / DOWNLOADS / source.name).is_file() else ""
+        have = ", already here" if (root / DOWNLOADS / source.name).is_file() else ""
         check = f", {source.digest.partition(':')[0]} known" if source.digest else ""
         yield f"  {_url(source, mirror) or source.name} (size: {source.size}{check}{have})"
     yield f"  terms: {entry.licence} ({entry.page})"
@@ -45,28 +45,28 @@ def describe(
 def fetch(
     entry: Catalogued, root: Path, mirror: str | None = None, patience: Patience = PATIENT
 ) -> list[Source]:
-    """Have a data set under ``root``, and return the files that had to be fetched for it.
+    """Get a data set under ``root``, and return the files that had to be fetched for it.
 
-    Downloads are kept in ``root/.download``; a file that lies there already is used. Each archive is
-    unpacked into a hidden folder and its content renamed into place, so that a part of it is never taken for
-    the whole. What lies in place already is never overwritten. ``.hemnet-data.json`` records the URL, hash
-    and number of files.
+    Downloads are kept in ``root/.download``; files already there are used. Each archive is unpacked into a
+    hidden folder and its content then renamed into place, so that an incomplete set never looks complete.
+    Existing content is never overwritten. ``.hemnet-data.json`` records the URL, hash and number of files.
 
     Args:
-        entry: what to get.
-        root: the folder of the data set.
-        mirror: URL of a folder that has the files by the same names, used instead of the catalogue's.
-        patience: with slow servers.
+        entry: the data set.
+        root: its folder.
+        mirror: URL of a folder with files of the same names, used instead of the catalogue's URLs.
+        patience: how long to wait for slow servers.
 
     Raises:
-        hemnet.storage.download.DownloadError: a file cannot be had or has another hash than published.
-        DataError: an archive is corrupt or hostile, or does not hold the data set (it is then set aside, and
-            nothing of it is in place); something else is where it is to go; a file has to be fetched by hand.
+        hemnet.storage.download.DownloadError: a file cannot be downloaded, or its hash differs from the
+            published one.
+        DataError: an archive is corrupt, hostile, or not of this data set (it is then renamed, and nothing
+            of it is in place); other content is in its place; a file must be downloaded by hand.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
         with hold(root):
-            for stale in root.glob(f"{UNPACKING}*"):  # of a process that was killed
+            for stale in root.glob(f"{UNPACKING}*"):  # left by a killed process
                 shutil.rmtree(stale)
             wanted = missing(entry, root)
             _require_by_hand(entry, wanted, root, mirror)
@@ -87,7 +87,7 @@ def _require_by_hand(entry: Catalogued, wanted: list[Source], root: Path, mirror
     if absent:
         folder.mkdir(exist_ok=True)
         raise DataError(
-            f"{entry.name} is behind a login, so fetch it by hand: log in at {entry.page}, download "
+            f"{entry.name} is behind a login, so download it by hand: log in at {entry.page}, download "
             f"{' and '.join(absent)} into {folder}, and run this command again to unpack and check them"
         )
 
@@ -96,15 +96,15 @@ def _fetch_source(source: Source, root: Path, url: str | None, patience: Patienc
     taken = [root / source.into / unit for unit in source.units if (root / source.into / unit).exists()]
     if taken and not _unfinished(_read_marks(root), source):
         raise DataError(
-            f"{taken[0]} is there already, but not all of {', '.join(source.units)} that come with it: move "
-            "it aside, or choose another folder"
+            f"{taken[0]} exists, but not all of {', '.join(source.units)} that belong to it: move it, or "
+            "choose another folder"
         )
     archive = root / DOWNLOADS / source.name
     by_hand = archive.is_file()
     if url is not None:
         download(url, archive, source.digest, patience)
     if by_hand and source.digest:
-        require_digest(archive, source.digest)  # of what was downloaded, it is known
+        require_digest(archive, source.digest)  # `download` has checked what it downloaded
     staging = Path(tempfile.mkdtemp(prefix=UNPACKING, dir=root))
     try:
         count, top = _unpack(source, archive, staging)
@@ -114,14 +114,14 @@ def _fetch_source(source: Source, root: Path, url: str | None, patience: Patienc
     except ArchiveError as error:
         aside = archive.with_name(f"{archive.name}.rejected")
         archive.replace(aside)
-        raise DataError(f"{error}; it was set aside as {aside.name}: remove it and try again") from error
+        raise DataError(f"{error}; it was renamed to {aside.name}: remove it and try again") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     log.info("%s: %d files in place; %s can be removed", source.name, count, archive)
 
 
 def _unpack(source: Source, archive: Path, staging: Path) -> tuple[int, Path]:
-    """Return how many files came out and the folder that holds the units."""
+    """Return the number of unpacked files, and the folder that holds the units."""
     if not source.packed:
         shutil.copyfile(archive, staging / source.name)
         return 1, staging
@@ -134,26 +134,26 @@ def _unpack(source: Source, archive: Path, staging: Path) -> tuple[int, Path]:
         if all((top / unit).exists() for unit in source.units):
             _check_counts(source, archive, top)
             return done.files, top
-    raise ArchiveError(f"{archive}: does not hold {', '.join(source.units)}")
+    raise ArchiveError(f"{archive}: does not contain {', '.join(source.units)}")
 
 
 def _check_counts(source: Source, archive: Path, top: Path) -> None:
     for pattern, expected in source.counts:
         found = sum(1 for _ in top.glob(pattern))
         if not found:
-            raise ArchiveError(f"{archive}: holds no {pattern}, of which there should be {expected}")
+            raise ArchiveError(f"{archive}: contains no {pattern}, expected {expected}")
         if found != expected:
-            log.warning("%s: holds %d of %s, %d were expected", source.name, found, pattern, expected)
+            log.warning("%s: contains %d of %s, expected %d", source.name, found, pattern, expected)
 
 
 def _put_in_place(source: Source, top: Path, root: Path, mark: dict[str, Any]) -> None:
-    """Rename the units into place; a mark tells the next call if this one was killed between two of them."""
+    """Rename the units into place; the mark tells a later call whether all were renamed."""
     _write_mark(root, source, mark | {"whole": False})
     for unit in source.units:
         place = root / source.into / unit
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
-            shutil.rmtree(place)  # left by that call, see `_fetch_source`
+            shutil.rmtree(place)  # of a killed call: `_fetch_source` refuses any other
         (top / unit).replace(place)
     _write_mark(root, source, mark | {"whole": True})
 

@@ -1,1 +1,1 @@
-"""The data sets: one reader class for each on-disk layout, with its classes, colours and split lists."""
+"""The data sets: a reader class per layout on disk, with its classes, colours and splits."""

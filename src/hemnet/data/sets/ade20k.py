@@ -1,7 +1,7 @@
 """ADE20K in the version of the MIT scene parsing benchmark.
 
-Source: Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017; names from the benchmark's class list,
-the first synonym of each that tells the classes apart.
+Source: Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017. Class names are those of the benchmark's
+list, for each class the first synonym that no other class has.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ pot, animal, bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce
 ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass, clock, flag
 """
 
-# Colours: the colour map of VOC, a choice of this project.
+# The set has no colours of its own; this project uses the colour map of VOC.
 ADE20K_CLASSES = DatasetSpec("ade20k", tuple(" ".join(_NAMES.split()).split(", ")), voc_colors(1, 150))
 """The 150 classes of the benchmark."""
 
@@ -34,7 +34,7 @@ _LAYOUT = "{images,annotations}/{training,validation}/*.jpg|png of the same name
 
 
 class ADE20K(FileReader):
-    """ADE20K (20210 training and 2000 validation images), 150 classes; label 0, everything else, is ignored.
+    """ADE20K (20210 training and 2000 validation images), 150 classes; label 0, all other things, is ignored.
 
     Args:
         root: folder `ADEChallengeData2016`, or the one that holds it, with `images/` and `annotations/`.

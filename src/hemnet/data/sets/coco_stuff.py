@@ -1,7 +1,7 @@
 """COCO-Stuff: the images of COCO with 80 thing and 91 stuff classes.
 
 Source: Caesar, Uijlings and Ferrari, COCO-Stuff, CVPR 2018; names and numbers from `labels.txt` of its
-release. Class ids run from 1 to 182, eleven of which no image uses; the classes here are the other 171, in
+release. Class ids run from 1 to 182, and no image uses eleven of them. The classes here are the other 171 in
 the order of their ids: id 1, person, is class 0, and id 182, wood, is class 170.
 """
 
@@ -34,11 +34,11 @@ structural-other, table, tent, textile-other, towel, tree, vegetable, wall-brick
 wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood
 """
 
-# Colours: the colour map of VOC, a choice of this project.
+# The set has no colours of its own; this project uses the colour map of VOC.
 COCO_STUFF_CLASSES = DatasetSpec(
     "coco_stuff", tuple(" ".join(_NAMES.split()).split(", ")), voc_colors(1, 171)
 )
-"""The 171 classes of COCO-Stuff, alike in both releases."""
+"""The 171 classes of COCO-Stuff, the same in both releases."""
 
 _LAYOUT_10K = "images/*.jpg, annotations/*.mat and imageLists/{train,test}.txt"
 _LAYOUT_164K = "images/{train2017,val2017}/*.jpg and annotations/{train2017,val2017}/*.png"
@@ -50,7 +50,7 @@ class CocoStuff10k(FileReader):
     Args:
         root: folder with `images/*.jpg`, `annotations/*.mat` (label map `S`: ids, 0 = unlabelled) and
             `imageLists/`.
-        split: "train" or "test"; the set has no other.
+        split: "train" or "test"; there is no other.
 
     Raises:
         DataError: unknown split, a missing folder or list, a listed image that is missing or has no mask.
@@ -71,8 +71,8 @@ class CocoStuff164k(FileReader):
     """COCO-Stuff on COCO 2017: 118287 training and 5000 validation images; unlabelled pixels are ignored.
 
     Args:
-        root: folder with `images/{train2017,val2017}` and `annotations/{train2017,val2017}` (PNG, ids less
-            one, 255 = unlabelled).
+        root: folder with `images/{train2017,val2017}` and `annotations/{train2017,val2017}` (PNG,
+            id - 1, 255 = unlabelled).
         split: "train" or "val".
 
     Raises:

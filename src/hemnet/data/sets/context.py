@@ -1,4 +1,4 @@
-"""PASCAL Context: the images of VOC 2010, labelled all over.
+"""PASCAL Context: the images of VOC 2010 with a label for every pixel.
 
 Source: Mottaghi et al., The Role of Context for Object Detection and Semantic Segmentation in the Wild,
 CVPR 2014.
@@ -25,13 +25,13 @@ LABEL_OF_CLASS = {
     "wood": 458,
 }  # fmt: skip
 
-# Colours: the colour map of VOC, a choice of this project; the set has none of its own.
+# The set has no colours of its own; this project uses the colour map of VOC.
 CONTEXT_CLASSES = DatasetSpec("pascal_context", tuple(LABEL_OF_CLASS), voc_colors(1, 59))
-"""The 59 most frequent classes, which most figures are for."""
+"""The 59 most frequent classes, those of most published scores."""
 CONTEXT_CLASSES_60 = DatasetSpec(
     "pascal_context", ("background", *CONTEXT_CLASSES.classes), voc_colors(0, 60)
 )
-"""The same after a class for everything else."""
+"""The 59 classes after a class 0 for all other pixels."""
 
 _LAYOUT = (
     "[VOCdevkit/]VOC2010/ with JPEGImages/*.jpg, ImageSets/Main/{train,val}.txt and, here or in the root, "
@@ -43,14 +43,14 @@ class PascalContext(FileReader):
     """PASCAL Context (4998 training and 5105 validation images) with 59 classes, or 60 with background.
 
     Masks come from `SegmentationClassContext/*.png` if there is such a folder (what `context_json` makes of
-    `trainval_merged.json`), else from the original `trainval/*.mat`. Split lists are those of
-    `ImageSets/SegmentationContext` if there are any, else of `ImageSets/Main`.
+    `trainval_merged.json`), else from the original `trainval/*.mat`. Split lists are
+    read from `ImageSets/SegmentationContext` if that exists, else from `ImageSets/Main`.
 
     Args:
         root: `VOC2010`, `VOCdevkit`, or the folder of the latter; `trainval/` and `labels.txt`, if any, are
-            in `root` or in `VOC2010`. The numbers in labels.txt are compared with the expected ones.
+            in `root` or in `VOC2010`. A labels.txt is compared with the expected numbers.
         split: "train" or "val".
-        background: whether everything outside of the 59 classes is class 0 of 60, or ignored.
+        background: whether pixels outside the 59 classes are class 0 of 60, or ignored.
 
     Raises:
         DataError: unknown split, a missing folder or list, a listed image that is missing or has no mask, a
@@ -89,14 +89,14 @@ def _original(root: Path, devkit: Path) -> Path:
             return place / "trainval"
         if (place / "trainval_merged.json").is_file():
             raise DataError(
-                f"{place}/trainval_merged.json has to be turned into masks, once: "
+                f"{place}/trainval_merged.json must be converted to masks, once: "
                 f"python -m hemnet.data.sets.context_json {place}/trainval_merged.json {devkit}"
             )
     raise DataError(f"{root}: no annotation of PASCAL Context. Expected layout: {_LAYOUT}")
 
 
 def _compare_labels(path: Path) -> None:
-    """Compare a list of lines "397: table" with the labels expected here; none is fine."""
+    """Compare a file of lines "397: table", if it exists, with the expected labels."""
     if not path.is_file():
         return
     for line in path.read_text("utf-8", errors="replace").splitlines():

@@ -1,10 +1,10 @@
-"""Turns `trainval_merged.json`, the annotation of the Detail API, into masks of PASCAL Context, once.
+"""Converts `trainval_merged.json`, the annotation of the Detail API, to masks of PASCAL Context, once.
 
 python -m hemnet.data.sets.context_json trainval_merged.json VOCdevkit/VOC2010
 
 The file has `images` (`image_id`, `height`, `width`, `phase`: train or val) and `annos_segmentation`
 (`image_id`, `category_id`: one of the 459 labels, `segmentation`: the COCO run lengths of a mask). It is
-large, and a network needs no more of it than one label a pixel.
+too large to read for every training, which needs only one label per pixel.
 
 Shapes: H, W image height and width.
 """
@@ -29,12 +29,12 @@ from hemnet.data.spec import DataError
 def decode_runs(counts: str, height: int, width: int) -> np.ndarray:
     """Decode COCO's compressed run lengths of a binary mask.
 
-    Runs of zeros and ones alternate down the columns. A run is written in groups of five bits, the low ones
-    first, each as a character from 48 on, with bit 5 set while more follow and bit 4 of the last one for the
-    sign; from the fourth run on, it is the difference to the run two before.
+    Runs of zeros and ones alternate down the columns. A run length is written in groups of five bits, lowest
+    first, each as the character 48 + bits; bit 5 says that another group follows, bit 4 of the last group is
+    the sign. From the fourth run on, the difference to the run two before is written.
 
     Args:
-        counts: the characters.
+        counts: the encoded runs.
         height: H, in pixels.
         width: W, in pixels.
 
@@ -66,14 +66,14 @@ def decode_runs(counts: str, height: int, width: int) -> np.ndarray:
 def write_masks(annotation: Path, devkit: Path) -> dict[str, int]:
     """Write `SegmentationClassContext/*.png` (0 = background, 1..59), `ImageSets/SegmentationContext/*.txt`.
 
-    Both folders appear when they are complete; nothing that is there is overwritten.
+    Both folders are moved into place when complete; nothing is overwritten.
 
     Args:
         annotation: `trainval_merged.json`.
         devkit: folder `VOC2010`.
 
     Returns:
-        images written, per split.
+        number of images written, per split.
 
     Raises:
         DataError: one of the folders exists, or the file is missing or not such an annotation.
@@ -81,7 +81,7 @@ def write_masks(annotation: Path, devkit: Path) -> dict[str, int]:
     masks, lists = devkit / "SegmentationClassContext", devkit / "ImageSets" / "SegmentationContext"
     for folder in (masks, lists):
         if folder.exists():
-            raise DataError(f"{folder} exists already; remove it to have it written anew")
+            raise DataError(f"{folder} already exists; remove it to write it again")
     if not devkit.is_dir():
         raise DataError(f"{devkit}: no such folder; name the folder VOC2010")
     require_file(annotation)
@@ -92,7 +92,7 @@ def write_masks(annotation: Path, devkit: Path) -> dict[str, int]:
         except (DataError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{annotation}: not the annotation of the Detail API ({error!r})") from error
         lists.parent.mkdir(exist_ok=True)
-        # The lists last: the reader looks for masks first, and then for what they are of.
+        # The lists last: the reader chooses the masks first, and then their lists.
         shutil.move(draft / "masks", masks)
         shutil.move(draft / "lists", lists)
     return splits
@@ -112,14 +112,14 @@ def _write(content: dict[str, Any], draft: Path) -> dict[str, int]:
             continue
         height, width = image["height"], image["width"]
         if not isinstance(image["image_id"], int):
-            raise DataError(f"image_id is {image['image_id']!r}, no number, and becomes a file's name")
+            raise DataError(f"image_id is {image['image_id']!r}, which is not a whole number")
         if height * width > MOST_PIXELS:
             raise DataError(f"claims {width} x {height}, and at most {MOST_PIXELS} pixels are read")
         mask_HW = np.zeros((height, width), np.uint8)
         for segment in of_image.get(image["image_id"], []):
             inside_HW = decode_runs(segment["segmentation"]["counts"], height, width)
             if not 0 <= segment["category_id"] < len(class_of_label):
-                raise DataError(f"category_id is {segment['category_id']}, and labels are 0..459")
+                raise DataError(f"category_id is {segment['category_id']}, but labels are 0..459")
             mask_HW[inside_HW] = class_of_label[segment["category_id"]]
         # Image 2008_000002 has the number 2008000002.
         name = re.sub(r"^(\d{4})(\d{6})$", r"\1_\2", str(image["image_id"]))

@@ -1,4 +1,4 @@
-"""Sets of the user's own: a folder of images and one of masks, and classes from a list or a YAML file."""
+"""Users' own data sets: a folder of images, a folder of masks, and classes from a list or a YAML file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class _ClassFile(BaseModel):
-    """What a YAML file of classes may say, apart from a bare list of names."""
+    """The keys of a YAML file of classes; the file may also be a plain list of names."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -28,21 +28,20 @@ class _ClassFile(BaseModel):
 
 
 def own_classes(classes: Sequence[str] | str, root: Path) -> tuple[DatasetSpec, dict[int, int]]:
-    """Return the classes of a set of the user's own, and what each label in its masks stands for.
+    """Return the classes of a user's data set, and the class of each label in its masks.
 
     Args:
-        classes: the names, of labels 0, 1, ... (255 is ignored), or the path of a YAML file, which holds such
-            a list or the keys `names`, and optionally `labels` (the label in the masks of each class; default
-            0, 1, ...), `ignore` (a label or a list of them; default 255,
-            unless it is a class) and `colors` ([red, green, blue] of each class; default the colour map
-            of PASCAL VOC, black for background alone).
-        root: folder of the set, of which it takes its name.
+        classes: names of the labels 0, 1, ... (255 is ignored), or the path of a YAML file that holds such a
+            list or these keys: `names`; `labels`, the label of each class in the masks (default 0, 1, ...);
+            `ignore`, a label or a list of labels (default 255, unless it is a class); `colors`, [red, green,
+            blue] of each class (default the colour map of PASCAL VOC, black only for background).
+        root: folder of the data set, which is named after it.
 
     Returns:
-        the classes; and label -> class index or IGNORE_INDEX.
+        the classes, and a mapping from label to class index or IGNORE_INDEX.
 
     Raises:
-        DataError: the file is missing or is no YAML, an unknown key, wrong or repeated names, labels or
+        DataError: the file is missing or not YAML, has an unknown key, or wrong or repeated names, labels or
             colours.
     """
     name = root.resolve().name or "folder"
@@ -57,7 +56,7 @@ def own_classes(classes: Sequence[str] | str, root: Path) -> tuple[DatasetSpec, 
         if len(labels) != len(own.names):
             raise ValueError(f"{len(own.names)} names but {len(labels)} labels; give one each")
         if len({*labels, *ignored}) != len(labels) + len(set(ignored)):
-            raise ValueError("labels repeat, or a label of a class is ignored; give each one meaning")
+            raise ValueError("labels repeat, or the label of a class is ignored; give each label one meaning")
         colors = own.colors or voc_colors(0 if own.names[:1] == ["background"] else 1, len(own.names))
         spec = DatasetSpec(name, tuple(own.names), tuple(tuple(color) for color in colors))  # type: ignore[misc]
     except ValidationError as error:
@@ -79,25 +78,25 @@ def _load(path: Path) -> Any:
         return yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file of classes; write one, a line '- NAME' for each label 0, 1, ..., or set "
+            f"{path}: no such file of classes; write one with a line '- NAME' per label 0, 1, ..., or set "
             "data.train.classes='[NAME, NAME, ...]'"
         ) from None
-    # ValueError: no text, or a date that there is not.
+    # ValueError: the file is not UTF-8, or has an impossible date.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{path}: not a readable YAML file ({error})") from error
 
 
 class Folder(FileReader):
-    """Images and masks of your own, matched by their names without suffix.
+    """A user's images and masks, matched by their names without suffix.
 
-    Masks are 8-bit PNG files, palette or grey: the indices count, not the colours.
+    Masks are 8-bit PNG files whose grey levels or palette indices are the labels.
 
     Args:
         root: folder of the set.
         split: name of the folders of this split, for example "train".
-        classes: the names in the order of the labels 0, 1, ..., or the path of a YAML file: `own_classes`.
+        classes: names of the labels 0, 1, ..., or the path of a YAML file, see `own_classes`.
         images: folder of the images, absolute or in `root`; "{split}" in it is replaced by the split.
-        masks: folder of the masks, likewise; masks without an image are left out.
+        masks: folder of the masks, likewise; masks without an image are ignored.
 
     Raises:
         DataError: a missing or empty folder, an image without a mask, wrong classes.

@@ -1,4 +1,4 @@
-"""A synthetic data set on which a local classifier fails and one that pools by colour succeeds.
+"""A synthetic data set on which a local classifier fails and a classifier that pools by colour succeeds.
 
 Shapes: S image side, G cells per side, P = S / G pixels per cell side, K classes.
 """
@@ -16,16 +16,16 @@ TILE = 4
 """Blocks per side of every texture: a cell is a tile of TILE x TILE blocks."""
 
 _SPLITS = get_args(Split)
-# Strong hues: cells are told apart by colour at a glance. The darkest channel of a hue, 19, clips the dark
-# half of its texture; the brightest, 191, shows it whole.
+# Strong hues make cells easy to tell apart by colour. In the darkest channel of a hue, level 19, the dark
+# half of a texture is clipped; in the brightest, level 191, all of it shows.
 _SATURATION, _VALUE = 0.9, 0.75
 
 
 def walsh_tiles(count: int) -> np.ndarray:
     """Return the first `count` two-dimensional Walsh functions on TILE x TILE blocks, by rising frequency.
 
-    Each is +1 on half of the blocks and -1 on the other half, and any two are orthogonal, so that no texture
-    shows in the mean, the variance or the histogram of a cell: only in its correlation with the tile.
+    Each is +1 on half of the blocks and -1 on the other half, and any two are orthogonal. So textures do not
+    differ in the mean, variance or histogram of a cell, only in its correlation with the tile.
 
     Args:
         count: 1..15.
@@ -39,20 +39,20 @@ def walsh_tiles(count: int) -> np.ndarray:
 
 
 class Mosaic:
-    """Mosaics of small coloured cells, each of which lies about its class, while all of a colour do not.
+    """Mosaics of small coloured cells: a cell alone shows its class unreliably.
 
-    There are K hues and K textures. Each image pairs the classes with the hues anew, at random, and deals its
-    G x G cells to the classes as evenly as possible, in random order. A cell of class k has the hue of k and
-    shows texture k with probability `reliability` p, else one of the other K - 1, each as likely. A channel
+    There are K hues and K textures. Each image assigns the hues to the classes at random, and its G x G cells
+    to the classes as evenly as possible, in random order. A cell of class k has the hue of k. It shows
+    texture k with probability `reliability` p, else one of the other K - 1 with equal probability. A channel
     of its pixels is `hue + contrast * texture + noise * N(0, 1)`, in grey levels.
 
-    Colour and position say nothing about the class across images, but within an image one colour is one
-    class. Whoever sees a cell alone is right with probability p at most, however well he reads the texture,
-    and so has an IoU of at most p / (2 - p) per class (the errors of all classes being alike); a vote over
-    the G * G / K cells of one colour is right far more often. By the defaults, 0.5, 0.33 and 0.90.
+    Across images, colour and position are independent of the class; within an image, one colour is one class.
+    A classifier that sees single cells is right with probability p at most, which bounds its IoU per class by
+    p / (2 - p) (all classes have the same errors); a vote over the G * G / K cells of one colour is right far
+    more often. With the defaults these are 0.5, 0.33 and 0.90.
 
-    The textures have a place and a sense: scaling, flipping, or cropping off the cell borders would change
-    their classes, so train without them. Deterministic in (seed, split, index); no files.
+    Scaling, flipping, or cropping off the cell borders changes which class a texture shows, so train without
+    them. The images depend on (seed, split, index) alone; there are no files.
 
     Args:
         split: "train", "val" or "test"; the splits share no image.
@@ -128,7 +128,7 @@ class Mosaic:
             raise IndexError(f"Mosaic: index {index} is out of range for {self._length} images")
         rng = stream(self._seed, "mosaic", self._split, index)
         classes, cells = self._spec.num_classes, self._cells
-        # The class that gets a cell more when G * G is no multiple of K is random as well.
+        # If K does not divide G * G, the classes with one cell more are random too.
         deal = rng.permutation(classes)[np.arange(cells**2) % classes]
         class_GG = rng.permutation(deal).reshape(cells, cells)
         lie_GG = (class_GG + rng.integers(1, classes, (cells, cells))) % classes
@@ -153,7 +153,7 @@ def _rgb(hue: float) -> tuple[int, int, int]:
 
 
 def _ramp(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Return colours from violet over teal to yellow: none of a hue, since hues are not classes."""
+    """Return colours from violet over teal to yellow, all unlike the hues, which are not classes."""
     place = np.linspace(0, 2, count)
     channels = [np.interp(place, [0, 1, 2], stops) for stops in ((68, 33, 253), (1, 145, 231), (84, 140, 37))]
     return tuple((round(r), round(g), round(b)) for r, g, b in zip(*channels, strict=True))

@@ -20,7 +20,7 @@ VOC_CLASSES = DatasetSpec(
     ),
     palette=voc_colors(0, 21),
 )  # fmt: skip
-"""The 21 classes of PASCAL VOC, background among them; masks mark borders and difficult regions with 255."""
+"""The 21 classes of PASCAL VOC with background; masks mark borders and difficult regions with 255."""
 
 _LABELS = {**{k: k for k in range(21)}, 255: IGNORE_INDEX}
 _LAYOUT = (
@@ -34,10 +34,10 @@ _IMAGES = (".jpg", ".jpeg", ".png")
 
 
 def find_devkit(root: Path, year: int, layout: str) -> Path:
-    """Return the folder `VOC<year>`, whether `root` is it, `VOCdevkit`, or the parent of one of the two.
+    """Return the folder `VOC<year>`, which is `root`, or in `root`, or in `VOCdevkit` in `root`.
 
     Raises:
-        DataError: none of them has a folder JPEGImages.
+        DataError: none of these has a folder JPEGImages.
     """
     for folder in (root, root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}"):
         if (folder / "JPEGImages").is_dir():
@@ -62,16 +62,16 @@ def _masks(devkit: Path) -> dict[str, str]:
 
 
 class VOC(FileReader):
-    """PASCAL VOC 2012 segmentation (1464 training and 1449 validation images), or a set laid out like it.
+    """PASCAL VOC 2012 segmentation (1464 training and 1449 validation images), or a set with its layout.
 
-    Masks are 8-bit, palette or grey: the indices count, not the colours. 255 is ignored.
+    Masks are 8-bit images whose grey levels or palette indices are the labels; 255 is ignored.
 
     Args:
-        root: `VOC2012`, `VOCdevkit`, or the folder of the latter; for a set of your own, the folder that has
+        root: `VOC2012`, `VOCdevkit`, or the folder of the latter; for another set, the folder that has
             JPEGImages, SegmentationClass and ImageSets/Segmentation.
         split: a list in ImageSets/Segmentation: "train", "val" or "trainval".
-        classes: of a set of your own: the names in the order of the labels 0, 1, ..., or the path of a YAML
-            file as `Folder` takes it. None: the 21 classes of VOC.
+        classes: for another set, names of the labels 0, 1, ..., or the path of a YAML file as for `Folder`.
+            None: the 21 classes of VOC.
 
     Raises:
         DataError: a missing folder or list, a listed image that is missing or has no mask, wrong classes.
@@ -93,16 +93,16 @@ class VOC(FileReader):
 class VOCAug(FileReader):
     """VOC 2012 with the training set augmented by SBD: 10582 training images; validation is that of VOC.
 
-    The training names are those of `ImageSets/Segmentation/train_aug.txt` (or `trainaug.txt`) if there is
-    one, else VOC train, SBD train and SBD val, less VOC val. The 1464 images of VOC train keep their masks,
-    which are finer than those of SBD and ignore the borders; the others take theirs from the folder
-    SegmentationClassAug if there is one, else from SBD's .mat files.
+    Training names come from `ImageSets/Segmentation/train_aug.txt` (or `trainaug.txt`) if it exists, else
+    they are VOC train, SBD train and SBD val without VOC val. The 1464 images of VOC train keep their masks,
+    which are finer than those of SBD and ignore borders. The masks of the others come from the folder
+    SegmentationClassAug if it exists, else from SBD's .mat files.
 
     Args:
         root: folder that holds SBD's `benchmark_RELEASE` (or its `dataset`), or SegmentationClassAug, or a
             development kit with the latter; and the development kit unless `voc_root` is given.
         split: "train" or "val".
-        voc_root: where the development kit is. None: in `root`, else in the folder `voc` beside it.
+        voc_root: folder of the development kit. None: `root`, else the folder `voc` beside `root`.
 
     Raises:
         DataError: unknown split, a missing folder or list, a listed image that is missing or has no mask.
@@ -133,7 +133,7 @@ class VOCAug(FileReader):
 
     @staticmethod
     def _augmented(root: Path, devkit: Path, voc: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-        """Return names and masks to train on, where `voc` are the masks of VOC."""
+        """Return the training names and all masks, given the masks of VOC."""
         ready = _first(devkit / "SegmentationClassAug", root / "SegmentationClassAug")
         cls = _first(*(f / "cls" for f in (root / "benchmark_RELEASE" / "dataset", root / "dataset", root)))
         if ready is not None:
@@ -149,19 +149,17 @@ class VOCAug(FileReader):
             names = read_list(listed, _AUG_LAYOUT)
             if leaked := sorted(val.intersection(names)):
                 raise DataError(
-                    f"{listed}: {few(leaked)} are of VOC val, so scores would be void; remove them"
+                    f"{listed}: {few(leaked)} are in VOC val, so scores would be invalid; remove them"
                 )
         else:
-            # Half of VOC val is in SBD, too.
-            names = sorted((train | (set(more) if cls is None else _sbd_names(cls.parent))) - val)
-        # An image of VOC train whose mask is lost is an error, and does not quietly get the coarser one.
+            # Half of VOC val is also in SBD.
+            lists = [cls.parent / f"{split}.txt" for split in ("train", "val")] if cls else []
+            sbd = [read_list(path, _AUG_LAYOUT) for path in lists] or [list(more)]
+            names = sorted(train.union(*sbd) - val)
+        # A name of VOC train without a VOC mask is an error; the coarser mask of SBD is no substitute.
         return names, {name: path for name, path in more.items() if name not in train} | {
             name: path for name, path in voc.items() if name in train
         }
-
-
-def _sbd_names(folder: Path) -> set[str]:
-    return {name for split in ("train", "val") for name in read_list(folder / f"{split}.txt", _AUG_LAYOUT)}
 
 
 def _first(*folders: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""Means over seeds with their intervals, paired tests, and what may be said of them in words.
+"""Means over seeds with intervals, paired tests, and their results in words.
 
 Shapes: n seeds.
 """
@@ -10,12 +10,12 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-"""Of every interval; a difference is called supported where its p after Holm is below 1 - LEVEL."""
+"""Level of every interval; a difference is supported if its p after Holm is below 1 - LEVEL."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95% t-interval; ``low`` and ``high`` are None where one value gives no interval."""
+    """A mean of n values and its 95% t-interval; ``low`` and ``high`` are None for n = 1."""
 
     mean: float
     low: float | None
@@ -24,12 +24,12 @@ class Estimate:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the interval, which is symmetric about the mean."""
+        """Half the width of the interval, which is symmetric about the mean; None for n = 1."""
         return None if self.high is None else self.high - self.mean
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
-    """Return mean and interval of the values that are finite; None if none is."""
+    """Return mean and interval of the finite values; None if there are none."""
     x_n = np.asarray(values, float)
     x_n = x_n[np.isfinite(x_n)]
     if not len(x_n):
@@ -46,9 +46,9 @@ class Comparison:
     """``first`` minus ``second`` over the seeds that both have.
 
     Attributes:
-        where: what the two share, such as ``T=8``.
-        first: what is compared.
-        second: with what.
+        where: what both sides share, such as ``T=8``.
+        first: name of one side.
+        second: name of the other side.
         difference: mean of the differences and its interval, unadjusted; None without a common seed.
         p: two-sided, of the paired t-test; None below two common seeds.
         p_holm: p after Holm's correction over the comparisons of one family; set by `holm`.
@@ -65,12 +65,12 @@ class Comparison:
 
     @property
     def supported(self) -> bool:
-        """Whether the difference is told apart from the noise of the seeds."""
+        """Whether p after Holm is below 1 - LEVEL."""
         return self.p_holm is not None and self.p_holm < 1 - LEVEL
 
     @property
     def verdict(self) -> str:
-        """What may be said: supported, inside the noise, or why nothing may."""
+        """Supported, inside the noise, or why the difference was not tested."""
         if self.difference is None:
             return "no common seed"
         if self.p_holm is None:
@@ -81,7 +81,7 @@ class Comparison:
 def compare(
     where: str, first: tuple[str, Mapping[int, float]], second: tuple[str, Mapping[int, float]]
 ) -> Comparison:
-    """Compare two settings, each a name and a value per seed, seed by seed; NaN counts as no value."""
+    """Compare two settings, each a name and a value per seed, paired by seed; NaN counts as no value."""
     a, b = (
         {seed: value for seed, value in side[1].items() if np.isfinite(value)} for side in (first, second)
     )
@@ -91,7 +91,7 @@ def compare(
 
 
 def _p_value(differences_n: np.ndarray) -> float | None:
-    """Return the two-sided p of a t-test of mean 0; 1 where nothing differs at all."""
+    """Return the two-sided p of a t-test of mean 0 (1 if all differences are 0); None below two values."""
     n = len(differences_n)
     if n < 2:
         return None
@@ -102,7 +102,7 @@ def _p_value(differences_n: np.ndarray) -> float | None:
 
 
 def holm(family: Sequence[Comparison]) -> list[Comparison]:
-    """Return a family of comparisons with Holm's step-down correction over those that have a p."""
+    """Return a family of comparisons with Holm's step-down correction over those with a p."""
     tested = sorted((i for i, c in enumerate(family) if c.p is not None), key=lambda i: family[i].p or 0.0)
     corrected, running = list(family), 0.0
     for rank, i in enumerate(tested):
@@ -117,20 +117,17 @@ def sentence(found: Comparison, unit: str = "mIoU", digits: int = 3) -> str:
     """Return a comparison in words, such as ``hem vs em at T=8: +0.021 mIoU (...): supported.``"""
     start = f"{found.first} vs {found.second}" + (f" at {found.where}" if found.where else "")
     if found.difference is None:
-        return f"{start}: no seed that both finished, so nothing to compare."
+        return f"{start}: no seed finished in both, so nothing to compare."
     mean = f"{found.difference.mean:+.{digits}f} {unit}"
     if found.difference.low is None or found.p is None or found.p_holm is None:
         return f"{start}: {mean} on seed {found.seeds[0]} alone: no interval from one seed."
     interval = f"95% interval {found.difference.low:+.{digits}f} to {found.difference.high:+.{digits}f}"
     after = "" if found.p_holm == found.p else f", {p_text(found.p_holm)} after Holm"
-    tested = f"n={len(found.seeds)} seeds, p{_equals(found.p)}{after}"
+    p = p_text(found.p)
+    tested = f"n={len(found.seeds)} seeds, p{p if p.startswith('<') else f'={p}'}{after}"
     return f"{start}: {mean} ({interval}, {tested}): {found.verdict}."
 
 
 def p_text(p: float) -> str:
-    """Return a p-value to two digits, ``<0.001`` below that."""
+    """Return a p-value with two significant digits, or ``<0.001``."""
     return "<0.001" if p < 0.001 else f"{p:.2g}"
-
-
-def _equals(p: float) -> str:
-    return p_text(p) if p < 0.001 else f"={p_text(p)}"

@@ -1,16 +1,15 @@
 """Images per second of the input path: reading, augmentation, batches, and the whole training loader.
 
-The stages run in turns in one thread; what they take of a core is measured in CPU time, which a busy machine
-changes less than the clock. Then the loader of training runs with nothing else to do, for each number of
-workers. Figures are medians over blocks of batches, after one that is not counted.
+The stages run in turns in one thread; their CPU time is measured too, which load on the machine changes less
+than the clock. Then the training loader runs by itself, for each number of workers. Figures are medians over
+blocks of batches, after one block that is not counted.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import count as numbers
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from statistics import median, quantiles
 from time import process_time
@@ -18,19 +17,17 @@ from typing import Any
 
 import cv2
 import torch
-from rich.console import Console
 from torch.utils.data import DataLoader
 
-from hemnet.bench.options import positive, require_place, say, setting, whole
-from hemnet.bench.report import Verdict
-from hemnet.bench.tables import WIDTH, markdown, verdict_table
+from hemnet.bench.options import positive, require_place, say, setting, whole, write_findings
+from hemnet.bench.results import Verdict
+from hemnet.bench.tables import markdown, verdict_table, wide_console
 from hemnet.bench.timing import Budget, interleave
 from hemnet.config.build import build_data, build_train_transform
 from hemnet.config.command_line import log_to_terminal
 from hemnet.config.compose import load
 from hemnet.data import Batch, Cached, Reader, SegmentationData, Transform, collate
 from hemnet.data.streams import stream
-from hemnet.storage.files import write_json
 
 CPU = torch.device("cpu")
 MOST_BLOCKS = 1000
@@ -38,8 +35,8 @@ DECODE, READ_CACHE, AUGMENT, COLLATE = "decode", "read the cache", "augment", "c
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage in one thread: seconds an image by the clock and of CPU time, one of each a block."""
+class InputStage:
+    """A stage in one thread: seconds per image by the clock and of CPU time, one of each per block."""
 
     name: str
     seconds: list[float]
@@ -47,8 +44,8 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Loader:
-    """The training loader: seconds an image by the clock, one a block."""
+class LoaderTimes:
+    """The training loader: seconds per image by the clock, one per block."""
 
     workers: int
     seconds: list[float]
@@ -60,28 +57,28 @@ class Loader:
 
 
 @dataclass
-class DataReport:
+class InputFindings:
     """Everything that was measured.
 
     Attributes:
         environment: as in a run directory.
         data: name, training images, batch size and whether there is a cache.
-        stages: in the order of the path; with a cache, training does without the first.
-        loaders: by number of workers, as asked for.
-        need: images per second that training takes, if known.
-        verdicts: whether each loader gives that.
+        stages: in the order of the path; with a cache, training skips the first.
+        loaders: one per number of workers.
+        need: images per second that training consumes, if known.
+        verdicts: whether each loader delivers them.
     """
 
     environment: dict[str, Any]
     data: dict[str, Any]
-    stages: list[Stage] = field(default_factory=list)
-    loaders: list[Loader] = field(default_factory=list)
+    stages: list[InputStage] = field(default_factory=list)
+    loaders: list[LoaderTimes] = field(default_factory=list)
     need: float | None = None
     verdicts: list[Verdict] = field(default_factory=list)
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU time that an image of a training batch takes."""
+        """CPU seconds that an image of a training batch costs."""
         unused = DECODE if self.data["cached"] else READ_CACHE
         return sum(median(stage.cpu_seconds) for stage in self.stages if stage.name != unused)
 
@@ -95,50 +92,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
            "default: 0 1 2")  # fmt: skip
     option("--seconds", type=positive, default=10.0, help="for the stages, and for each loader; up to four "
            "times that to complete five blocks; default: 10")  # fmt: skip
-    option("--need", type=positive, metavar="R", help="images per second that training takes, which is "
-           "batch size over seconds a step: says whether the loader gives them")  # fmt: skip
+    option("--need", type=positive, metavar="R", help="images per second that training consumes, which is "
+           "batch size over seconds per step; prints whether the loader delivers them")  # fmt: skip
     option("--json", type=Path, metavar="FILE", help="write everything that was measured there")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure, print, and write what was asked for.
+    """Measure, print, and write the JSON file if one was asked for.
 
     Raises:
-        hemnet.errors.HemnetError: the configuration or the data are wrong, or no folder for the file.
+        hemnet.errors.HemnetError: the configuration or the data are wrong, or the folder of the JSON file
+            does not exist.
     """
     require_place(options.json)
     log_to_terminal()
-    report = measure(options)
-    print_report(report)
-    if options.json is not None:
-        write_json(options.json, asdict(report))
-        print(f"\nwritten to {options.json}")
+    found = measure(options)
+    print_findings(found)
+    write_findings(options.json, asdict(found))
 
 
-def measure(options: argparse.Namespace) -> DataReport:
+def measure(options: argparse.Namespace) -> InputFindings:
     """Measure the stages, then the loader with each number of workers."""
     config = load(options.overrides)
     data = build_data(config)
     size, reader = config.data.batch_size, data.train_dataset.reader
     about = {"name": data.spec.name, "images": len(reader), "batch_size": size,
              "cached": isinstance(reader, Cached)}  # fmt: skip
-    report = DataReport(setting(), about, need=options.need)
+    found = InputFindings(setting(), about, need=options.need)
     budget = Budget(options.seconds, MOST_BLOCKS)
     with _one_thread():
         if isinstance(reader, Cached):
             reader.prepare()
         say("measuring the stages")
-        report.stages = _stages(data, build_train_transform(config), size, budget)
+        found.stages = _stages(data, build_train_transform(config), size, budget)
         for workers in options.workers:
             say(f"measuring the loader, workers={workers}")
             data.num_workers = workers
-            report.loaders.append(_loader(workers, data.train_dataloader(), size, budget))
-    if report.need is not None:
-        report.verdicts = [_judge(loader, report.need) for loader in report.loaders]
-    return report
+            found.loaders.append(_loader(workers, data.train_dataloader(), size, budget))
+    if found.need is not None:
+        found.verdicts = [_judge(loader, found.need) for loader in found.loaders]
+    return found
 
 
-def _stages(data: SegmentationData, transform: Transform, size: int, budget: Budget) -> list[Stage]:
+def _stages(data: SegmentationData, transform: Transform, size: int, budget: Budget) -> list[InputStage]:
     dataset = data.train_dataset
     reader, length = dataset.reader, len(dataset)
     readers: dict[str, Reader] = {DECODE: reader}
@@ -147,12 +143,11 @@ def _stages(data: SegmentationData, transform: Transform, size: int, budget: Bud
     samples = [reader.read(i) for i in range(min(size, length))]
     items = [dataset[i % length] for i in range(size)]
     order = stream(0, "bench").permutation(length).tolist()
+    turns = count()
 
     def reading(source: Reader) -> Callable[[], object]:
-        turns = cycle(order)
-        return lambda: source.read(next(turns))
-
-    turns = numbers()
+        indices = cycle(order)
+        return lambda: source.read(next(indices))
 
     def augment() -> None:
         i = next(turns)
@@ -163,13 +158,13 @@ def _stages(data: SegmentationData, transform: Transform, size: int, budget: Bud
     blocks[COLLATE] = _Block(lambda: collate(items), 1)
     clock = interleave(list(blocks.values()), CPU, budget)
     return [
-        Stage(name, [t / size for t in times], [t / size for t in block.cpu_seconds[1:]])
+        InputStage(name, [t / size for t in times], [t / size for t in block.cpu_seconds[1:]])
         for (name, block), times in zip(blocks.items(), clock, strict=True)
     ]
 
 
 class _Block:
-    """Some work, several times over, whose CPU time is noted."""
+    """A function that repeats some work and records the CPU time of each call."""
 
     def __init__(self, work: Callable[[], object], times: int) -> None:
         self._work, self._times = work, times
@@ -182,23 +177,23 @@ class _Block:
         self.cpu_seconds.append(process_time() - start)
 
 
-def _loader(workers: int, loader: DataLoader[Any], size: int, budget: Budget) -> Loader:
+def _loader(workers: int, loader: DataLoader[Any], size: int, budget: Budget) -> LoaderTimes:
     batches = _endless(loader)
-    # A worker makes whole batches, so that they come in bursts of as many as there are workers.
+    # Each worker makes whole batches, so batches arrive in bursts of as many as there are workers.
     block = _Block(lambda: next(batches), max(1, workers))
     (times,) = interleave([block], CPU, budget)
-    return Loader(workers, [t / (size * max(1, workers)) for t in times])
+    return LoaderTimes(workers, [t / (size * max(1, workers)) for t in times])
 
 
 def _endless(loader: DataLoader[Any]) -> Iterator[Batch]:
-    for epoch in numbers():
+    for epoch in count():
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         yield from loader
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """As in a worker process."""
+    """Use one thread, as a worker process does."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -209,37 +204,34 @@ def _one_thread() -> Iterator[None]:
         cv2.setNumThreads(threads[1])
 
 
-def _judge(loader: Loader, need: float) -> Verdict:
+def _judge(loader: LoaderTimes, need: float) -> Verdict:
     workers = f"{loader.workers} worker{'' if loader.workers == 1 else 's'}"
     verdict = "met" if loader.rate >= need else "not met: the loader is the bottleneck"
     return Verdict(f"loader with {workers}, images/s, >= {need:g}", f"{loader.rate:.1f}", verdict)
 
 
-def print_report(report: DataReport) -> None:
-    """Print the tables and, if it is known what training needs, the verdicts."""
-    console = Console(width=WIDTH, highlight=False, markup=False)
-    about, cache = report.data, "with" if report.data["cached"] else "no"
-    console.print(f"{report.environment['device']}; {about['name']}, {about['images']} training images, "
+def print_findings(found: InputFindings) -> None:
+    """Print the tables and, if the need of training is known, the verdicts."""
+    console, about = wide_console(), found.data
+    cache = "with" if about["cached"] else "no"
+    console.print(f"{found.environment['device']}; {about['name']}, {about['images']} training images, "
                   f"batches of {about['batch_size']}, {cache} cache")  # fmt: skip
     console.print("\nThe stages in one thread; medians, with quartiles\n")
-    table = markdown("stage | ms an image | images/s | images/s a core (CPU time) | blocks")
-    for stage in report.stages:
-        milliseconds, rate = 1000 * median(stage.seconds), _rates(stage.seconds)
-        blocks = str(len(stage.seconds))
-        table.add_row(stage.name, f"{milliseconds:.2f}", rate, _rates(stage.cpu_seconds), blocks)
-    console.print(table)
-    console.print(f"\nAll that training takes of these: {1 / report.cpu_seconds:.1f} images/s a core")
+    stages = [
+        (s.name, f"{1000 * median(s.seconds):.2f}", _rates(s.seconds), _rates(s.cpu_seconds), len(s.seconds))
+        for s in found.stages
+    ]
+    console.print(markdown("stage | ms an image | images/s | images/s a core (CPU time) | blocks", stages))
+    console.print(f"\nThe stages that training runs, together: {1 / found.cpu_seconds:.1f} images/s a core")
     console.print("\nThe training loader\n")
-    table = markdown("workers | images/s | blocks")
-    for loader in report.loaders:
-        table.add_row(str(loader.workers), _rates(loader.seconds), str(len(loader.seconds)))
-    console.print(table)
-    if report.need is None:
-        console.print("\nSay what training takes with --need for a verdict on the loader")
+    loaders = [(loader.workers, _rates(loader.seconds), len(loader.seconds)) for loader in found.loaders]
+    console.print(markdown("workers | images/s | blocks", loaders))
+    if found.need is None:
+        console.print("\nGive the images/s that training consumes with --need for a verdict on the loader")
         return
-    console.print(f"\nFeeding {report.need:g} images/s takes {report.need * report.cpu_seconds:.2f} of a "
-                  "core, which training has to spare or does without\n")  # fmt: skip
-    console.print(verdict_table(report.verdicts))
+    console.print(f"\nFeeding {found.need:g} images/s takes {found.need * found.cpu_seconds:.2f} of a CPU "
+                  "core, beside what training itself uses\n")  # fmt: skip
+    console.print(verdict_table(found.verdicts))
 
 
 def _rates(seconds: list[float]) -> str:

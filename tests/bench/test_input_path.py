@@ -13,8 +13,9 @@ from _helpers.camvid_files import MakeCamVid
 from _helpers.waiting import CEILING
 
 from hemnet.bench import __main__ as command
-from hemnet.bench import data
-from hemnet.bench.data import DataReport, Loader, Stage
+from hemnet.bench import input_path
+from hemnet.bench.input_path import InputFindings, InputStage, LoaderTimes
+from hemnet.bench.options import BenchError
 from hemnet.config.check import ConfigError
 from hemnet.data import CamVid, DataError, Sample
 
@@ -92,12 +93,12 @@ def test_what_a_stage_takes_is_what_is_measured(
 
 
 def test_the_sum_of_the_stages_leaves_out_what_training_does() -> None:
-    stages = [Stage(name, [1.0], [cpu, 9 * cpu, cpu]) for name, cpu in
+    stages = [InputStage(name, [1.0], [cpu, 9 * cpu, cpu]) for name, cpu in
               [("decode", 8.0), ("read the cache", 1.0), ("augment", 2.0), ("collate", 0.5)]]  # fmt: skip
-    assert DataReport({}, {"cached": True}, stages).cpu_seconds == 3.5
-    assert DataReport({}, {"cached": False}, [stages[0], *stages[2:]]).cpu_seconds == 10.5
-    assert Loader(1, [0.1, 0.5, 0.2]).rate == 5
-    assert data._rates([0.5]) == "2.0 [2.0, 2.0]"
+    assert InputFindings({}, {"cached": True}, stages).cpu_seconds == 3.5
+    assert InputFindings({}, {"cached": False}, [stages[0], *stages[2:]]).cpu_seconds == 10.5
+    assert LoaderTimes(1, [0.1, 0.5, 0.2]).rate == 5
+    assert input_path._rates([0.5]) == "2.0 [2.0, 2.0]"
 
 
 def test_what_cannot_be_done_is_refused(make_camvid: MakeCamVid, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +107,7 @@ def test_what_cannot_be_done_is_refused(make_camvid: MakeCamVid, monkeypatch: py
         call(["data=camvd"], monkeypatch)
     with pytest.raises(DataError, match="no such folder"):
         call(["data=camvid", "data.root=nowhere"], monkeypatch)
-    with pytest.raises(command.em.BenchError, match="--json: the folder"):
+    with pytest.raises(BenchError, match="--json: the folder"):
         call(["data=camvid", root, "--json", "nowhere/found.json"], monkeypatch)
     for wrong in (["--workers", "-1"], ["--need", "0"], ["--seconds", "nan"]):
         with pytest.raises(SystemExit):

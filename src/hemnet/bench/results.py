@@ -1,4 +1,4 @@
-"""What a run of the EM benchmark measured, as plain data."""
+"""What the benchmark of the EM engines measured, as plain data."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,8 +7,8 @@ from hemnet.bench.timing import Ratio, paired
 
 
 @dataclass(frozen=True)
-class Result:
-    """One contender at one T; times in seconds, one a round.
+class EngineTimes:
+    """One contender at one T; times in seconds, one per round.
 
     Attributes:
         dtype: of the features.
@@ -17,10 +17,10 @@ class Result:
         forward: times without a graph.
         forward_backward: times with the gradients to x and mu.
         errors: against float64, see `hemnet.bench.agreement`.
-        peak_bytes: the most memory that forward + backward took on top of the inputs.
-        forward_bound: `hemnet.bench.roofline`, in seconds.
-        forward_backward_bound: the same.
-        compile_seconds: what compiling took, if it was compiled.
+        peak_bytes: peak memory of forward + backward on top of the inputs.
+        forward_bound: lower bound on the time of the forward pass in seconds, see `hemnet.bench.roofline`.
+        forward_backward_bound: the same for forward + backward.
+        compile_seconds: time that compiling took; None if the contender is not compiled.
     """
 
     dtype: str
@@ -36,8 +36,8 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """An engine with the highway and as plain EM, forward + backward, in rounds of their own."""
+class HighwayPair:
+    """Forward + backward of an engine with the highway and as plain EM: seconds in the same rounds."""
 
     dtype: str
     iterations: int
@@ -49,18 +49,18 @@ class Pair:
 
     @property
     def time(self) -> Ratio:
-        """Highway over plain."""
+        """Time with the highway over time without."""
         return paired(self.highway, self.plain)
 
     @property
     def memory(self) -> float:
-        """Highway over plain."""
+        """Peak memory with the highway over that without."""
         return self.highway_peak_bytes / self.plain_peak_bytes
 
 
 @dataclass(frozen=True)
 class Absence:
-    """A contender that did not take part, and why."""
+    """A contender that did not run, and why."""
 
     dtype: str
     iterations: int
@@ -70,7 +70,7 @@ class Absence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A bar of the project, the figure held against it, and how that went."""
+    """A target of the project (the "bar"), the figure measured for it, and whether the target was met."""
 
     bar: str
     figure: str
@@ -78,19 +78,19 @@ class Verdict:
 
 
 @dataclass
-class Report:
-    """Everything that was measured.
+class EngineFindings:
+    """Everything that the benchmark of the engines measured.
 
     Attributes:
         environment: as in a run directory.
         device: "cpu" or "cuda".
         shape: B, N, C and K.
         bandwidth: bytes per second.
-        rates: floating-point operations per second, by the type of the factors.
-        results: per type, T and contender.
-        pairs: per type, T and engine.
-        absences: what is missing among the results.
-        verdicts: the bars.
+        rates: floating-point operations per second, by the dtype of the factors.
+        results: one per dtype, T and contender.
+        pairs: one per dtype, T and engine.
+        absences: contenders missing from the results.
+        verdicts: one per target.
     """
 
     environment: dict[str, Any]
@@ -98,28 +98,27 @@ class Report:
     shape: dict[str, int]
     bandwidth: float
     rates: dict[str, float] = field(default_factory=dict)
-    results: list[Result] = field(default_factory=list)
-    pairs: list[Pair] = field(default_factory=list)
+    results: list[EngineTimes] = field(default_factory=list)
+    pairs: list[HighwayPair] = field(default_factory=list)
     absences: list[Absence] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
 
-    def find(self, dtype: str, iterations: int, contender: str) -> Result | None:
-        """The result, if there is one."""
-        key = (dtype, iterations, contender)
-        return next((r for r in self.results if (r.dtype, r.iterations, r.contender) == key), None)
+    def find(self, dtype: str, iterations: int, contender: str) -> EngineTimes | None:
+        """Return the result of a contender at one T, if there is one."""
+        return next((r for r in self.of(dtype, contender) if r.iterations == iterations), None)
 
-    def of(self, dtype: str, contender: str) -> list[Result]:
-        """The results of a contender, by rising T."""
+    def of(self, dtype: str, contender: str) -> list[EngineTimes]:
+        """Return the results of a contender, by rising T."""
         return [r for r in self.results if (r.dtype, r.contender) == (dtype, contender)]
 
-    def base(self, result: Result) -> Result:
-        """The reference's result of the same rounds; the reference always takes part."""
+    def base(self, result: EngineTimes) -> EngineTimes:
+        """Return the result of the reference in the same rounds; the reference always runs."""
         found = self.find(result.dtype, result.iterations, "reference")
         assert found is not None
         return found
 
     def growth(self, dtype: str, contender: str) -> tuple[float, int, int] | None:
-        """Peak memory at the largest T over that at the smallest, and both T; None without two."""
+        """Return peak memory at the largest T over that at the smallest, and both T; None without two T."""
         results = self.of(dtype, contender)
         if len(results) < 2:
             return None
@@ -128,5 +127,5 @@ class Report:
 
     @property
     def dtypes(self) -> list[str]:
-        """Types in the order they were measured."""
+        """Dtypes in the order in which they were measured."""
         return list(dict.fromkeys(result.dtype for result in self.results))

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hemnet.report.statistics import Comparison, compare, estimate, holm, sentence
+from hemnet.report.significance import Comparison, compare, estimate, holm, sentence
 
 
 def test_interval_of_a_textbook_sample() -> None:
@@ -97,4 +97,4 @@ def test_sentences() -> None:
     assert supported.endswith("after Holm): supported.")
     assert noise.endswith(": inside the noise.")
     assert one == "hem vs em at T=1: +0.020 mIoU on seed 0 alone: no interval from one seed."
-    assert none == "hem vs em at T=2: no seed that both finished, so nothing to compare."
+    assert none == "hem vs em at T=2: no seed finished in both, so nothing to compare."

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from hemnet.bench import __main__ as command
-from hemnet.bench import contenders, em, timing
+from hemnet.bench import contenders, engines, timing
 from hemnet.bench.agreement import QUANTITIES, Disagreement, check, limits, truth
 from hemnet.bench.contenders import LeftOut, enlist
 from hemnet.bench.problem import Shape, draw
-from hemnet.bench.report import Absence, Pair, Report, Result
+from hemnet.bench.results import Absence, EngineFindings, EngineTimes, HighwayPair
 from hemnet.bench.roofline import Work, forward_backward_work, forward_work
-from hemnet.bench.tables import print_report
+from hemnet.bench.tables import print_findings
 from hemnet.bench.timing import Budget, Ratio, interleave, paired, peak_extra_memory
 from hemnet.bench.verdicts import verdicts
 from hemnet.em.engine.passes import TorchPasses
@@ -33,16 +33,16 @@ def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     command._entry()
 
 
-def result(contender: str, depth: int, times: list[float], peak: int, dtype: str = "float32") -> Result:
-    return Result(dtype, depth, contender, times, times, {}, peak, 0.25, 0.25, None)
+def result(contender: str, depth: int, times: list[float], peak: int, dtype: str = "float32") -> EngineTimes:
+    return EngineTimes(dtype, depth, contender, times, times, {}, peak, 0.25, 0.25, None)
 
 
-def report(*results: Result, pairs: tuple[Pair, ...] = (), device: str = "cpu") -> Report:
+def report(*results: EngineTimes, pairs: tuple[HighwayPair, ...] = (), device: str = "cpu") -> EngineFindings:
     environment = {"device": f"{device} (model)", "cpu_threads": 2}
-    return Report(environment, device, {"B": 1}, 1e9, {}, list(results), list(pairs))
+    return EngineFindings(environment, device, {"B": 1}, 1e9, {}, list(results), list(pairs))
 
 
-def judged(of: Report) -> dict[str, str]:
+def judged(of: EngineFindings) -> dict[str, str]:
     return {verdict.bar.split(", ", 1)[-1]: verdict.verdict for verdict in verdicts(of)}
 
 
@@ -119,7 +119,7 @@ def test_a_wrong_option_exits_with_2_and_the_remedy(
 
 def test_cuda_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(em.BenchError, match="use --device cpu"):
+    with pytest.raises(engines.BenchError, match="use --device cpu"):
         call(["em", "--device", "cuda"], monkeypatch)
 
 
@@ -248,7 +248,7 @@ def test_the_roofline_by_hand() -> None:
     assert Work(bytes=100, flops=300).bound(bandwidth=10, rate=10) == 30
 
 
-def test_bars_that_are_met_and_not() -> None:
+def test_targets_that_are_met_and_not() -> None:
     base = [1.0] * 5
     found = judged(
         report(
@@ -256,8 +256,8 @@ def test_bars_that_are_met_and_not() -> None:
             result("recompute", 1, base, 100),
             result("recompute", 3, [1.1] * 5, 100),
             result("recompute", 16, [0.8] * 5, 116),
-            pairs=(Pair("float32", 1, "recompute", [1.02] * 5, base, 101, 100),
-                   Pair("float32", 3, "recompute", [1.03] * 5, base, 100, 100)),
+            pairs=(HighwayPair("float32", 1, "recompute", [1.02] * 5, base, 101, 100),
+                   HighwayPair("float32", 3, "recompute", [1.03] * 5, base, 100, 100)),
         )
     )  # fmt: skip
     assert found == {
@@ -272,7 +272,7 @@ def test_bars_that_are_met_and_not() -> None:
     }
 
 
-def test_the_bars_of_triton() -> None:
+def test_the_targets_of_triton() -> None:
     rows = [
         result(name, 8, [time] * 3, 1, "bfloat16") for name, time in (("reference", 4.0), ("triton", 0.8))
     ]
@@ -285,11 +285,11 @@ def test_the_bars_of_triton() -> None:
     assert judged(absent)["T=8, over the roofline bound, <= 3"] == "not measured: too old"
 
 
-def test_bars_without_their_measurements(capsys: pytest.CaptureFixture[str]) -> None:
+def test_targets_without_their_measurements(capsys: pytest.CaptureFixture[str]) -> None:
     alone = report(result("reference", 1, [1.0], 1))
     alone.verdicts = verdicts(alone)
     assert {verdict.verdict.split(":")[0] for verdict in alone.verdicts} == {"not measured"}
-    print_report(alone)
+    print_findings(alone)
     assert "not measured: recompute did not run at T=16" in capsys.readouterr().out
 
 
@@ -303,7 +303,7 @@ def test_the_problem_is_the_same_in_every_type() -> None:
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parser = argparse.ArgumentParser()
-    em.add_arguments(parser)
+    engines.add_arguments(parser)
     with pytest.raises(SystemExit):
         call(["em", "--help"], monkeypatch)
     text = capsys.readouterr().out

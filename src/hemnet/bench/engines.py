@@ -1,0 +1,149 @@
+"""Time and peak memory of the EM engines, beside plain autograd, torch.compile and checkpointing.
+
+Every contender is first compared with plain autograd in float64 on the same inputs; if one disagrees,
+nothing is reported and the exit status is 1. Then all run in turns, forward without a graph and forward
+with backward, and the results are compared with the roofline of the device and with the project's targets.
+"""
+
+import argparse
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from hemnet.bench import agreement, roofline
+from hemnet.bench.contenders import HIGHWAY_SCALE, NAMES, Contender, LeftOut, enlist
+from hemnet.bench.options import BenchError, count, positive, require_place, say, setting, write_findings
+from hemnet.bench.problem import Problem, Shape, draw
+from hemnet.bench.results import Absence, EngineFindings, EngineTimes, HighwayPair
+from hemnet.bench.tables import print_findings
+from hemnet.bench.timing import Budget, interleave, peak_extra_memory
+from hemnet.bench.verdicts import verdicts
+
+SHAPES = {"cpu": Shape(2, 4225, 256, 64), "cuda": Shape(16, 4225, 512, 64)}
+DTYPES = {"cpu": ["float32"], "cuda": ["bfloat16", "float32"]}
+ITERATIONS = [1, 3, 8, 16, 64]
+HIGHWAY_ENGINES = ("recompute", "triton")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    option = parser.add_argument
+    option(
+        "--iterations", type=count, nargs="+", default=ITERATIONS, metavar="T", help="default: 1 3 8 16 64"
+    )
+    option("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+    option("--dtype", choices=("float32", "bfloat16"), nargs="+", help="of the features; default: float32, "
+           "on CUDA bfloat16 too")  # fmt: skip
+    option("--shape", type=count, nargs=4, metavar=("B", "N", "C", "K"), help="images, positions, channels, "
+           "components; default: 2 4225 256 64, on CUDA 16 4225 512 64")  # fmt: skip
+    option("--engines", choices=NAMES, nargs="+", default=list(NAMES), help="default: all; reference always")
+    option("--repeats", type=count, default=50, metavar="N", help="rounds at most; default: 50")
+    option("--seconds", type=positive, default=20.0, help="for the rounds of one pass at one T, up to four "
+           "times that to complete five; default: 20")  # fmt: skip
+    option("--compile-up-to", type=count, default=8, metavar="T", help="largest T to compile; default: 8")
+    option("--threads", type=count, metavar="N", help="CPU threads; default: PyTorch's")
+    option("--json", type=Path, metavar="FILE", help="write everything that was measured there")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, print, and write the JSON file if one was asked for.
+
+    Raises:
+        BenchError: there is no such device, or no folder for the JSON file.
+        hemnet.bench.agreement.Disagreement: a contender computes something else than the reference.
+    """
+    require_place(options.json)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise BenchError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    found = measure(options)
+    found.verdicts = verdicts(found)
+    print_findings(found)
+    write_findings(options.json, asdict(found))
+
+
+def measure(options: argparse.Namespace) -> EngineFindings:
+    """Measure every dtype and T that the options name."""
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    shape = Shape(*options.shape) if options.shape else SHAPES[device.type]
+    say("measuring the device")
+    named = dict(zip("BNCK", shape, strict=True))
+    found = EngineFindings(setting(), device.type, named, roofline.measure_bandwidth(device))
+    for dtype in options.dtype or DTYPES[device.type]:
+        problem = draw(shape, getattr(torch, dtype), device)
+        for iterations in sorted(set(options.iterations)):
+            _Depth(found, options, problem, dtype, iterations).measure()
+    return found
+
+
+@dataclass(frozen=True)
+class _Depth:
+    """One T on one problem: which contenders run, whether they agree, and their times."""
+
+    found: EngineFindings
+    options: argparse.Namespace
+    problem: Problem
+    dtype: str
+    iterations: int
+
+    def measure(self) -> None:
+        """Check every contender before any is timed, and add the times to the findings."""
+        say(f"{self.dtype}, T={self.iterations}: comparing with float64")
+        contenders = self.contenders()
+        pairs = [
+            (c, enlist(c.name, self.problem, self.iterations, highway_scale=0.0))
+            for c in contenders if c.name in HIGHWAY_ENGINES
+        ]  # fmt: skip
+        errors = self.check(contenders, HIGHWAY_SCALE)
+        self.check([plain for _, plain in pairs], 0.0)
+        say(f"{self.dtype}, T={self.iterations}: timing")
+        forward = self.interleave([partial(c.forward, self.problem) for c in contenders])
+        both = self.interleave([partial(c.forward_backward, self.problem) for c in contenders])
+        self.found.results += [
+            EngineTimes(self.dtype, self.iterations, c.name, forward[i], both[i], errors[i], self.peak(c),
+                        *self.bounds(c), c.compile_seconds)
+            for i, c in enumerate(contenders)
+        ]  # fmt: skip
+        for highway, plain in pairs:
+            on, off = self.interleave([partial(c.forward_backward, self.problem) for c in (highway, plain)])
+            peaks = self.peak(highway), self.peak(plain)
+            self.found.pairs.append(HighwayPair(self.dtype, self.iterations, highway.name, on, off, *peaks))
+
+    def contenders(self) -> list[Contender]:
+        """Return the contenders that were asked for and can run, the reference first."""
+        able = []
+        for name in NAMES:
+            if name == "reference" or name in self.options.engines:
+                up_to = self.options.compile_up_to
+                try:
+                    able.append(enlist(name, self.problem, self.iterations, compile_up_to=up_to))
+                except LeftOut as reason:
+                    self.found.absences.append(Absence(self.dtype, self.iterations, name, str(reason)))
+        return able
+
+    def check(self, contenders: list[Contender], highway_scale: float) -> list[dict[str, float]]:
+        """Return the errors of each contender, all within the limits."""
+        if not contenders:
+            return []
+        true = agreement.truth(self.problem, self.iterations, highway_scale)
+        return [agreement.check(contender, self.problem, self.iterations, true) for contender in contenders]
+
+    def interleave(self, passes: list[partial]) -> list[list[float]]:
+        """Return the times of each pass."""
+        return interleave(passes, self.problem.device, Budget(self.options.seconds, self.options.repeats))
+
+    def peak(self, contender: Contender) -> int:
+        """Return the peak extra memory of forward + backward, in bytes."""
+        return peak_extra_memory(partial(contender.forward_backward, self.problem), self.problem.device)
+
+    def bounds(self, contender: Contender) -> tuple[float, float]:
+        """Return the roofline of both passes, in seconds."""
+        dtype, rates = str(contender.multiplies_in).removeprefix("torch."), self.found.rates
+        if dtype not in rates:
+            rates[dtype] = roofline.measure_rate(self.problem.device, contender.multiplies_in)
+        size, limit = (self.problem.shape, self.iterations, self.problem.x_BNC.itemsize), self.found.bandwidth
+        forward, both = roofline.forward_work(*size), roofline.forward_backward_work(*size)
+        return forward.bound(limit, rates[dtype]), both.bound(limit, rates[dtype])
