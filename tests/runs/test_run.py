@@ -278,7 +278,7 @@ def test_a_config_of_an_older_version_is_read_with_present_names(tmp_path: Path)
     OmegaConf.save(OmegaConf.create(old), tmp_path / "config.yaml")
     config = Run.open(tmp_path).config
     targets = [
-        config.task._target_, config.optim._target_, config.optim.hard._target_,
+        config.task._target_, config.optim._target_, config.optim.hard_pixels._target_,
         config.trainer.plugins[0]._target_, config.logger.csv._target_, config.logger.wandb._target_,
         config.inference._target_, config.model.head._target_,
     ]  # fmt: skip
