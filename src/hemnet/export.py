@@ -98,7 +98,7 @@ def export(
                 _write_onnx(program, partial, about, opset)
             else:
                 torch.export.save(program, partial, extra_files={f"{METADATA_KEY}.json": about})
-            loaded = _load_onnx(partial) if form == "onnx" else torch.export.load(partial).module()
+            loaded = _load_onnx(partial) if form == "onnx" else _load_torch(partial)
             _compare(loaded, network, _crop_shape(run))
     except OSError as error:
         raise HemnetError(f"cannot write {path} ({error}): choose another --output") from error
@@ -180,6 +180,10 @@ def _load_onnx(path: Path) -> Forward:
     onnx.checker.check_model(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda image: torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
+
+
+def _load_torch(path: Path) -> Forward:
+    return torch.export.load(path).module()
 
 
 @torch.no_grad()

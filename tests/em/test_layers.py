@@ -177,3 +177,16 @@ def test_repr_rebuilds_the_layer():
     ):
         em = layer(**options)
         assert repr(eval(repr(em), vars(hemnet.em))) == repr(em)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("assignment", "gaussian"), ("variance", 2.5), ("engine", "reference"), ("tolerance", 1e-3)],
+)
+def test_an_option_that_is_assigned_is_an_option_of_the_layer(name: str, value: object) -> None:
+    made = HighwayEM(CHANNELS, COMPONENTS)
+    assert getattr(made, name) == getattr(made.options, name) != value
+    setattr(made, name, value)
+    assert getattr(made, name) == getattr(made.options, name) == value
+    with pytest.raises(ValueError, match=name):
+        setattr(made, name, "none of these")

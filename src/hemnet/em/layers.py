@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from inspect import signature
-from typing import get_args
+from operator import attrgetter
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,13 @@ from hemnet.em.options import (
 )
 from hemnet.em.result import EMResult, GradientFlow
 from hemnet.em.unrolling import unroll_with
+
+
+def _option(name: str) -> property:
+    def write(layer: "HighwayEM", value: Any) -> None:
+        layer.options = replace(layer.options, **{name: value})
+
+    return property(attrgetter(f"options.{name}"), write, doc=f"`Options.{name}`.")
 
 
 class HighwayEM(InitialMeans):
@@ -87,6 +95,8 @@ class HighwayEM(InitialMeans):
     Attributes:
         options: assignment, variance (a number), normalize, engine, acceleration and tolerance, as one value;
             to change some, assign `dataclasses.replace(layer.options, ...)`.
+        assignment, variance, engine, acceleration, tolerance: those of `options`; assigning one makes new
+            options, and checks them.
         gradient: the gradient mode, an object.
 
     Raises:
@@ -129,14 +139,11 @@ class HighwayEM(InitialMeans):
             self.scale_logit = nn.Parameter(initial_logits(self.highway_scale, iterations, learn_scale))
         self._flow_hooks: OrderedDict[int, Callable[[GradientFlow], None]] = OrderedDict()
 
-    @property
-    def tolerance(self) -> float | None:
-        """The tolerance of evaluation mode, which may be set; see `Options`."""
-        return self.options.tolerance
-
-    @tolerance.setter
-    def tolerance(self, tolerance: float | None) -> None:
-        self.options = replace(self.options, tolerance=tolerance)
+    assignment = _option("assignment")
+    variance = _option("variance")
+    engine = _option("engine")
+    acceleration = _option("acceleration")
+    tolerance = _option("tolerance")
 
     def scale(self, iterations: int) -> float | Sequence[float] | Tensor:
         """The highway scale for a number of iterations, as `hemnet.em.unroll` takes it."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hemnet.em.engine.choose import choose_engine
 from hemnet.em.functional import promote
+from hemnet.em.gradient.call import Call
 from hemnet.em.gradient.choose import Gradient, choose_mode
 from hemnet.em.gradient.modes import GradientMode
-from hemnet.em.gradient.run import Run
 from hemnet.em.highway import HighwayScale, check_steps, per_iteration
 from hemnet.em.options import (
     Acceleration,
@@ -41,7 +41,7 @@ def unroll(
     return_trajectory: bool = False,
     record_gradient_flow: bool = False,
 ) -> EMResult:
-    """Run T iterations of (1)-(3) from the given means, then reconstruct by (4).
+    """Call T iterations of (1)-(3) from the given means, then reconstruct by (4).
 
     Args:
         x_BNC: features, (B, N, C), floating.
@@ -124,7 +124,7 @@ def unroll_with(
     flow_QTB = None
     if record_gradient_flow:
         flow_QTB = unfilled_flow(iterations, mu_BKC, reached=mode.flow_rows(iterations))
-    fit = mode.fit(Run(x_BNC, options, return_trajectory, flow_QTB), mu_BKC, scale_TB)
+    fit = mode.fit(Call(x_BNC, options, return_trajectory, flow_QTB), mu_BKC, scale_TB)
     return EMResult(
         reconstruction=fit.y_BNC,
         means=fit.tail_RBKC[-1],

@@ -21,9 +21,9 @@ from torch import Tensor
 from hemnet.em.engine.choose import make_passes
 from hemnet.em.engine.reference import watch
 from hemnet.em.functional import autocast_off, reconstruct, responsibilities
+from hemnet.em.gradient.call import Call, Outcome
 from hemnet.em.gradient.modes import GradientMode
 from hemnet.em.gradient.operators import FLAT, flat, like
-from hemnet.em.gradient.run import Outcome, Run
 from hemnet.em.gradient.solvers import gmres, neumann, relative
 from hemnet.em.gradient.step import Step, pull_step, take_step
 from hemnet.em.options import Options
@@ -97,16 +97,16 @@ class Implicit(GradientMode):
         """The reconstruction's, and the last iteration's for the solve."""
         return 2
 
-    def fit(self, run: Run, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
+    def fit(self, call: Call, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
         """All iterations without a graph; then a graph from the last means straight to the features."""
-        fit = run.quietly(mu_BKC, scale_TB, readout=False)
+        fit = call.quietly(mu_BKC, scale_TB, readout=False)
         residual_B = torch.full_like(mu_BKC[:, 0, 0], math.nan)
         ends_2BKC = fit.tail_RBKC[-2:]
-        if run.x_BNC.requires_grad and torch.is_grad_enabled():
-            ends_2BKC = FixedPoint.apply(run.x_BNC, ends_2BKC, run.options, self, residual_B, run.flow_QTB)
-        x_BNC = watch(run.x_BNC, run.flow_QTB, 1, -1)
+        if call.x_BNC.requires_grad and torch.is_grad_enabled():
+            ends_2BKC = FixedPoint.apply(call.x_BNC, ends_2BKC, call.options, self, residual_B, call.flow_QTB)
+        x_BNC = watch(call.x_BNC, call.flow_QTB, 1, -1)
         z_BNK = responsibilities(
-            x_BNC, ends_2BKC[0], variance=run.options.variance, assignment=run.options.assignment
+            x_BNC, ends_2BKC[0], variance=call.options.variance, assignment=call.options.assignment
         )
         y_BNC = reconstruct(z_BNK, ends_2BKC[1]).to(x_BNC.dtype)
         return Outcome(y_BNC, torch.cat([fit.tail_RBKC[:-2], ends_2BKC]), fit.count_B, residual_B)

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hemnet.em.gradient.run import Outcome, Run
+from hemnet.em.gradient.call import Call, Outcome
 from hemnet.em.options import Options
 
 
@@ -46,11 +46,11 @@ class GradientMode(ABC):
         """How many of the T+1 rows of a `GradientFlow`, from the last one, a backward pass reaches."""
 
     @abstractmethod
-    def fit(self, run: Run, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
+    def fit(self, call: Call, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
         """All iterations and the reconstruction, with the graph of this mode.
 
         Args:
-            run: the features and options, the features detached unless `reaches` names them.
+            call: the features and options, the features detached unless `reaches` names them.
             mu_BKC: the initial means, in the type of the state; likewise.
             scale_TB: h per iteration and image; likewise.
         """
@@ -68,9 +68,9 @@ class Unrolled(GradientMode):
         """All."""
         return iterations + 1
 
-    def fit(self, run: Run, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
+    def fit(self, call: Call, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
         """See `GradientMode`."""
-        return run.unrolled(mu_BKC, scale_TB)
+        return call.unrolled(mu_BKC, scale_TB)
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ class OneStep(GradientMode):
         """The reconstruction's and the last iteration's."""
         return min(2, iterations + 1)
 
-    def fit(self, run: Run, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
+    def fit(self, call: Call, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
         """All iterations but the last without a graph."""
         if len(scale_TB) == 0:
-            return run.unrolled(mu_BKC, scale_TB)
-        before = run.quietly(mu_BKC, scale_TB[:-1], readout=False)
-        last = run.last().unrolled(before.tail_RBKC[-1], scale_TB[-1:])
-        tail_RBKC = torch.cat([before.tail_RBKC[:-1], last.tail_RBKC]) if run.whole else last.tail_RBKC
+            return call.unrolled(mu_BKC, scale_TB)
+        before = call.quietly(mu_BKC, scale_TB[:-1], readout=False)
+        last = call.last().unrolled(before.tail_RBKC[-1], scale_TB[-1:])
+        tail_RBKC = torch.cat([before.tail_RBKC[:-1], last.tail_RBKC]) if call.whole else last.tail_RBKC
         return Outcome(last.y_BNC, tail_RBKC, before.count_B + last.count_B)
 
 
@@ -105,6 +105,6 @@ class Detached(GradientMode):
         """None."""
         return 0
 
-    def fit(self, run: Run, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
+    def fit(self, call: Call, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
         """See `GradientMode`."""
-        return run.quietly(mu_BKC, scale_TB)
+        return call.quietly(mu_BKC, scale_TB)

@@ -22,7 +22,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         y_BNC: the reconstruction, in the type of the features.
-        tail_RBKC: the last R means; all T+1 where `Run.whole`.
+        tail_RBKC: the last R means; all T+1 where `Call.whole`.
         count_B: how many iterations moved each image.
         residual_B: see `hemnet.em.result.EMResult.implicit_residual`.
     """
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class Call:
     """The features, the options and what is to be recorded; a gradient mode composes its fit from this.
 
     Attributes:
@@ -73,7 +73,7 @@ class Run:
             )
         return Outcome(y_BNC, tail_RBKC, count_B)
 
-    def last(self) -> "Run":
+    def last(self) -> "Call":
         """The run of the last iteration alone, which is taken, however short, and mixed with none."""
         options = replace(self.options, tolerance=None, acceleration="none")
         flow_QTB = None if self.flow_QTB is None else self.flow_QTB[:, -2:]
