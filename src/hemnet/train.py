@@ -49,7 +49,7 @@ def train(config: DictConfig) -> float:
     The scores in result.json are those of the last checkpoint: nothing is chosen on the validation set.
 
     Raises:
-        Interrupted: a signal asked the run to stop; it is saved and can be gone on with.
+        Interrupted: a signal asked the run to stop; it is saved and can be resumed.
         HemnetError: the config is wrong, or the run cannot be made.
     """
     check(config)

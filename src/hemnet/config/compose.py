@@ -30,7 +30,7 @@ def _run_id() -> str:
     """Return a name that no other run has: the time, and a random part that tells apart runs of one second.
 
     Ranks that torchrun or SLURM started must agree on the name of their run, so they take it from the number
-    of their job. A job that SLURM requeues keeps its number, and so goes on with the same run.
+    of their job. A job that SLURM requeues keeps its number, and so resumes the same run.
     """
     if SLURMEnvironment.detect() and os.environ["SLURM_NTASKS"] != "1":
         return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
