@@ -18,7 +18,7 @@ from hemnet import evaluate, predict
 from hemnet.config.build import restore
 from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
-from hemnet.config.places import EXPERIMENTS
+from hemnet.config.paths import EXPERIMENTS
 from hemnet.data import CAMVID, normalize, read_image
 from hemnet.errors import HemnetError
 from hemnet.runs import checkpoints

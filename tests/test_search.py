@@ -15,7 +15,7 @@ from _helpers.waiting import CEILING
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.compose import load
-from hemnet.config.places import EXPERIMENTS
+from hemnet.config.paths import EXPERIMENTS
 from hemnet.errors import HemnetError
 from hemnet.search import Search, Space
 from hemnet.sweeps.jobs import Job

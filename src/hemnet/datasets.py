@@ -1,4 +1,4 @@
-"""Download, check and view data sets: ``python -m hemnet.data {get,check,browse}``."""
+"""The command ``hemnet data {get,check,browse}``: download, check and view data sets."""
 
 import hemnet.lab
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config import places
+from hemnet.config import paths
 from hemnet.config.command_line import run_entry
 from hemnet.config.compose import load
 from hemnet.errors import HemnetError
@@ -185,7 +185,7 @@ def search(name: str, assignments: Sequence[str], *, trials: int | None, paralle
         HemnetError: the search is unknown or its file is wrong, another process runs it, or no trial has a
             score.
     """
-    recipe = OmegaConf.load(places.recipe("searches", name))
+    recipe = OmegaConf.load(paths.recipe("searches", name))
     assert isinstance(recipe, DictConfig)
     config = load(_last_wins([f"experiment={recipe.experiment}", *assignments]))
     found = Search(name, recipe, assignments, Path(config.runs) / "searches" / name)

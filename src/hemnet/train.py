@@ -30,7 +30,7 @@ from hemnet.config.build import (
 from hemnet.config.check import check, explain
 from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
 from hemnet.config.compose import register_recipes
-from hemnet.config.places import CONF
+from hemnet.config.paths import CONF
 from hemnet.figures.scores import learning_curves
 from hemnet.processes.launch import RankError, run_ranks
 from hemnet.processes.ranks import rank

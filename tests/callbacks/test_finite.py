@@ -24,7 +24,8 @@ from hemnet.callbacks.finite import FiniteSteps, NotFiniteError, _not_finite
 from hemnet.callbacks.last_checkpoint import LastCheckpoint
 from hemnet.runs import checkpoints
 from hemnet.runs.checkpoint_io import SafeCheckpoints
-from hemnet.training.optim import Optimization, PixelSum, cross_entropy_sum
+from hemnet.training.loss import PixelSum, cross_entropy_sum
+from hemnet.training.optim import Optimization
 from hemnet.training.task import SegmentationTask
 
 RANKS = 2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hemnet.callbacks.gradient_flow import GradientFlowProbe
 from hemnet.nets import FCNHead, ResNet, Segmenter
-from hemnet.training.optim import cross_entropy_sum
+from hemnet.training.loss import cross_entropy_sum
 
 
 class Batches(pl.Callback):

@@ -10,7 +10,7 @@ import yaml
 from hemnet.config.build import build_network, build_task, build_trainer, local_processes
 from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
-from hemnet.config.places import CONF, EXPERIMENTS, recipe
+from hemnet.config.paths import CONF, EXPERIMENTS, recipe
 from hemnet.data import CAMVID
 from hemnet.em import Detached, HighwayEM, Unrolled
 

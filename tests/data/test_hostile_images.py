@@ -18,7 +18,7 @@ from hemnet.data import EvalTransform, Sample, TrainTransform
 from hemnet.data.listing import MOST_PIXELS, read_list
 from hemnet.data.mat import read_mat
 from hemnet.data.readers import read_image, read_labels
-from hemnet.data.sets.own import own_classes
+from hemnet.data.sets.folder import own_classes
 from hemnet.data.spec import DataError
 
 pytestmark = pytest.mark.usefixtures("bounded")

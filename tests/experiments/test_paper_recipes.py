@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from hemnet.config.build import build_network
 from hemnet.config.compose import load
-from hemnet.config.places import CONF
+from hemnet.config.paths import CONF
 from hemnet.em import HighwayEM
 
 # Name: data set, depth, output stride, C, step size eta. The rest is EMANet's (Li et al., ICCV 2019).

@@ -14,7 +14,7 @@ from study_plan import plan
 from study_runs import Finished, Setting, evenness, first_gain, members, step_ratio
 
 from hemnet.config.compose import load
-from hemnet.config.places import EXPERIMENTS
+from hemnet.config.paths import EXPERIMENTS
 from hemnet.errors import HemnetError
 from hemnet.runs.run import Run
 

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from hemnet.config.compose import load
-from hemnet.config.places import EXPERIMENTS
+from hemnet.config.paths import EXPERIMENTS
 from hemnet.errors import HemnetError
 from hemnet.report import dashboards as report
 

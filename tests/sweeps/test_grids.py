@@ -7,7 +7,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from hemnet.config.places import EXPERIMENTS
+from hemnet.config.paths import EXPERIMENTS
 from hemnet.errors import HemnetError
 from hemnet.runs.identity import job_name
 from hemnet.sweeps.grid_sweeper import GridSweeper

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from hemnet.data import EvalTransform, Sample, SegmentationData, TrainTransform
 from hemnet.em.initial_means import InitialMeans
 from hemnet.nets import EMHead, FCNHead, ResNet, Segmenter
-from hemnet.training.optim import HardPixels, Optimization, PixelSum
+from hemnet.training.loss import HardPixels, PixelSum
+from hemnet.training.optim import Optimization
 from hemnet.training.task import SegmentationTask
 
 pytestmark = [

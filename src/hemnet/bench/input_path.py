@@ -27,7 +27,7 @@ from hemnet.config.build import build_data, build_train_transform
 from hemnet.config.command_line import log_to_terminal
 from hemnet.config.compose import load
 from hemnet.data import Batch, Cached, Reader, SegmentationData, Transform, collate
-from hemnet.data.streams import stream
+from hemnet.data.random_streams import stream
 
 CPU = torch.device("cpu")
 MOST_BLOCKS = 1000

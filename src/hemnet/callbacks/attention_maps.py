@@ -1,4 +1,4 @@
-"""Figures of the positions that EM's components attend to, by iteration, in some validation images.
+"""Pages of EM's responsibilities, called attention here, by iteration, in some validation images.
 
 Shapes: K shown components, S shown iterations, N positions, h and w of a feature map.
 """

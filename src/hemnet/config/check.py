@@ -37,7 +37,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "model": ("hemnet.nets",),
     "model.head.gradient": ("hemnet.em.gradient",),
     "optim": ("hemnet.training.optim", "torch.optim"),
-    "task": ("hemnet.training.task", "hemnet.training.optim"),
+    "task": ("hemnet.training.task", "hemnet.training.loss"),
     "inference": ("hemnet.training.inference",),
     "trainer": (
         "hemnet.runs.checkpoint_io",
@@ -68,7 +68,8 @@ def explain(error: Exception) -> ConfigError:
     while cause is not None:
         parent, key = getattr(cause, "parent_node", None), getattr(cause, "full_key", None)
         if isinstance(parent, DictConfig) and key:
-            return ConfigError(_unknown(key, {str(k) for k in parent}))
+            what = _unknown(key, {str(k) for k in parent})
+            return ConfigError(f"{what}. An argument that conf/ leaves at its default is set by +{key}=VALUE")
         cause = cause.__cause__
     return ConfigError(str(error))
 

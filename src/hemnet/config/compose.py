@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.config.check import ConfigError, check, explain
-from hemnet.config.places import CONF, recipes
+from hemnet.config.paths import CONF, recipes
 from hemnet.errors import HemnetError
 from hemnet.runs.identity import job_name
 

@@ -11,7 +11,7 @@ from hemnet.data.sets.camvid import CAMVID, CamVid
 from hemnet.data.sets.cityscapes import Cityscapes
 from hemnet.data.sets.coco_stuff import CocoStuff10k, CocoStuff164k
 from hemnet.data.sets.context import PascalContext
-from hemnet.data.sets.own import Folder
+from hemnet.data.sets.folder import Folder
 from hemnet.data.sets.synthetic import Mosaic
 from hemnet.data.sets.voc import VOC, VOCAug
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, Split

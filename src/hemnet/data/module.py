@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hemnet.data.cache import Cached
+from hemnet.data.random_streams import stream
 from hemnet.data.readers import Reader
 from hemnet.data.spec import DataError
-from hemnet.data.streams import stream
 from hemnet.data.transforms import Item, Transform
 from hemnet.data.workers import WorkerLoader
 from hemnet.processes.ranks import distributed

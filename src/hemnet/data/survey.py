@@ -1,4 +1,4 @@
-"""Reading every sample of a data set: which ones cannot be used, and how frequent each class is.
+"""The check of a data set: which samples cannot be used, and how frequent each class is.
 
 Shapes: H, W image height and width, C = 3 colour channels.
 """

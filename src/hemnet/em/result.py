@@ -1,4 +1,4 @@
-"""What `hemnet.em.unroll` returns, and what can be asked of it.
+"""The result of `hemnet.em.unroll`: reconstruction, means, diagnostics, gradient flow.
 
 Shape suffixes: B images, N positions, C channels, K components, T iterations.
 """

@@ -1,4 +1,4 @@
-"""A figure of the responsibilities of EM's components, as a PNG file.
+"""A page of the responsibilities of EM's components, called attention here, as a PNG file.
 
 Shapes: H and W pixels of an image, h and w positions of a feature map, K components, S iterations, shown.
 """

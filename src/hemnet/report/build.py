@@ -12,7 +12,7 @@ from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
 from hemnet.report.contents import Block, Chart, Table
 from hemnet.report.costs import costs
-from hemnet.report.flow import backbone, gradient_flow
+from hemnet.report.gradient_flow import backbone, gradient_flow
 from hemnet.report.grids import evaluated_grid, trained_grid
 from hemnet.report.groups import Section, sections
 from hemnet.report.heads import against_heads, every_group, gradient_modes, per_class

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section, differences
-from hemnet.report.heat import heat_map
+from hemnet.report.heat_map import heat_map
 from hemnet.report.plots import Line, scale_colour, score_chart
 from hemnet.report.significance import Estimate
 from hemnet.report.variants import Variant, others

@@ -1,4 +1,4 @@
-"""The settings shown in charts of one T, their values, and the charts that several chapters draw.
+"""Shared by chapters: which settings become lines of a chart, and charts of lines.
 
 Shapes: S logged steps, (S, 2): step and value.
 """

@@ -1,4 +1,4 @@
-"""The EM groups of a section by head, T, h and gradient mode."""
+"""Splits a section into variants: runs that differ only in head, T, h and gradient mode."""
 
 from collections import defaultdict
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The settings that tell the runs of an experiment apart, from their configurations and overrides."""
+"""What names and compares runs: head, T, h, seed; which keys count as one setting; names of jobs."""
 
 import hashlib
 import re

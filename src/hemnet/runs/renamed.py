@@ -1,4 +1,4 @@
-"""What older versions wrote into a run's config.yaml, in the words of this one."""
+"""Translates class names and keys that older versions wrote into config.yaml to those of this version."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from typing import Any
 RENAMED = {
     "hemnet.callbacks.wandb_run.": "hemnet.loggers.wandb_run.",
     "hemnet.inference.": "hemnet.training.inference.",
+    "hemnet.optim.HardPixels": "hemnet.training.loss.HardPixels",
     "hemnet.optim.": "hemnet.training.optim.",
     "hemnet.records.MetricsFile": "hemnet.loggers.metrics_file.MetricsFile",
     "hemnet.records.SafeCheckpoints": "hemnet.runs.checkpoint_io.SafeCheckpoints",

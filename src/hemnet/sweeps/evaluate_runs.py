@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.build import build_inference
 from hemnet.config.command_line import override
-from hemnet.config.places import recipe
+from hemnet.config.paths import recipe
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import FOLDER, folder_name, read_results
 from hemnet.runs.identity import identity

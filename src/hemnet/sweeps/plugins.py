@@ -1,4 +1,4 @@
-"""Makes the launcher and the sweeper known to Hydra, in the process that calls `register` and in no other.
+"""Registers hemnet's launcher and sweeper with Hydra, in the process of ``hemnet train`` alone.
 
 Hydra's usual way, a module in the namespace package ``hydra_plugins``, would have every Hydra application of
 the environment import this project.

@@ -18,8 +18,9 @@ from hemnet.nets import Segmenter
 from hemnet.processes.ranks import distributed
 from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
 from hemnet.training.inference import PLAIN, Inference
+from hemnet.training.loss import HardPixels, PixelSum, cross_entropy_sum
 from hemnet.training.metrics import ConfusionMatrix, PixelMean, summarize
-from hemnet.training.optim import HardPixels, Optimization, PixelSum, cross_entropy_sum
+from hemnet.training.optim import Optimization
 
 log = logging.getLogger(__name__)
 

@@ -1,14 +1,16 @@
 """The gradient modes: one forward pass, and what each mode says of its derivative."""
 
 import warnings
+from typing import get_args
 
 import pytest
 import torch
 from _helpers.fits import CLOSE, draw
 from torch import Tensor
 
+import hemnet.em
 from hemnet.em import ConvergenceError, ConvergenceWarning, Detached, Implicit, OneStep, Unrolled, unroll
-from hemnet.em.gradient.choose import MODES, choose_mode
+from hemnet.em.gradient.choose import MODES, Gradient, choose_mode
 
 GRADIENTS = list(MODES)
 ASSIGNMENTS_WITH_FIXED_POINTS = [("gaussian", "none"), ("gaussian", "l2"), ("dot", "none"), ("dot", "l2")]
@@ -214,3 +216,9 @@ def test_second_derivatives_of_implicit_are_refused():
 def test_implicit_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         Implicit(**options)
+
+
+def test_every_mode_can_be_called_by_its_name() -> None:
+    names, _ = get_args(Gradient)
+    assert set(get_args(names)) == set(MODES)
+    assert {mode.__name__ for mode in MODES.values()} <= set(hemnet.em.__all__)

@@ -8,9 +8,9 @@ from typing import get_args
 
 import numpy as np
 
+from hemnet.data.random_streams import stream
 from hemnet.data.readers import Sample
 from hemnet.data.spec import DatasetSpec, Split
-from hemnet.data.streams import stream
 
 TILE = 4
 """Blocks per side of every texture: a cell is a tile of TILE x TILE blocks."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from hemnet.data.listing import few, list_files, match_files, read_list, require_split, warn_count
 from hemnet.data.readers import FileReader
-from hemnet.data.sets.own import own_classes
+from hemnet.data.sets.folder import own_classes
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, voc_colors
 
 VOC_CLASSES = DatasetSpec(

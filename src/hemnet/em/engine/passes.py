@@ -1,4 +1,4 @@
-"""One pass over the features: what an engine computes at full size, and nothing else.
+"""The interface of an engine, a pass over the features, and the engine "recompute" in plain torch.
 
 The engines "recompute" and "triton" are this interface twice. Everything between two passes (the N-step,
 normalisation, their gradients, the loop over iterations) works on K·C numbers per image and is common,

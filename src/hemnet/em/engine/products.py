@@ -1,4 +1,4 @@
-"""The three matrix products of EM, each image with factors of its own.
+"""The batched matrix products of the engine "recompute".
 
 Large ones on CPU in float32 run as 1x1 convolutions of oneDNN: it takes the bias into the product and uses
 the widest vectors of any processor, where a BLAS may not (on a 2-core AMD EPYC it is about twice as fast

@@ -1,1 +1,1 @@
-"""The unrolled iterations forward and backward, and the gradient at a fixed point."""
+"""How the iterations are differentiated: gradient modes, the exact backward pass, the implicit gradient."""

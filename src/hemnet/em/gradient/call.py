@@ -1,4 +1,4 @@
-"""One call of `unroll` as the gradient modes see it: iterations of an engine, with and without a graph.
+"""What a gradient mode is handed: features, options, and iterations with or without an autograd graph.
 
 Shape suffixes: B images, N positions, C channels, K components, T iterations, R rows of a trajectory's
 tail, Q the two quantities of `GradientFlow`.

@@ -1,4 +1,4 @@
-"""Where the means go: plain generalised EM, stopped early or not, or Anderson-accelerated. No gradient.
+"""T iterations without a gradient: plain, stopped early, or Anderson-accelerated.
 
 Shape suffixes: B images, C channels, K components, T iterations, W window.
 """

@@ -1,4 +1,4 @@
-"""The gradient at the fixed point of EM by a linear solve, whatever path led there.
+"""Gradient mode `Implicit`: takes the means for a fixed point of EM, and solves a linear system there.
 
 At mu* = G(x, mu*), with G one plain step (h = 0; every highway scale has the same fixed points),
 

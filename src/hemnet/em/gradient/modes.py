@@ -1,6 +1,6 @@
-"""The gradient modes: how one and the same forward pass is differentiated.
+"""The gradient modes, each a way to differentiate the same forward pass: `Unrolled`, `OneStep`, `Detached`.
 
-`Implicit`, which solves for its gradient, is in `hemnet.em.gradient.implicit`.
+`Implicit` is in `hemnet.em.gradient.implicit`; `hemnet.em.gradient.choose` lists all.
 
 Shape suffixes: B images, K components, C channels, T iterations, R rows of a trajectory's tail.
 """

@@ -1,4 +1,4 @@
-"""T iterations and their gradient as two operators, opaque to torch.compile: nothing to break a graph on.
+"""T iterations and their gradient as two torch custom operators, so that torch.compile keeps one graph.
 
 A torch operator takes tensors, numbers and words, no objects. So `Options` crosses this border as the flat
 list that `FLAT` declares, `flat` writes, and `Options(*list)` reads inside the operator; no other module

@@ -1,4 +1,4 @@
-"""Solvers of w - vjp(w) = d for w, each image by itself, given vjp alone.
+"""Linear solvers of gradient mode `Implicit`: w - vjp(w) = d for w, each image separately.
 
 `vjp` is the vector-Jacobian product of a step of EM: it maps a (B, K, C) tensor to another. A solver stops at
 a relative residual of `tolerance` in every image, or after `max_iterations` products, whichever is first.

@@ -1,4 +1,4 @@
-"""The unrolled iterations with their exact gradient, in memory that does not grow with T.
+"""The autograd Function behind gradient mode `Unrolled`: exact, in memory that does not grow with T.
 
 The forward pass keeps the features and K·C numbers per iteration; the backward pass recomputes the rest,
 one iteration at a time. Where even the means would take a quarter of the features (many iterations on

@@ -1,4 +1,4 @@
-"""Where the parts of the configuration and the recipes are.
+"""Paths of ``conf/`` and ``experiments/``, and the lookup of a recipe by name.
 
 The build puts ``conf/`` and the YAML files of ``experiments/`` into the package. In a checkout both folders
 are at the top of the repository.

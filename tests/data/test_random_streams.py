@@ -3,7 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hemnet.data.streams import stream
+from hemnet.data.random_streams import stream
 
 
 def test_streams_of_different_keys_purposes_and_seeds_differ():
