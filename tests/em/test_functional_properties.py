@@ -130,8 +130,8 @@ def test_everything_is_finite_forward_and_backward(shape, options, dtype, expone
     result = unroll(x, mu, **options)
     for tensor in (result.reconstruction, result.means, result.responsibilities()):
         assert tensor.isfinite().all()
-    # Where components tie, an E-step multiplies a gradient by up to 2K max|x|²/σ². Features are normal, C <= 8
-    # and K <= 6, so that |x|² <= 5²·8·scale². There are T E-steps and the readout's.
+    # Where components tie, an E-step multiplies a gradient by up to 2K max|x|²/σ². Features are normal, with
+    # C <= 8 and K <= 6, so that |x|² <= 5²·8·scale². There are T E-steps and the readout's.
     growth = max(1.0, 2 * 6 * 25 * 8 * scale**2 / options["variance"]) ** (options["iterations"] + 1)
     if growth < torch.finfo(dtype).max ** 0.9:
         gradients = torch.autograd.grad(result.reconstruction.sum() + result.means.sum(), (x, mu))
