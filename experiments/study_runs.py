@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hemnet.errors import HemnetError
-from hemnet.runs.evaluations import FOLDER, folder_name, read_results
+from hemnet.runs.evaluations import results_of
 from hemnet.runs.identity import differences, identity
 from hemnet.runs.run import Run, find_runs
 
@@ -108,9 +108,7 @@ class Finished:
     @cached_property
     def evaluated(self) -> dict[int | None, float]:
         """`val/miou` of the last checkpoint by T of evaluation."""
-        folder = self.run.path / FOLDER / folder_name("last")
-        results = read_results(folder, self.run.path / "checkpoints" / "last.ckpt")
-        return {T: found["metrics"].get("val/miou") for T, found in results.items()}
+        return {T: found["metrics"].get("val/miou") for T, found in results_of(self.run.path).items()}
 
 
 Measure = Callable[[Finished], float | None]

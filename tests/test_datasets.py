@@ -153,7 +153,7 @@ def test_browse_shows_what_the_loader_hands_to_the_network(make_camvid: MakeCamV
     assert abs(sheet.shape[0] - height) <= 1
 
     # The very first batch of training: its mean colours are found in the sheet, each in its own place.
-    batch = next(iter(build_data(load([*overrides, "run_dir=."])).train_dataloader()))
+    batch = next(iter(build_data(load(overrides)).train_dataloader()))
     for place, image in enumerate(batch["image"]):
         row, column = divmod(place, 3)
         top, left = row * (height - 88) // 2, column * 1100 // 3

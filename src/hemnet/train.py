@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.callbacks.finite import FiniteSteps
+from hemnet.callbacks.lightning_state import callbacks_of
 from hemnet.config.build import (
     build_data,
     build_evaluator,
@@ -115,7 +116,7 @@ def _train(config: DictConfig) -> float:
         trainer.fit(task, datamodule=data, ckpt_path=run.resumes_from, weights_only=True)
         run.record(steps=trainer.global_step)
         # A network whose output is not finite has no scores: FiniteSteps ends the run, as in training.
-        finite = [callback for callback in trainer.callbacks if isinstance(callback, FiniteSteps)]  # type: ignore[attr-defined]
+        finite = callbacks_of(trainer, FiniteSteps)
         (scores,) = build_evaluator(config, finite).validate(task, datamodule=data, verbose=False)
         run.record(metrics=scores)
         if trainer.is_global_zero:

@@ -104,8 +104,8 @@ def _become(arguments: list[str], cwd: str, environment: dict[str, str], output:
         with open(os.path.join(output, name), mode) as file:
             os.dup2(file.fileno(), number)
     atexit.register(_be_silent)
-    # Python runs it anew, as "__main__"; and would say that it is there already.
-    sys.modules.pop(f"{module}.__main__" if f"{module}.__main__" in COMMANDS else module, None)
+    if module in COMMANDS:
+        del sys.modules[module]  # Python runs it anew, as "__main__"; and would say that it is there already
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

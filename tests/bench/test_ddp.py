@@ -70,7 +70,7 @@ def test_a_measured_step_takes_the_place_of_the_rate() -> None:
 
 
 def test_what_a_recipe_asks_for_is_counted_from_its_network() -> None:
-    network = build_network(load(["experiment=synthetic_hem", "run_dir=."]), 4, pretrained=False)
+    network = build_network(load(["experiment=synthetic_hem"]), 4, pretrained=False)
     found = workload(["experiment=synthetic_hem"], 4)
     assert found.gradient_bytes == 4 * count_parameters(network)["total"]
     assert (found.name, found.batch) == ("synthetic_hem", 4)

@@ -108,7 +108,7 @@ def test_an_option_reaches_the_layer_from_the_head(name: str) -> None:
 def test_an_option_reaches_the_layer_from_the_configuration(name: str) -> None:
     given = {"num_components": 64, "highway_scale": 0.5} | chosen(name)  # which recipes have of their own
     overrides = [f"model.head.{key}={WRITTEN.get(value, value)}" for key, value in given.items()]
-    config = load(["model/head=hem", "run_dir=unused", "logger=csv", *overrides])
+    config = load(["model/head=hem", "logger=csv", *overrides])
     assert set(config.model.head) - {"_target_"} == set(OF_HEAD) - {"in_channels", "num_classes"}
     (layer,) = (m for m in build_network(config, 3).modules() if isinstance(m, HighwayEM))
     assert_same(told(layer), expected(OF_LAYER, given))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.build import build_network, restore
@@ -67,3 +68,30 @@ def test_a_run_with_settings_beside_the_mode_is_restored_and_gone_on_with(
     assert layer.gradient.name == written["gradient"]
     assert gradient == "unrolled" or layer.gradient == Implicit(tolerance=1e-6)
     assert Run.create(run.path, config, "auto").resumes_from == run.path / "checkpoints" / "last.ckpt"
+
+
+def test_a_config_of_an_older_version_is_read_with_present_names(tmp_path: Path) -> None:
+    old = {
+        "task": {"_target_": "hemnet.task.SegmentationTask"},
+        "optim": {
+            "_target_": "hemnet.optim.Optimization",
+            "hard_pixels": {"_target_": "hemnet.optim.HardPixels"},
+        },
+        "trainer": {"plugins": [{"_target_": "hemnet.records.SafeCheckpoints"}]},
+        "logger": {
+            "csv": {"_target_": "hemnet.records.MetricsFile"},
+            "wandb": {"_target_": "hemnet.callbacks.wandb_run.wandb_logger"},
+        },
+        "inference": {"_target_": "hemnet.inference.Inference"},
+        "model": {"head": {"_target_": "hemnet.nets.EMHead"}},
+    }
+    OmegaConf.save(OmegaConf.create(old), tmp_path / "config.yaml")
+    config = Run.open(tmp_path).config
+    targets = [
+        config.task._target_, config.optim._target_, config.optim.hard_pixels._target_,
+        config.trainer.plugins[0]._target_, config.logger.csv._target_, config.logger.wandb._target_,
+        config.inference._target_, config.model.head._target_,
+    ]  # fmt: skip
+    for target in targets:
+        get_object(target)
+    assert targets[-1] == "hemnet.nets.EMHead"

@@ -14,7 +14,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
-from hemnet.runs.evaluations import FOLDER, folder_name, read_results
+from hemnet.runs.evaluations import results_of
 from hemnet.runs.identity import Identity, identity
 from hemnet.runs.run import Run, find_runs
 from hemnet.sweeps.jobs import CONSOLE, last_lines
@@ -123,9 +123,10 @@ def read(path: Path) -> Record:
     )
     if record.status == "finished":
         _read_metrics(record, run)
-        results = read_results(path / FOLDER / folder_name("last"), path / "checkpoints" / "last.ckpt")
         record.evaluated = {
-            T: _number(result["metrics"].get("val/miou")) for T, result in results.items() if T is not None
+            T: _number(result["metrics"].get("val/miou"))
+            for T, result in results_of(path).items()
+            if T is not None
         }
     return record
 

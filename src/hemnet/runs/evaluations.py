@@ -53,6 +53,14 @@ def read_results(folder: Path, checkpoint: Path) -> dict[int | None, dict[str, A
     }  # fmt: skip
 
 
+def results_of(
+    run: Path, which: Checkpoint = "last", inference: Sequence[str] = (), assignments: Sequence[str] = ()
+) -> dict[int | None, dict[str, Any]]:
+    """Return what `read_results` does of a run directory's evaluations of one kind, see `folder_name`."""
+    folder = run / FOLDER / folder_name(which, inference, assignments)
+    return read_results(folder, run / "checkpoints" / f"{which}.ckpt")
+
+
 def write_iterations(folder: Path, checkpoint: Path, keys: Sequence[str]) -> None:
     """Write iterations.csv: a row for each T with a result in the folder, also from earlier evaluations."""
     rows = [

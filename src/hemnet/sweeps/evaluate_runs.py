@@ -10,7 +10,7 @@ from hemnet.config.build import build_inference
 from hemnet.config.command_line import override
 from hemnet.config.paths import recipe
 from hemnet.errors import HemnetError
-from hemnet.runs.evaluations import FOLDER, folder_name, read_results
+from hemnet.runs.evaluations import FOLDER, results_of
 from hemnet.runs.identity import identity
 from hemnet.runs.run import Checkpoint, Run, find_runs
 from hemnet.sweeps.jobs import Evaluation
@@ -93,8 +93,7 @@ def _arguments(
     about = identity(run.config)
     if iterations and about.iterations is None:
         raise _NothingToDo(f"{about.head} has no EM layer, and so no T")
-    folder = run.path / FOLDER / folder_name(which, build_inference(config).settings, assignments)
-    done = read_results(folder, run.path / "checkpoints" / f"{which}.ckpt")
+    done = results_of(run.path, which, build_inference(config).settings, assignments)
     wanted: Sequence[int | None] = iterations or [None]
     left = [str(T) for T in wanted if T not in done]
     if not left:
