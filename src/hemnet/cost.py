@@ -30,6 +30,7 @@ from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.nets.flops import count_flops, count_parameters
 from hemnet.runs.provenance import device_name
+from hemnet.runs.redaction import redact_argument
 from hemnet.runs.run import Run
 from hemnet.storage.files import write_json
 
@@ -163,7 +164,9 @@ def _entry() -> None:
     )
     _print(found, name)
     if options.output is not None:
-        write_json(options.output, {"network": name, **found})
+        write_json(
+            options.output, {"network": name, "overrides": list(map(redact_argument, assignments)), **found}
+        )
 
 
 if __name__ == "__main__":
