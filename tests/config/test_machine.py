@@ -54,7 +54,7 @@ def test_every_command_uses_a_run_of_gpus_on_the_processor(
     cost._entry()
     assert "Latency" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["cost", str(run), "--device", "nonsense"])
-    with pytest.raises(HemnetError, match="--device nonsense: .*give --device cpu"):
+    with pytest.raises(HemnetError, match=r"--device nonsense: .*give --device cpu"):
         cost._entry()
 
 
