@@ -1,4 +1,10 @@
-"""Segment an image with an exported network and onnxruntime alone: run_onnx.py MODEL.onnx IMAGE MASK.png."""
+"""Segment an image with an exported network and onnxruntime alone: run_onnx.py MODEL.onnx IMAGE MASK.png.
+
+The mask is that of ``hemnet predict``: the metadata of the file say how the network was evaluated, in which
+size (``eval_size``) and over which scales, mirror images and windows (``inference``); this does the same.
+
+Shapes: K classes, H and W pixels of the image, h and w of what the network is given, n and m of its scores.
+"""
 
 import json
 import sys
@@ -7,15 +13,168 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-model, source, target = sys.argv[1:]
-session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-about = json.loads(session.get_modelmeta().custom_metadata_map["hemnet"])
-image = ImageOps.exif_transpose(Image.open(source)).convert("RGB")
-normalized_HWC = (np.asarray(image) / 255 - about["mean"]) / about["std"]
-batch_BCHW = normalized_HWC.transpose(2, 0, 1)[None].astype(np.float32)
-(logits_BKHW,) = session.run(["logits"], {"image": batch_BCHW})
-classes_HW = logits_BKHW[0].argmax(0).astype(np.uint8)
-mask = Image.fromarray(classes_HW, mode="P")
-mask.putpalette([channel for colour in about["palette"] for channel in colour])
-mask.save(target)
-print(*(about["classes"][k] for k in np.unique(classes_HW)), sep="\n")
+EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+
+
+def read(path):
+    """Return an image file as (H, W, 3) uint8 RGB, turned as its EXIF orientation says."""
+    with Image.open(path) as picture:
+        picture.load()
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):
+        grey = (np.asarray(picture).astype(np.uint32) + 128) // 257
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if picture.mode not in EIGHT_BIT:
+        raise ValueError(f"pixel format {picture.mode!r} is not supported; convert the image to 8-bit RGB")
+    return np.array(picture.convert("RGB"))
+
+
+def linear(count, positions, levels=None):
+    """Return the matrix, (positions, count), that interpolates a row of ``count`` values linearly."""
+    positions = np.clip(positions, 0, count - 1)[:, None]
+    share = positions - np.floor(positions)
+    if levels:
+        share = np.floor(share * levels + 0.5) / levels
+    place = np.arange(count)
+    return (place == np.floor(positions)) * (1 - share) + (place == np.floor(positions) + 1) * share
+
+
+def centres(count, size):
+    """Return where the centres of ``size`` pixels are on a row of ``count`` pixels of the same length."""
+    return (np.arange(size) + 0.5) * count / size - 0.5
+
+
+def area(count, size):
+    """Return the matrix, (size, count), that averages a row of pixels over fewer, longer pixels."""
+    start = np.arange(size)[:, None] * count / size
+    end = (np.arange(size)[:, None] + 1) * count / size
+    place = np.arange(count)
+    return np.clip(np.minimum(end, place + 1) - np.maximum(start, place), 0, None) * size / count
+
+
+def resize(image_HWC, size):
+    """Resize a uint8 image as in evaluation: by area if both sides shrink, else linearly."""
+    sides = image_HWC.shape[:2]
+    shrinks = size[0] <= sides[0] and size[1] <= sides[1]
+    down, across = (
+        area(n, m) if shrinks else linear(n, centres(n, m), levels=256)
+        for n, m in zip(sides, size, strict=True)
+    )
+    resized = np.einsum("hH,HWc,wW->hwc", down, image_HWC.astype(np.float64), across, optimize=True)
+    # Halves are rounded as OpenCV does: to even, except where it halves the image or interpolates.
+    halves_up = not shrinks or sides == (2 * size[0], 2 * size[1])
+    return (np.floor(resized + 0.5) if halves_up else np.rint(resized.round(6))).astype(np.uint8)
+
+
+class Network:
+    """An exported network and what its metadata say."""
+
+    def __init__(self, path):
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.about = json.loads(self.session.get_modelmeta().custom_metadata_map["hemnet"])
+
+    def logits(self, image_Chw, size):
+        """Return logits, (K, *size), of a normalised image: its scores, interpolated to the size at once."""
+        (scores_Knm,) = self.session.run(["scores"], {"image": image_Chw[None].astype(np.float32)})[0]
+        stride, matrices = self.about["output_stride"], []
+        for count, side, wanted in zip(scores_Knm.shape[1:], image_Chw.shape[1:], size, strict=True):
+            filled = -(-side // stride) * stride  # the network pads its input to a multiple of the stride
+            positions = (np.arange(wanted) + 0.5) * (side / wanted) * (count / filled) - 0.5
+            matrices.append(linear(count, positions).astype(np.float32))
+        return matrices[0] @ scores_Knm @ matrices[1].T
+
+    def segment(self, image_HWC):
+        """Return the class of each pixel, (H, W) uint8."""
+        about, how = self.about, self.about["inference"]
+        size, given = image_HWC.shape[:2], about["eval_size"]
+        if given:
+            image_HWC = resize(image_HWC, (given, given) if isinstance(given, int) else tuple(given))
+        image_Chw = ((image_HWC / 255 - about["mean"]) / about["std"]).astype(np.float32).transpose(2, 0, 1)
+        total = 0
+        for scale in how["scales"]:
+            scaled = image_Chw
+            if scale != 1:
+                sides = [self.scaled(side, scale) for side in image_Chw.shape[1:]]
+                down, across = (
+                    linear(n, centres(n, m)).astype(np.float32)
+                    for n, m in zip(image_Chw.shape[1:], sides, strict=True)
+                )
+                scaled = down @ image_Chw @ across.T
+            total = total + softmax(self.windowed(scaled, size))
+            if how["flip"]:
+                total = total + softmax(self.windowed(scaled[..., ::-1], size)[..., ::-1])
+        return total.argmax(0).astype(np.uint8)
+
+    def scaled(self, side, scale):
+        """Return a side of the scaled image: the nearest multiple of ``multiple``."""
+        multiple = self.about["inference"]["multiple"]
+        return max(1, int(side * scale / multiple + 0.5)) * multiple
+
+    def windowed(self, image_Chw, size):
+        """Return logits at ``size``, of the whole image or averaged over sliding windows."""
+        window, stride = self.about["inference"]["window"], self.about["inference"]["stride"]
+        h, w = image_Chw.shape[1:]
+        if window is None or (h, w) == tuple(window):
+            return self.logits(image_Chw, size)
+        stride = stride or [max(1, 2 * side // 3) for side in window]
+        image_Chw = np.pad(image_Chw, ((0, 0), (0, max(window[0] - h, 0)), (0, max(window[1] - w, 0))))
+        total, count = 0, np.zeros(image_Chw.shape[1:], np.float32)
+        for top in starts(image_Chw.shape[1], window[0], stride[0]):
+            for left in starts(image_Chw.shape[2], window[1], stride[1]):
+                place = (slice(top, top + window[0]), slice(left, left + window[1]))
+                found = softmax(self.logits(image_Chw[:, *place], window))
+                if isinstance(total, int):
+                    total = np.zeros((len(found), *count.shape), np.float32)
+                total[:, *place] += found
+                count[place] += 1
+        mean = (total / count)[:, :h, :w]
+        if (h, w) != tuple(size):
+            down, across = (
+                linear(n, centres(n, m)).astype(np.float32) for n, m in zip((h, w), size, strict=True)
+            )
+            mean = down @ mean @ across.T
+        return np.log(np.maximum(mean, np.finfo(np.float32).tiny))
+
+
+def starts(length, window, stride):
+    """Return where windows start along a side; the last is shifted to end at ``length``."""
+    return [*range(0, length - window, stride), length - window]
+
+
+def softmax(logits):
+    """Return probabilities over axis 0."""
+    raised = np.exp(logits - logits.max(0))
+    return raised / raised.sum(0)
+
+
+def write(path, classes_HW, palette):
+    """Write the classes as a PNG with a palette."""
+    mask = Image.fromarray(classes_HW, mode="P")
+    mask.putpalette([channel for colour in palette for channel in colour])
+    mask.save(path)
+
+
+def main(arguments):
+    """Segment one image; an error is one line, and the exit status 2."""
+    if len(arguments) != 3:
+        sys.exit("usage: run_onnx.py MODEL.onnx IMAGE MASK.png")
+    model, source, target = arguments
+    what = f"the network {model}"
+    try:
+        network = Network(model)
+        missing = {"inference", "output_stride"} - network.about.keys()
+        if missing:
+            raise ValueError("an older hemnet exported it: export it again")
+        what = f"the image {source}"
+        classes_HW = network.segment(read(source))
+        what = f"the mask {target}"
+        write(target, classes_HW, network.about["palette"])
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        print(f"error: {what}: {type(error).__name__}: {reason[:300]}", file=sys.stderr)
+        sys.exit(2)
+    print(*(network.about["classes"][k] for k in np.unique(classes_HW)), sep="\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -21,7 +21,9 @@ from hemnet.config.compose import load
 from hemnet.config.paths import EXPERIMENTS
 from hemnet.data import CAMVID, normalize, read_image
 from hemnet.errors import HemnetError
+from hemnet.nets import Segmenter
 from hemnet.runs import checkpoints
+from hemnet.runs.evaluations import results_of
 from hemnet.runs.run import Run
 from hemnet.sweeps.evaluate_runs import read_sweep
 from hemnet.sweeps.jobs import Evaluation
@@ -187,12 +189,88 @@ def test_earlier_rows_stay_and_other_images_have_a_folder_of_their_own(run_dir: 
     before = json.loads((copy / "evaluation/last/result.json").read_text())
     assert (before["images"], before["iterations_eval"]) == (VAL, None)
 
+    # So do a whole node, and a change of the network; what the run has anyway changes nothing.
+    whole = "data.val={_target_: hemnet.data.CamVid, split: train}".replace(": ", ":")
+    for how in (
+        [whole],
+        ["model.head.iterations_eval=1"],
+        ["data.val.split=val"],
+        ["trainer.limit_val_batches=1"],
+    ):
+        evaluate.evaluate(copy, "last", how, worst=0)
+    assert {path.name for path in (copy / "evaluation").iterdir()} == {
+        "last", "last-split-train", "last-iterations_eval-1", "last-limit_val_batches-1"
+    }  # fmt: skip
+    assert json.loads((copy / "evaluation/last/result.json").read_text()) | {
+        "seconds": 0,
+        "overrides": [],
+    } == (before | {"seconds": 0})
+
     # For another checkpoint none of them is valid.
     checkpoints.write(
         checkpoints.read(copy / "checkpoints/last.ckpt") | {"epoch": 7}, copy / "checkpoints/last.ckpt"
     )
     evaluate.evaluate(copy, "last", [], iterations=[1], worst=0)
     assert [row["iterations"] for row in table(copy / "evaluation/last/iterations.csv")] == ["1"]
+
+
+def test_other_images_at_another_root_have_a_folder_of_their_own(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    first = evaluate.evaluate(copy, "last", [], worst=0)
+    root = write_camvid(tmp_path / "other" / "camvid", {"train": 4, "val": VAL}, (48, 64))
+    moved = shutil.copytree(run_dir.parent / "camvid", tmp_path / "moved")
+    for path in (root / "valannot").iterdir():
+        Image.fromarray(np.full((48, 64), 7, np.uint8)).save(path)
+    second = evaluate.evaluate(copy, "last", [f"data.root={root}"], worst=0)
+    assert evaluate.evaluate(copy, "last", [f"data.root={moved}"], worst=0) == pytest.approx(
+        first, nan_ok=True
+    )
+    kept, other = sorted((copy / "evaluation").iterdir())
+    assert kept.name == "last"
+    assert other.name.startswith("last-data-")
+    for place, scores in ((kept, first), (other, second)):
+        found = json.loads((place / "result.json").read_text())["metrics"]
+        assert found["val/loss"] == pytest.approx(scores["val/loss"])
+    assert "last; 5 images of the val split of camvid" in capsys.readouterr().out
+
+
+def test_an_evaluation_or_submission_of_another_origin_is_not_overwritten(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "out"
+    evaluate.evaluate(run_dir, "last", [], output=place, submission=tmp_path, worst=0)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for which, how in (("best", []), ("last", ["inference.flip=true"]), ("last", ["data.val.split=train"])):
+        with pytest.raises(HemnetError, match=r"out was made from another .*: choose another --output"):
+            evaluate.evaluate(run_dir, which, how, output=place, worst=0)
+    with pytest.raises(HemnetError, match=r"comp5_val_cls was made from another checkpoint, last, not best"):
+        evaluate.evaluate(run_dir, "best", [], output=tmp_path / "new", submission=tmp_path, worst=0)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_an_evaluation_of_an_older_version_is_read_and_renewed(run_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    evaluate.evaluate(copy, "last", [], worst=0)
+    path = copy / "evaluation/last/result.json"
+    new = json.loads(path.read_text())
+    older = {key: new[key] for key in ("checkpoint", "checkpoint_sha256", "overrides", "metrics", "images")}
+    path.write_text(json.dumps(older | {"inference": new["inference"], "iterations_eval": None}))
+    assert results_of(copy)[None]["metrics"] == new["metrics"]
+    evaluate.evaluate(copy, "last", [], worst=0)
+    assert json.loads(path.read_text())["changes"] == {}
+
+
+def test_an_image_that_needs_too_much_memory_is_named(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Segmenter, image: torch.Tensor, size: tuple[int, int]) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Segmenter, "forward", fail)
+    with pytest.raises(HemnetError, match=r"out of memory on val_0 .*--window 512 512"):
+        evaluate.evaluate(run_dir, "last", ["data.eval_batch_size=1"], output=tmp_path / "out", worst=0)
 
 
 def test_of_many_runs_only_what_is_left_is_evaluated(

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,73 @@ def test_guesses_of_the_second_day_are_new(tmp_path: Path) -> None:
         return [tuple(job.overrides) for job in jobs]
 
     assert not set(day(3)) & set(day(6))
+
+
+def study_with_a_score(folder: Path) -> None:
+    found = Search("demo", recipe(), ["data.num_workers=0"], folder)
+    (job,) = found.jobs_to_run(1)
+    finish(job, 0.5)
+    found.tell(job)
+
+
+@pytest.mark.parametrize(
+    ("changes", "assignments", "said"),
+    [
+        ({"experiment": "camvid_hem_small"}, [], "experiment is synthetic_hem there, and camvid_hem"),
+        ({}, ["experiment=camvid_hem_small"], "experiment is synthetic_hem there"),
+        ({"overrides": ["seed=2"]}, [], "seed is 1 there, and 2 here"),
+        ({}, ["data.val.length=7"], "data.val.length is 100 there, and 7 here"),
+        ({}, ["trainer.max_epochs=77"], r"trainer.max_epochs is \d+ there, and 77 here"),
+        ({"space": RECIPE["space"] | {"model/head": ["em"]}}, [], "space.model/head is"),
+        ({"space": {"model.head.iterations": {"low": 1, "high": 4}}}, [], "space.model/head is"),
+        (
+            {"space": RECIPE["space"] | {"model.head.iterations": {"low": 1, "high": 5}}}, [],
+            "space.model.head.iterations is",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("older", [False, True], ids=["recorded", "older"])
+def test_a_study_is_of_one_search(
+    changes: dict, assignments: list[str], said: str, older: bool, tmp_path: Path
+) -> None:
+    study_with_a_score(tmp_path)
+    if older:  # only the trial has its configuration
+        forget_config(tmp_path)
+    with pytest.raises(HemnetError, match=f"are of another search: {said}"):
+        Search("demo", recipe(**changes), assignments, tmp_path)
+    # Where and how it runs is no difference; nor are more trials.
+    again = Search("demo", recipe(trials=9), ["data.num_workers=1", "logger=csv"], tmp_path)
+    assert again.best().value == 0.5
+    assert len(list(again.jobs_to_run(2))) == 1
+
+
+def forget_config(folder: Path) -> None:
+    """Make a study what older versions wrote, and its trial the run that it was."""
+    study = optuna.load_study(study_name="study", storage=f"sqlite:///{folder / 'study.db'}")
+    with sqlite3.connect(folder / "study.db") as database:
+        database.execute("delete from study_user_attributes")
+    (trial,) = study.trials
+    chosen = [f"{key}={value}" for key, value in trial.params.items()]
+    config = load(["experiment=synthetic_hem", "seed=1", *chosen, f"run_dir={folder / 'trial-0000'}"])
+    OmegaConf.save(config, folder / "trial-0000" / "config.yaml")
+
+
+def test_data_at_another_place_is_another_search(tmp_path: Path) -> None:
+    first = recipe(experiment="camvid_hem_small")
+    for job in (found := Search("demo", first, ["data.root=/data/a"], tmp_path)).jobs_to_run(1):
+        finish(job, 0.5)
+        found.tell(job)
+    with pytest.raises(HemnetError, match=r"data\.root is /data/a there, and /data/b here"):
+        Search("demo", first, ["data.root=/data/b"], tmp_path)
+
+
+def test_the_score_of_another_run_in_a_trial_s_directory_does_not_count(tmp_path: Path) -> None:
+    found = Search("demo", recipe(), [], tmp_path)
+    (job,) = found.jobs_to_run(1)
+    finish(job, 0.9)
+    job.status = "failed"  # as hemnet.train ends that finds a run of another configuration there
+    found.tell(job)
+    assert [row["state"] for row in rows(tmp_path)] == ["FAIL"]
 
 
 @pytest.mark.parametrize("spec", [{"low": 2, "high": 1}, {"low": 1}, {"low": 1, "high": 2, "step": 1}, [], 3])

@@ -24,11 +24,13 @@ from hemnet.bench.timing import peak_extra_memory, seconds
 from hemnet.config.build import build_data, build_network, restore
 from hemnet.config.command_line import override, parse, run_entry
 from hemnet.config.compose import load
+from hemnet.config.machine import on_this_machine
 from hemnet.data import DataError
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.nets.flops import count_flops, count_parameters
 from hemnet.runs.provenance import device_name
+from hemnet.runs.redaction import redact_argument
 from hemnet.runs.run import Run
 from hemnet.storage.files import write_json
 
@@ -85,11 +87,20 @@ def cost(
 def _network(run: str | None, assignments: list[str], classes: int | None) -> tuple[Segmenter, str]:
     if run is not None:
         opened = Run.open(run)
-        opened.config = override(opened.config, assignments)
+        opened.config = on_this_machine(override(opened.config, assignments), assignments)
         return restore(opened)[0], str(opened.path)
     config = load([*assignments])
     classes = classes or _classes(config)
     return build_network(config, classes, pretrained=False), f"{config.name}, {classes} classes"
+
+
+def _require_device(name: str) -> None:
+    """Raise a HemnetError unless torch has this device here."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise HemnetError(f"--device {name}: {reason}. Leave it out, or give --device cpu") from error
 
 
 def _classes(config: DictConfig) -> int:
@@ -146,13 +157,16 @@ def _entry() -> None:
     options, assignments = parse(parser)
     if min(*options.size, options.batch, options.repeats) < 1:
         raise HemnetError("--size, --batch and --repeats take numbers of at least 1")
+    _require_device(options.device)
     network, name = _network(options.run, assignments, options.classes)
     found = cost(
         network, tuple(options.size), batch=options.batch, repeats=options.repeats, device=options.device
     )
     _print(found, name)
     if options.output is not None:
-        write_json(options.output, {"network": name, **found})
+        write_json(
+            options.output, {"network": name, "overrides": list(map(redact_argument, assignments)), **found}
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Score trained networks on the validation split of their data sets: ``python -m hemnet.evaluate RUN``.
 
 The results, result.json, classes.csv, images.csv, confusion.png and worst.png, are written to the folder
-RUN/evaluation/CHECKPOINT[-inference options]/, or with --iterations to a folder T<n> in it for each number of
-EM iterations.
+RUN/evaluation/CHECKPOINT[-inference options][-changed keys]/, or with --iterations to a folder T<n> in it for
+each number of EM iterations.
 
 Several runs, or folders of runs, are evaluated each in its own process, without repeating evaluations.
 --sweep NAME takes runs and iterations from experiments/evaluations/NAME.yaml.
@@ -11,6 +11,7 @@ Several runs, or folders of runs, are evaluated each in its own process, without
 import hemnet.lab
 
 import argparse
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -31,13 +32,22 @@ from hemnet.config.command_line import (
     print_sweep,
     run_entry,
 )
+from hemnet.config.machine import on_this_machine
 from hemnet.data import DatasetSpec
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
+from hemnet.figures.predictions import record_of
 from hemnet.nets import Segmenter
 from hemnet.processes.ranks import rank
-from hemnet.runs.checkpoints import fingerprint
-from hemnet.runs.evaluations import FOLDER, at_iterations, folder_name, write_iterations
+from hemnet.runs.evaluations import (
+    FOLDER,
+    at_iterations,
+    digest_of,
+    folder_for,
+    require_own,
+    write_iterations,
+)
+from hemnet.runs.outputs import Origin
 from hemnet.runs.provenance import device_name
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.sweeps.evaluate_runs import evaluate_runs, read_sweep
@@ -64,30 +74,32 @@ def evaluate(
         assignments: ``key=value`` changes to the run's configuration; ``inference.*`` are inference options.
         iterations: numbers T of EM iterations to evaluate with, one after another; none means the T of the
             run. The scores of the last one are returned.
-        output: the folder to write to; None is a folder in the run, named by checkpoint and inference.
+        output: the folder to write to; None is a folder in the run with the name of `Origin`. If it holds an
+            evaluation on other images, the results go to a folder beside it, see `folder_for`.
         worst: how many of the worst images to show.
         submission: the folder in which to write a submission to the PASCAL VOC test server; None writes none.
 
     Raises:
-        hemnet.errors.HemnetError: there is no such run, checkpoint or data, the classes differ, or the
-            network has no EM layer to iterate.
+        hemnet.errors.HemnetError: there is no such run, checkpoint or data, the classes differ, the network
+            has no EM layer to iterate, or the folder to write to holds the output of another origin.
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
-    checkpoint = run.checkpoint(which)
-    known = fingerprint(checkpoint)
+    inference = build_inference(config)
+    origin = Origin.of(run, which, config, inference.settings)
+    place = output or run.path / FOLDER / origin.name
+    require_own(place, origin)
+    run.config = config = on_this_machine(config, assignments)
     network, spec = restore(run, which)
     _check_iterations(network, iterations, submission)
     data = build_data(config)
     spec.require_same_classes(data.spec)
     task = build_task(config, network, spec)
-    task.inference = build_inference(config)
-    record = EvaluationRecord(worst, submission and _submission_folder(submission, config, spec))
+    task.inference = inference
+    masks = submission and _submission_folder(submission, config, spec, origin)
+    record = EvaluationRecord(worst, masks, json.dumps(origin.record()))
     trainer = build_evaluator(config, [record])
-    output = output or run.path / FOLDER / folder_name(which, task.inference.settings, assignments)
-    title = f"{run.config.name}, seed {run.config.seed}, {output.name}"
-    what = {"checkpoint": which, "checkpoint_sha256": known, "overrides": list(assignments),
-            "inference": asdict(task.inference)}  # fmt: skip
+    what = origin.record() | {"overrides": list(assignments), "inference": asdict(inference)}
     found: dict[int | None, dict[str, float]] = {}
     counts: Sequence[int | None] = iterations or [None]
     for count in counts:
@@ -96,22 +108,36 @@ def evaluate(
         (scores,) = trainer.validate(task, datamodule=data, verbose=False)
         found[count] = dict(scores)
         if trainer.is_global_zero:
+            images = digest_of([score.name for score in record.images], record.matrix.sum(1))
+            place = folder_for(place, images)
+            title = _title(config, origin, data.spec, len(record.images))
+            figures = title if count is None else f"{title}, T = {count}"
             result = what | {
                 "iterations_eval": count,
                 "images": len(record.images),
+                "data": images,
                 "seconds": round(time.monotonic() - started, 1),
                 "device": device_name(config.trainer.accelerator),
                 "metrics": found[count],
             }
             try:
-                record.write(at_iterations(output, count), spec, result)
+                record.write(at_iterations(place, count), spec, result, figures)
             except OSError as error:
-                raise HemnetError(f"cannot write to {output} ({error}): choose another --output") from error
+                raise HemnetError(f"cannot write to {place} ({error}): choose another --output") from error
     if trainer.is_global_zero:
         if iterations:
-            write_iterations(output, checkpoint, [*SUMMARY.values(), "val/loss"])
-        _conclude(found, spec, output, title)
+            write_iterations(place, run.checkpoint(which), [*SUMMARY.values(), "val/loss"])
+        _conclude(found, spec, place, title)
     return found[counts[-1]]
+
+
+def _title(config: DictConfig, origin: Origin, data: DatasetSpec, images: int) -> str:
+    """Return what tells this evaluation from others: on the terminal, and above its figures."""
+    split = OmegaConf.select(config, "data.val.split") or "val"
+    return (
+        f"{origin.experiment}, seed {origin.seed}, {origin.name}; {images} images of the {split} split of "
+        f"{data.name}"
+    )
 
 
 def set_iterations(network: Segmenter, count: int | None) -> None:
@@ -132,11 +158,17 @@ def _check_iterations(network: Segmenter, iterations: Sequence[int], submission:
         raise HemnetError("a submission has one prediction per image: give --iterations one number")
 
 
-def _submission_folder(root: Path, config: DictConfig, spec: DatasetSpec) -> Path:
-    """Create the folder that the server expects; "comp5" means training on the challenge's data only."""
+def _submission_folder(root: Path, config: DictConfig, spec: DatasetSpec, origin: Origin) -> Path:
+    """Create the folder that the server expects; "comp5" means training on the challenge's data only.
+
+    Raises:
+        HemnetError: there are masks of another origin.
+    """
     split = OmegaConf.select(config, "data.val.split") or "val"
     folder = root / "results" / "VOC2012" / "Segmentation" / f"comp5_{split}_cls"
     folder.mkdir(parents=True, exist_ok=True)
+    if earlier := next(folder.glob("*.png"), None):
+        origin.require_own(folder, record_of(earlier))
     if rank() == 0:
         if spec.num_classes != VOC_CLASSES:
             log.warning(

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.callbacks.finite import FiniteSteps
 from hemnet.callbacks.lightning_state import callbacks_of
+from hemnet.config import finetune
 from hemnet.config.build import (
     build_data,
     build_evaluator,
@@ -109,6 +110,7 @@ def _train(config: DictConfig) -> float:
         data = build_data(config)
         # A resumed run takes its weights from the checkpoint, and needs no pretrained ones.
         network = build_network(config, data.spec.num_classes, pretrained=run.resumes_from is None)
+        finetune.start(run, network, data.spec)
         task = build_task(config, network, data.spec)
         trainer = build_trainer(config)
         if run.resumes_from:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hemnet.errors import HemnetError
-from hemnet.nets import ResNet
+from hemnet.nets import EfficientNetLite, ResNet
 from hemnet.nets.weights import load_pretrained
 
 State = dict[str, Tensor]
@@ -61,6 +61,89 @@ def test_local_file_is_loaded_without_its_classifier(tmp_path, layout):
     net = network()
     load_pretrained(net, str(tmp_path / "x.pth"))
     assert_holds(net, state)
+
+
+def other_parts() -> State:
+    return {
+        "head.mlp.0.weight": torch.ones(2),
+        "projector.weight": torch.ones(3, 3),
+        "decode.conv.bias": torch.ones(1),
+    }
+
+
+WRAPPED = {
+    "mmseg": lambda own: {"meta": {"epoch": 3}, "state_dict": under("backbone.", own) | other_parts()},
+    "moco": lambda own: {
+        "epoch": 200, "arch": "resnet18",
+        "state_dict": under("module.encoder_q.", own | {"fc.0.weight": torch.ones(2, 2)})
+        | under("module.encoder_k.", published(5)) | {"module.queue": torch.ones(4, 4)},
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+    },
+    "dino": lambda own: {
+        "student": under("module.backbone.", published(5)),
+        "teacher": under("backbone.", own) | other_parts(),
+        "epoch": 7,
+    },
+    "simsiam": lambda own: {"model": under("encoder.", own) | other_parts(), "scaler": {"scale": 2.0}},
+    "model": lambda own: {"model": own, "optimizer": {}},
+    "nested twice": lambda own: {"checkpoint": {"state_dict": under("module.model.backbone.", own)}},
+    "run": lambda own: {
+        "state_dict": under("network.backbone.", own) | under("network.head.", other_parts()), "epoch": 1,
+        "hemnet": {"format": 2}, "optimizer_states": [{"state": {0: {"momentum_buffer": torch.ones(2)}}}],
+    },
+    "twice the same": lambda own: {"model": own, "model_ema": {name: own[name].clone() for name in own}},
+}  # fmt: skip
+
+
+def under(prefix: str, state: State) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("way", WRAPPED)
+def test_the_backbone_is_found_whatever_wraps_it(tmp_path, way, caplog):
+    caplog.set_level("INFO")
+    torch.save(WRAPPED[way](published()), tmp_path / "x.pth")
+    net = network()
+    load_pretrained(net, str(tmp_path / "x.pth"))
+    assert_holds(net, published())
+    assert f"the backbone's weights are those in {tmp_path / 'x.pth'} under '" in caplog.text
+
+
+def test_of_several_backbones_one_must_be_chosen(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"model": published(), "model_ema": published(5)}, path)
+    assert_refused(
+        str(path), rf"holds 2 backbones that fit, under 'model\.', 'model_ema\.': .*='{path}#model'"
+    )
+    net = network()
+    load_pretrained(net, f"{path}#model_ema")
+    assert_holds(net, published(5))
+    assert_refused(f"{path}#teacher", r"under 'teacher\.'.* 100 tensors missing")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.encoder_q.", "model.backbone."])
+def test_a_misfit_names_the_prefix_that_matches_best(tmp_path, prefix):
+    torch.save({"state_dict": under(prefix, network(depth=34).state_dict())}, tmp_path / "x.pth")
+    assert_refused(
+        str(tmp_path / "x.pth"),
+        rf"under 'state_dict\.{prefix}', which matches best of .* 0 tensors missing, 96 unknown, 0 of",
+    )
+
+
+def test_a_checkpoint_without_such_names_says_which_it_has(tmp_path):
+    torch.save({"state_dict": {"patch_embed.proj.weight": torch.ones(3)}}, tmp_path / "x.pth")
+    assert_refused(
+        str(tmp_path / "x.pth"), "none of its names ends as conv1.weight does; they begin with state_dict"
+    )
+
+
+def test_another_backbone_is_found_too(tmp_path):
+    torch.manual_seed(1)
+    trained = EfficientNetLite(0).state_dict()
+    torch.save({"state_dict": under("network.backbone.", trained)}, tmp_path / "x.pth")
+    assert_holds(EfficientNetLite(0, weights=str(tmp_path / "x.pth")), trained)
+    with pytest.raises(HemnetError, match="does not fit this backbone: under"):
+        EfficientNetLite(1, weights=str(tmp_path / "x.pth"))
 
 
 def test_constructor_loads_weights(tmp_path):

@@ -1,7 +1,9 @@
 """Prediction on a folder of mixed junk: the good images are segmented, the bad ones named at the end."""
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from _helpers.tiny import TINY
 from omegaconf import OmegaConf
 from PIL import Image
 
+from hemnet import predict as entry
 from hemnet.config.build import build_network
 from hemnet.config.command_line import SUMMARY, print_scores
 from hemnet.config.compose import load
@@ -17,6 +20,7 @@ from hemnet.data import CAMVID, DataError, DatasetSpec
 from hemnet.data.spec import voc_colors
 from hemnet.data.survey import Survey
 from hemnet.datasets import _print_surveys
+from hemnet.errors import HemnetError
 from hemnet.figures.predictions import Row, legend, predictions_page
 from hemnet.figures.scores import confusion_figure
 from hemnet.predict import predict
@@ -64,6 +68,75 @@ def test_the_good_ones_are_done_and_the_bad_ones_named(run: Path, tmp_path: Path
             assert mask.size == size
             assert np.asarray(mask).max() < CAMVID.num_classes
     assert len(list((tmp_path / "out").iterdir())) == 2 * len(GOOD) + 1
+
+
+def photograph(path: Path, seed: int, size: tuple[int, int] = (24, 36)) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            "--window",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), "--window"),
+        (MemoryError("Unable to allocate 3 GiB for an array"), "--window"),
+        (RuntimeError("Storage size calculation overflowed with sizes=[1, 9]"), "--window"),
+        (ValueError("whatever else"), "not segmented (ValueError: whatever else)"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+@pytest.mark.parametrize("where", ["segment", "read_image", "write_mask"])
+def test_an_image_that_fails_for_any_reason_stops_no_other(
+    error: Exception, said: str, where: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    for i, name in enumerate("abc"):
+        photograph(tmp_path / "photos" / f"{name}.png", i)
+    calls, real = [], getattr(entry, where)
+
+    def second_fails(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            raise error
+        return real(*given)
+
+    monkeypatch.setattr(entry, where, second_fails)
+    with pytest.raises(DataError, match=r"1 of 3 images in .* were not segmented: b\.png"):
+        predict(run, tmp_path / "photos", "last", tmp_path / "out")
+    assert said in caplog.text
+    assert "b.png" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "out").glob("*_mask.png")) == ["a_mask.png", "c_mask.png"]
+
+
+def test_predictions_of_one_origin_never_replace_those_of_another(run: Path, tmp_path: Path) -> None:
+    photograph(tmp_path / "photos" / "a.png", 0)
+    shutil.copy(run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt")
+    predict(run, tmp_path / "photos", "best", None)
+    for how in ("seed=0", "inference.flip=true", "inference.window=[16,16]", "data.eval_transform.size=16"):
+        predict(run, tmp_path / "photos", "last", None, [how])
+    assert sorted(path.name for path in run.glob("predictions*")) == [
+        "predictions", "predictions-best", "predictions-last-flip", "predictions-last-size-16",
+        "predictions-last-window-16-16",
+    ]  # fmt: skip
+    out = predict(run, tmp_path / "photos", "last", tmp_path / "out")
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(HemnetError, match=r"another settings, \[\], not \['flip'\]: choose another --output"):
+        predict(run, tmp_path / "photos", "last", out, ["inference.flip=true"])
+    # Another photograph of the same name; and a file of the user's own.
+    photograph(tmp_path / "further" / "a.png", 1)
+    with pytest.raises(DataError, match="none of the 1 images"):
+        predict(run, tmp_path / "further", "last", out)
+    assert before == {path: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a_mask.png").write_bytes((tmp_path / "photos" / "a.png").read_bytes())
+    with pytest.raises(DataError, match="none of the 1 images"):
+        predict(run, tmp_path / "photos", "last", tmp_path / "own")
+    predict(run, tmp_path / "photos", "last", out)
+    assert before == {path: path.read_bytes() for path in out.iterdir()}
 
 
 def test_what_is_no_folder_and_what_cannot_be_written_to_are_named(run: Path, tmp_path: Path) -> None:

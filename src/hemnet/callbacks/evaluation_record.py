@@ -40,6 +40,7 @@ class EvaluationRecord(pl.Callback):
         worst: how many of the worst images to keep with their truth and prediction.
         masks: an existing folder. The predicted classes of each image are written there as the palette PNG
             ``<name>.png``, at the size of the labels, by the rank that has the image; null writes none.
+        origin: written inside each of these files, see `hemnet.figures.predictions.write_mask`.
 
     Attributes:
         matrix: C_KK, int64, of the last evaluation.
@@ -47,9 +48,8 @@ class EvaluationRecord(pl.Callback):
         rows: the worst images, worst first, with the score in the name.
     """
 
-    def __init__(self, worst: int = 0, masks: Path | None = None) -> None:
-        self.worst = worst
-        self.masks = masks
+    def __init__(self, worst: int = 0, masks: Path | None = None, origin: str = "{}") -> None:
+        self.worst, self.masks, self.origin = worst, masks, origin
         self._begin()
 
     def _begin(self) -> None:
@@ -78,7 +78,7 @@ class EvaluationRecord(pl.Callback):
                 self._keep(score, Row(label, denormalize(batch["image"][i]), truth, prediction))
             if self.masks is not None:
                 classes_HW = outputs[i].to("cpu", torch.uint8).numpy()
-                write_mask(self.masks / f"{name}.png", classes_HW, pl_module.spec)
+                write_mask(self.masks / f"{name}.png", classes_HW, pl_module.spec, self.origin)
 
     def _among_the_worst(self, score: ImageScore) -> bool:
         if self.worst < 1 or math.isnan(score.miou):
@@ -101,8 +101,15 @@ class EvaluationRecord(pl.Callback):
         self.rows = [row for _, row in candidates[: self.worst]]
         self._candidates = []
 
-    def write(self, place: Path, spec: DatasetSpec, result: dict[str, Any]) -> None:
-        """Write the files of this evaluation, result.json last: if it exists, all others do."""
+    def write(self, place: Path, spec: DatasetSpec, result: dict[str, Any], title: str = "") -> None:
+        """Write the files of this evaluation, result.json last: if it exists, all others do.
+
+        Args:
+            place: the folder.
+            spec: the classes.
+            result: the content of result.json.
+            title: of the figures.
+        """
         place.mkdir(parents=True, exist_ok=True)
         matrix = torch.from_numpy(self.matrix)
         columns = zip(
@@ -112,8 +119,8 @@ class EvaluationRecord(pl.Callback):
         write_table(place / "classes.csv", ["class", "iou", "accuracy", "pixels"], rows)
         images = [[score.name, cell(score.miou), cell(score.pixel_accuracy)] for score in self.images]
         write_table(place / "images.csv", ["image", "miou", "pixel_accuracy"], images)
-        confusion_figure(self.matrix, spec, place / "confusion.png")
+        confusion_figure(self.matrix, spec, place / "confusion.png", title)
         (place / "worst.png").unlink(missing_ok=True)  # an earlier evaluation's
         if self.rows:
-            predictions_page(self.rows, spec, place / "worst.png")
+            predictions_page(self.rows, spec, place / "worst.png", title=title)
         write_json(place / "result.json", result)

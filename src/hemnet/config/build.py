@@ -85,7 +85,11 @@ def build_eval_transform(config: DictConfig) -> EvalTransform:
 
 
 def build_network(config: DictConfig, num_classes: int, *, pretrained: bool = True) -> Segmenter:
-    """Return the network for ``num_classes``; without ``pretrained``, the backbone's weights are random."""
+    """Return the network for ``num_classes``; without ``pretrained``, the backbone's weights are random.
+
+    They are too if the run is fine-tuned, since `hemnet.config.finetune` replaces them.
+    """
+    pretrained = pretrained and config.get("finetune") is None
     unloaded = {} if pretrained or "weights" not in config.model.backbone else {"weights": None}
     backbone = _build(config, "model.backbone", **unloaded)
     heads = {}

@@ -22,7 +22,7 @@ from hemnet.runs.redaction import learn
 GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks", "logger")
 # The nodes without a constructor, and the keys that each may have; None allows any key.
 CONTAINERS: dict[str, set[str] | None] = {
-    "": {"name", "sweep", "seed", "runs", "run_dir", "resume", *GROUPS},
+    "": {"name", "sweep", "seed", "runs", "run_dir", "resume", "finetune", *GROUPS},
     "model": {"backbone", "head", "auxiliary", "num_components", "highway_scale"},
     "callbacks": None,
     "logger": None,

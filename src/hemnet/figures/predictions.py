@@ -3,18 +3,23 @@
 Shapes: H, W image height and width, C = 3 colour channels.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from hemnet.data import IGNORE_INDEX, DatasetSpec, Item, denormalize
+from hemnet.storage.files import replacing
 
+ORIGIN = "hemnet"
+"""The keyword of a PNG file's text that says what it was made from."""
 ERROR_COLOUR = (214, 39, 40)
 OPACITY = 0.55
 MOST_PATCHES = 30
@@ -30,8 +35,10 @@ class Row(NamedTuple):
     prediction: np.ndarray
 
 
-def predictions_page(rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show_images: bool = True) -> None:
-    """Write truth, prediction and errors of each row, with a legend of the classes below.
+def predictions_page(
+    rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show_images: bool = True, title: str = ""
+) -> None:
+    """Write truth, prediction and errors of each row, with a legend of the classes below, ``title`` above.
 
     With ``show_images`` the image comes first, and in grey behind the errors. Without photographs the page
     may be shared more freely.
@@ -50,8 +57,10 @@ def predictions_page(rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set_visible(False)
         cells[0].set_ylabel(row.name if len(row.name) < 20 else f"…{row.name[-18:]}", fontsize=7)
-    for cell, title in zip(axes[0], titles, strict=True):
-        cell.set_title(title, fontsize=9)
+    for cell, heading in zip(axes[0], titles, strict=True):
+        cell.set_title(heading, fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=7, wrap=True)
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(path)
 
@@ -94,12 +103,12 @@ def contact_sheet(items: Sequence[Item], spec: DatasetSpec, path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def legend(spec: DatasetSpec, path: Path) -> None:
-    """Write a legend of the classes and their colours."""
+def legend(spec: DatasetSpec, path: Path, origin: str = "{}") -> None:
+    """Write a legend of the classes and their colours, with its origin inside, see `write_mask`."""
     columns = -(-spec.num_classes // 20)
     figure = Figure(figsize=(2.2 * columns, 0.24 * -(-spec.num_classes // columns) + 0.2), dpi=110)
     figure.legend(handles=_patches(spec), loc="center", ncols=columns, frameon=False)
-    figure.savefig(path)
+    figure.savefig(path, metadata={ORIGIN: origin})
 
 
 def _patches(spec: DatasetSpec, masks: Sequence[np.ndarray] = ()) -> list[Patch]:
@@ -114,8 +123,33 @@ def _patch(name: str, colour: tuple[int, int, int]) -> Patch:
     return Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor="0.5", linewidth=0.5, label=name)
 
 
-def write_mask(path: Path, classes_HW: np.ndarray, spec: DatasetSpec) -> None:
-    """Write class indices, (H, W) uint8, as a palette PNG, which viewers show in the classes' colours."""
+def write_mask(path: Path, classes_HW: np.ndarray, spec: DatasetSpec, origin: str = "{}") -> None:
+    """Write class indices, (H, W) uint8, as a palette PNG, which viewers show in the classes' colours.
+
+    Args:
+        path: the file, which is replaced only if writing succeeds.
+        classes_HW: the mask.
+        spec: the classes.
+        origin: an object in JSON, what the mask was made from; `record_of` reads it.
+    """
     mask = Image.fromarray(classes_HW, mode="P")
     mask.putpalette([channel for colour in spec.palette for channel in colour])
-    mask.save(path)
+    write_png(path, mask, origin)
+
+
+def write_png(path: Path, picture: Image.Image, origin: str = "{}") -> None:
+    """Write a picture with its origin inside, see `write_mask`."""
+    about = PngInfo()
+    about.add_text(ORIGIN, origin)
+    with replacing(path) as part:
+        picture.save(part, format="PNG", pnginfo=about)
+
+
+def record_of(path: Path) -> dict[str, Any] | None:
+    """Return the origin inside a PNG file of `write_png` or `legend`; None if it has none."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            found = json.loads(picture.info[ORIGIN])
+    except (OSError, SyntaxError, ValueError, KeyError):
+        return None
+    return found if isinstance(found, dict) else None

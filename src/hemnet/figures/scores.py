@@ -19,13 +19,14 @@ from hemnet.data import DatasetSpec
 MOST_NUMBERS, MOST_NAMES = 12, 64
 
 
-def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path) -> None:
+def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path, title: str = "") -> None:
     """Write a confusion matrix as shares of each true class: rows sum to 1; a row without pixels is grey.
 
     Args:
         C_KK: counts; rows are true classes, columns predicted ones.
         spec: the classes; up to `MOST_NAMES` names are shown.
         path: the PNG file.
+        title: above the matrix.
     """
     count = spec.num_classes
     total_K1 = C_KK.sum(1, keepdims=True)
@@ -38,6 +39,8 @@ def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path) -> None:
     picture = axis.imshow(share_KK, cmap=colours, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     figure.colorbar(picture, ax=axis, shrink=0.7, format=PercentFormatter(1.0))
     axis.set(xlabel="predicted class", ylabel="true class")
+    if title:
+        figure.suptitle(title, fontsize=7, wrap=True)
     axis.spines[:].set_visible(False)
     if count <= MOST_NAMES:
         font = min(9.0, 0.72 * 72 * side / count)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from hemnet.em import Detached, HighwayEM
 from hemnet.errors import HemnetError
-from hemnet.nets.segmenter import Segmenter
+from hemnet.nets.segmenter import Segmenter, at_size
 
 log = logging.getLogger(__name__)
 
 
-def portable_copy(network: Segmenter) -> nn.Module:
+def portable_copy(network: Segmenter, *, scores: bool = False) -> nn.Module:
     """Return a copy of a network in eval mode that maps images to logits by plain torch operators.
 
     EM layers use the ``reference`` engine, which equals the others up to rounding, without ``tolerance`` (see
@@ -25,6 +25,8 @@ def portable_copy(network: Segmenter) -> nn.Module:
 
     Args:
         network: the trained network; it is not changed.
+        scores: whether to return two tensors: these logits, and those of `Segmenter.scores` at the resolution
+            of the head, which can be interpolated to another size at once.
 
     Raises:
         HemnetError: an EM layer uses Anderson acceleration, which plain operators cannot express.
@@ -38,7 +40,7 @@ def portable_copy(network: Segmenter) -> nn.Module:
         for key, child in module.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size != 1:
                 setattr(module, key, BinMeans(child))
-    return _Logits(network)
+    return _Scores(network) if scores else _Logits(network)
 
 
 def drop_tolerance(network: nn.Module) -> None:
@@ -62,6 +64,12 @@ class _Logits(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image).logits
+
+
+class _Scores(_Logits):
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        (scores, *_), filled = self.network.scores(image)
+        return at_size(scores, filled, (image.shape[-2], image.shape[-1])), scores
 
 
 class BinMeans(nn.Module):

@@ -44,8 +44,17 @@ class Segmenter(nn.Module):
 
     def forward(self, image_BCHW: Tensor, size: tuple[int, int] | None = None) -> SegmenterOutput:
         """Return logits for normalised images (B, 3, H, W), at ``size``, by default that of the images."""
+        outputs, filled = self.scores(image_BCHW)
+        image = (image_BCHW.shape[-2], image_BCHW.shape[-1])
+        return SegmenterOutput(*(at_size(logits, filled, image, size) for logits in outputs))
+
+    def scores(self, image_BCHW: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        """Return the logits (B, K, h, w) of each head at its own resolution, and the padded images' size.
+
+        Images are padded below and on the right to multiples of `output_stride`.
+        """
         height, width = image_BCHW.shape[-2:]
-        stride = int(getattr(self.backbone, "output_stride", 1))
+        stride = self.output_stride
         filled_BCHW = F.pad(image_BCHW, (0, -width % stride, 0, -height % stride))
         features = self.backbone(filled_BCHW)
         outputs = [self.head(features)]
@@ -53,10 +62,28 @@ class Segmenter(nn.Module):
             outputs.append(self.auxiliary(features))
         # At least float32: interpolating in half precision would round the logits that decide the argmax.
         outputs = [logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in outputs]
-        filled = (filled_BCHW.shape[-2], filled_BCHW.shape[-1])
-        if size is None:
-            return SegmenterOutput(*(_cut(_upsample(logits, filled), (height, width)) for logits in outputs))
-        return SegmenterOutput(*(_resample(logits, filled, (height, width), size) for logits in outputs))
+        return outputs, (filled_BCHW.shape[-2], filled_BCHW.shape[-1])
+
+    @property
+    def output_stride(self) -> int:
+        """The number of which the sides of padded images are multiples."""
+        return int(getattr(self.backbone, "output_stride", 1))
+
+
+def at_size(
+    logits_BKhw: Tensor, filled: tuple[int, int], image: tuple[int, int], size: tuple[int, int] | None = None
+) -> Tensor:
+    """Return a head's logits at a size.
+
+    Args:
+        logits_BKhw: (B, K, h, w), of the padded images.
+        filled: (height, width) of the padded images.
+        image: (height, width) of the images.
+        size: (H, W) of the result, which shows the images without the padding; None is that of the images.
+    """
+    if size is None:
+        return _cut(_upsample(logits_BKhw, filled), image)
+    return _resample(logits_BKhw, filled, image, size)
 
 
 def _upsample(logits_BKhw: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,8 +1,11 @@
-"""Pretrained weights from a file, an installed package or a URL; the latter two are checked by a hash."""
+"""Pretrained weights from a file, an installed package or a URL; the latter two are checked by a hash.
+
+`hemnet.nets.backbone_in` finds the backbone in what the file holds.
+"""
 
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urldefrag, urlparse
@@ -11,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hemnet.errors import HemnetError
+from hemnet.nets.backbone_in import REMEDY, find_backbone
 from hemnet.storage.download import DownloadError, download, require_digest
 from hemnet.storage.files import require_unpacked
-
-REMEDY = "set model.backbone.weights to the path of a downloaded checkpoint, or to null for random weights"
 
 
 class PackagedWeights(NamedTuple):
@@ -61,38 +63,37 @@ def load_pretrained(
     source: str | PackagedWeights,
     own_name: Callable[[str], str | None] = without_classifier,
 ) -> None:
-    """Load a checkpoint into ``network``.
+    """Load the backbone in a checkpoint into ``network``, wherever in the checkpoint it is.
+
+    The checkpoint may hold mappings inside each other, as ``{"state_dict": {...}, "optimizer": {...}}`` does,
+    and more than the backbone: other heads, a momentum encoder. The names of the backbone's tensors may have
+    a prefix, such as ``module.encoder_q.``, or ``network.backbone.`` in the checkpoints of a run.
+    `find_backbone` says what fits.
 
     Args:
         network: the module to fill; all of its tensors must be in the checkpoint.
         source: a path, an http(s) or file URL, or a file of a package. A URL must state the SHA-256 of its
             file, as the fragment ``#sha256=<hex>`` or in the file name as
-            ``name-<first 8 or more hex digits>.pth``.
+            ``name-<first 8 or more hex digits>.pth``. ``PATH#PREFIX`` chooses among several backbones.
         own_name: maps the name of a tensor in the checkpoint to its name in the network, or to None to skip
             it; raises KeyError, IndexError or ValueError for an unknown name.
 
     Raises:
         HemnetError: the file is missing, cannot be downloaded, has another hash, is not a checkpoint of
-            tensors, or does not fit the network. ``network`` is then unchanged.
+            tensors, does not fit the network, or holds several that do. ``network`` is then unchanged.
     """
     if source == "imagenet":
         raise HemnetError(
             "model.backbone.weights=imagenet works with model/backbone=lite0, lite1 and lite2; this backbone "
             "takes the path or URL of a checkpoint"
         )
-    path = _local(source)
+    path, prefix = _local(source), None
+    if not path.is_file() and isinstance(source, str):
+        name, _, prefix = source.rpartition("#")
+        path = Path(name) if name else path
     if not path.is_file():
         raise HemnetError(f"no pretrained weights at {path}: {REMEDY}")
-    state: dict[str, Tensor] = {}
-    for name, tensor in _read_state(path).items():
-        try:
-            own = own_name(name)
-        except (KeyError, IndexError, ValueError):
-            own = name  # `_check_fit` reports it as unknown
-        if own is not None:
-            state[own] = tensor
-    _check_fit(network, state, path)
-    network.load_state_dict(state)
+    network.load_state_dict(find_backbone(network, _read_tensors(path), path, own_name, prefix))
 
 
 def _local(source: str | PackagedWeights) -> Path:
@@ -126,37 +127,26 @@ def _download(url: str) -> Path:
     return target
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint; the names of nested mappings are joined by dots."""
     try:
         with path.open("rb") as file:
             require_unpacked(file)
             file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises any type: KeyError, struct.error, ...
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HemnetError(f"{path} cannot be read as a checkpoint of tensors ({reason}); {REMEDY}") from error
-    if isinstance(state, dict):
-        state = state.get("state_dict", state)
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
+    tensors = dict(_tensors(content, ""))
+    if not tensors:
         raise HemnetError(f"{path} holds no mapping from names to tensors; {REMEDY}")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return tensors
 
 
-def _check_fit(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    own = network.state_dict()
-    # Checkpoints from before PyTorch 0.4.1 lack this counter, which nothing uses.
-    for name in own:
-        if name.endswith("num_batches_tracked"):
-            state.setdefault(name, own[name])
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
-    misshaped = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
-    if missing or unexpected or misshaped:
-        example = (missing or unexpected or misshaped)[0]
-        raise HemnetError(
-            f"{path} does not fit this backbone: {len(missing)} tensors missing, {len(unexpected)} unknown, "
-            f"{len(misshaped)} of another shape (first: {example}); "
-            "set model.backbone.depth, stem and width (or variant) to those of the checkpoint"
-        )
+def _tensors(node: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if isinstance(key, str) and isinstance(value, Tensor):
+                yield prefix + key, value
+            elif isinstance(key, str):
+                yield from _tensors(value, f"{prefix}{key}.")

@@ -1,36 +1,21 @@
 """Where the results of evaluations are in a run directory.
 
 RUN/evaluation/NAME/ holds the result.json, classes.csv, images.csv, confusion.png and worst.png of one
-evaluation, and the same files in T<n>/ for one with n EM iterations. `folder_name` makes NAME.
+evaluation, and the same files in T<n>/ for one with n EM iterations. NAME is that of `hemnet.runs.outputs`.
 """
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hemnet.runs.checkpoints import fingerprint
-from hemnet.runs.identity import below, job_name
-from hemnet.runs.run import RESULT, Checkpoint
+from hemnet.runs.outputs import Origin
+from hemnet.runs.run import RESULT
 from hemnet.storage.files import read_json, write_table
 
 FOLDER = "evaluation"
-# Configuration keys that change which images are evaluated, or what is done to them.
-IMAGES = ("data.val", "data.eval_transform")
-
-
-def folder_name(which: Checkpoint, inference: Sequence[str] = (), assignments: Sequence[str] = ()) -> str:
-    """Return the folder's name for an evaluation: all that its scores depend on besides the run.
-
-    Args:
-        which: the checkpoint.
-        inference: the inference options that differ from plain inference, see `Inference.settings`.
-        assignments: ``key=value`` changes to the configuration. Those below `IMAGES`, such as the split, are
-            part of the name, except ``data.*.root``: a data set is assumed to be the same wherever it is.
-    """
-    keys = {assignment: assignment.partition("=")[0] for assignment in assignments}
-    changed = [a for a, key in keys.items() if below(key, IMAGES) and not key.endswith(".root")]
-    return "-".join([which, *inference, *([job_name(changed)] if changed else [])])
 
 
 def at_iterations(folder: Path, iterations: int | None) -> Path:
@@ -53,12 +38,50 @@ def read_results(folder: Path, checkpoint: Path) -> dict[int | None, dict[str, A
     }  # fmt: skip
 
 
-def results_of(
-    run: Path, which: Checkpoint = "last", inference: Sequence[str] = (), assignments: Sequence[str] = ()
-) -> dict[int | None, dict[str, Any]]:
-    """Return what `read_results` does of a run directory's evaluations of one kind, see `folder_name`."""
-    folder = run / FOLDER / folder_name(which, inference, assignments)
-    return read_results(folder, run / "checkpoints" / f"{which}.ckpt")
+def results_of(run: Path, name: str = "last") -> dict[int | None, dict[str, Any]]:
+    """Return what `read_results` does of one folder of a run directory's evaluations.
+
+    Args:
+        run: the run directory.
+        name: the folder's, see `hemnet.runs.outputs.output_name`; by default the plain evaluation.
+    """
+    return read_results(run / FOLDER / name, run / "checkpoints" / f"{name.partition('-')[0]}.ckpt")
+
+
+def require_own(folder: Path, origin: Origin) -> None:
+    """Raise a HemnetError if an evaluation of another origin is in a folder, see `Origin.require_own`."""
+    for place, found in _held(folder):
+        origin.require_own(place, found)
+
+
+def digest_of(names: Iterable[str], pixels: Iterable[int]) -> dict[str, Any]:
+    """Return what tells one set of images from another, wherever they are: their number and a hash.
+
+    Args:
+        names: of the images.
+        pixels: how many pixels of the truth each class has.
+    """
+    ordered = sorted(names)
+    digest = hashlib.sha256(repr((ordered, [int(count) for count in pixels])).encode()).hexdigest()
+    return {"images": len(ordered), "sha256": digest}
+
+
+def folder_for(folder: Path, data: dict[str, Any]) -> Path:
+    """Return the folder for an evaluation on these images, see `digest_of`.
+
+    It is ``folder``, unless that has an evaluation on other images, such as those at another ``data.root``:
+    then its name is followed by the hash.
+    """
+    for _, found in _held(folder):
+        if found.get("data", data) != data or found.get("images", data["images"]) != data["images"]:
+            return folder.with_name(f"{folder.name}-data-{data['sha256'][:8]}")
+    return folder
+
+
+def _held(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the results in a folder, of any checkpoint, each with its path."""
+    places = [folder, *sorted(folder.glob("T*"))]
+    return [(place, found) for place in places if (found := read_json(place / RESULT))]
 
 
 def write_iterations(folder: Path, checkpoint: Path, keys: Sequence[str]) -> None:

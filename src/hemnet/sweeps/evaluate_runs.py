@@ -8,10 +8,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.build import build_inference
 from hemnet.config.command_line import override
+from hemnet.config.machine import on_this_machine
 from hemnet.config.paths import recipe
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import FOLDER, results_of
 from hemnet.runs.identity import identity
+from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run, find_runs
 from hemnet.sweeps.jobs import Evaluation
 from hemnet.sweeps.pool import Slot
@@ -67,7 +69,7 @@ def evaluate_runs(
             run = Run.open(path)
             config = override(run.config, assignments)
             job.overrides = _arguments(run, config, which, assignments, iterations, worst)
-            slots = slots or slots_for(config, parallel, None)
+            slots = slots or slots_for(on_this_machine(config, assignments), parallel, None)
         except _NothingToDo as reason:
             job.status, job.error = "skipped", str(reason)
         except HemnetError as error:
@@ -93,7 +95,7 @@ def _arguments(
     about = identity(run.config)
     if iterations and about.iterations is None:
         raise _NothingToDo(f"{about.head} has no EM layer, and so no T")
-    done = results_of(run.path, which, build_inference(config).settings, assignments)
+    done = results_of(run.path, Origin.of(run, which, config, build_inference(config).settings).name)
     wanted: Sequence[int | None] = iterations or [None]
     left = [str(T) for T in wanted if T not in done]
     if not left:

@@ -8,8 +8,10 @@ network's input.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +19,11 @@ from torch.nn import functional as F
 
 from hemnet.errors import HemnetError
 
+# What allocators say, of torch, OpenCV and the operating system, if memory is short.
+SHORTAGE = (
+    "allocate memory", "out of memory", "not enough memory", "insufficient memory",
+    "size calculation overflowed",
+)  # fmt: skip
 # (B, 3, h, w) normalised images and a size (H, W) to logits (B, K, H, W) at that size.
 Forward = Callable[[Tensor, tuple[int, int]], Tensor]
 
@@ -177,3 +184,43 @@ def segment(
     if not logits_BKHW.isfinite().all():
         raise HemnetError("the network's output is not finite: use another checkpoint")
     return logits_BKHW[0].argmax(0).to("cpu", torch.uint8).numpy()
+
+
+@contextmanager
+def explain_memory(images: Sequence[str]) -> Iterator[None]:
+    """Turn an error about a lack of memory, in the block, into one that names the images and the remedy.
+
+    Args:
+        images: the names of the images of one batch.
+
+    Raises:
+        HemnetError: the memory of the processor or of the GPU was too small.
+    """
+    try:
+        yield
+        return
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        found = " ".join(str(error).split())[:200] or type(error).__name__
+    # Outside of the handler, since the error keeps the tensors of the frames that it passed through.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    names = ", ".join(images[:5]) + (f" and {len(images) - 5} more" if len(images) > 5 else "")
+    raise HemnetError(
+        f"out of memory on {names} ({found}): evaluate and predict with a sliding window, such as "
+        f"--window 512 512, or with a smaller data.eval_transform.size"
+        + (", or first one image at a time, with data.eval_batch_size=1" if len(images) > 1 else "")
+    )
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or one behind it, is about memory: of torch, numpy, Pillow or OpenCV."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        said = str(error).lower()
+        if isinstance(error, RuntimeError | OSError | cv2.error) and any(sign in said for sign in SHORTAGE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

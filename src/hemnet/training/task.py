@@ -17,7 +17,7 @@ from hemnet.data import IGNORE_INDEX, Batch, DatasetSpec
 from hemnet.nets import Segmenter
 from hemnet.processes.ranks import distributed
 from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
-from hemnet.training.inference import PLAIN, Inference
+from hemnet.training.inference import PLAIN, Inference, explain_memory
 from hemnet.training.loss import HardPixels, PixelSum, cross_entropy_sum
 from hemnet.training.metrics import ConfusionMatrix, PixelMean, summarize
 from hemnet.training.optim import Optimization
@@ -126,7 +126,8 @@ class SegmentationTask(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Add one batch to the scores; return its predicted classes, (B, H, W) int64, for callbacks."""
         mask = batch["mask"]
-        logits = self.inference(self, batch["image"], _size(mask))
+        with explain_memory(batch["name"]):
+            logits = self.inference(self, batch["image"], _size(mask))
         prediction = logits.argmax(1)
         self.confusion.update(prediction, mask)
         self.mean_loss.update(*cross_entropy_sum(logits, mask, IGNORE_INDEX))

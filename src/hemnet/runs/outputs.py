@@ -1,0 +1,130 @@
+"""What an output of a trained network depends on: it names the output, and is written inside it.
+
+Evaluations, predictions, exports and submissions of one run differ by checkpoint, inference and changes of
+the configuration. `Origin` has these. A file or folder with the output of another origin is not overwritten.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from omegaconf import DictConfig, OmegaConf
+
+from hemnet.errors import HemnetError
+from hemnet.runs.checkpoints import fingerprint
+from hemnet.runs.identity import job_name, leaves
+from hemnet.runs.redaction import is_secret, redact
+from hemnet.runs.run import Checkpoint, Run
+from hemnet.storage.files import file_digest
+
+# Configuration keys that change what a trained network computes, which images it is given, or in which size.
+DETERMINING = ("model", "data.val", "data.eval_transform", "trainer.precision", "trainer.limit_val_batches")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an output depends on: a run's checkpoint, and what differs from the run's configuration.
+
+    Attributes:
+        run: the run directory.
+        experiment: the recipe's name.
+        seed: the run's seed.
+        checkpoint: the checkpoint's name.
+        digest: the hash of the checkpoint file, SHA-256 in hex.
+        settings: the inference options that differ from plain inference, see `Inference.settings`.
+        changes: the values that differ from the run's configuration, by key, of the keys in `DETERMINING`.
+            The root of a data set is left out: its files may have been moved.
+    """
+
+    run: Path
+    experiment: str
+    seed: int
+    checkpoint: Checkpoint
+    digest: str
+    settings: Sequence[str]
+    changes: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: Run, which: Checkpoint, used: DictConfig, settings: Sequence[str] = ()) -> Self:
+        """Return the origin of an output.
+
+        Args:
+            run: the run, with the configuration that it was trained with.
+            which: the checkpoint.
+            used: the configuration that the output is made with.
+            settings: the inference options that differ from plain inference.
+
+        Raises:
+            HemnetError: the run has no such checkpoint.
+        """
+        path = run.checkpoint(which)
+        digest = fingerprint(path) or file_digest(path, "sha256")
+        about = (str(run.config.name), int(run.config.seed), which, digest)
+        return cls(run.path, *about, list(settings), _changes(run.config, used))
+
+    @property
+    def name(self) -> str:
+        """The name for files and folders in the run: ``last``, or ``best-scales-0.5-1-flip-split-train``."""
+        return output_name(self.checkpoint, self.settings, self.changes)
+
+    def record(self) -> dict[str, Any]:
+        """Return the origin as plain containers, without paths, to be written inside the output."""
+        about = {"experiment": self.experiment, "seed": self.seed, "checkpoint": self.checkpoint}
+        about |= {"checkpoint_sha256": self.digest, "settings": self.settings, "changes": self.changes}
+        return json.loads(json.dumps(about))
+
+    def require_own(self, place: Path, found: Mapping[str, Any] | None, **further: Any) -> None:
+        """Refuse to overwrite the output of another origin.
+
+        In the run's own directory, outputs of older versions, without a record, are renewed, and so are those
+        of a checkpoint that has changed since, because training went on.
+
+        Args:
+            place: the existing file or folder.
+            found: the record in it, None if it has none. Entries that it lacks are not compared.
+            further: entries of the record besides those of `record`.
+
+        Raises:
+            HemnetError: an entry differs, or there is no record.
+        """
+        remedy = "choose another --output, or delete it first"
+        wanted = self.record() | further
+        if place.resolve().is_relative_to(self.run.resolve()):
+            del wanted["checkpoint_sha256"]
+            found = found or {}
+        if found is None:
+            raise HemnetError(f"{place} exists, and does not say that this network made it: {remedy}")
+        for key, value in wanted.items():
+            if key in found and found[key] != value:
+                what = f"{key.replace('_', ' ')}, {found[key]}, not {value}"
+                raise HemnetError(f"{place} was made from another {what}: {remedy}")
+
+
+def output_name(
+    which: Checkpoint, settings: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> str:
+    """Return the name of an output of a run, see `Origin.name`."""
+    changed = [f"{key}={value}" for key, value in (changes or {}).items()]
+    return "-".join([which, *settings, *([job_name(changed)] if changed else [])])
+
+
+def _changes(stored: DictConfig, used: DictConfig) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for top in DETERMINING:
+        before, after = (_leaves(config, top) for config in (stored, used))
+        for key in after | before:
+            value = after.get(key)
+            # As JSON, in which 1 is not 1.0: trainer.limit_val_batches tells one batch from all by that.
+            changed = json.dumps(before.get(key)) != json.dumps(value)
+            if changed and not key.endswith(".root") and not is_secret(key):
+                found[key] = redact(value) if isinstance(value, str) else value
+    return found
+
+
+def _leaves(config: DictConfig, top: str) -> dict[str, Any]:
+    node = OmegaConf.select(config, top)
+    return dict(
+        leaves(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node, top)
+    )
