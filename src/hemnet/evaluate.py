@@ -20,6 +20,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.callbacks.evaluation_record import EvaluationRecord
+from hemnet.callbacks.label_check import LabelCheck
 from hemnet.config.build import build_data, build_evaluator, build_inference, build_task, restore
 from hemnet.config.command_line import (
     SUMMARY,
@@ -31,7 +32,8 @@ from hemnet.config.command_line import (
     print_sweep,
     run_entry,
 )
-from hemnet.data import DatasetSpec
+from hemnet.data import DataError, DatasetSpec
+from hemnet.data.readers import has_labels
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
@@ -69,8 +71,8 @@ def evaluate(
         submission: the folder in which to write a submission to the PASCAL VOC test server; None writes none.
 
     Raises:
-        hemnet.errors.HemnetError: there is no such run, checkpoint or data, the classes differ, or the
-            network has no EM layer to iterate.
+        hemnet.errors.HemnetError: there is no such run, checkpoint or data, the classes differ, the network
+            has no EM layer to iterate, or the split has images alone and no submission is wanted.
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
@@ -80,10 +82,17 @@ def evaluate(
     _check_iterations(network, iterations, submission)
     data = build_data(config)
     spec.require_same_classes(data.spec)
+    labelled = has_labels(data.val_dataset.reader)
+    if not labelled and submission is None:
+        raise DataError(
+            f"the evaluation split of {data.spec.name} has images alone, so nothing can be scored; choose "
+            "a split with masks, write a submission with --voc-submission, or use hemnet predict"
+        )
     task = build_task(config, network, spec)
     task.inference = build_inference(config)
     record = EvaluationRecord(worst, submission and _submission_folder(submission, config, spec))
-    trainer = build_evaluator(config, [record])
+    labels = LabelCheck()
+    trainer = build_evaluator(config, [record, *([labels] if labelled else [])])
     output = output or run.path / FOLDER / folder_name(which, task.inference.settings, assignments)
     title = f"{run.config.name}, seed {run.config.seed}, {output.name}"
     what = {"checkpoint": which, "checkpoint_sha256": known, "overrides": list(assignments),
@@ -102,6 +111,7 @@ def evaluate(
                 "seconds": round(time.monotonic() - started, 1),
                 "device": device_name(config.trainer.accelerator),
                 "metrics": found[count],
+                **({"warnings": labels.warnings} if labels.warnings else {}),
             }
             try:
                 record.write(at_iterations(output, count), spec, result)
@@ -110,7 +120,7 @@ def evaluate(
     if trainer.is_global_zero:
         if iterations:
             write_iterations(output, checkpoint, [*SUMMARY.values(), "val/loss"])
-        _conclude(found, spec, output, title)
+        _conclude(found if labelled else {}, spec, output, title)
     return found[counts[-1]]
 
 
@@ -153,7 +163,7 @@ def _conclude(
 ) -> None:
     if None in found:
         print_scores(found[None], spec.classes, title)
-    else:
+    elif found:
         print_sweep(found, title)
     print(f"written to {output}")
 

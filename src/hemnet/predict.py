@@ -5,7 +5,6 @@ import hemnet.lab
 import argparse
 import errno
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,10 +14,12 @@ from PIL import Image
 from hemnet.config.build import build_eval_transform, build_inference, restore
 from hemnet.config.command_line import add_run_arguments, log_to_terminal, override, parse, run_entry
 from hemnet.data import IMAGE_SUFFIXES, DataError, read_image
+from hemnet.data.listing import scan
 from hemnet.errors import HemnetError
 from hemnet.figures.predictions import legend, overlay, write_mask
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.training.inference import segment
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def predict(
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
-    images = _images(Path(source))
+    images, left_out = _images(Path(source))
     network, spec = restore(run, which)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)
@@ -69,13 +70,17 @@ def predict(
     except OSError as error:
         raise DataError(f"cannot write to {output} ({error}): choose another --output") from error
     if len(failed) == len(images):
-        raise DataError(f"none of the {len(failed)} images in {source} was segmented; see the messages above")
+        raise DataError(
+            f"none of {counted(len(failed), 'image')} in {source} was segmented; see the messages above"
+        )
     legend(spec, output / "legend.png")
-    print(f"{len(images) - len(failed)} images segmented, {len(failed)} not; written to {output}")
+    print(f"{counted(len(images) - len(failed), 'image')} segmented, {len(failed)} not; written to {output}")
+    if left_out:
+        print(f"left out of {source}: {left_out}")
     if failed:
         raise DataError(
-            f"{len(failed)} of {len(images)} images in {source} were not segmented: {', '.join(failed)}; "
-            "see the messages above. All others were"
+            f"{len(failed)} of {counted(len(images), 'image')} in {source} were not segmented: "
+            f"{', '.join(failed)}; see the messages above. All others were"
         )
     return output
 
@@ -95,18 +100,19 @@ def _succeeds(segment_file: Callable[[Path], None], path: Path) -> bool:
     return True
 
 
-def _images(source: Path) -> list[Path]:
+def _images(source: Path) -> tuple[list[Path], str]:
+    """Return the images of a folder, or the one named, and what is left out, see `scan`."""
     if source.is_file():
-        return [source]
+        return [source], ""
     if not source.is_dir():
         raise DataError(f"no image or folder at {source}: give INPUT=<image or folder>")
-    paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise DataError(f"no images in {source}: it should hold files ending in {', '.join(IMAGE_SUFFIXES)}")
-    clashes = [stem for stem, count in Counter(p.stem for p in paths).items() if count > 1]
-    if clashes:
-        raise DataError(f"{source} holds several images named {clashes[0]}: rename one, or predict it alone")
-    return paths
+    files, left_out = scan(source, IMAGE_SUFFIXES)
+    if not files:
+        held = f", and it holds {left_out}" if left_out else ""
+        raise DataError(
+            f"no images in {source}: it should hold files ending in {', '.join(IMAGE_SUFFIXES)}{held}"
+        )
+    return [*map(Path, files.values())], left_out
 
 
 def _entry() -> None:

@@ -107,12 +107,16 @@ def build_inference(config: DictConfig) -> Inference:
     return _build(config, "inference")
 
 
-def build_trainer(config: DictConfig) -> pl.Trainer:
-    """Return the trainer with the configured callbacks and loggers; one whose node is null is left out."""
+def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
+    """Return the trainer with the configured callbacks and loggers, and further callbacks.
+
+    A callback or logger whose node is null is left out.
+    """
     parts: dict[str, list[Any]] = {
         group: [_build(config, f"{group}.{name}") for name, node in config[group].items() if node is not None]
         for group in ("callbacks", "logger")
     }
+    parts["callbacks"] += callbacks
     for logger in parts["logger"]:
         if hasattr(logger, "describe"):
             _describe(logger, config)

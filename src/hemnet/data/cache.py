@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hemnet.data.readers import Fingerprint, Reader, Sample, require_sound
+from hemnet.data.readers import Fingerprint, Reader, Sample, has_labels, require_sound
 from hemnet.data.spec import DataError, DatasetSpec
 from hemnet.storage.files import hold, remove_abandoned, replacing
 
@@ -75,6 +75,11 @@ class Cached:
     def spec(self) -> DatasetSpec:
         """Classes and colours."""
         return self.reader.spec
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the samples have masks."""
+        return has_labels(self.reader)
 
     def __len__(self) -> int:
         return len(self.reader)
