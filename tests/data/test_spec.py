@@ -48,7 +48,7 @@ def test_colorize_refuses_what_it_cannot_paint(mask, match):
     [
         ((), (), "1 to 255"),
         (tuple(map(str, range(256))), tuple((k, 0, 0) for k in range(256)), "1 to 255"),
-        (("a", "b"), ((1, 1, 1),), "2 classes but 1 colours"),
+        (("a", "b"), ((1, 1, 1),), "2 classes but 1 colour;"),
         (("a", "a"), ((1, 1, 1), (2, 2, 2)), r"names repeat \(a\)"),
         (("a", "b"), ((1, 1, 1), (1, 1, 1)), "colours repeat"),
         (("a",), ((1, 1, 256),), r"0\.\.255"),

@@ -132,8 +132,8 @@ UNFIT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a giant of one number": (
         changed("conv1.weight", lambda _: torch.zeros(1).expand(10**6, 10**6)), "is not of the network"
     ),
-    "NaN": (changed("conv1.weight", lambda w: w * torch.nan), "1 tensors hold NaN or infinity"),
-    "infinity": (changed("running_var", lambda v: v + torch.inf), "1 tensors hold NaN or infinity"),
+    "NaN": (changed("conv1.weight", lambda w: w * torch.nan), "1 tensor with NaN or infinity"),
+    "infinity": (changed("running_var", lambda v: v + torch.inf), "1 tensor with NaN or infinity"),
     "later format": (lambda c: c["hemnet"].update(format=99), "has checkpoint format 99"),
     "format of no kind": (lambda c: c["hemnet"].update(format=[]), "has checkpoint format"),
 }  # fmt: skip

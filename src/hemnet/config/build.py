@@ -21,6 +21,7 @@ from hemnet.runs.redaction import redacted
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.training.inference import Inference
 from hemnet.training.task import SegmentationTask
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpe
     broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
     if broken:
         raise HemnetError(
-            f"{path}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}), so what it predicts "
-            "means nothing: use another checkpoint, or train anew"
+            f"{path}: {counted(len(broken), 'tensor')} with NaN or infinity (first: {broken[0]}), so what it "
+            "predicts means nothing: use another checkpoint, or train anew"
         )
     return network.eval(), spec

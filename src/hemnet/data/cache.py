@@ -21,6 +21,7 @@ import numpy as np
 from hemnet.data.readers import Fingerprint, Reader, Sample, has_labels, require_sound
 from hemnet.data.spec import DataError, DatasetSpec
 from hemnet.storage.files import hold, remove_abandoned, replacing
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 GIB = 1 << 30
@@ -122,7 +123,8 @@ class Cached:
 
     def _write(self, path: Path, fingerprint: Fingerprint, reason: str) -> None:
         size, start = self._require_room(), time.monotonic()
-        log.info("%s: %s; decoding %d samples into it, about %.2f GiB", path, reason, len(self), size / GIB)
+        log.info("%s: %s; decoding %s into it, about %.2f GiB",
+                 path, reason, counted(len(self), "sample"), size / GIB)  # fmt: skip
         remove_abandoned(path)  # safe, because only the process with the lock writes
         with replacing(path) as part:
             write_store(part, self.reader, fingerprint, int(self._max_gib * GIB))

@@ -20,6 +20,7 @@ from hemnet.data.spec import DataError
 from hemnet.data.transforms import Item, Transform
 from hemnet.data.workers import WorkerLoader
 from hemnet.processes.ranks import distributed
+from hemnet.wording import counted
 
 
 class Batch(TypedDict):
@@ -231,8 +232,8 @@ class SegmentationData(pl.LightningDataModule):
         """
         if len(self.val_dataset) < (world := _rank_and_world()[1]):
             raise DataError(
-                f"{self.spec.name}: {len(self.val_dataset)} evaluation samples for {world} processes; "
-                "evaluate on fewer, with trainer.devices"
+                f"{self.spec.name}: {counted(len(self.val_dataset), 'evaluation sample')} for {world} "
+                "processes; evaluate on fewer, with trainer.devices"
             )
         sampler = ShardSampler(len(self.val_dataset))
         return self._loader(self.val_dataset, sampler, self._eval_batch_size, drop_last=False)
@@ -240,8 +241,8 @@ class SegmentationData(pl.LightningDataModule):
     def _check_batch_fits(self, sampler: EpochSampler) -> None:
         if len(sampler) < self._batch_size:
             raise DataError(
-                f"{self.spec.name}: {len(sampler)} training samples per process are fewer than one batch of "
-                f"{self._batch_size}; lower batch_size or use more data"
+                f"{self.spec.name}: {counted(len(sampler), 'training sample')} per process, fewer than one "
+                f"batch of {self._batch_size}; lower batch_size or use more data"
             )
 
     def _loader(

@@ -48,7 +48,8 @@ class DatasetSpec:
             raise ValueError(f"{where}: needs 1 to {IGNORE_INDEX} classes, got {len(self.classes)}")
         if len(self.palette) != len(self.classes):
             raise ValueError(
-                f"{where}: {len(self.classes)} classes but {len(self.palette)} colours; give one each"
+                f"{where}: {counted(len(self.classes), 'class', 'classes')} but "
+                f"{counted(len(self.palette), 'colour')}; give one each"
             )
         if repeated := [name for name, count in Counter(self.classes).items() if count > 1]:
             raise ValueError(f"{where}: class names repeat ({examples(repeated)}); make them distinct")

@@ -16,6 +16,7 @@ import numpy as np
 from hemnet.data.degenerate import LabelCounts
 from hemnet.data.readers import Reader, Sample, require_sound
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
+from hemnet.wording import counted
 
 CHUNK = 16
 
@@ -157,5 +158,6 @@ def _require_known_labels(sample: Sample, spec: DatasetSpec) -> None:
     unknown = sorted(set(np.unique(sample.mask_HW).tolist()) - {*range(spec.num_classes), IGNORE_INDEX})
     if unknown:
         raise DataError(
-            f"{sample.name}: unknown labels {unknown}, {spec.name} has {spec.num_classes} classes"
+            f"{sample.name}: unknown labels {unknown}, {spec.name} has "
+            f"{counted(spec.num_classes, 'class', 'classes')}"
         )

@@ -23,6 +23,7 @@ from hemnet.report.plots import STYLE, save
 from hemnet.report.scores import against_depth, against_scale
 from hemnet.report.training import convergence, learning
 from hemnet.report.variants import variants
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 # What each chapter shows and needs, for the sentence on what is left out.
@@ -70,9 +71,9 @@ def build(folders: Sequence[Path], out: Path, *, images: bool = True) -> Path:
     page = out / "index.html"
     page.write_text(render(parts, opening, closing, svgs), encoding="utf-8")
     _forget_old(out, files)
-    counted = sum(len(section.runs) for section in made)
+    finished = sum(len(section.runs) for section in made)
     found = len(records) + len(unreadable)
-    log.info("%d runs found, %d finished and counted; the report is %s", found, counted, page)
+    log.info("%s found, %d finished and counted; the report is %s", counted(found, "run"), finished, page)
     return page
 
 

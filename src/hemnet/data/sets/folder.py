@@ -18,6 +18,7 @@ from hemnet.data.listing import (
 from hemnet.data.matching import images_alone, match_files
 from hemnet.data.readers import FileReader
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, voc_colors
+from hemnet.wording import counted
 
 _LAYOUT = (
     "images/SPLIT/NAME.jpg (or png, tif, webp, ...) and masks/SPLIT/NAME.png (or NAME_mask.png, or like it), "
@@ -65,7 +66,9 @@ def own_classes(classes: Sequence[str] | str, root: Path) -> tuple[DatasetSpec, 
         if ignored is None:
             ignored = [255] if 255 not in labels else []
         if len(labels) != len(own.names):
-            raise ValueError(f"{len(own.names)} names but {len(labels)} labels; give one each")
+            raise ValueError(
+                f"{counted(len(own.names), 'name')} but {counted(len(labels), 'label')}; give one each"
+            )
         if len({*labels, *ignored}) != len(labels) + len(set(ignored)):
             raise ValueError("labels repeat, or the label of a class is ignored; give each label one meaning")
         colors = own.colors or voc_colors(0 if own.names[:1] == ["background"] else 1, len(own.names))
