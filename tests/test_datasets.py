@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -206,6 +207,24 @@ def test_browse_shows_what_the_loader_hands_to_the_network(make_camvid: MakeCamV
         np.testing.assert_allclose(inked, denormalize(image).mean(axis=(0, 1)), atol=12)
     with pytest.raises(DataError, match="--count must be 1 or more"):
         browse(overrides, tmp_path / "x.png", 0)
+
+
+def test_browse_s_default_is_where_outputs_go(
+    make_camvid: MakeCamVid,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    subprocess.run(["git", "init", "--quiet", checkout], check=True)
+    shutil.copy(Path(__file__).parents[1] / ".gitignore", checkout)
+    monkeypatch.chdir(checkout)
+    browse(["data=camvid", f"data.root={make_camvid(train=4)}", "data.num_workers=0"], None, 1)
+    assert "written to runs/browse/camvid.png" in capsys.readouterr().out
+    assert Image.open("runs/browse/camvid.png").size[0] == 1100
+    status = subprocess.run(["git", "status", "--porcelain"], check=True, capture_output=True, text=True)
+    assert status.stdout == "?? .gitignore\n"
 
 
 def camvid_zip(path: Path) -> bytes:

@@ -114,7 +114,7 @@ UNFIT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "weights are a list": (lambda c: c.update(state_dict=[torch.zeros(2)]), "lacks the weights"),
     "no classes": (lambda c: c["hemnet"].pop("spec"), "lacks the weights or their classes"),
     "classes are a number": (lambda c: c["hemnet"].update(spec=3), "lacks the weights or their classes"),
-    "colours of no class": (lambda c: c["hemnet"]["spec"].update(classes=["a"]), "1 classes but 2 colours"),
+    "colours of no class": (lambda c: c["hemnet"]["spec"].update(classes=["a"]), "1 class but 2 colours"),
     "too many classes": (
         lambda c: c["hemnet"]["spec"].update(classes=[str(i) for i in range(999)]), "needs 1 to 255"
     ),
