@@ -99,13 +99,13 @@ def _too_large(size: str) -> str:
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
     picture.load()
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)  # in place, since it would copy an upright picture too
     if picture.mode.startswith("I;16"):
         grey_HW = (np.asarray(picture).astype(np.uint32) + 128) // 257
         return np.repeat(grey_HW.astype(np.uint8)[..., None], 3, axis=2)
     if picture.mode not in _EIGHT_BIT_MODES:
         raise DataError(f"pixel format {picture.mode!r} is not supported; convert the image to 8-bit RGB")
-    return np.array(picture.convert("RGB"))
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _to_labels(picture: Image.Image) -> np.ndarray:
@@ -123,7 +123,8 @@ def _to_labels(picture: Image.Image) -> np.ndarray:
             "a mask must be 8-bit, and this one has fewer bits or levels of grey, or inverted grey; convert "
             "it to 8-bit class indices"
         )
-    return np.array(ImageOps.exif_transpose(picture))  # as for its image
+    ImageOps.exif_transpose(picture, in_place=True)  # as for its image
+    return np.array(picture)
 
 
 def _is_raw(codec: str, args: Any) -> bool:
