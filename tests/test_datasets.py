@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _helpers import entries
+from _helpers import miniatures as mini
 from _helpers.camvid_files import MakeCamVid
 from _helpers.server import serve
 from PIL import Image
@@ -75,18 +77,21 @@ def test_check_lists_every_defect_and_counts_the_rest(
         pixels, images = sum((m == k).sum() for m in masks), sum((m == k).any() for m in masks)
         assert val["classes"][name] == {"pixels": pixels, "images": images}
     assert val["ignored_pixels"] == sum((m == 11).sum() for m in masks)
-    assert "1 of these have no labelled pixel" in printed
+    assert "1 usable sample without a labelled pixel" in printed
 
 
-def test_a_sound_set_is_said_to_be_so_and_absent_classes_are_noted(
+def test_a_sound_set_is_said_to_be_so_and_absent_classes_are_a_problem(
     make_camvid: MakeCamVid, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = make_camvid(train=2, val=1, size=(24, 32))
-    save(root / "valannot" / "val_0.png", np.full((24, 32), 3, np.uint8))
     assert check(["data=camvid", f"data.root={root}"], 0, None)
+    assert "0 problems\n" in capsys.readouterr().out
+    save(root / "valannot" / "val_0.png", np.full((24, 32), 3, np.uint8))
+    assert not check(["data=camvid", f"data.root={root}"], 0, None)
     printed = capsys.readouterr().out
-    assert "0 problems" in printed
+    assert "1 problem:\n  val: every labelled pixel of all 1 image is road" in printed
     assert "no pixel of: sky, building, pole, pavement" in printed
+    assert "though train has sky, building" in printed
     assert "100.000" in printed
 
 
@@ -104,6 +109,46 @@ def test_a_split_that_cannot_be_opened_is_a_problem_and_the_other_is_walked(
         check(["data=camvid", f"data.root={tmp_path}/nowhere"], 0, None)
     with pytest.raises(ConfigError, match="data=camvd: did you mean camvid"):
         check(["data=camvd"], 0, None)
+
+
+def test_one_cause_is_said_once_with_its_count_and_hides_no_other(
+    make_camvid: MakeCamVid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_camvid(train=30, val=3, size=(24, 32))
+    for i in range(20):
+        save(root / "trainannot" / f"train_{i}.png", np.full((24, 32), 70 + i, np.uint8))
+    for i in range(20, 24):
+        save(root / "trainannot" / f"train_{i}.png", np.zeros((24, 30 - i % 2), np.uint8))
+    (root / "trainannot" / "train_24.png").unlink()
+    save(root / "train" / "train_25.jpg", np.zeros((24, 32, 3), np.uint8))
+    (root / "val" / "val_0.png").write_bytes(b"")
+    assert not check(["data=camvid", f"data.root={root}"], 0, tmp_path / "found.json")
+    printed = capsys.readouterr().out
+    # 20 labels, 4 sizes, a mask that is missing, a name that two have, an image that is empty.
+    assert "27 problems:" in printed
+    assert len([line for line in printed.splitlines() if "unknown labels" in line]) == 3
+    for said in ("train: 20 times, in different files", "... and 17 more; --json FILE", "train: 4 times",
+                 "no mask for 1 of 30 samples (train_24)", "train_25.png: train_25.jpg has the same stem",
+                 "val_0.png: not a readable image"):  # fmt: skip
+        assert said in printed
+    problems = json.loads((tmp_path / "found.json").read_text())["splits"]["train"]["problems"]
+    assert len(problems) == 26
+
+
+def test_a_wrong_list_hides_nothing_either(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = mini.write_voc(tmp_path)
+    devkit = tmp_path / "VOCdevkit" / "VOC2012"
+    first, second, *_ = names = [*truth["train"]]
+    mini.save_list(devkit / "ImageSets" / "Segmentation" / "train.txt", [*names, first, "absent"])
+    (devkit / "SegmentationClass" / f"{second}.png").write_bytes(b"")
+    assert not check(["data=voc", f"data.root={tmp_path}"], 0, None)
+    printed = capsys.readouterr().out
+    for said in (
+        f"the list repeats [{first}]",
+        "no image for 1 of 5 samples (absent)",
+        f"{second}.png: not a",
+    ):
+        assert said in printed
 
 
 class Odd:
@@ -164,6 +209,24 @@ def test_browse_shows_what_the_loader_hands_to_the_network(make_camvid: MakeCamV
         browse(overrides, tmp_path / "x.png", 0)
 
 
+def test_browse_s_default_is_where_outputs_go(
+    make_camvid: MakeCamVid,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    subprocess.run(["git", "init", "--quiet", checkout], check=True)
+    shutil.copy(Path(__file__).parents[1] / ".gitignore", checkout)
+    monkeypatch.chdir(checkout)
+    browse(["data=camvid", f"data.root={make_camvid(train=4)}", "data.num_workers=0"], None, 1)
+    assert "written to runs/browse/camvid.png" in capsys.readouterr().out
+    assert Image.open("runs/browse/camvid.png").size[0] == 1100
+    status = subprocess.run(["git", "status", "--porcelain"], check=True, capture_output=True, text=True)
+    assert status.stdout == "?? .gitignore\n"
+
+
 def camvid_zip(path: Path) -> bytes:
     """A repository with the CamVid of the tutorial, in its names and numbers, of one-pixel pictures."""
     Image.new("L", (1, 1)).save(path.with_suffix(".png"))
@@ -222,7 +285,9 @@ def test_the_command_line(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     root = make_camvid(train=5, val=3, size=(24, 32))
     done = call("browse", "data=camvid", f"data.root={root}", "--count", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert Image.open(tmp_path / "sheet.png").size[0] == 1100
+    assert Image.open(tmp_path / "runs" / "browse" / "camvid.png").size[0] == 1100
+    assert "written to runs/browse/camvid.png" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"camvid", "runs"}
     spoil(root)
     done = call("check", "data=camvid", f"data.root={root}", "--workers", "2", cwd=tmp_path)
     assert done.returncode == 1, done.stderr

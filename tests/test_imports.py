@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "hemnet"
 # From the ground up; a room may import those of the floors below, and itself.
 FLOORS = (
-    {"errors", "lab"},
+    {"errors", "lab", "wording"},
     {"em", "storage", "processes"},
     {"nets", "data", "runs"},
     {"figures", "training", "loggers"},

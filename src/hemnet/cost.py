@@ -33,6 +33,7 @@ from hemnet.runs.provenance import device_name
 from hemnet.runs.redaction import redact_argument
 from hemnet.runs.run import Run
 from hemnet.storage.files import write_json
+from hemnet.wording import counted
 
 
 def measure(network: Segmenter, image_BCHW: Tensor, repeats: int) -> dict[str, float | None]:
@@ -91,7 +92,9 @@ def _network(run: str | None, assignments: list[str], classes: int | None) -> tu
         return restore(opened)[0], str(opened.path)
     config = load([*assignments])
     classes = classes or _classes(config)
-    return build_network(config, classes, pretrained=False), f"{config.name}, {classes} classes"
+    return build_network(
+        config, classes, pretrained=False
+    ), f"{config.name}, {counted(classes, 'class', 'classes')}"
 
 
 def _require_device(name: str) -> None:

@@ -21,15 +21,20 @@ from hemnet.config.compose import load
 from hemnet.data import DatasetSpec, EpochSampler, SampleDataset
 from hemnet.data.archives.catalogue import CATALOGUE
 from hemnet.data.archives.fetch import describe, fetch, missing
+from hemnet.data.degenerate import degenerate, too_few_classes
+from hemnet.data.listing import collecting
 from hemnet.data.spec import DataError
-from hemnet.data.survey import Survey, walk
+from hemnet.data.survey import Survey, by_cause, walk
 from hemnet.figures.predictions import contact_sheet
 from hemnet.storage.download import Patience
 from hemnet.storage.files import write_json
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 WRONG, INTERRUPTED = 1, 130
+SHOWN = 3
+"""How many messages of one cause are printed."""
 
 
 def get(name: str, root: Path | None, mirror: str | None, timeout: float, ask: bool) -> None:
@@ -76,11 +81,12 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
     spec: DatasetSpec | None = None
     for split in SPLITS:
         try:
-            reader = build_reader(config, split)
+            with collecting() as incomplete:
+                reader = build_reader(config, split)
         except DataError as error:
             broken[split] = str(error)
             continue
-        spec, surveys[split] = reader.spec, Survey()
+        spec, surveys[split] = reader.spec, Survey(problems=incomplete)
         pieces = walk(reader, workers)
         console = Console(stderr=True)
         doing = escape(f"{spec.name} {split}")
@@ -89,6 +95,7 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
             surveys[split].add(piece)
     if spec is None:
         raise DataError("; ".join(dict.fromkeys(broken.values())))
+    _judge_labels(surveys, spec)
     problems = {split: surveys[split].problems for split in surveys} | {s: [broken[s]] for s in broken}
     sound = not any(problems.values())
     if output is not None:
@@ -97,6 +104,15 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
         write_json(output, {"data": spec.name, "sound": sound, "splits": found})
     _print_surveys(surveys, spec, problems)
     return sound
+
+
+def _judge_labels(surveys: dict[str, Survey], spec: DatasetSpec) -> None:
+    """Add what is wrong with the labels of a split as a whole to its problems."""
+    wrong = degenerate(spec, {split: survey.counts for split, survey in surveys.items()})
+    for split, message in wrong.items():
+        surveys[split].problems.append(message)
+    if few := too_few_classes(spec):
+        surveys[next(iter(surveys))].problems.append(few)
 
 
 def _print_surveys(surveys: dict[str, Survey], spec: DatasetSpec, problems: dict[str, list[str]]) -> None:
@@ -113,25 +129,28 @@ def _print_surveys(surveys: dict[str, Survey], spec: DatasetSpec, problems: dict
         )
     Console().print(table)
     for split, survey in surveys.items():
-        print(f"{split}: {survey.samples} samples, {survey.readable} can be used; "
+        print(f"{split}: {counted(survey.samples, 'sample')}, {survey.readable} can be used; "
               f"{100 * survey.ignored_share:.2f} % of the pixels are ignored")  # fmt: skip
         if survey.unlabelled:
-            print(f"  note: {survey.unlabelled} of these have no labelled pixel")
-        if absent := survey.never_seen(spec):
-            print(f"  note: no pixel of: {', '.join(absent)}")
+            print(f"  note: {counted(survey.unlabelled, 'usable sample')} without a labelled pixel")
     count = sum(map(len, problems.values()))
-    print(f"{count} problems" + (":" if count else ""))
+    print(counted(count, "problem") + (":" if count else ""))
     for split, messages in problems.items():
-        for message in messages:
-            print(f"  {split}: {message}")
+        for group in by_cause(messages):
+            if len(group) > 1:
+                print(f"  {split}: {len(group)} times, in different files:")
+            for message in group[:SHOWN]:
+                print(f"  {split}: {message}" if len(group) == 1 else f"    {message}")
+            if len(group) > SHOWN:
+                print(f"    ... and {len(group) - SHOWN} more; --json FILE writes all of them")
 
 
-def browse(overrides: list[str], output: Path, count: int) -> None:
+def browse(overrides: list[str], output: Path | None, count: int) -> None:
     """Write a figure of the first training crops of the first epoch, with their labels.
 
     Args:
         overrides: ``data=NAME`` and further assignments, as for training.
-        output: the PNG file.
+        output: the PNG file; None is browse/NAME.png beside the runs, NAME being that of the data set.
         count: number of crops, >= 1.
 
     Raises:
@@ -143,9 +162,13 @@ def browse(overrides: list[str], output: Path, count: int) -> None:
     reader, seed = build_reader(config, "train"), config.data.seed
     dataset = SampleDataset(reader, build_train_transform(config), seed)
     keys = list(EpochSampler(len(dataset), seed))[:count]
+    output = output or Path(config.runs) / "browse" / f"{reader.spec.name}.png"
     output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet([dataset[key] for key in keys], reader.spec, output)
-    print(f"{len(keys)} of {len(dataset)} training images, as augmented in the first epoch: {output}")
+    print(
+        f"{len(keys)} of {counted(len(dataset), 'training image')}, as augmented in the first epoch; "
+        f"written to {output}"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     checker.add_argument("--workers", type=int, default=0, help="processes that share the work; default: 0")
     checker.add_argument("--json", type=Path, help="file for all results")
     browser = commands.add_parser("browse", help="figure of augmented training crops")
-    browser.add_argument("--output", type=Path, default=Path("sheet.png"), help="default: sheet.png")
+    browser.add_argument("--output", type=Path, help="PNG file; default: runs/browse/SET.png")
     browser.add_argument("--count", type=int, default=12, help="crops to show; default: 12")
     for command in (checker, browser):
         command.add_argument("overrides", nargs="+", metavar="data=NAME",

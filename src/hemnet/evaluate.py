@@ -21,6 +21,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.callbacks.evaluation_record import EvaluationRecord
+from hemnet.callbacks.label_check import LabelCheck
 from hemnet.config.build import build_data, build_evaluator, build_inference, build_task, restore
 from hemnet.config.command_line import (
     SUMMARY,
@@ -33,7 +34,8 @@ from hemnet.config.command_line import (
     run_entry,
 )
 from hemnet.config.machine import on_this_machine
-from hemnet.data import DatasetSpec
+from hemnet.data import DataError, DatasetSpec, SegmentationDataModule
+from hemnet.data.readers import has_labels
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
 from hemnet.figures.predictions import record_of
@@ -81,7 +83,8 @@ def evaluate(
 
     Raises:
         hemnet.errors.HemnetError: there is no such run, checkpoint or data, the classes differ, the network
-            has no EM layer to iterate, or the folder to write to holds the output of another origin.
+            has no EM layer to iterate, the split has images alone and no submission is wanted, or the folder
+            to write to holds the output of another origin.
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
@@ -94,11 +97,13 @@ def evaluate(
     _check_iterations(network, iterations, submission)
     data = build_data(config)
     spec.require_same_classes(data.spec)
+    labelled = _has_labels(data, submission)
     task = build_task(config, network, spec)
     task.inference = inference
     masks = submission and _submission_folder(submission, config, spec, origin)
     record = EvaluationRecord(worst, masks, json.dumps(origin.record()))
-    trainer = build_evaluator(config, [record])
+    labels = LabelCheck()
+    trainer = build_evaluator(config, [record, *([labels] if labelled else [])])
     what = origin.record() | {"overrides": list(assignments), "inference": asdict(inference)}
     found: dict[int | None, dict[str, float]] = {}
     counts: Sequence[int | None] = iterations or [None]
@@ -119,16 +124,33 @@ def evaluate(
                 "seconds": round(time.monotonic() - started, 1),
                 "device": device_name(config.trainer.accelerator),
                 "metrics": found[count],
+                **({"warnings": labels.warnings} if labels.warnings else {}),
             }
-            try:
-                record.write(at_iterations(place, count), spec, result, figures)
-            except OSError as error:
-                raise HemnetError(f"cannot write to {place} ({error}): choose another --output") from error
+            _write(record, at_iterations(place, count), spec, result, figures)
     if trainer.is_global_zero:
         if iterations:
             write_iterations(place, run.checkpoint(which), [*SUMMARY.values(), "val/loss"])
-        _conclude(found, spec, place, title)
+        _conclude(found if labelled else {}, spec, place, title)
     return found[counts[-1]]
+
+
+def _has_labels(data: SegmentationDataModule, submission: Path | None) -> bool:
+    labelled = has_labels(data.val_dataset.reader)
+    if not labelled and submission is None:
+        raise DataError(
+            f"the evaluation split of {data.spec.name} has images alone, so nothing can be scored; choose "
+            "a split with masks, write a submission with --voc-submission, or use hemnet predict"
+        )
+    return labelled
+
+
+def _write(
+    record: EvaluationRecord, folder: Path, spec: DatasetSpec, result: dict[str, Any], title: str
+) -> None:
+    try:
+        record.write(folder, spec, result, title)
+    except OSError as error:
+        raise HemnetError(f"cannot write to {folder} ({error}): choose another --output") from error
 
 
 def _title(config: DictConfig, origin: Origin, data: DatasetSpec, images: int) -> str:
@@ -185,7 +207,7 @@ def _conclude(
 ) -> None:
     if None in found:
         print_scores(found[None], spec.classes, title)
-    else:
+    elif found:
         print_sweep(found, title)
     print(f"written to {output}")
 

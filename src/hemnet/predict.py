@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,11 +18,13 @@ from hemnet.config.build import build_eval_transform, build_inference, restore
 from hemnet.config.command_line import add_run_arguments, log_to_terminal, override, parse, run_entry
 from hemnet.config.machine import on_this_machine
 from hemnet.data import IMAGE_SUFFIXES, DataError, DatasetSpec, read_image
+from hemnet.data.listing import scan
 from hemnet.errors import HemnetError
 from hemnet.figures.predictions import legend, overlay, record_of, write_mask, write_png
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.training.inference import explain_memory, segment
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 FOLDER = "predictions"
@@ -55,7 +56,7 @@ def predict(
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
-    images = _images(Path(source))
+    images, left_out = _images(Path(source))
     transform, inference = build_eval_transform(config), build_inference(config)
     origin = Origin.of(run, which, config, inference.settings)
     run.config = on_this_machine(config, assignments)
@@ -76,12 +77,16 @@ def predict(
     _claim(output, origin, spec)
     failed = [path.name for path in images if not _succeeds(segment_file, path)]
     if len(failed) == len(images):
-        raise DataError(f"none of the {len(failed)} images in {source} was segmented; see the messages above")
-    print(f"{len(images) - len(failed)} images segmented, {len(failed)} not; written to {output}")
+        raise DataError(
+            f"none of {counted(len(failed), 'image')} in {source} was segmented; see the messages above"
+        )
+    print(f"{counted(len(images) - len(failed), 'image')} segmented, {len(failed)} not; written to {output}")
+    if left_out:
+        print(f"left out of {source}: {left_out}")
     if failed:
         raise DataError(
-            f"{len(failed)} of {len(images)} images in {source} were not segmented: {', '.join(failed)}; "
-            "see the messages above. All others were"
+            f"{len(failed)} of {counted(len(images), 'image')} in {source} were not segmented: "
+            f"{', '.join(failed)}; see the messages above. All others were"
         )
     return output
 
@@ -142,18 +147,19 @@ def _succeeds(segment_file: Callable[[Path], None], path: Path) -> bool:
     return False
 
 
-def _images(source: Path) -> list[Path]:
+def _images(source: Path) -> tuple[list[Path], str]:
+    """Return the images of a folder, or the one named, and what is left out, see `scan`."""
     if source.is_file():
-        return [source]
+        return [source], ""
     if not source.is_dir():
         raise DataError(f"no image or folder at {source}: give INPUT=<image or folder>")
-    paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise DataError(f"no images in {source}: it should hold files ending in {', '.join(IMAGE_SUFFIXES)}")
-    clashes = [stem for stem, count in Counter(p.stem for p in paths).items() if count > 1]
-    if clashes:
-        raise DataError(f"{source} holds several images named {clashes[0]}: rename one, or predict it alone")
-    return paths
+    files, left_out = scan(source, IMAGE_SUFFIXES)
+    if not files:
+        held = f", and it holds {left_out}" if left_out else ""
+        raise DataError(
+            f"no images in {source}: it should hold files ending in {', '.join(IMAGE_SUFFIXES)}{held}"
+        )
+    return [*map(Path, files.values())], left_out
 
 
 def _entry() -> None:

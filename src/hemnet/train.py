@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.callbacks.finite import FiniteSteps
+from hemnet.callbacks.label_check import LabelCheck
 from hemnet.callbacks.lightning_state import callbacks_of
 from hemnet.config import finetune
 from hemnet.config.build import (
@@ -112,15 +113,17 @@ def _train(config: DictConfig) -> float:
         network = build_network(config, data.spec.num_classes, pretrained=run.resumes_from is None)
         finetune.start(run, network, data.spec)
         task = build_task(config, network, data.spec)
-        trainer = build_trainer(config)
+        labels = LabelCheck()
+        trainer = build_trainer(config, [labels])
         if run.resumes_from:
             log.info("going on after step %d", run.saved_step)
         trainer.fit(task, datamodule=data, ckpt_path=run.resumes_from, weights_only=True)
         run.record(steps=trainer.global_step)
         # A network whose output is not finite has no scores: FiniteSteps ends the run, as in training.
         finite = callbacks_of(trainer, FiniteSteps)
-        (scores,) = build_evaluator(config, finite).validate(task, datamodule=data, verbose=False)
-        run.record(metrics=scores)
+        evaluator = build_evaluator(config, [*finite, labels])
+        (scores,) = evaluator.validate(task, datamodule=data, verbose=False)
+        run.record(metrics=scores, **({"warnings": labels.warnings} if labels.warnings else {}))
         if trainer.is_global_zero:
             learning_curves(run.metrics(), run.figure("learning_curves.png"))
             print_scores(scores, data.spec.classes, f"{config.name}, seed {config.seed}")

@@ -235,7 +235,7 @@ def test_fewer_evaluation_samples_than_processes(monkeypatch):
 
 def test_different_classes_in_train_and_val():
     train, val = Mosaic("train", 4, num_classes=3), Mosaic("val", 4, num_classes=4)
-    with pytest.raises(DataError, match="train has the classes"):
+    with pytest.raises(DataError, match=r"training has the 3 classes of mosaic .* data the 4 of mosaic"):
         SegmentationData(train, val, TrainTransform(8), EvalTransform(), 2)
 
 

@@ -47,6 +47,14 @@ def test_normalize_is_the_equation_and_denormalize_its_inverse():
     assert np.array_equal(denormalize(tensor), image)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (37, 53)])
+def test_normalize_gives_the_same_bits_by_channel_as_by_pixel(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    table = ((np.arange(256)[:, None] / 255 - MEAN_RGB) / STD_RGB).astype(np.float32)
+    expected = np.stack([table[image[..., c], c] for c in range(3)])
+    assert np.array_equal(normalize(image).numpy(), expected)
+
+
 def test_normalize_takes_views():
     image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     assert torch.equal(normalize(image[:, ::-1]), normalize(image).flip(2))

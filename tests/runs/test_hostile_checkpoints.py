@@ -114,7 +114,7 @@ UNFIT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "weights are a list": (lambda c: c.update(state_dict=[torch.zeros(2)]), "lacks the weights"),
     "no classes": (lambda c: c["hemnet"].pop("spec"), "lacks the weights or their classes"),
     "classes are a number": (lambda c: c["hemnet"].update(spec=3), "lacks the weights or their classes"),
-    "colours of no class": (lambda c: c["hemnet"]["spec"].update(classes=["a"]), "1 classes but 2 colours"),
+    "colours of no class": (lambda c: c["hemnet"]["spec"].update(classes=["a"]), "1 class but 2 colours"),
     "too many classes": (
         lambda c: c["hemnet"]["spec"].update(classes=[str(i) for i in range(999)]), "needs 1 to 255"
     ),
@@ -132,8 +132,8 @@ UNFIT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a giant of one number": (
         changed("conv1.weight", lambda _: torch.zeros(1).expand(10**6, 10**6)), "is not of the network"
     ),
-    "NaN": (changed("conv1.weight", lambda w: w * torch.nan), "1 tensors hold NaN or infinity"),
-    "infinity": (changed("running_var", lambda v: v + torch.inf), "1 tensors hold NaN or infinity"),
+    "NaN": (changed("conv1.weight", lambda w: w * torch.nan), "1 tensor with NaN or infinity"),
+    "infinity": (changed("running_var", lambda v: v + torch.inf), "1 tensor with NaN or infinity"),
     "later format": (lambda c: c["hemnet"].update(format=99), "has checkpoint format 99"),
     "format of no kind": (lambda c: c["hemnet"].update(format=[]), "has checkpoint format"),
 }  # fmt: skip

@@ -183,7 +183,7 @@ def test_predict_reports_unreadable_images_and_goes_on(make_camvid: MakeCamVid, 
     with pytest.raises(DataError, match="no images in"):
         predict(run_dir, photos, "last", None)
     (photos / "broken.jpg").write_bytes(b"no image")
-    with pytest.raises(DataError, match="none of the 1 images"):
+    with pytest.raises(DataError, match="none of the 1 image in"):
         predict(run_dir, photos, "last", None)
     Image.new("L", (30, 20), 128).save(photos / "grey.png")
     with pytest.raises(DataError, match=r"1 of 2 images in .* were not segmented: broken\.jpg"):

@@ -19,6 +19,7 @@ from hemnet.errors import HemnetError
 from hemnet.processes.ranks import all_ranks
 from hemnet.runs import checkpoints
 from hemnet.training.task import SegmentationTask, shortened
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 Policy = Literal["stop", "skip"]
@@ -121,7 +122,7 @@ class FiniteSteps(pl.Callback):
             return
         when, last = "", ""  # after training, the last checkpoint holds these very weights
         if trainer.state.fn == TrainerFn.FITTING:
-            when, last = f" after {trainer.global_step} steps", f" {_last_good(trainer)}"
+            when, last = f" after {counted(trainer.global_step, 'step')}", f" {_last_good(trainer)}"
         raise NotFiniteError(
             f"validation{when}: the network's output is not finite for {shortened(names)}, so its scores "
             f"mean nothing.{last} What may help: {_remedies(trainer)}; or callbacks.finite.policy=skip "
@@ -156,7 +157,8 @@ class FiniteSteps(pl.Callback):
         """Return the part of the error message that says what to do."""
         row = f"callbacks.finite.policy=skip to skip such steps, up to {self.most} in a row"
         if self.policy == "skip":
-            row = f"a larger callbacks.finite.most: {self.most} steps in a row were skipped before this one"
+            skipped = counted(self.most, "step")
+            row = f"a larger callbacks.finite.most: {skipped} in a row were skipped before this one"
         return f"The step was not taken. {_last_good(trainer)} What may help: {_remedies(trainer)}; or {row}"
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,7 +222,7 @@ def _last_good(trainer: pl.Trainer) -> str:
     for last in callbacks_of(trainer, LastCheckpoint):
         for path in (last.path, last.path.with_name(checkpoints.PREVIOUS)):
             if (step := _step_of(path)) is not None:
-                return f"The last good checkpoint is {path}, after {step} steps."
+                return f"The last good checkpoint is {path}, after {counted(step, 'step')}."
     return "There is no good checkpoint yet."
 
 

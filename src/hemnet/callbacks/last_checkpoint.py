@@ -16,6 +16,7 @@ from hemnet.data import SegmentationData
 from hemnet.errors import HemnetError
 from hemnet.processes import signals
 from hemnet.processes.ranks import all_ranks, distributed
+from hemnet.wording import counted
 
 RUN_ON, SAVE, STOP = 0, 1, 2
 
@@ -120,8 +121,8 @@ class LastCheckpoint(Checkpoint):
         place = checkpoint["place"]
         if (were := len(place["random_states"])) != trainer.world_size:
             raise HemnetError(
-                f"the run had {were} processes and cannot resume with {trainer.world_size}, since each "
-                f"has its own samples and random numbers: start {were}"
+                f"the run had {counted(were, 'process', 'processes')} and cannot resume with "
+                f"{trainer.world_size}, since each has its own samples and random numbers: start {were}"
             )
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.state_key in checkpoint["callbacks"]:

@@ -21,6 +21,7 @@ from hemnet.runs.redaction import redacted
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.training.inference import Inference
 from hemnet.training.task import SegmentationTask
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -111,12 +112,16 @@ def build_inference(config: DictConfig) -> Inference:
     return _build(config, "inference")
 
 
-def build_trainer(config: DictConfig) -> pl.Trainer:
-    """Return the trainer with the configured callbacks and loggers; one whose node is null is left out."""
+def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
+    """Return the trainer with the configured callbacks and loggers, and further callbacks.
+
+    A callback or logger whose node is null is left out.
+    """
     parts: dict[str, list[Any]] = {
         group: [_build(config, f"{group}.{name}") for name, node in config[group].items() if node is not None]
         for group in ("callbacks", "logger")
     }
+    parts["callbacks"] += callbacks
     for logger in parts["logger"]:
         if hasattr(logger, "describe"):
             _describe(logger, config)
@@ -193,7 +198,7 @@ def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpe
     broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
     if broken:
         raise HemnetError(
-            f"{path}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}), so what it predicts "
-            "means nothing: use another checkpoint, or train anew"
+            f"{path}: {counted(len(broken), 'tensor')} with NaN or infinity (first: {broken[0]}), so what it "
+            "predicts means nothing: use another checkpoint, or train anew"
         )
     return network.eval(), spec

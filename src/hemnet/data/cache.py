@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hemnet.data.readers import Fingerprint, Reader, Sample, require_sound
+from hemnet.data.readers import Fingerprint, Reader, Sample, has_labels, require_sound
 from hemnet.data.spec import DataError, DatasetSpec
 from hemnet.storage.files import hold, remove_abandoned, replacing
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 GIB = 1 << 30
@@ -76,6 +77,11 @@ class Cached:
         """Classes and colours."""
         return self.reader.spec
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the samples have masks."""
+        return has_labels(self.reader)
+
     def __len__(self) -> int:
         return len(self.reader)
 
@@ -117,7 +123,8 @@ class Cached:
 
     def _write(self, path: Path, fingerprint: Fingerprint, reason: str) -> None:
         size, start = self._require_room(), time.monotonic()
-        log.info("%s: %s; decoding %d samples into it, about %.2f GiB", path, reason, len(self), size / GIB)
+        log.info("%s: %s; decoding %s into it, about %.2f GiB",
+                 path, reason, counted(len(self), "sample"), size / GIB)  # fmt: skip
         remove_abandoned(path)  # safe, because only the process with the lock writes
         with replacing(path) as part:
             write_store(part, self.reader, fingerprint, int(self._max_gib * GIB))

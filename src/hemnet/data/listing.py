@@ -1,33 +1,149 @@
-"""The files of a data set: listings, split lists, and pairs of image and mask.
+"""The files of a data set: listings of folders, and split lists.
 
 Every error names the path. Only file names are read, a folder at a time, so that 118,000 images are listed in
-a fraction of a second.
+a fraction of a second. Names are compared in one Unicode form (NFC): macOS writes "ü" as two characters
+where Linux writes one.
 """
 
 import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from hemnet.data.spec import DataError
+from hemnet.wording import counted, examples
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+LOSSLESS = {"PNG": (".png",), "BMP": (".bmp",), "GIF": (".gif",), "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+            "TIFF": (".tif", ".tiff")}  # fmt: skip
+"""The file formats of masks, by Pillow's names, with the endings of such files."""
+READABLE = LOSSLESS | {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "WEBP": (".webp",)}
+"""The file formats of images, likewise."""
+MASK_SUFFIXES = tuple(suffix for suffixes in LOSSLESS.values() for suffix in suffixes)
+IMAGE_SUFFIXES = tuple(suffix for suffixes in READABLE.values() for suffix in suffixes)
+UNLABELLED_SPLIT = "test"
+"""The split whose labels a benchmark may keep to itself: without any mask, its images are read alone."""
 MOST_PIXELS = 2**26
 """The largest image or mask: 8192 x 8192 pixels, 192 MiB as RGB. A header may claim any size."""
 _REMEDY = "set data.root=<folder> or the environment variable HEMNET_DATA"
 
+_noted: ContextVar[list[str] | None] = ContextVar("noted", default=None)
 
-class Files(NamedTuple):
-    """A sample's name, unique in the split, and the paths of its image and its mask."""
 
-    name: str
-    image: str
-    mask: str
+def complain(message: str) -> None:
+    """Raise a DataError; in a block of `collecting`, note the message and go on without what is wrong."""
+    noted = _noted.get()
+    if noted is None:
+        raise DataError(message)
+    noted.append(message)
+
+
+@contextmanager
+def collecting() -> Iterator[list[str]]:
+    """Return the messages of all `complain` in the block, so that a check can report more than the first."""
+    messages: list[str] = []
+    token = _noted.set(messages)
+    try:
+        yield messages
+    finally:
+        _noted.reset(token)
+
+
+class Listing(NamedTuple):
+    """The entries of a folder: name -> path of those listed, sorted by name, and why others are left out.
+
+    Args:
+        files: the names are in NFC, without their beginning and ending.
+        left_out: a sentence part that counts and names the entries left out; "" if there are none.
+    """
+
+    files: dict[str, str]
+    left_out: str
+
+
+def scan(folder: Path, endings: tuple[str, ...], beginning: str = "") -> Listing:
+    """List a folder, for training and prediction alike; hidden entries and unknown endings are left out.
+
+    Args:
+        folder: an existing folder; the folders in it are not searched.
+        endings: accepted endings of names, in any case; a name is that of the file without it.
+        beginning: what the names must begin with; left out of the names too.
+
+    Raises:
+        DataError: two files have one name.
+    """
+    lower = tuple(ending.lower() for ending in endings)
+    files: dict[str, str] = {}
+    hidden: list[str] = []
+    others: list[str] = []
+    for entry in sorted(os.listdir(folder)):
+        ending = next((ending for ending in lower if entry.lower().endswith(ending)), None)
+        if entry.startswith("."):
+            hidden.append(entry)
+        elif ending is None or not entry.startswith(beginning):
+            others.append(entry)
+        else:
+            name, path = normalize("NFC", entry[len(beginning) : -len(ending)]), f"{folder}/{entry}"
+            if name in files:
+                complain(
+                    f"{path}: {Path(files[name]).name} has the same stem, so both would be the sample "
+                    f"{name}; remove or rename one of the two"
+                )
+            files[name] = path
+    reasons = ((f"of another ending than {', '.join(endings)}", others), ("hidden", hidden))
+    left_out = [f"{len(names)} {reason} ({examples(names)})" for reason, names in reasons if names]
+    return Listing(dict(sorted(files.items())), " and ".join(left_out))
+
+
+def list_images(folder: Path, layout: str) -> dict[str, str]:
+    """Return name -> path of the images in `folder`, of every kind that can be read, see `list_files`."""
+    return list_files(folder, IMAGE_SUFFIXES, layout)
+
+
+def list_masks(
+    folder: Path, layout: str, split: str, endings: tuple[str, ...] = MASK_SUFFIXES
+) -> dict[str, str]:
+    """Return name -> path of the masks in `folder`, see `list_files`; a test split may have none."""
+    return list_files(folder, endings, layout, optional=split == UNLABELLED_SPLIT)
+
+
+def list_files(
+    folder: Path, endings: tuple[str, ...], layout: str, beginning: str = "", optional: bool = False
+) -> dict[str, str]:
+    """Return name -> path of the files in `folder`, sorted by name, see `scan`.
+
+    Entries that are left out are logged, unless a part of the names (such as "_labelIds.png") says which of
+    several files of a sample are meant.
+
+    Args:
+        folder: where to look, not recursively.
+        endings: accepted endings of names, in any case.
+        layout: the expected folder tree, quoted in errors.
+        beginning: what the names must begin with.
+        optional: whether the folder may be missing or empty; the result is {} then.
+
+    Raises:
+        DataError: the folder is missing, holds no such file, or holds two with one name.
+    """
+    if optional and not folder.is_dir():
+        return {}
+    found = scan(require_folder(folder, layout), endings, beginning)
+    if not found.files and not optional:
+        left_out = f" ({found.left_out})" if found.left_out else ""
+        raise DataError(
+            f"{folder}: no {beginning}{'/'.join(endings)} files{left_out}; {_REMEDY}. "
+            f"Expected layout: {layout}"
+        )
+    if found.left_out and not beginning and all(ending.startswith(".") for ending in endings):
+        log.warning("%s: %s listed, left out: %s", folder, counted(len(found.files), "file"), found.left_out)
+    return found.files
 
 
 def require_folder(folder: Path, layout: str) -> Path:
@@ -44,32 +160,6 @@ def require_split(split: str, known: Iterable[str], name: str) -> None:
         raise DataError(f"{name} has the splits {', '.join(others)} and {last}, got {split!r}")
 
 
-def list_files(folder: Path, endings: tuple[str, ...], layout: str) -> dict[str, str]:
-    """Return stem -> path of the files in `folder`, sorted by stem; hidden files are skipped.
-
-    Args:
-        folder: where to look, not recursively.
-        endings: accepted endings of names, in any case; the stem is the name without its ending.
-        layout: the expected folder tree, quoted in errors.
-
-    Raises:
-        DataError: the folder is missing, holds no such file, or holds two with one stem.
-    """
-    lower = tuple(ending.lower() for ending in endings)
-    files: dict[str, str] = {}
-    for name in sorted(os.listdir(require_folder(folder, layout))):
-        ending = next((ending for ending in lower if name.lower().endswith(ending)), None)
-        if ending is None or name.startswith("."):
-            continue
-        stem, path = name[: -len(ending)], f"{folder}/{name}"
-        if stem in files:
-            raise DataError(f"{path}: {Path(files[stem]).name} has the same stem; remove one of the two")
-        files[stem] = path
-    if not files:
-        raise DataError(f"{folder}: no {'/'.join(endings)} files; {_REMEDY}. Expected layout: {layout}")
-    return dict(sorted(files.items()))
-
-
 def require_file(path: str | Path) -> None:
     """Raise a DataError unless `path` is a regular file: opening a pipe could wait for ever."""
     try:
@@ -84,13 +174,13 @@ def require_file(path: str | Path) -> None:
 
 
 def read_list(path: Path, layout: str) -> list[str]:
-    """Return the sample names in a split list.
+    """Return the sample names in a split list, in NFC.
 
     A line is a name, or a path whose folder and image suffix are dropped; text after the first blank is
-    ignored, and so are empty lines.
+    ignored, and so are empty lines and a byte-order mark.
 
     Args:
-        path: the text file.
+        path: the text file, UTF-8.
         layout: the expected folder tree, quoted in errors.
 
     Raises:
@@ -99,53 +189,34 @@ def read_list(path: Path, layout: str) -> list[str]:
     try:
         if path.exists():
             require_file(path)
-        words = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
+        text = normalize("NFC", path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such split list; {_REMEDY}. Expected layout: {layout}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable list ({error}); restore the file") from error
-    bases = [word.rpartition("/")[2] for word in words]
+        raise DataError(
+            f"{path}: not a readable list ({error}); restore the file, or save it as UTF-8"
+        ) from error
+    words = [line.split()[0] for line in text.splitlines() if line.strip()]
+    bases = [word.replace("\\", "/").rpartition("/")[2] for word in words]
     names = [base.rpartition(".")[0] if base.lower().endswith(IMAGE_SUFFIXES) else base for base in bases]
-    if len(set(names)) != len(names) or not names:
-        repeated = [name for name, count in Counter(names).items() if count > 1]
-        what = f"repeats {few(repeated)}" if repeated else "names no image"
-        raise DataError(f"{path}: the list {what}; restore the file, one name without blanks a line")
-    return names
-
-
-def match_files(names: Iterable[str], images: Mapping[str, str], masks: Mapping[str, str]) -> list[Files]:
-    """Return the image and the mask of each name, in the order of `names`.
-
-    Args:
-        names: names of the samples.
-        images: name -> path, at least one.
-        masks: name -> path, at least one.
-
-    Raises:
-        DataError: names without an image or without a mask; the message counts them and lists the first few.
-    """
-    names = list(names)
-    for files, what in ((images, "image"), (masks, "mask")):
-        missing = [name for name in names if name not in files]
-        if missing:
-            folder = os.path.commonpath({os.path.dirname(path) for path in files.values()})
-            raise DataError(
-                f"{folder}: no {what} for {len(missing)} of {len(names)} samples ({', '.join(missing[:3])}"
-                f"{', ...' if len(missing) > 3 else ''}); is the set half-extracted? Extract it again, or "
-                "remove these samples"
-            )
-    return [Files(name, images[name], masks[name]) for name in names]
+    if not names:
+        raise DataError(f"{path}: the list names no image; restore the file, one name without blanks a line")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        complain(
+            f"{path}: the list repeats {few(repeated)}; restore the file, one name without blanks a line"
+        )
+    return list(dict.fromkeys(names))
 
 
 def warn_count(name: str, split: str, found: int, expected: int) -> None:
     """Log a warning if the number of samples differs from the official split."""
     if found != expected:
         log.warning(
-            "%s %s: %d images, the official split has %d; scores will not compare with published ones",
-            name, split, found, expected,
+            "%s %s: %s, the official split has %d; scores will not compare with published ones",
+            name, split, counted(found, "image"), expected,
         )  # fmt: skip
 
 
 def few(items: Sequence[object]) -> str:
     """Return a list as text, cut after its first eight items."""
-    return f"[{', '.join(map(str, items[:8]))}{', ...' if len(items) > 8 else ''}]"
+    return f"[{examples(items, 8)}]"

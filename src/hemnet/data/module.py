@@ -13,12 +13,14 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hemnet.data.cache import Cached
+from hemnet.data.degenerate import too_few_classes
 from hemnet.data.random_streams import stream
-from hemnet.data.readers import Reader
+from hemnet.data.readers import Reader, has_labels
 from hemnet.data.spec import DataError
 from hemnet.data.transforms import Item, Transform
 from hemnet.data.workers import WorkerLoader
 from hemnet.processes.ranks import distributed
+from hemnet.wording import counted
 
 
 class Batch(TypedDict):
@@ -147,7 +149,7 @@ class SegmentationData(pl.LightningDataModule):
 
     Args:
         train: reader of the training samples.
-        val: reader of the evaluation samples, with the same spec.
+        val: reader of the evaluation samples, with the same classes.
         train_transform: for example `TrainTransform`.
         eval_transform: for example `EvalTransform`.
         batch_size: training images per process and step; an incomplete last batch is dropped.
@@ -163,8 +165,8 @@ class SegmentationData(pl.LightningDataModule):
         num_workers: for loaders made from now on.
 
     Raises:
-        DataError: the specs differ, a reader is empty, the training set is smaller than a batch, or a
-            reader cannot be cached.
+        DataError: the classes differ or are fewer than two, a reader is empty, the training set is smaller
+            than a batch, or a reader cannot be cached.
         ValueError: a batch size below 1, negative num_workers or seed, or `cache_gib` not above 0.
     """
 
@@ -186,10 +188,9 @@ class SegmentationData(pl.LightningDataModule):
             raise ValueError(f"batch sizes must be >= 1, got {batch_size=} {eval_batch_size=}")
         if num_workers < 0 or seed < 0:
             raise ValueError(f"num_workers and seed must be >= 0, got {num_workers=} {seed=}")
-        if train.spec != val.spec:
-            raise DataError(
-                f"train has the classes of {train.spec.name}, val those of {val.spec.name}; use one set"
-            )
+        train.spec.require_same_classes(val.spec)
+        if problem := too_few_classes(train.spec):
+            raise DataError(problem)
         if not len(val):
             raise DataError(f"the evaluation split of {val.spec.name} is empty; choose another split")
         self.spec = train.spec
@@ -207,7 +208,17 @@ class SegmentationData(pl.LightningDataModule):
         self._start = (epoch, batches)
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled batches without an incomplete last one; raises DataError if no batch is complete."""
+        """Shuffled batches without an incomplete last one.
+
+        Raises:
+            DataError: no batch is complete, or a split has images alone.
+        """
+        for split, dataset in (("training", self.train_dataset), ("evaluation", self.val_dataset)):
+            if not has_labels(dataset.reader):
+                raise DataError(
+                    f"the {split} split of {self.spec.name} has images alone; train and validate on splits "
+                    "with masks"
+                )
         epoch, batches = self._start
         sampler = EpochSampler(len(self.train_dataset), self._seed, (epoch, batches * self._batch_size))
         self._check_batch_fits(sampler)
@@ -221,8 +232,8 @@ class SegmentationData(pl.LightningDataModule):
         """
         if len(self.val_dataset) < (world := _rank_and_world()[1]):
             raise DataError(
-                f"{self.spec.name}: {len(self.val_dataset)} evaluation samples for {world} processes; "
-                "evaluate on fewer, with trainer.devices"
+                f"{self.spec.name}: {counted(len(self.val_dataset), 'evaluation sample')} for {world} "
+                "processes; evaluate on fewer, with trainer.devices"
             )
         sampler = ShardSampler(len(self.val_dataset))
         return self._loader(self.val_dataset, sampler, self._eval_batch_size, drop_last=False)
@@ -230,8 +241,8 @@ class SegmentationData(pl.LightningDataModule):
     def _check_batch_fits(self, sampler: EpochSampler) -> None:
         if len(sampler) < self._batch_size:
             raise DataError(
-                f"{self.spec.name}: {len(sampler)} training samples per process are fewer than one batch of "
-                f"{self._batch_size}; lower batch_size or use more data"
+                f"{self.spec.name}: {counted(len(sampler), 'training sample')} per process, fewer than one "
+                f"batch of {self._batch_size}; lower batch_size or use more data"
             )
 
     def _loader(

@@ -16,23 +16,22 @@ import PIL
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
-from hemnet.data.listing import MOST_PIXELS, Files, few, require_file
+from hemnet.data.listing import LOSSLESS, MOST_PIXELS, READABLE, few, require_file
 from hemnet.data.mat import read_mat
+from hemnet.data.matching import Files
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
 
-MASK_FORMATS = ("PNG", "BMP", "GIF", "PPM", "TIFF")
-"""Formats of masks, by Pillow's names: the lossless ones."""
 # Listed, because Pillow would try every format that it knows, and runs another program for PostScript.
-IMAGE_FORMATS = (*MASK_FORMATS, "JPEG", "WEBP")
-"""Formats of images, recognised by content and not by file name."""
+MASK_FORMATS, IMAGE_FORMATS = tuple(LOSSLESS), tuple(READABLE)
+"""Formats of masks and of images, by Pillow's names. A file's content decides, not its name."""
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
 
 class Sample(NamedTuple):
     """One image with its labels.
 
-    image_HWC: (H, W, 3) uint8 RGB. mask_HW: (H, W) uint8, class indices or IGNORE_INDEX. name: unique in
-    its split, without folder or suffix.
+    image_HWC: (H, W, 3) uint8 RGB. mask_HW: (H, W) uint8, class indices or IGNORE_INDEX; all IGNORE_INDEX
+    for an image without a mask. name: unique in its split, without folder or suffix.
     """
 
     image_HWC: np.ndarray
@@ -100,13 +99,13 @@ def _too_large(size: str) -> str:
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
     picture.load()
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)  # in place, since it would copy an upright picture too
     if picture.mode.startswith("I;16"):
         grey_HW = (np.asarray(picture).astype(np.uint32) + 128) // 257
         return np.repeat(grey_HW.astype(np.uint8)[..., None], 3, axis=2)
     if picture.mode not in _EIGHT_BIT_MODES:
         raise DataError(f"pixel format {picture.mode!r} is not supported; convert the image to 8-bit RGB")
-    return np.array(picture.convert("RGB"))
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _to_labels(picture: Image.Image) -> np.ndarray:
@@ -124,7 +123,8 @@ def _to_labels(picture: Image.Image) -> np.ndarray:
             "a mask must be 8-bit, and this one has fewer bits or levels of grey, or inverted grey; convert "
             "it to 8-bit class indices"
         )
-    return np.array(ImageOps.exif_transpose(picture))  # as for its image
+    ImageOps.exif_transpose(picture, in_place=True)  # as for its image
+    return np.array(picture)
 
 
 def _is_raw(codec: str, args: Any) -> bool:
@@ -167,12 +167,17 @@ def read_labels(path: str | Path) -> np.ndarray:
     return _decode(path, MASK_FORMATS, _to_labels)
 
 
+def has_labels(reader: Reader) -> bool:
+    """Return whether the samples of a reader have masks; False for a split of images alone."""
+    return bool(getattr(reader, "labelled", True))
+
+
 class FileReader:
     """Samples read from files; the base class of every reader of data on disk.
 
     Args:
         spec: classes and colours.
-        files: one entry per sample, in order.
+        files: one entry per sample, in order; with masks, or of images alone.
         class_of_label: raw label of the masks -> class index or IGNORE_INDEX; any other label is an error.
         mat_keys: for masks in MATLAB files, the variable with the labels, then the struct fields inside it.
     """
@@ -194,6 +199,11 @@ class FileReader:
         """Classes and colours."""
         return self._spec
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the samples have masks."""
+        return any(files.mask is not None for files in self._files)
+
     def __len__(self) -> int:
         return len(self._files)
 
@@ -206,6 +216,8 @@ class FileReader:
         """
         name, image, mask = self._files[index]
         image_HWC = read_image(image)
+        if mask is None:
+            return Sample(image_HWC, np.full(image_HWC.shape[:2], IGNORE_INDEX, np.uint8), name)
         raw_HW = read_mat(mask, *self._mat_keys) if mask.endswith(".mat") else read_labels(mask)
         if image_HWC.shape[:2] != raw_HW.shape:
             raise DataError(
@@ -223,11 +235,11 @@ class FileReader:
             DataError: a file is missing.
         """
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
-        paths = [(name, os.path.abspath(image), os.path.abspath(mask)) for name, image, mask in self._files]
+        paths = [(name, *map(os.path.abspath, filter(None, of_name))) for name, *of_name in self._files]
         labels = [(label, int(self._class_of_label[label])) for label in sorted(self._known)]
         settings = (kind, PIL.__version__, self._spec, labels, self._mat_keys, paths)
         try:
-            states = [os.stat(path) for files in self._files for path in (files.image, files.mask)]
+            states = [os.stat(path) for files in self._files for path in (files.image, files.mask) if path]
         except OSError as error:
             raise DataError(f"{error.filename}: {error.strerror}; restore the file") from error
         files = [(state.st_size, state.st_mtime_ns) for state in states]
@@ -238,7 +250,8 @@ class FileReader:
         if unknown:
             raise DataError(
                 f"{path}: unknown labels {few(unknown)}, expected only {_ranges(self._known)}; "
-                "is this mask encoded for another set of classes?"
+                "is this mask encoded for another set of classes? In a set of your own, a YAML file of "
+                "classes declares the label of each, such as names: [sky, road], labels: [0, 128]"
             )
         if raw_HW.dtype == np.uint8:
             return cv2.LUT(raw_HW, self._class_of_label[:256])

@@ -3,19 +3,22 @@
 Shapes: H, W image height and width.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from hemnet.errors import HemnetError
+from hemnet.wording import counted, examples
 
 IGNORE_INDEX = 255
 """Mask value of a pixel that the loss and every metric leave out."""
 
 Split = Literal["train", "val", "test"]
 
-_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+# Black, white, middle grey, and all others, so that one is left whatever the colours of the classes are.
+_GREYS = tuple((level, level, level) for level in (0, 255, 128, *range(1, 255)))
 
 
 class DataError(HemnetError, RuntimeError):
@@ -32,7 +35,7 @@ class DatasetSpec:
         palette: one distinct RGB colour per class, each channel an integer in 0..255.
 
     Raises:
-        ValueError: one of these conditions is broken, or the palette has both black and white.
+        ValueError: one of these conditions is broken.
     """
 
     name: str
@@ -45,16 +48,15 @@ class DatasetSpec:
             raise ValueError(f"{where}: needs 1 to {IGNORE_INDEX} classes, got {len(self.classes)}")
         if len(self.palette) != len(self.classes):
             raise ValueError(
-                f"{where}: {len(self.classes)} classes but {len(self.palette)} colours; give one each"
+                f"{where}: {counted(len(self.classes), 'class', 'classes')} but "
+                f"{counted(len(self.palette), 'colour')}; give one each"
             )
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"{where}: class names repeat; make them distinct")
+        if repeated := [name for name, count in Counter(self.classes).items() if count > 1]:
+            raise ValueError(f"{where}: class names repeat ({examples(repeated)}); make them distinct")
         if len(set(self.palette)) != len(self.palette):
             raise ValueError(f"{where}: palette colours repeat; make them distinct")
         if any(len(rgb) != 3 or not all(0 <= channel <= 255 for channel in rgb) for rgb in self.palette):
             raise ValueError(f"{where}: a palette colour is three integers in 0..255")
-        if {_BLACK, _WHITE} <= set(self.palette):
-            raise ValueError(f"{where}: black and white are both classes; leave one for ignored pixels")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain containers, for checkpoints."""
@@ -70,8 +72,9 @@ class DatasetSpec:
         """Raise a DataError unless `other` has the same class names in the same order."""
         if self.classes != other.classes:
             raise DataError(
-                f"the network was trained on the {self.num_classes} classes of {self.name}, the data has the "
-                f"{other.num_classes} of {other.name}: choose data with the same classes"
+                f"training has the {counted(self.num_classes, 'class', 'classes')} of {self.name} "
+                f"({examples(self.classes)}), the evaluation's data the {other.num_classes} of "
+                f"{other.name} ({examples(other.classes)}): choose data with the same classes, in one order"
             )
 
     @property
@@ -81,8 +84,8 @@ class DatasetSpec:
 
     @property
     def ignore_color(self) -> tuple[int, int, int]:
-        """RGB colour of ignored pixels: black, or white where black is a class."""
-        return _WHITE if _BLACK in self.palette else _BLACK
+        """RGB colour of ignored pixels: the first of black, white and the greys that is no class's colour."""
+        return next(grey for grey in _GREYS if grey not in self.palette)
 
     def colorize(self, mask_HW: np.ndarray) -> np.ndarray:
         """Paint a mask.

@@ -3,7 +3,8 @@
 Shapes: H, W image height and width, C = 3 colour channels.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -12,8 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from hemnet.data.degenerate import LabelCounts
 from hemnet.data.readers import Reader, Sample, require_sound
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
+from hemnet.wording import counted
 
 CHUNK = 16
 
@@ -64,9 +67,10 @@ class Survey:
         pixels = self.pixels[: spec.num_classes]
         return pixels / max(1, pixels.sum())
 
-    def never_seen(self, spec: DatasetSpec) -> list[str]:
-        """Return the classes without a pixel."""
-        return [name for name, count in zip(spec.classes, self.pixels, strict=False) if not count]
+    @property
+    def counts(self) -> LabelCounts:
+        """The labels of the usable samples."""
+        return LabelCounts(self.readable, self.pixels, whole=not self.unusable)
 
     def to_dict(self, spec: DatasetSpec) -> dict[str, Any]:
         """Return counts, problems and classes as plain containers."""
@@ -80,9 +84,19 @@ class Survey:
             "unlabelled": self.unlabelled,
             "ignored_pixels": int(self.pixels[IGNORE_INDEX]),
             "classes": classes,
-            "never_seen": self.never_seen(spec),
+            "never_seen": self.counts.absent(spec),
             "problems": self.problems,
         }
+
+
+def by_cause(problems: Iterable[str]) -> list[list[str]]:
+    """Return the messages in groups that differ only in file names and numbers, in order."""
+    groups: dict[str, list[str]] = {}
+    for message in problems:
+        where, colon, what = message.partition(": ")
+        cause = re.sub(r"[/\\][^:;]*?\.\w+|\[[^\]]*\]|\d+", "*", what if colon else where)
+        groups.setdefault(cause, []).append(message)
+    return [*groups.values()]
 
 
 def walk(reader: Reader, workers: int = 0) -> Iterator[Survey]:
@@ -144,5 +158,6 @@ def _require_known_labels(sample: Sample, spec: DatasetSpec) -> None:
     unknown = sorted(set(np.unique(sample.mask_HW).tolist()) - {*range(spec.num_classes), IGNORE_INDEX})
     if unknown:
         raise DataError(
-            f"{sample.name}: unknown labels {unknown}, {spec.name} has {spec.num_classes} classes"
+            f"{sample.name}: unknown labels {unknown}, {spec.name} has "
+            f"{counted(spec.num_classes, 'class', 'classes')}"
         )

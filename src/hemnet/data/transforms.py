@@ -23,8 +23,8 @@ STD_RGB = (0.229, 0.224, 0.225)
 # INTER_LINEAR truncates, which darkens 8-bit images by 1/8 of a grey level.
 NEAREST, LINEAR = cv2.INTER_NEAREST_EXACT, cv2.INTER_LINEAR_EXACT
 
-# Entry v of channel c is (v / 255 - mean_c) / std_c.
-_NORMALIZED = ((np.arange(256)[:, None] / 255 - MEAN_RGB) / STD_RGB).astype(np.float32)
+# Row c, entry v is (v / 255 - mean_c) / std_c.
+_NORMALIZED = ((np.arange(256)[:, None] / 255 - MEAN_RGB) / STD_RGB).astype(np.float32).T.copy()
 
 
 class Item(TypedDict):
@@ -45,8 +45,12 @@ class Transform(Protocol):
 
 def normalize(image_HWC: np.ndarray) -> torch.Tensor:
     """Map (H, W, 3) uint8 RGB to (3, H, W) float32: (v / 255 - mean) / std with the ImageNet constants."""
-    normalized_HWC = cv2.LUT(np.ascontiguousarray(image_HWC), _NORMALIZED[None])
-    return torch.from_numpy(np.ascontiguousarray(normalized_HWC.transpose(2, 0, 1)))
+    normalized_CHW = np.empty((3, *image_HWC.shape[:2]), np.float32)
+    # By channel, which takes half the time of a table of three channels and a transposition.
+    planes = cv2.split(np.ascontiguousarray(image_HWC))
+    for table, plane_HW, normalized_HW in zip(_NORMALIZED, planes, normalized_CHW, strict=True):
+        cv2.LUT(plane_HW, table, dst=normalized_HW)
+    return torch.from_numpy(normalized_CHW)
 
 
 def denormalize(image_CHW: torch.Tensor) -> np.ndarray:

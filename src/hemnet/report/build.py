@@ -17,12 +17,13 @@ from hemnet.report.grids import evaluated_grid, trained_grid
 from hemnet.report.groups import Section, sections
 from hemnet.report.heads import against_heads, every_group, gradient_modes, per_class
 from hemnet.report.images import Album
-from hemnet.report.overview import overview, problems
+from hemnet.report.overview import overview, problems, warnings
 from hemnet.report.page import MARK, PagePart, render
 from hemnet.report.plots import STYLE, save
 from hemnet.report.scores import against_depth, against_scale
 from hemnet.report.training import convergence, learning
 from hemnet.report.variants import variants
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 # What each chapter shows and needs, for the sentence on what is left out.
@@ -64,14 +65,15 @@ def build(folders: Sequence[Path], out: Path, *, images: bool = True) -> Path:
     album = Album() if images else None
     parts = list(_parts(made, album))
     opening = [overview(records, unreadable, made)]
-    closing = [block] if (block := problems(records, unreadable, Path.cwd())) else []
+    found_wrong = (problems(records, unreadable, Path.cwd()), warnings(records, Path.cwd()))
+    closing = [block for block in found_wrong if block]
     svgs, files = _write_items([*opening, *closing, *(block for part in parts for block in part.blocks)], out)
     page = out / "index.html"
     page.write_text(render(parts, opening, closing, svgs), encoding="utf-8")
     _forget_old(out, files)
-    counted = sum(len(section.runs) for section in made)
+    finished = sum(len(section.runs) for section in made)
     found = len(records) + len(unreadable)
-    log.info("%d runs found, %d finished and counted; the report is %s", found, counted, page)
+    log.info("%s found, %d finished and counted; the report is %s", counted(found, "run"), finished, page)
     return page
 
 

@@ -77,5 +77,18 @@ def problems(records: Sequence[Record], unreadable: Sequence[Unreadable], folder
     return Block("Runs that do not count", [], [table])
 
 
+def warnings(records: Sequence[Record], folder: Path) -> Block | None:
+    """Return what the runs' data made them warn of; paths below ``folder`` are relative to it."""
+    rows: list[list[Cell]] = [
+        [_place(record.path, folder), str(warning)]
+        for record in records
+        for warning in record.result.get("warnings") or []
+    ]
+    if not rows:
+        return None
+    table = Table("warnings", "Runs whose scores may mean little.", (Column("run"), Column("warning")), rows)
+    return Block("Labels from which nothing can be learnt", [], [table])
+
+
 def _place(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

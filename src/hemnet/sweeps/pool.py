@@ -11,6 +11,7 @@ from hemnet.errors import HemnetError
 from hemnet.loggers.wandb_run import AGENT
 from hemnet.processes.signals import interruptible
 from hemnet.sweeps.jobs import Job
+from hemnet.wording import counted
 
 POLL_SECONDS = 0.2
 # Variables that make a process share another's W&B run or service, which jobs of a sweep must not.
@@ -60,7 +61,7 @@ def make_slots(
     groups = [ids[i : i + per_job] for i in range(0, len(ids) - per_job + 1, per_job)]
     if not groups:
         raise HemnetError(
-            f"a job needs {per_job} GPUs and there are {len(ids)}: set trainer.devices, "
+            f"a job needs {counted(per_job, 'GPU')} and there are {len(ids)}: set trainer.devices, "
             "hydra.launcher.devices or trainer=cpu"
         )
     used = groups[: parallel or len(groups)]

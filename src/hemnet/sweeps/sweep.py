@@ -14,6 +14,7 @@ from hemnet.runs.run import Run
 from hemnet.sweeps.board import Board
 from hemnet.sweeps.jobs import CONSOLE, Job
 from hemnet.sweeps.pool import Slot, make_slots, run_jobs
+from hemnet.wording import counted
 
 TRACEBACK_LINES = 25
 
@@ -56,7 +57,7 @@ def run_and_report(jobs: Sequence[Job], slots: Sequence[Slot], folder: Path) -> 
         HemnetError: jobs failed; the message names them and their errors.
     """
     at_a_time = f", {len(slots)} at a time" if slots else ""
-    print(f"{len(jobs)} jobs{at_a_time}, in {folder}", flush=True)
+    print(f"{counted(len(jobs), 'job')}{at_a_time}, in {folder}", flush=True)
     with Board(jobs, folder) as board:
         run_jobs((job for job in jobs if job.status == "waiting"), slots, board.update)
     _report(jobs, folder)
@@ -101,5 +102,6 @@ def _report(jobs: Sequence[Job], folder: Path) -> None:
     if failed:
         names = "\n  ".join(f"{job.name}: {job.error}" for job in failed)
         raise HemnetError(
-            f"{len(failed)} of {len(jobs)} jobs failed:\n  {names}\nThe same command runs only these again"
+            f"{len(failed)} of {counted(len(jobs), 'job')} failed:\n  {names}\n"
+            "The same command runs only these again"
         )

@@ -13,6 +13,7 @@ from hemnet.data.archives.unpack import ArchiveError, unpack
 from hemnet.data.spec import DataError
 from hemnet.storage.download import PATIENT, Patience, download, require_digest
 from hemnet.storage.files import file_digest, hold, replacing
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 DOWNLOADS = ".download"
@@ -117,7 +118,7 @@ def _fetch_source(source: Source, root: Path, url: str | None, patience: Patienc
         raise DataError(f"{error}; it was renamed to {aside.name}: remove it and try again") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    log.info("%s: %d files in place; %s can be removed", source.name, count, archive)
+    log.info("%s: %s in place; %s can be removed", source.name, counted(count, "file"), archive)
 
 
 def _unpack(source: Source, archive: Path, staging: Path) -> tuple[int, Path]:

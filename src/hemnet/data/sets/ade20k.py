@@ -5,11 +5,12 @@ list, for each class the first synonym that no other class has.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
-from hemnet.data.listing import list_files, match_files, require_folder, require_split, warn_count
+from hemnet.data.listing import list_images, list_masks, require_folder, require_split, warn_count
+from hemnet.data.matching import match_files
 from hemnet.data.readers import FileReader
-from hemnet.data.spec import IGNORE_INDEX, DatasetSpec, voc_colors
+from hemnet.data.spec import IGNORE_INDEX, DatasetSpec, Split, voc_colors
 
 _NAMES = """
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth,
@@ -38,20 +39,24 @@ class ADE20K(FileReader):
 
     Args:
         root: folder `ADEChallengeData2016`, or the one that holds it, with `images/` and `annotations/`.
-        split: "train" or "val".
+        split: "train" or "val"; or "test", 3352 images without labels, which are in `release_test/testing/`
+            of the root or in `images/testing/`.
 
     Raises:
         DataError: unknown split, a missing folder, an image without a mask.
     """
 
-    def __init__(self, root: str | Path, split: Literal["train", "val"]) -> None:
-        require_split(split, ("train", "val"), "ade20k")
+    def __init__(self, root: str | Path, split: Split) -> None:
+        require_split(split, get_args(Split), "ade20k")
         root = require_folder(Path(root), _LAYOUT)
         inner = root / "ADEChallengeData2016"
         root = inner if inner.is_dir() else root
-        folder, expected = {"train": ("training", 20210), "val": ("validation", 2000)}[split]
-        images = list_files(root / "images" / folder, (".jpg",), _LAYOUT)
-        masks = list_files(root / "annotations" / folder, (".png",), _LAYOUT)
+        known = {"train": ("training", 20210), "val": ("validation", 2000), "test": ("testing", 3352)}
+        folder, expected = known[split]
+        released = root.parent / "release_test" if root == inner else root / "release_test"
+        place = released if split == "test" and released.is_dir() else root / "images"
+        images = list_images(place / folder, _LAYOUT)
+        masks = list_masks(root / "annotations" / folder, _LAYOUT, split)
         warn_count("ade20k", split, len(images), expected)
         labels = {0: IGNORE_INDEX, **{k + 1: k for k in range(150)}}
-        super().__init__(ADE20K_CLASSES, match_files(images, images, masks), labels)
+        super().__init__(ADE20K_CLASSES, match_files(images, images, masks, split), labels)

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import get_args
 
-from hemnet.data.listing import IMAGE_SUFFIXES, list_files, match_files, require_folder, require_split
+from hemnet.data.listing import list_images, list_masks, require_folder, require_split
+from hemnet.data.matching import match_files
 from hemnet.data.readers import FileReader
 from hemnet.data.spec import IGNORE_INDEX, DatasetSpec, Split
 
@@ -27,9 +28,9 @@ class CamVid(FileReader):
     al. (SegNet, 2015).
 
     Args:
-        root: folder with `train/`, `val/`, `test/` (images, .png or .jpg) and `trainannot/`, `valannot/`,
-            `testannot/` (masks, .png, same stems, labels 0..10 and 11 = void).
-        split: "train", "val" or "test".
+        root: folder with `train/`, `val/`, `test/` (images) and `trainannot/`, `valannot/`, `testannot/`
+            (masks, same stems, labels 0..10 and 11 = void).
+        split: "train", "val" or "test"; a test split without masks has images alone.
 
     Raises:
         DataError: unknown split, missing folder, empty folder, an image without a mask. `read` raises it
@@ -39,7 +40,7 @@ class CamVid(FileReader):
     def __init__(self, root: str | Path, split: Split) -> None:
         require_split(split, get_args(Split), "CamVid")
         root = require_folder(Path(root), _LAYOUT)
-        images = list_files(root / split, IMAGE_SUFFIXES, _LAYOUT)
-        masks = list_files(root / f"{split}annot", (".png",), _LAYOUT)
+        images = list_images(root / split, _LAYOUT)
+        masks = list_masks(root / f"{split}annot", _LAYOUT, split)
         labels = {**{k: k for k in range(11)}, 11: IGNORE_INDEX}
-        super().__init__(CAMVID, match_files(images, images, masks), labels)
+        super().__init__(CAMVID, match_files(images, images, masks, split), labels)

@@ -4,11 +4,12 @@ Source: Cordts et al., CVPR 2016; names, numbers and colours from the authors' l
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
-from hemnet.data.listing import list_files, match_files, require_folder, require_split, warn_count
+from hemnet.data.listing import list_files, require_folder, require_split, warn_count
+from hemnet.data.matching import images_alone, match_files
 from hemnet.data.readers import FileReader
-from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec
+from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, Split
 
 # Class -> label id in the masks, colour.
 _CLASSES = {
@@ -49,19 +50,23 @@ class Cityscapes(FileReader):
 
     Args:
         root: folder with `leftImg8bit/` and `gtFine/`, of which the labelIds images are read.
-        split: "train" or "val"; the labels of the test split are not public.
+        split: "train" or "val"; or "test", 1525 images without labels: those are not public, and what is in
+            `gtFine/test` ignores every pixel.
 
     Raises:
         DataError: unknown split, a missing folder, an image without a mask.
     """
 
-    def __init__(self, root: str | Path, split: Literal["train", "val"]) -> None:
-        require_split(split, ("train", "val"), "cityscapes")
+    def __init__(self, root: str | Path, split: Split) -> None:
+        require_split(split, get_args(Split), "cityscapes")
         root = require_folder(Path(root), _LAYOUT)
         images = _cities(root / "leftImg8bit" / split, "_leftImg8bit.png")
-        masks = _cities(root / "gtFine" / split, "_gtFine_labelIds.png")
-        warn_count("cityscapes", split, len(images), {"train": 2975, "val": 500}[split])
-        super().__init__(CITYSCAPES_CLASSES, match_files(images, images, masks), _LABELS)
+        warn_count("cityscapes", split, len(images), {"train": 2975, "val": 500, "test": 1525}[split])
+        if split == "test":
+            files = images_alone(images, images)
+        else:
+            files = match_files(images, images, _cities(root / "gtFine" / split, "_gtFine_labelIds.png"))
+        super().__init__(CITYSCAPES_CLASSES, files, _LABELS)
 
 
 def _cities(folder: Path, ending: str) -> dict[str, str]:

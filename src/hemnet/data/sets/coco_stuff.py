@@ -6,11 +6,19 @@ the order of their ids: id 1, person, is class 0, and id 182, wood, is class 170
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from hemnet.data.listing import list_files, match_files, read_list, require_folder, require_split, warn_count
+from hemnet.data.listing import (
+    list_images,
+    list_masks,
+    read_list,
+    require_folder,
+    require_split,
+    warn_count,
+)
+from hemnet.data.matching import match_files
 from hemnet.data.readers import FileReader
-from hemnet.data.spec import IGNORE_INDEX, DatasetSpec, voc_colors
+from hemnet.data.spec import IGNORE_INDEX, DatasetSpec, Split, voc_colors
 
 _UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 IDS = tuple(number for number in range(1, 183) if number not in _UNUSED)
@@ -61,10 +69,12 @@ class CocoStuff10k(FileReader):
         root = require_folder(Path(root), _LAYOUT_10K)
         names = read_list(root / "imageLists" / f"{split}.txt", _LAYOUT_10K)
         warn_count("coco_stuff_10k", split, len(names), {"train": 9000, "test": 1000}[split])
-        images = list_files(root / "images", (".jpg",), _LAYOUT_10K)
-        masks = list_files(root / "annotations", (".mat",), _LAYOUT_10K)
+        images = list_images(root / "images", _LAYOUT_10K)
+        masks = list_masks(root / "annotations", _LAYOUT_10K, split, (".mat",))
         labels = {0: IGNORE_INDEX, **{number: k for k, number in enumerate(IDS)}}
-        super().__init__(COCO_STUFF_CLASSES, match_files(names, images, masks), labels, mat_keys=("S",))
+        super().__init__(
+            COCO_STUFF_CLASSES, match_files(names, images, masks, split), labels, mat_keys=("S",)
+        )
 
 
 class CocoStuff164k(FileReader):
@@ -73,17 +83,18 @@ class CocoStuff164k(FileReader):
     Args:
         root: folder with `images/{train2017,val2017}` and `annotations/{train2017,val2017}` (PNG,
             id - 1, 255 = unlabelled).
-        split: "train" or "val".
+        split: "train" or "val"; or "test", the 40670 images of test2017, which have no labels.
 
     Raises:
         DataError: unknown split, a missing folder, an image without a mask.
     """
 
-    def __init__(self, root: str | Path, split: Literal["train", "val"]) -> None:
-        require_split(split, ("train", "val"), "coco_stuff_164k")
+    def __init__(self, root: str | Path, split: Split) -> None:
+        require_split(split, get_args(Split), "coco_stuff_164k")
         root = require_folder(Path(root), _LAYOUT_164K)
-        images = list_files(root / "images" / f"{split}2017", (".jpg",), _LAYOUT_164K)
-        masks = list_files(root / "annotations" / f"{split}2017", (".png",), _LAYOUT_164K)
-        warn_count("coco_stuff_164k", split, len(images), {"train": 118287, "val": 5000}[split])
+        images = list_images(root / "images" / f"{split}2017", _LAYOUT_164K)
+        masks = list_masks(root / "annotations" / f"{split}2017", _LAYOUT_164K, split)
+        expected = {"train": 118287, "val": 5000, "test": 40670}
+        warn_count("coco_stuff_164k", split, len(images), expected[split])
         labels = {255: IGNORE_INDEX, **{number - 1: k for k, number in enumerate(IDS)}}
-        super().__init__(COCO_STUFF_CLASSES, match_files(images, images, masks), labels)
+        super().__init__(COCO_STUFF_CLASSES, match_files(images, images, masks, split), labels)

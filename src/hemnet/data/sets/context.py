@@ -5,12 +5,13 @@ CVPR 2014.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
-from hemnet.data.listing import list_files, match_files, read_list, require_split, warn_count
+from hemnet.data.listing import list_images, list_masks, read_list, require_split, warn_count
+from hemnet.data.matching import match_files
 from hemnet.data.readers import FileReader
 from hemnet.data.sets.voc import find_devkit
-from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, voc_colors
+from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, Split, voc_colors
 
 # Class -> label among the 459 of the original annotation. Both are in alphabetical order.
 LABEL_OF_CLASS = {
@@ -49,7 +50,7 @@ class PascalContext(FileReader):
     Args:
         root: `VOC2010`, `VOCdevkit`, or the folder of the latter; `trainval/` and `labels.txt`, if any, are
             in `root` or in `VOC2010`. A labels.txt is compared with the expected numbers.
-        split: "train" or "val".
+        split: "train" or "val"; or "test", 9637 images without labels.
         background: whether pixels outside the 59 classes are class 0 of 60, or ignored.
 
     Raises:
@@ -57,28 +58,29 @@ class PascalContext(FileReader):
             labels.txt of another annotation.
     """
 
-    def __init__(self, root: str | Path, split: Literal["train", "val"], background: bool = False) -> None:
-        require_split(split, ("train", "val"), "pascal_context")
+    def __init__(self, root: str | Path, split: Split, background: bool = False) -> None:
+        require_split(split, get_args(Split), "pascal_context")
         root = Path(root)
         devkit = find_devkit(root, 2010, _LAYOUT)
         outside, first = (0, 1) if background else (IGNORE_INDEX, 0)
         merged = devkit / "SegmentationClassContext"
         if merged.is_dir():
-            masks = list_files(merged, (".png",), _LAYOUT)
+            masks = list_masks(merged, _LAYOUT, split)
             number_of = {k + 1: first + k for k in range(59)}
             labels = {0: outside, **number_of, 255: IGNORE_INDEX}
         else:
-            masks = list_files(_original(root, devkit), (".mat",), _LAYOUT)
+            masks = list_masks(_original(root, devkit), _LAYOUT, split, (".mat",))
             number_of = {label: first + k for k, label in enumerate(LABEL_OF_CLASS.values())}
             labels = {**dict.fromkeys(range(460), outside), **number_of}
         lists = devkit / "ImageSets" / "SegmentationContext"
         names = read_list(
             (lists if lists.is_dir() else devkit / "ImageSets" / "Main") / f"{split}.txt", _LAYOUT
         )
-        warn_count("pascal_context", split, len(names), {"train": 4998, "val": 5105}[split])
-        images = list_files(devkit / "JPEGImages", (".jpg",), _LAYOUT)
+        expected = {"train": 4998, "val": 5105, "test": 9637}
+        warn_count("pascal_context", split, len(names), expected[split])
+        images = list_images(devkit / "JPEGImages", _LAYOUT)
         spec = CONTEXT_CLASSES_60 if background else CONTEXT_CLASSES
-        super().__init__(spec, match_files(names, images, masks), labels, mat_keys=("LabelMap",))
+        super().__init__(spec, match_files(names, images, masks, split), labels, mat_keys=("LabelMap",))
 
 
 def _original(root: Path, devkit: Path) -> Path:
@@ -99,7 +101,7 @@ def _compare_labels(path: Path) -> None:
     """Compare a file of lines "397: table", if it exists, with the expected labels."""
     if not path.is_file():
         return
-    for line in path.read_text("utf-8", errors="replace").splitlines():
+    for line in path.read_text("utf-8-sig", errors="replace").splitlines():
         label, _, name = (part.strip() for part in line.partition(":"))
         if name in LABEL_OF_CLASS and label != str(LABEL_OF_CLASS[name]):
             raise DataError(

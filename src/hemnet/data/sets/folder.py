@@ -7,11 +7,23 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hemnet.data.listing import IMAGE_SUFFIXES, list_files, match_files, require_file, require_folder
+from hemnet.data.listing import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    UNLABELLED_SPLIT,
+    list_files,
+    require_file,
+    require_folder,
+)
+from hemnet.data.matching import images_alone, match_files
 from hemnet.data.readers import FileReader
 from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, voc_colors
+from hemnet.wording import counted
 
-_LAYOUT = "images/SPLIT/*.jpg|png and masks/SPLIT/*.png of the same names, SPLIT being train, val, ..."
+_LAYOUT = (
+    "images/SPLIT/NAME.jpg (or png, tif, webp, ...) and masks/SPLIT/NAME.png (or NAME_mask.png, or like it), "
+    "SPLIT being train, val, ..."
+)
 
 _Byte = Annotated[int, Field(ge=0, le=255)]
 
@@ -54,7 +66,9 @@ def own_classes(classes: Sequence[str] | str, root: Path) -> tuple[DatasetSpec, 
         if ignored is None:
             ignored = [255] if 255 not in labels else []
         if len(labels) != len(own.names):
-            raise ValueError(f"{len(own.names)} names but {len(labels)} labels; give one each")
+            raise ValueError(
+                f"{counted(len(own.names), 'name')} but {counted(len(labels), 'label')}; give one each"
+            )
         if len({*labels, *ignored}) != len(labels) + len(set(ignored)):
             raise ValueError("labels repeat, or the label of a class is ignored; give each label one meaning")
         colors = own.colors or voc_colors(0 if own.names[:1] == ["background"] else 1, len(own.names))
@@ -75,7 +89,7 @@ def _load(path: Path) -> Any:
     try:
         if path.exists():
             require_file(path)
-        return yaml.safe_load(path.read_text("utf-8"))
+        return yaml.safe_load(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file of classes; write one with a line '- NAME' per label 0, 1, ..., or set "
@@ -89,14 +103,19 @@ def _load(path: Path) -> Any:
 class Folder(FileReader):
     """A user's images and masks, matched by their names without suffix.
 
-    Masks are 8-bit PNG files whose grey levels or palette indices are the labels.
+    A mask has the name of its image, or that with one addition that is the same for all, such as x_mask.png;
+    see `hemnet.data.matching`. Masks are 8-bit files of a format without loss (PNG, TIFF, BMP, ...) whose
+    grey levels or palette indices are the labels.
 
     Args:
         root: folder of the set.
         split: name of the folders of this split, for example "train".
         classes: names of the labels 0, 1, ..., or the path of a YAML file, see `own_classes`.
-        images: folder of the images, absolute or in `root`; "{split}" in it is replaced by the split.
-        masks: folder of the masks, likewise; masks without an image are ignored.
+        images: folder of the images, absolute or in `root`; "{split}" in it is replaced by the split. If its
+            last part has "{name}", that part is the pattern of the file names: "all/{name}_photo.jpg", or
+            without an ending, "all/{name}_photo", for any kind of image.
+        masks: folder of the masks, likewise; masks without an image are ignored. None reads images alone, as
+            does the split "test" if no image of it has a mask: every pixel is ignored then.
 
     Raises:
         DataError: a missing or empty folder, an image without a mask, wrong classes.
@@ -108,10 +127,26 @@ class Folder(FileReader):
         split: str,
         classes: list[str] | str,
         images: str = "images/{split}",
-        masks: str = "masks/{split}",
+        masks: str | None = "masks/{split}",
     ) -> None:
         root = require_folder(Path(root), _LAYOUT)
         spec, labels = own_classes(classes, root)
-        image_files = list_files(root / images.replace("{split}", split), IMAGE_SUFFIXES, _LAYOUT)
-        mask_files = list_files(root / masks.replace("{split}", split), (".png",), _LAYOUT)
-        super().__init__(spec, match_files(image_files, image_files, mask_files), labels)
+        image_files = _list(root, images, split, IMAGE_SUFFIXES)
+        if masks is None:
+            files = images_alone(image_files, image_files)
+        else:
+            mask_files = _list(root, masks, split, MASK_SUFFIXES, optional=split == UNLABELLED_SPLIT)
+            files = match_files(image_files, image_files, mask_files, split)
+        super().__init__(spec, files, labels)
+
+
+def _list(
+    root: Path, place: str, split: str, suffixes: tuple[str, ...], optional: bool = False
+) -> dict[str, str]:
+    """Return name -> path of the files of a folder, or of those whose names follow a pattern with {name}."""
+    folder, beginning = root / place.replace("{split}", split), ""
+    if "{name}" in folder.name:
+        beginning, _, end = folder.name.partition("{name}")
+        suffixes = (end,) if Path(f"x{end}").suffix else tuple(f"{end}{suffix}" for suffix in suffixes)
+        folder = folder.parent
+    return list_files(folder, suffixes, _LAYOUT, beginning, optional)

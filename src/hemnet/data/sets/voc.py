@@ -4,12 +4,13 @@ Source: Everingham et al., IJCV 111 (2015); Hariharan et al., Semantic Contours 
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
-from hemnet.data.listing import few, list_files, match_files, read_list, require_split, warn_count
+from hemnet.data.listing import complain, few, list_images, list_masks, read_list, require_split, warn_count
+from hemnet.data.matching import match_files
 from hemnet.data.readers import FileReader
 from hemnet.data.sets.folder import own_classes
-from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, voc_colors
+from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, Split, voc_colors
 
 VOC_CLASSES = DatasetSpec(
     name="voc",
@@ -30,7 +31,6 @@ _AUG_LAYOUT = (
     f"{_LAYOUT}; SBD as benchmark_RELEASE/dataset/ with train.txt, val.txt and cls/*.mat, or the masks as "
     "SegmentationClassAug/*.png"
 )
-_IMAGES = (".jpg", ".jpeg", ".png")
 
 
 def find_devkit(root: Path, year: int, layout: str) -> Path:
@@ -54,11 +54,11 @@ def _segmentation_list(devkit: Path, split: str) -> list[str]:
 
 
 def _images(devkit: Path) -> dict[str, str]:
-    return list_files(devkit / "JPEGImages", _IMAGES, _LAYOUT)
+    return list_images(devkit / "JPEGImages", _LAYOUT)
 
 
-def _masks(devkit: Path) -> dict[str, str]:
-    return list_files(devkit / "SegmentationClass", (".png",), _LAYOUT)
+def _masks(devkit: Path, split: str) -> dict[str, str]:
+    return list_masks(devkit / "SegmentationClass", _LAYOUT, split)
 
 
 class VOC(FileReader):
@@ -69,7 +69,8 @@ class VOC(FileReader):
     Args:
         root: `VOC2012`, `VOCdevkit`, or the folder of the latter; for another set, the folder that has
             JPEGImages, SegmentationClass and ImageSets/Segmentation.
-        split: a list in ImageSets/Segmentation: "train", "val" or "trainval".
+        split: a list in ImageSets/Segmentation: "train", "val", "trainval" or "test". The 1456 images of
+            VOC's test split have no labels and are read alone, as are those of any test split without masks.
         classes: for another set, names of the labels 0, 1, ..., or the path of a YAML file as for `Folder`.
             None: the 21 classes of VOC.
 
@@ -84,10 +85,10 @@ class VOC(FileReader):
             require_split(split, lists, f"{devkit}/ImageSets/Segmentation")
         names = _segmentation_list(devkit, split)
         spec, labels = (VOC_CLASSES, _LABELS) if classes is None else own_classes(classes, devkit)
-        expected = {"train": 1464, "val": 1449, "trainval": 2913}
+        expected = {"train": 1464, "val": 1449, "trainval": 2913, "test": 1456}
         if classes is None and split in expected:
             warn_count("voc", split, len(names), expected[split])
-        super().__init__(spec, match_files(names, _images(devkit), _masks(devkit)), labels)
+        super().__init__(spec, match_files(names, _images(devkit), _masks(devkit, split), split), labels)
 
 
 class VOCAug(FileReader):
@@ -101,24 +102,24 @@ class VOCAug(FileReader):
     Args:
         root: folder that holds SBD's `benchmark_RELEASE` (or its `dataset`), or SegmentationClassAug, or a
             development kit with the latter; and the development kit unless `voc_root` is given.
-        split: "train" or "val".
+        split: "train" or "val"; or "test", the images of VOC's test split, without labels.
         voc_root: folder of the development kit. None: `root`, else the folder `voc` beside `root`.
 
     Raises:
         DataError: unknown split, a missing folder or list, a listed image that is missing or has no mask.
     """
 
-    def __init__(
-        self, root: str | Path, split: Literal["train", "val"], voc_root: str | Path | None = None
-    ) -> None:
-        require_split(split, ("train", "val"), "voc_aug")
+    def __init__(self, root: str | Path, split: Split, voc_root: str | Path | None = None) -> None:
+        require_split(split, get_args(Split), "voc_aug")
         root = Path(root)
         devkit = self._devkit(root, voc_root)
-        names, masks = _segmentation_list(devkit, "val"), _masks(devkit)
+        masks = _masks(devkit, split)
         if split == "train":
             names, masks = self._augmented(root, devkit, masks)
-        warn_count("voc_aug", split, len(names), {"train": 10582, "val": 1449}[split])
-        files = match_files(names, _images(devkit), masks)
+        else:
+            names = _segmentation_list(devkit, split)
+        warn_count("voc_aug", split, len(names), {"train": 10582, "val": 1449, "test": 1456}[split])
+        files = match_files(names, _images(devkit), masks, split)
         super().__init__(VOC_CLASSES, files, _LABELS, mat_keys=("GTcls", "Segmentation"))
 
     @staticmethod
@@ -137,9 +138,9 @@ class VOCAug(FileReader):
         ready = _first(devkit / "SegmentationClassAug", root / "SegmentationClassAug")
         cls = _first(*(f / "cls" for f in (root / "benchmark_RELEASE" / "dataset", root / "dataset", root)))
         if ready is not None:
-            more = list_files(ready, (".png",), _AUG_LAYOUT)
+            more = list_masks(ready, _AUG_LAYOUT, "train")
         elif cls is not None:
-            more = list_files(cls, (".mat",), _AUG_LAYOUT)
+            more = list_masks(cls, _AUG_LAYOUT, "train", (".mat",))
         else:
             raise DataError(f"{root}: neither SBD nor its masks. Expected layout: {_AUG_LAYOUT}")
         train, val = (set(_segmentation_list(devkit, split)) for split in ("train", "val"))
@@ -148,9 +149,7 @@ class VOCAug(FileReader):
         if listed is not None:
             names = read_list(listed, _AUG_LAYOUT)
             if leaked := sorted(val.intersection(names)):
-                raise DataError(
-                    f"{listed}: {few(leaked)} are in VOC val, so scores would be invalid; remove them"
-                )
+                complain(f"{listed}: {few(leaked)} are in VOC val, so scores would be invalid; remove them")
         else:
             # Half of VOC val is also in SBD.
             lists = [cls.parent / f"{split}.txt" for split in ("train", "val")] if cls else []

@@ -1,0 +1,112 @@
+"""Warns of labels from which nothing can be learnt: classes that never occur, splits without labels.
+
+Such labels are no error of a file, and training on them looks well. They are counted as training meets them,
+since reading all masks beforehand would take as long as an epoch.
+"""
+
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from hemnet.data import Batch, DatasetSpec, SegmentationData
+from hemnet.data.degenerate import LabelCounts, degenerate
+from hemnet.data.readers import Reader
+from hemnet.processes.ranks import all_ranks
+from hemnet.training.task import SegmentationTask
+
+log = logging.getLogger(__name__)
+PROBES = 16
+
+
+class LabelCheck(pl.Callback):
+    """Counts labels over all ranks and warns where they are degenerate, see `hemnet.data.degenerate`.
+
+    Before the first step it looks at `PROBES` masks of each split. Each validation counts the labels of its
+    split. The training crops are counted until each class has occurred; that one never does is said after an
+    epoch. A split is warned of at the first look, and again once all of it was seen.
+
+    Attributes:
+        warnings: on rank 0, what is wrong with the labels, as far as they were seen; for result.json.
+    """
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self._train, self._val = LabelCounts(), LabelCounts()
+        self._batches, self._epoch = 0, math.inf
+        self._probed: dict[str, LabelCounts] = {}
+        self._warned: set[tuple[str, bool]] = set()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at some masks of each split, on rank 0."""
+        data = getattr(trainer, "datamodule", None)
+        if trainer.is_global_zero and isinstance(data, SegmentationData):
+            readers = {"train": data.train_dataset.reader, "val": data.val_dataset.reader}
+            self._probed = {split: _probe(reader) for split, reader in readers.items()}
+            self._judge(data.spec, self._probed)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count the labels of a training batch, unless each class has occurred."""
+        assert isinstance(pl_module, SegmentationTask)
+        if self._train.absent(pl_module.spec):
+            _count(self._train, batch)
+            self._batches, self._epoch = self._batches + 1, trainer.num_training_batches
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Discard the counts of the last validation."""
+        self._val = LabelCounts()
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        """Count the labels of an evaluation batch."""
+        _count(self._val, batch)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge the labels of all ranks."""
+        assert isinstance(pl_module, SegmentationTask)
+        if trainer.sanity_checking:
+            return
+        shares = all_ranks((self._train, self._val, self._batches >= self._epoch))
+        train = LabelCounts(unit="crop", whole=all(epoch for _, _, epoch in shares))
+        val = LabelCounts()
+        for of_train, of_val, _ in shares:
+            train.add(of_train.images, of_train.pixels)
+            val.add(of_val.images, of_val.pixels)
+        data = getattr(trainer, "datamodule", None)
+        val.whole = isinstance(data, SegmentationData) and val.images >= len(data.val_dataset)
+        if trainer.is_global_zero:
+            self._judge(pl_module.spec, {"train": train, "val": val} | self._wholly_probed())
+
+    def _wholly_probed(self) -> dict[str, LabelCounts]:
+        return {split: counts for split, counts in self._probed.items() if counts.whole}
+
+    def _judge(self, spec: DatasetSpec, found: dict[str, LabelCounts]) -> None:
+        wrong = degenerate(spec, found)
+        self.warnings = [f"{split}: {message}" for split, message in wrong.items()]
+        for split, message in wrong.items():
+            if (key := (split, found[split].whole)) not in self._warned:
+                self._warned.add(key)
+                log.warning("%s: %s", split, message)
+
+
+def _count(counts: LabelCounts, batch: Batch) -> None:
+    pixels = torch.bincount(batch["mask"].flatten(), minlength=256)
+    counts.add(len(batch["mask"]), pixels.cpu().numpy())
+
+
+def _probe(reader: Reader) -> LabelCounts:
+    counts = LabelCounts(whole=len(reader) <= PROBES)
+    for index in np.unique(np.linspace(0, len(reader) - 1, PROBES).astype(int)).tolist():
+        try:
+            mask_HW = reader.read(index).mask_HW
+        except Exception:  # training and validation say what is wrong with a sample, when they meet it
+            counts.whole = False
+            continue
+        counts.add(1, np.bincount(mask_HW.ravel(), minlength=256))
+    return counts

@@ -1,0 +1,13 @@
+"""Numbers and lists as a message says them."""
+
+from collections.abc import Sequence
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return "1 image", "0 images", "2000 images": a number with its noun, whose plural may be given."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def examples(items: Sequence[object], most: int = 3) -> str:
+    """Return the first ``most`` items, with "..." after them if there are more."""
+    return ", ".join([*map(str, items[:most]), *(["..."] if len(items) > most else [])])
