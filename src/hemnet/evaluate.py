@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,7 +35,7 @@ from hemnet.config.command_line import (
     run_entry,
 )
 from hemnet.config.machine import on_this_machine
-from hemnet.data import DataError, DatasetSpec, SegmentationDataModule
+from hemnet.data import DataError, DatasetSpec, SegmentationData
 from hemnet.data.readers import has_labels
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
@@ -134,7 +135,7 @@ def evaluate(
     return found[counts[-1]]
 
 
-def _has_labels(data: SegmentationDataModule, submission: Path | None) -> bool:
+def _has_labels(data: SegmentationData, submission: Path | None) -> bool:
     labelled = has_labels(data.val_dataset.reader)
     if not labelled and submission is None:
         raise DataError(
