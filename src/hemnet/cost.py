@@ -31,6 +31,7 @@ from hemnet.nets.flops import count_flops, count_parameters
 from hemnet.runs.provenance import device_name
 from hemnet.runs.run import Run
 from hemnet.storage.files import write_json
+from hemnet.storage.places import absolute
 
 
 def measure(network: Segmenter, image_BCHW: Tensor, repeats: int) -> dict[str, float | None]:
@@ -82,7 +83,7 @@ def cost(
     }
 
 
-def _network(run: str | None, assignments: list[str], classes: int | None) -> tuple[Segmenter, str]:
+def _network(run: Path | None, assignments: list[str], classes: int | None) -> tuple[Segmenter, str]:
     if run is not None:
         opened = Run.open(run)
         opened.config = override(opened.config, assignments)
@@ -131,7 +132,7 @@ def _entry() -> None:
     parser = argparse.ArgumentParser(prog="hemnet cost", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument(
-        "run", nargs="?", help="run directory; without one, experiment=NAME or other key=value"
+        "run", nargs="?", type=absolute, help="run directory; without one, experiment=NAME or other key=value"
     )
     parser.add_argument(
         "--size", nargs=2, type=int, default=(513, 513), metavar=("H", "W"), help="default: 513 513"
@@ -142,7 +143,7 @@ def _entry() -> None:
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
     )
     parser.add_argument("--classes", type=int, metavar="K", help="without a run; default: those of the data")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the results as JSON")
+    parser.add_argument("--output", type=absolute, metavar="FILE", help="also write the results as JSON")
     options, assignments = parse(parser)
     if min(*options.size, options.batch, options.repeats) < 1:
         raise HemnetError("--size, --batch and --repeats take numbers of at least 1")

@@ -26,6 +26,7 @@ from hemnet.data.survey import Survey, walk
 from hemnet.figures.predictions import contact_sheet
 from hemnet.storage.download import Patience
 from hemnet.storage.files import write_json
+from hemnet.storage.places import absolute
 
 log = logging.getLogger(__name__)
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
@@ -48,7 +49,7 @@ def get(name: str, root: Path | None, mirror: str | None, timeout: float, ask: b
     if name not in CATALOGUE:
         raise DataError(f"no data set {name!r}: there are {', '.join(CATALOGUE)}")
     entry = CATALOGUE[name]
-    root = root or Path(os.environ.get("HEMNET_DATA", "data")) / name
+    root = root or absolute(os.environ.get("HEMNET_DATA", "data")) / name
     wanted = missing(entry, root)
     if wanted:
         print("\n".join(describe(entry, wanted, root, mirror)), flush=True)
@@ -154,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     known = ", ".join(CATALOGUE)
     getter = commands.add_parser("get", help="download, verify and unpack a data set")
     getter.add_argument("name", help=f"one of {known}")
-    getter.add_argument("--root", type=Path, help="its folder; default: NAME under $HEMNET_DATA, else data/")
+    getter.add_argument("--root", type=absolute, help="folder; default: NAME under $HEMNET_DATA, else data/")
     getter.add_argument(
         "--mirror", help="URL of a folder with the same files, used instead of the official ones"
     )
@@ -164,9 +165,9 @@ def _parser() -> argparse.ArgumentParser:
     getter.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     checker = commands.add_parser("check", help="read every file, count classes, list problems (exit 1)")
     checker.add_argument("--workers", type=int, default=0, help="processes that share the work; default: 0")
-    checker.add_argument("--json", type=Path, help="file for all results")
+    checker.add_argument("--json", type=absolute, help="file for all results")
     browser = commands.add_parser("browse", help="figure of augmented training crops")
-    browser.add_argument("--output", type=Path, default=Path("sheet.png"), help="default: sheet.png")
+    browser.add_argument("--output", type=absolute, default="sheet.png", help="default: sheet.png")
     browser.add_argument("--count", type=int, default=12, help="crops to show; default: 12")
     for command in (checker, browser):
         command.add_argument("overrides", nargs="+", metavar="data=NAME",

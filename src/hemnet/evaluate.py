@@ -40,6 +40,7 @@ from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.evaluations import FOLDER, at_iterations, folder_name, write_iterations
 from hemnet.runs.provenance import device_name
 from hemnet.runs.run import Checkpoint, Run
+from hemnet.storage.places import absolute
 from hemnet.sweeps.evaluate_runs import evaluate_runs, read_sweep
 
 log = logging.getLogger(__name__)
@@ -167,8 +168,8 @@ def _entry() -> None:
     parser.add_argument("--worst", type=int, metavar="N",
                         help="images on worst.png; default: 8, and none of several runs")  # fmt: skip
     one = parser.add_argument_group("of one run")
-    one.add_argument("--output", type=Path, metavar="DIR", help="folder to write to")
-    one.add_argument("--voc-submission", type=Path, metavar="DIR",
+    one.add_argument("--output", type=absolute, metavar="DIR", help="folder to write to")
+    one.add_argument("--voc-submission", type=absolute, metavar="DIR",
                      help="write a results/ folder for the PASCAL VOC test server to DIR")  # fmt: skip
     many = parser.add_argument_group("of several runs")
     many.add_argument("--sweep", metavar="NAME", help="of experiments/evaluations/NAME.yaml")

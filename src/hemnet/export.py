@@ -33,6 +33,7 @@ from hemnet.nets import Segmenter
 from hemnet.nets.portable import drop_tolerance, portable_copy
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.files import replacing
+from hemnet.storage.places import absolute
 
 log = logging.getLogger(__name__)
 
@@ -251,7 +252,7 @@ def _entry() -> None:
     add_checkpoint_arguments(parser)
     parser.add_argument("--format", choices=get_args(Format), required=True,
                         help="onnx (needs the extra 'export'), or torch: a torch.export program")  # fmt: skip
-    parser.add_argument("--output", type=Path, help="file to write; default: RUN/model_CHECKPOINT.{onnx,pt2}")
+    parser.add_argument("--output", type=absolute, help="file; default: RUN/model_CHECKPOINT.{onnx,pt2}")
     parser.add_argument("--opset", type=int, help="operator set of ONNX; default: torch's")
     options = parser.parse_args()
     log_to_terminal()

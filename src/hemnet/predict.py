@@ -18,6 +18,7 @@ from hemnet.data import IMAGE_SUFFIXES, DataError, read_image
 from hemnet.errors import HemnetError
 from hemnet.figures.predictions import legend, overlay, write_mask
 from hemnet.runs.run import Checkpoint, Run
+from hemnet.storage.places import absolute
 from hemnet.training.inference import segment
 
 log = logging.getLogger(__name__)
@@ -112,8 +113,8 @@ def _images(source: Path) -> list[Path]:
 def _entry() -> None:
     parser = argparse.ArgumentParser(prog="hemnet predict", description=__doc__)
     add_run_arguments(parser)
-    parser.add_argument("input", help="an image, or a folder of images")
-    parser.add_argument("--output", type=Path, help="folder to write to; default: RUN/predictions")
+    parser.add_argument("input", type=absolute, help="an image, or a folder of images")
+    parser.add_argument("--output", type=absolute, help="folder to write to; default: RUN/predictions")
     options, assignments = parse(parser)
     log_to_terminal()
     predict(options.run, options.input, options.checkpoint, options.output, assignments)

@@ -5,7 +5,6 @@ import hemnet.lab
 import json
 import logging
 import logging.config
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 import hydra
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.callbacks.finite import FiniteSteps
 from hemnet.callbacks.lightning_state import callbacks_of
+from hemnet.config.application import as_job, start
 from hemnet.config.build import (
     build_data,
     build_evaluator,
@@ -28,9 +26,8 @@ from hemnet.config.build import (
     build_trainer,
     local_processes,
 )
-from hemnet.config.check import check, explain
+from hemnet.config.check import check
 from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
-from hemnet.config.compose import register_recipes
 from hemnet.config.paths import CONF
 from hemnet.figures.scores import learning_curves
 from hemnet.processes.launch import RankError, run_ranks
@@ -128,7 +125,7 @@ def _train(config: DictConfig) -> float:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _main(config: DictConfig) -> float:
-    return train(config)
+    return as_job(train, config)
 
 
 def _entry() -> None:
@@ -136,13 +133,8 @@ def _entry() -> None:
     if sys.argv[1:] == [AS_RANK]:
         _rank()
         return
-    register_recipes()
     plugins.register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors, and `explain` sees them
-    try:
-        _main()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from error
+    start(_main)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hemnet.config.check import ConfigError, check, explain
+from hemnet.config.check import ConfigError, absolute_path, check, explain
+from hemnet.config.overrides import readable
 from hemnet.config.paths import CONF, recipes
 from hemnet.errors import HemnetError
 from hemnet.runs.identity import job_name
@@ -52,12 +53,13 @@ def _place(resume: str | None, fresh: str) -> str:
         return str(HydraConfig.get().runtime.output_dir)
     if resume in (None, "auto"):
         return fresh
-    if not (Path(str(resume)) / "config.yaml").is_file():
+    if not Path(absolute_path(str(resume)), "config.yaml").is_file():
         raise HemnetError(f"resume={resume}: there is no run; give a run directory, or auto")
     return str(resume)
 
 
 OmegaConf.register_new_resolver("place", _place, replace=True)
+OmegaConf.register_new_resolver("absolute", absolute_path, replace=True)
 
 
 def register_recipes() -> None:
@@ -96,7 +98,7 @@ def load(overrides: list[str]) -> DictConfig:
     register_recipes()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
-            config = compose("train", overrides)
+            config = compose("train", readable(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
     check(config)

@@ -20,7 +20,7 @@ class MetricsFile(CSVLogger):
         save_dir: the run directory.
     """
 
-    def __init__(self, save_dir: str) -> None:
+    def __init__(self, save_dir: str | Path) -> None:
         super().__init__(save_dir, name="", version="")
 
     @property

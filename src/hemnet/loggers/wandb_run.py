@@ -73,7 +73,7 @@ class FinishingWandbLogger(WandbLogger):
 
     def __init__(
         self,
-        save_dir: str,
+        save_dir: str | Path,
         project: str = "hemnet",
         name: str | None = None,
         group: str | None = None,

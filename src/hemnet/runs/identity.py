@@ -1,6 +1,7 @@
 """What names and compares runs: head, T, h, seed; which keys count as one setting; names of jobs."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,10 +125,19 @@ def is_placement(key: str) -> bool:
 
 
 def differences(one: DictConfig, other: DictConfig) -> list[str]:
-    """Return the keys at which two resolved configurations differ, except placement keys and `SHARED`."""
+    """Return the keys at which two resolved configurations differ, except placement keys and `SHARED`.
+
+    A path is the same whether it is relative, as older runs have stored it, or absolute.
+    """
     first, second = (dict(leaves(OmegaConf.to_container(config))) for config in (one, other))
     keys = sorted((first.keys() | second.keys()) - set(SHARED))
-    return [key for key in keys if first.get(key) != second.get(key) and not is_placement(key)]
+    return [key for key in keys if not _same(first.get(key), second.get(key)) and not is_placement(key)]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, str) and isinstance(other, str) and "/" in one + other:
+        return one == other or os.path.abspath(one) == os.path.abspath(other)
+    return bool(one == other)
 
 
 def job_name(overrides: Sequence[str]) -> str:

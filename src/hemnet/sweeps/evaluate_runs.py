@@ -13,6 +13,7 @@ from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import FOLDER, results_of
 from hemnet.runs.identity import identity
 from hemnet.runs.run import Checkpoint, Run, find_runs
+from hemnet.storage.places import absolute
 from hemnet.sweeps.jobs import Evaluation
 from hemnet.sweeps.pool import Slot
 from hemnet.sweeps.sweep import run_and_report, slots_for
@@ -28,7 +29,7 @@ def read_sweep(name: str) -> tuple[list[Path], list[int]]:
     content = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(content, dict) or content.keys() != {"runs", "iterations"}:
         raise HemnetError(f"{path} must have runs, a folder, and iterations, a list, and nothing else")
-    return [Path(content["runs"])], list(content["iterations"])
+    return [absolute(content["runs"])], list(content["iterations"])
 
 
 def evaluate_runs(
