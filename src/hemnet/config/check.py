@@ -13,12 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
 from hydra.utils import get_object
 from omegaconf import DictConfig, Node, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import DDPStrategy
 
 from hemnet.config.overrides import ConfigError
+from hemnet.errors import HemnetError
 from hemnet.runs.redaction import learn
 from hemnet.storage.places import absolute
 
@@ -62,17 +63,25 @@ OWN = "HEMNET_PACKAGES"
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
-def explain(error: Exception) -> ConfigError:
-    """Turn an error of Hydra or OmegaConf into one that suggests a similar key or option."""
+def explain(error: Exception) -> HemnetError:
+    """Turn an error of Hydra or OmegaConf into one that names the key, and suggests a similar key or option."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return ConfigError(f"unknown option {group}={option}: {_nearest(option, error.options)}")
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, HemnetError):
+            return cause
         parent, key = getattr(cause, "parent_node", None), getattr(cause, "full_key", None)
-        if isinstance(parent, DictConfig) and key:
+        if (
+            isinstance(cause, ConfigAttributeError | ConfigKeyError)
+            and isinstance(parent, DictConfig)
+            and key
+        ):
             what = _unknown(key, {str(k) for k in parent})
             return ConfigError(f"{what}. An argument that conf/ leaves at its default is set by +{key}=VALUE")
+        if isinstance(cause, OmegaConfBaseException) and key:
+            return ConfigError(f"{key}: {str(cause).splitlines()[0]}")
         cause = cause.__cause__
     return ConfigError(str(error))
 
@@ -103,7 +112,7 @@ def check(config: DictConfig) -> None:
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise explain(error) from error
     paths: dict[str, str] = {}
     try:
         _check_node(resolved, "", paths)

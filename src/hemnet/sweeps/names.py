@@ -34,16 +34,11 @@ def _is_unnamed(key: str) -> bool:
     return is_placement(key.lstrip("+~")) or is_secret(key)
 
 
-def job_names(
-    jobs: Jobs,
-    axes: Mapping[str, Sequence[str]],
-    folder: Path,
-    compose: Compose,
-) -> list[str]:
+def job_names(jobs: Jobs, axes: Mapping[str, Sequence[str]], folder: Path, compose: Compose) -> list[str]:
     """Return the name of each job: the keys that vary in the sweep, with the job's values.
 
-    A job has all of its keys in its name where the folder has a run of that name already, and where the run
-    of the short name was made with other values of the keys that do not vary.
+    The names have all keys of the jobs if the folder has a run of such a name already, or a run that was made
+    with other values of the keys that do not vary.
 
     Args:
         jobs: the overrides of each job.
@@ -55,20 +50,18 @@ def job_names(
     everywhere = set.intersection(*map(set, jobs))
     varying = {_key(each) for job in jobs for each in job if each not in everywhere}
     varying |= {key for key, values in axes.items() if len(values) > 1}
-    return [_name(job, varying, folder, compose) for job in jobs]
-
-
-def _name(job: Sequence[str], varying: set[str], folder: Path, compose: Compose) -> str:
-    whole, constant = job_name(job), [_key(each) for each in job if _key(each) not in varying]
-    short = job_name([each for each in job if _key(each) in varying]) if varying else whole
-    if short == whole or (folder / whole / "config.yaml").is_file():
+    whole = [job_name(job) for job in jobs]
+    short = [job_name([each for each in job if _key(each) in varying]) for job in jobs]
+    if not varying or any((folder / name / "config.yaml").is_file() for name in {*whole} - {*short}):
         return whole
-    if not (folder / short / "config.yaml").is_file():
-        return short
-    changed = differences(Run.open(folder / short).config, redacted(compose(job)))
-    # A choice of a recipe may change any key, its name always.
-    tops = ["name" if key == "experiment" else key.lstrip("+~").replace("/", ".") for key in constant]
-    return whole if any(below(key, tops) for key in changed) else short
+    for name, job in zip(short, jobs, strict=True):
+        constant = [_key(each) for each in job if _key(each) not in varying]
+        if (folder / name / "config.yaml").is_file() and constant:
+            changed = differences(Run.open(folder / name).config, redacted(compose(job)))
+            # The choice of an experiment changes any key, and its name always.
+            tops = ["name" if key == "experiment" else key.lstrip("+~").replace("/", ".") for key in constant]
+            return whole if any(below(key, tops) for key in changed) else short
+    return short
 
 
 def _key(override: str) -> str:
