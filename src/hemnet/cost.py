@@ -11,36 +11,39 @@ import hemnet.lab
 import argparse
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
-from hemnet.bench.timing import peak_extra_memory, seconds
-from hemnet.config.build import build_data, build_network, restore
 from hemnet.config.command_line import override, parse, run_entry
 from hemnet.config.compose import load
 from hemnet.data import DataError
 from hemnet.errors import HemnetError
-from hemnet.nets import Segmenter
-from hemnet.nets.flops import count_flops, count_parameters
 from hemnet.runs.provenance import device_name
 from hemnet.runs.run import Run
 from hemnet.storage.files import write_json
 from hemnet.storage.places import absolute
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def measure(network: Segmenter, image_BCHW: Tensor, repeats: int) -> dict[str, float | None]:
+    from hemnet.nets import Segmenter
+
+
+def measure(network: "Segmenter", image_BCHW: "Tensor", repeats: int) -> dict[str, float | None]:
     """Time forward passes in sequence, after warm-up.
 
     Returns:
         ``median_ms``, ``fastest_ms``, ``slowest_ms`` of a pass, and ``peak_memory_mib``, the peak memory of a
         pass besides weights and images: on CUDA only, elsewhere None.
     """
+    import torch  # here, as all that takes seconds to import
+
+    from hemnet.bench.timing import peak_extra_memory, seconds
+
     device = image_BCHW.device
     with torch.inference_mode():
         for _ in range(max(2, repeats // 5)):
@@ -56,7 +59,7 @@ def measure(network: Segmenter, image_BCHW: Tensor, repeats: int) -> dict[str, f
 
 
 def cost(
-    network: Segmenter, size: tuple[int, int], *, batch: int = 1, repeats: int = 20, device: str = "cpu"
+    network: "Segmenter", size: tuple[int, int], *, batch: int = 1, repeats: int = 20, device: str = "cpu"
 ) -> dict[str, Any]:
     """Return FLOPs, parameters, latency and memory of a network in evaluation mode, in float32.
 
@@ -67,6 +70,10 @@ def cost(
         repeats: timed passes, after a fifth as many for warm-up.
         device: "cpu", "cuda" or another of torch's.
     """
+    import torch
+
+    from hemnet.nets.flops import count_flops, count_parameters
+
     network = network.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     image_BCHW = torch.randn(batch, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
     return {
@@ -83,7 +90,9 @@ def cost(
     }
 
 
-def _network(run: Path | None, assignments: list[str], classes: int | None) -> tuple[Segmenter, str]:
+def _network(run: Path | None, assignments: list[str], classes: int | None) -> "tuple[Segmenter, str]":
+    from hemnet.config.build import build_network, restore
+
     if run is not None:
         opened = Run.open(run)
         opened.config = override(opened.config, assignments)
@@ -94,6 +103,8 @@ def _network(run: Path | None, assignments: list[str], classes: int | None) -> t
 
 
 def _classes(config: DictConfig) -> int:
+    from hemnet.config.build import build_data
+
     try:
         return build_data(config).spec.num_classes
     except DataError as error:
@@ -140,17 +151,18 @@ def _entry() -> None:
     parser.add_argument("--batch", type=int, default=1, metavar="B", help="images per pass; default: 1")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed passes; default: 20")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
+        "--device", help="cpu, cuda or another of torch's; default: cuda where there is a GPU"
     )
     parser.add_argument("--classes", type=int, metavar="K", help="without a run; default: those of the data")
     parser.add_argument("--output", type=absolute, metavar="FILE", help="also write the results as JSON")
     options, assignments = parse(parser)
     if min(*options.size, options.batch, options.repeats) < 1:
         raise HemnetError("--size, --batch and --repeats take numbers of at least 1")
+    import torch
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     network, name = _network(options.run, assignments, options.classes)
-    found = cost(
-        network, tuple(options.size), batch=options.batch, repeats=options.repeats, device=options.device
-    )
+    found = cost(network, tuple(options.size), batch=options.batch, repeats=options.repeats, device=device)
     _print(found, name)
     if options.output is not None:
         write_json(options.output, {"network": name, **found})

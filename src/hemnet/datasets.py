@@ -8,25 +8,25 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from hemnet.config.build import build_reader, build_train_transform
 from hemnet.config.command_line import log_to_terminal, run_entry
 from hemnet.config.compose import load
-from hemnet.data import DatasetSpec, EpochSampler, SampleDataset
 from hemnet.data.archives.catalogue import CATALOGUE
 from hemnet.data.archives.fetch import describe, fetch, missing
 from hemnet.data.spec import DataError
-from hemnet.data.survey import Survey, walk
-from hemnet.figures.predictions import contact_sheet
 from hemnet.storage.download import Patience
 from hemnet.storage.files import write_json
 from hemnet.storage.places import absolute
+
+if TYPE_CHECKING:
+    from hemnet.data import DatasetSpec
+    from hemnet.data.survey import Survey
 
 log = logging.getLogger(__name__)
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
@@ -71,6 +71,9 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
     Raises:
         hemnet.errors.HemnetError: the configuration is wrong, or neither split can be opened.
     """
+    from hemnet.config.build import build_reader  # here, as all that takes seconds to import
+    from hemnet.data.survey import Survey, walk
+
     config = load(overrides)
     surveys: dict[str, Survey] = {}
     broken: dict[str, str] = {}
@@ -100,7 +103,7 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
     return sound
 
 
-def _print_surveys(surveys: dict[str, Survey], spec: DatasetSpec, problems: dict[str, list[str]]) -> None:
+def _print_surveys(surveys: "dict[str, Survey]", spec: "DatasetSpec", problems: dict[str, list[str]]) -> None:
     title = f"{escape(spec.name)}: per cent of the labelled pixels, and images"
     table = Table(title=title, title_justify="left")
     table.add_column("class")
@@ -140,6 +143,10 @@ def browse(overrides: list[str], output: Path, count: int) -> None:
     """
     if count < 1:
         raise DataError(f"--count must be 1 or more, got {count}")
+    from hemnet.config.build import build_reader, build_train_transform
+    from hemnet.data import EpochSampler, SampleDataset
+    from hemnet.figures.predictions import contact_sheet
+
     config = load(overrides)
     reader, seed = build_reader(config, "train"), config.data.seed
     dataset = SampleDataset(reader, build_train_transform(config), seed)

@@ -16,11 +16,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.callbacks.evaluation_record import EvaluationRecord
-from hemnet.config.build import build_data, build_evaluator, build_inference, build_task, restore
 from hemnet.config.command_line import (
     SUMMARY,
     add_run_arguments,
@@ -31,10 +30,7 @@ from hemnet.config.command_line import (
     print_sweep,
     run_entry,
 )
-from hemnet.data import DatasetSpec
-from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
-from hemnet.nets import Segmenter
 from hemnet.processes.ranks import rank
 from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.evaluations import FOLDER, at_iterations, folder_name, write_iterations
@@ -42,6 +38,10 @@ from hemnet.runs.provenance import device_name
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.places import absolute
 from hemnet.sweeps.evaluate_runs import evaluate_runs, read_sweep
+
+if TYPE_CHECKING:
+    from hemnet.data import DatasetSpec
+    from hemnet.nets import Segmenter
 
 log = logging.getLogger(__name__)
 VOC_CLASSES = 21
@@ -73,6 +73,10 @@ def evaluate(
         hemnet.errors.HemnetError: there is no such run, checkpoint or data, the classes differ, or the
             network has no EM layer to iterate.
     """
+    # Imported here, since they take seconds, which --help and errors of the command line do without.
+    from hemnet.callbacks.evaluation_record import EvaluationRecord
+    from hemnet.config.build import build_data, build_evaluator, build_inference, build_task, restore
+
     run = Run.open(folder)
     config = override(run.config, assignments)
     checkpoint = run.checkpoint(which)
@@ -115,14 +119,18 @@ def evaluate(
     return found[counts[-1]]
 
 
-def set_iterations(network: Segmenter, count: int | None) -> None:
+def set_iterations(network: "Segmenter", count: int | None) -> None:
     """Set the number of iterations of every EM layer in evaluation mode; None changes nothing."""
+    from hemnet.em import HighwayEM
+
     for module in network.modules():
         if count is not None and isinstance(module, HighwayEM):
             module.iterations_eval = count
 
 
-def _check_iterations(network: Segmenter, iterations: Sequence[int], submission: Path | None) -> None:
+def _check_iterations(network: "Segmenter", iterations: Sequence[int], submission: Path | None) -> None:
+    from hemnet.em import HighwayEM
+
     if not iterations:
         return
     if not any(isinstance(module, HighwayEM) for module in network.modules()):
@@ -133,7 +141,7 @@ def _check_iterations(network: Segmenter, iterations: Sequence[int], submission:
         raise HemnetError("a submission has one prediction per image: give --iterations one number")
 
 
-def _submission_folder(root: Path, config: DictConfig, spec: DatasetSpec) -> Path:
+def _submission_folder(root: Path, config: DictConfig, spec: "DatasetSpec") -> Path:
     """Create the folder that the server expects; "comp5" means training on the challenge's data only."""
     split = OmegaConf.select(config, "data.val.split") or "val"
     folder = root / "results" / "VOC2012" / "Segmentation" / f"comp5_{split}_cls"
@@ -150,7 +158,7 @@ def _submission_folder(root: Path, config: DictConfig, spec: DatasetSpec) -> Pat
 
 
 def _conclude(
-    found: Mapping[int | None, Mapping[str, float]], spec: DatasetSpec, output: Path, title: str
+    found: Mapping[int | None, Mapping[str, float]], spec: "DatasetSpec", output: Path, title: str
 ) -> None:
     if None in found:
         print_scores(found[None], spec.classes, title)

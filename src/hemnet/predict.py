@@ -9,17 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
-
-from hemnet.config.build import build_eval_transform, build_inference, restore
 from hemnet.config.command_line import add_run_arguments, log_to_terminal, override, parse, run_entry
-from hemnet.data import IMAGE_SUFFIXES, DataError, read_image
+from hemnet.data import IMAGE_SUFFIXES, DataError
 from hemnet.errors import HemnetError
-from hemnet.figures.predictions import legend, overlay, write_mask
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.places import absolute
-from hemnet.training.inference import segment
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +40,15 @@ def predict(
         hemnet.errors.HemnetError: there is no such run, checkpoint or image; or an image could not be read,
             segmented or written.
     """
+    # Imported here, since they take seconds, which --help and errors of the command line do without.
+    import torch
+    from PIL import Image
+
+    from hemnet.config.build import build_eval_transform, build_inference, restore
+    from hemnet.data import read_image
+    from hemnet.figures.predictions import legend, overlay, write_mask
+    from hemnet.training.inference import segment
+
     run = Run.open(folder)
     config = override(run.config, assignments)
     images = _images(Path(source))

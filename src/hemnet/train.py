@@ -11,25 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.callbacks.finite import FiniteSteps
-from hemnet.callbacks.lightning_state import callbacks_of
 from hemnet.config.application import as_job, start
-from hemnet.config.build import (
-    build_data,
-    build_evaluator,
-    build_network,
-    build_task,
-    build_trainer,
-    local_processes,
-)
 from hemnet.config.check import check
 from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
 from hemnet.config.paths import CONF
-from hemnet.figures.scores import learning_curves
 from hemnet.processes.launch import RankError, run_ranks
 from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted, foremost, interruptible
@@ -50,6 +38,8 @@ def train(config: DictConfig) -> float:
         Interrupted: a signal asked the run to stop; it is saved and can be resumed.
         HemnetError: the config is wrong, or the run cannot be made.
     """
+    from hemnet.config.build import local_processes
+
     check(config)
     count = local_processes(config)
     if count > 1:
@@ -94,6 +84,14 @@ def _rank() -> None:
 
 
 def _train(config: DictConfig) -> float:
+    # Imported here, since they take seconds, which --help and an error of the configuration do without.
+    import pytorch_lightning as pl
+
+    from hemnet.callbacks.finite import FiniteSteps
+    from hemnet.callbacks.lightning_state import callbacks_of
+    from hemnet.config.build import build_data, build_evaluator, build_network, build_task, build_trainer
+    from hemnet.figures.scores import learning_curves
+
     if rank() != 0:
         logging.getLogger().setLevel(logging.WARNING)  # the first rank logs what all of them would
     run = Run.create(config.run_dir, config, config.resume)

@@ -6,22 +6,22 @@ import re
 from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
 from hydra.utils import get_object
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pytorch_lightning.accelerators import CPUAccelerator
-from pytorch_lightning.strategies import DDPStrategy
 
 from hemnet.config.overrides import ConfigError
 from hemnet.errors import HemnetError
 from hemnet.runs.redaction import learn
 from hemnet.storage.places import absolute
+
+if TYPE_CHECKING:  # slow to import
+    import pytorch_lightning as pl
 
 GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks", "logger")
 # The nodes without a constructor, and the keys that each may have; None allows any key.
@@ -64,7 +64,7 @@ INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_
 
 
 def explain(error: Exception) -> HemnetError:
-    """Turn an error of Hydra or OmegaConf into one that names the key, and suggests a similar key or option."""
+    """Turn an error of Hydra or OmegaConf into one that names the key, and suggests a similar name."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return ConfigError(f"unknown option {group}={option}: {_nearest(option, error.options)}")
@@ -255,12 +255,15 @@ def _check_value(value: Any, hint: Any, full_key: str) -> None:
         pass  # pydantic has no schema for this type; the constructor checks the value
 
 
-def check_batch_statistics(config: DictConfig, trainer: pl.Trainer) -> None:
+def check_batch_statistics(config: DictConfig, trainer: "pl.Trainer") -> None:
     """Refuse synchronised batch normalisation on the CPU, which torch only refuses at the first batch.
 
     Raises:
         ConfigError: ``trainer.sync_batchnorm`` is true, and several processes run on the CPU.
     """
+    from pytorch_lightning.accelerators import CPUAccelerator
+    from pytorch_lightning.strategies import DDPStrategy
+
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     if config.trainer.sync_batchnorm and on_cpu and isinstance(trainer.strategy, DDPStrategy):
         raise ConfigError(

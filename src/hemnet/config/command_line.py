@@ -21,7 +21,6 @@ from hemnet.config.overrides import parse_override, split
 from hemnet.errors import HemnetError
 from hemnet.runs.redaction import redacted_terminal
 from hemnet.storage.places import absolute
-from hemnet.training.inference import PLAIN
 
 USER_ERROR = 2
 """Exit status after an error meant for users, which its message explains."""
@@ -119,6 +118,8 @@ def override(config: DictConfig, assignments: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: an assignment has no ``=``, or names a key that the configuration does not have.
     """
+    from hemnet.training.inference import PLAIN  # here, since it needs torch
+
     changed = config.copy()
     if "inference" not in changed:  # a run of a version without this key
         changed.inference = {"_target_": "hemnet.training.inference.Inference", **asdict(PLAIN)}

@@ -15,7 +15,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,6 +22,7 @@ from hemnet.config.check import ConfigError, absolute_path, check, explain
 from hemnet.config.overrides import readable
 from hemnet.config.paths import CONF, recipes
 from hemnet.errors import HemnetError
+from hemnet.processes.launch import in_slurm
 from hemnet.runs.identity import job_name
 
 
@@ -33,7 +33,7 @@ def _run_id() -> str:
     Ranks that torchrun or SLURM started must agree on the name of their run, so they take it from the number
     of their job. A job that SLURM requeues keeps its number, and so resumes the same run.
     """
-    if SLURMEnvironment.detect() and os.environ["SLURM_NTASKS"] != "1":
+    if in_slurm() and os.environ["SLURM_NTASKS"] != "1":
         return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
     if os.environ.get("WORLD_SIZE", "1") != "1":
         shared = os.environ.get("TORCHELASTIC_RUN_ID", "none")

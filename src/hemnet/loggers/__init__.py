@@ -1,1 +1,4 @@
 """Where metrics go: metrics.csv, and Weights & Biases."""
+
+# Variables by which a W&B agent assigns its run to a process that it starts; they hold for one run only.
+AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")

@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import DummyExperiment, rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from hemnet.loggers import AGENT
 from hemnet.loggers.wandb_guard import Guard, api_key, end_service, obstacle, require_space
 from hemnet.runs.redaction import without_secrets
 
@@ -24,8 +25,6 @@ STEP = "trainer/global_step"
 IOU = "val/iou/"
 LONGEST_TAG = 64  # characters; W&B rejects a run with a longer tag
 Mode = Literal["online", "offline", "disabled"]
-# Variables by which a W&B agent assigns its run to a process that it starts; they hold for one run only.
-AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 # How long W&B may hold up training: to start, of which to register the run; for a call; to finish, of which
 # to upload what is left; and in total.
 START_SECONDS = 14.0

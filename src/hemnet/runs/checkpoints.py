@@ -12,8 +12,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hemnet.errors import HemnetError
 from hemnet.storage.files import file_digest, remove_abandoned, replacing, require_unpacked
 
@@ -34,6 +32,8 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written to.
     """
+    import torch  # here, and below: slow to import
+
     try:
         with replacing(path) as part:
             with part.open("wb") as file:
@@ -108,6 +108,8 @@ def read(path: Path) -> dict[str, Any]:
         CheckpointError: there is no such file, it was changed or truncated since it was written, it holds
             more than plain data, or it has another format.
     """
+    import torch
+
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
     try:

@@ -9,7 +9,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.em.gradient.choose import MODES
 from hemnet.runs.redaction import is_secret, redact
 
 PLAIN_HEADS = {
@@ -94,6 +93,8 @@ def _gradient(node: dict[str, Any]) -> str | None:
     mode = node.get("gradient")
     if not isinstance(mode, dict):
         return mode
+    from hemnet.em.gradient.choose import MODES  # here, since it needs torch
+
     target = str(mode.get("_target_")).rpartition(".")[2]
     return next((name for name, made in MODES.items() if made.__name__ == target), target)
 

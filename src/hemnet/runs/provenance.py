@@ -9,8 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hemnet.runs.redaction import redact_argument
 
 PACKAGES = ("hemnet", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
@@ -22,6 +20,8 @@ def environment() -> dict[str, Any]:
 
     Environment variables are left out, since they may be secret.
     """
+    import torch  # here, and below: slow to import
+
     return {
         "command": [redact_argument(argument) for argument in sys.argv],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -36,6 +36,8 @@ def environment() -> dict[str, Any]:
 
 def device_name(accelerator: str) -> str:
     """Return the model name of the device behind Lightning's ``accelerator``, such as "cpu (...)"."""
+    import torch
+
     if accelerator != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config.build import build_inference
 from hemnet.config.command_line import override
 from hemnet.config.paths import recipe
 from hemnet.errors import HemnetError
@@ -89,6 +88,8 @@ def _arguments(
     worst: int,
 ) -> list[str]:
     """Return the arguments of `hemnet.evaluate` for the evaluations of a run that are still missing."""
+    from hemnet.config.build import build_inference  # here: slow to import
+
     if run.status != "finished":
         raise _NothingToDo(f"it has not finished: {run.status or 'no result yet'}")
     about = identity(run.config)
