@@ -91,13 +91,13 @@ def cost(
 
 
 def _network(run: Path | None, assignments: list[str], classes: int | None) -> "tuple[Segmenter, str]":
+    opened = None if run is None else Run.open(run)
+    config = load([*assignments]) if opened is None else override(opened.config, assignments)
     from hemnet.config.build import build_network, restore
 
-    if run is not None:
-        opened = Run.open(run)
-        opened.config = override(opened.config, assignments)
+    if opened is not None:
+        opened.config = config
         return restore(opened)[0], str(opened.path)
-    config = load([*assignments])
     classes = classes or _classes(config)
     return build_network(config, classes, pretrained=False), f"{config.name}, {classes} classes"
 
@@ -158,10 +158,10 @@ def _entry() -> None:
     options, assignments = parse(parser)
     if min(*options.size, options.batch, options.repeats) < 1:
         raise HemnetError("--size, --batch and --repeats take numbers of at least 1")
+    network, name = _network(options.run, assignments, options.classes)
     import torch
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network, name = _network(options.run, assignments, options.classes)
     found = cost(network, tuple(options.size), batch=options.batch, repeats=options.repeats, device=device)
     _print(found, name)
     if options.output is not None:

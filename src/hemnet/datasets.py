@@ -71,10 +71,10 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
     Raises:
         hemnet.errors.HemnetError: the configuration is wrong, or neither split can be opened.
     """
+    config = load(overrides)
     from hemnet.config.build import build_reader  # here, as all that takes seconds to import
     from hemnet.data.survey import Survey, walk
 
-    config = load(overrides)
     surveys: dict[str, Survey] = {}
     broken: dict[str, str] = {}
     spec: DatasetSpec | None = None
@@ -143,11 +143,11 @@ def browse(overrides: list[str], output: Path, count: int) -> None:
     """
     if count < 1:
         raise DataError(f"--count must be 1 or more, got {count}")
+    config = load(overrides)
     from hemnet.config.build import build_reader, build_train_transform
     from hemnet.data import EpochSampler, SampleDataset
     from hemnet.figures.predictions import contact_sheet
 
-    config = load(overrides)
     reader, seed = build_reader(config, "train"), config.data.seed
     dataset = SampleDataset(reader, build_train_transform(config), seed)
     keys = list(EpochSampler(len(dataset), seed))[:count]

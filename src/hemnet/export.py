@@ -16,24 +16,24 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 
 import hemnet
-from hemnet.config.build import restore
 from hemnet.config.command_line import add_checkpoint_arguments, log_to_terminal, run_entry
-from hemnet.data import IGNORE_INDEX, DatasetSpec
-from hemnet.data.transforms import MEAN_RGB, STD_RGB
+from hemnet.data import IGNORE_INDEX
 from hemnet.errors import HemnetError
-from hemnet.nets import Segmenter
-from hemnet.nets.portable import drop_tolerance, portable_copy
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.files import replacing
 from hemnet.storage.places import absolute
+
+if TYPE_CHECKING:  # slow to import, as what functions import below
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+    from hemnet.data import DatasetSpec
+    from hemnet.nets import Segmenter
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
 TRACED_SHAPE = (2, 3, 75, 101)
 ODD_SHAPE = (3, 3, 61, 90)
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[["Tensor"], "Tensor"]
 
 
 def export(
@@ -89,6 +89,11 @@ def export(
         _require_onnx()
     if path.suffix != SUFFIX[form]:
         raise HemnetError(f"{path} must end in {SUFFIX[form]}, by which other programs recognise the format")
+    import torch
+
+    from hemnet.config.build import restore
+    from hemnet.nets.portable import drop_tolerance, portable_copy
+
     network, spec = restore(run, which)
     drop_tolerance(network)  # also here, because the file is compared with it
     try:
@@ -107,8 +112,10 @@ def export(
     return path
 
 
-def describe(run: Run, which: Checkpoint, spec: DatasetSpec) -> dict[str, Any]:
+def describe(run: Run, which: Checkpoint, spec: "DatasetSpec") -> dict[str, Any]:
     """Return what a user of the file must know about checkpoint ``which`` of a run, as plain containers."""
+    from hemnet.data.transforms import MEAN_RGB, STD_RGB
+
     return {
         "hemnet": hemnet.__version__,
         "run": str(run.config.name),
@@ -127,7 +134,10 @@ def describe(run: Run, which: Checkpoint, spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def _trace(portable: nn.Module) -> ExportedProgram:
+def _trace(portable: "nn.Module") -> "ExportedProgram":
+    import torch
+    from torch.export import Dim
+
     dynamic = {"image": dict.fromkeys(DYNAMIC_AXES, Dim.DYNAMIC)}
     try:
         with torch.no_grad(), _quiet():
@@ -150,7 +160,9 @@ def _require_onnx() -> None:
         ) from error
 
 
-def _write_onnx(program: ExportedProgram, path: Path, about: str, opset: int | None) -> None:
+def _write_onnx(program: "ExportedProgram", path: Path, about: str, opset: int | None) -> None:
+    import torch
+
     try:
         with _quiet():
             written = torch.onnx.export(
@@ -177,6 +189,7 @@ def _write_onnx(program: ExportedProgram, path: Path, about: str, opset: int | N
 def _load_onnx(path: Path) -> Forward:
     import onnx
     import onnxruntime
+    import torch
 
     onnx.checker.check_model(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -184,18 +197,23 @@ def _load_onnx(path: Path) -> Forward:
 
 
 def _load_torch(path: Path) -> Forward:
+    import torch
+
     return torch.export.load(path).module()
 
 
-@torch.no_grad()
-def _compare(loaded: Forward, network: Segmenter, crop: tuple[int, int, int, int]) -> None:
+def _compare(loaded: Forward, network: "Segmenter", crop: tuple[int, int, int, int]) -> None:
     """Print the difference between file and network at two sizes; raise a HemnetError if it is too large."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     for shape in (crop, ODD_SHAPE):
         image = torch.randn(shape, generator=generator)
-        expected, size = network(image).logits, "x".join(map(str, shape))
+        with torch.no_grad():
+            expected = network(image).logits
+        size = "x".join(map(str, shape))
         try:
-            with _quiet():
+            with _quiet(), torch.no_grad():
                 found = loaded(image)
             if found.shape != expected.shape:
                 raise ValueError(f"it gives {tuple(found.shape)}, not {tuple(expected.shape)}")
@@ -250,8 +268,8 @@ def _first(error: Exception) -> str:
 def _entry() -> None:
     parser = argparse.ArgumentParser(prog="hemnet export", description=__doc__)
     add_checkpoint_arguments(parser)
-    parser.add_argument("--format", choices=get_args(Format), required=True,
-                        help="onnx (needs the extra 'export'), or torch: a torch.export program")  # fmt: skip
+    parser.add_argument("--format", choices=get_args(Format), default="onnx",
+                        help="onnx (needs the extra 'export'), or torch: torch.export; default: onnx")  # fmt: skip
     parser.add_argument("--output", type=absolute, help="file; default: RUN/model_CHECKPOINT.{onnx,pt2}")
     parser.add_argument("--opset", type=int, help="operator set of ONNX; default: torch's")
     options = parser.parse_args()

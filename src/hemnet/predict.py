@@ -40,6 +40,10 @@ def predict(
         hemnet.errors.HemnetError: there is no such run, checkpoint or image; or an image could not be read,
             segmented or written.
     """
+    run = Run.open(folder)
+    images = _images(Path(source))
+    config = override(run.config, assignments)
+
     # Imported here, since they take seconds, which --help and errors of the command line do without.
     import torch
     from PIL import Image
@@ -49,9 +53,6 @@ def predict(
     from hemnet.figures.predictions import legend, overlay, write_mask
     from hemnet.training.inference import segment
 
-    run = Run.open(folder)
-    config = override(run.config, assignments)
-    images = _images(Path(source))
     network, spec = restore(run, which)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)

@@ -32,8 +32,10 @@ def run_entry(entry: Callable[[], None]) -> None:
     Any other error is printed with its traceback, and the exit status is 1. Secrets are removed from all that
     is printed.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may have undecodable bytes
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # The locale may lack letters of a class, and names of files may have undecodable bytes.
+            stream.reconfigure(errors="backslashreplace")
     with redacted_terminal():
         try:
             entry()

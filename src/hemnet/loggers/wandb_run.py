@@ -16,12 +16,11 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import DummyExperiment, rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from hemnet.loggers import AGENT
+from hemnet.loggers import AGENT, STEP
 from hemnet.loggers.wandb_guard import Guard, api_key, end_service, obstacle, require_space
 from hemnet.runs.redaction import without_secrets
 
 log = logging.getLogger(__name__)
-STEP = "trainer/global_step"
 IOU = "val/iou/"
 LONGEST_TAG = 64  # characters; W&B rejects a run with a longer tag
 Mode = Literal["online", "offline", "disabled"]
@@ -164,7 +163,7 @@ class FinishingWandbLogger(WandbLogger):
             run = wandb.init(**options, id=self._kept_id(), resume="allow", settings=settings)
         if mode != "disabled":
             self._id_file.parent.mkdir(exist_ok=True)
-            self._id_file.write_text(run.id + "\n")
+            self._id_file.write_text(run.id + "\n", "utf-8")
         return run
 
     @property
@@ -173,7 +172,7 @@ class FinishingWandbLogger(WandbLogger):
 
     def _kept_id(self) -> str:
         """Return the id stored in the directory, else a new one, independent of the random seed."""
-        kept = self._id_file.read_text().strip() if self._id_file.is_file() else ""
+        kept = self._id_file.read_text("utf-8").strip() if self._id_file.is_file() else ""
         return kept if re.fullmatch(r"[\w-]{1,64}", kept) else secrets.token_hex(5)
 
     @property

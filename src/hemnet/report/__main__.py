@@ -17,7 +17,7 @@ def _page() -> None:
     parser = argparse.ArgumentParser(
         prog="hemnet report",
         description="Write one page, with figures and tables, on all runs in the folders: means over seeds "
-        "with 95%% intervals, paired tests, gradient flow, convergence, cost. Reads only run directories.",
+        "with 95% intervals, paired tests, gradient flow, convergence, cost. Reads only run directories.",
     )
     parser.add_argument(
         "folders", nargs="*", type=absolute, default=[absolute("runs")], metavar="FOLDER",

@@ -13,8 +13,8 @@ from typing import Any
 
 from hemnet.config.command_line import log_to_terminal
 from hemnet.errors import HemnetError
+from hemnet.loggers import STEP
 from hemnet.loggers.wandb_guard import obstacle
-from hemnet.loggers.wandb_run import STEP
 from hemnet.storage.places import absolute
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     """
     report = dashboard(options.entity, options.project, options.sweep)
     if options.json:
-        options.json.write_text(json.dumps(payload(report), indent=2) + "\n")
+        options.json.write_text(json.dumps(payload(report), indent=2) + "\n", "utf-8")
         log.info("%s holds the dashboard; nothing was sent", options.json)
         return
     problem = obstacle()

@@ -41,7 +41,7 @@ def device_name(accelerator: str) -> str:
     if accelerator != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else []
+    models = re.findall(r"model name\s*:\s*(.+)", info.read_text("utf-8")) if info.is_file() else []
     return f"cpu ({models[0] if models else platform.processor() or platform.machine()})"
 
 
@@ -66,6 +66,8 @@ def _git(*arguments: str) -> str | None:
     """Return the output of a git command in the source tree; None without git or a repository."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10, encoding="utf-8"
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -127,7 +127,9 @@ def _write(content: dict[str, Any], draft: Path) -> dict[str, int]:
         names[image["phase"]].append(name)
         Image.fromarray(mask_HW).save(draft / "masks" / f"{name}.png")
     for split, of_split in names.items():
-        (draft / "lists" / f"{split}.txt").write_text("".join(f"{name}\n" for name in sorted(of_split)))
+        (draft / "lists" / f"{split}.txt").write_text(
+            "".join(f"{name}\n" for name in sorted(of_split)), "utf-8"
+        )
     return {split: len(of_split) for split, of_split in names.items()}
 
 
