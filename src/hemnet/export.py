@@ -269,7 +269,7 @@ def _entry() -> None:
     parser = argparse.ArgumentParser(prog="hemnet export", description=__doc__)
     add_checkpoint_arguments(parser)
     parser.add_argument("--format", choices=get_args(Format), default="onnx",
-                        help="onnx (needs the extra 'export'), or torch: torch.export; default: onnx")  # fmt: skip
+                        help="onnx (needs the extra 'export'), or torch; default: onnx")  # fmt: skip
     parser.add_argument("--output", type=absolute, help="file; default: RUN/model_CHECKPOINT.{onnx,pt2}")
     parser.add_argument("--opset", type=int, help="operator set of ONNX; default: torch's")
     options = parser.parse_args()

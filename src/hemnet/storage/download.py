@@ -141,7 +141,7 @@ class _Transfer:
             described = {"url": self.url, "validator": _validator(response.headers), "total": total}
             # Opening truncates the old bytes before the note describes the new file, so that a crash between
             # the two cannot attribute old bytes to the new file.
-            with self.part.open("ab" if start else "wb", encoding="utf-8") as file:
+            with self.part.open("ab" if start else "wb") as file:
                 self.note.write_text(json.dumps(described), "utf-8")
                 size = self._copy(response, file, start, total, show)
         if total is not None and size < total:

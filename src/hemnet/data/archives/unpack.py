@@ -104,7 +104,7 @@ def _unpack_entry(entry: _Entry, number: int, folder: Path, limit: int, done: Un
             path.mkdir(parents=True, exist_ok=True)
         elif entry.kind == "file":
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file, entry.open(encoding="utf-8") as source:
+            with path.open("xb") as file, entry.open() as source:
                 while chunk := source.read(CHUNK):
                     done.size += len(chunk)
                     if done.size > limit:
@@ -137,7 +137,7 @@ def _entries(file: IO[bytes], limit: int) -> Iterator[_Entry]:
     if magic[:2] == b"PK":
         yield from _zip_entries(file)
     elif magic[:2] == b"\x1f\x8b":
-        with gzip.open(file, encoding="utf-8") as stream:
+        with gzip.open(file) as stream:
             yield from _tar_entries(stream, limit)
     else:
         yield from _tar_entries(file, limit)
