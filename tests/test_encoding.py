@@ -27,7 +27,9 @@ def unencoded(call: ast.Call) -> bool:
     if name not in PLACES:
         return False
     owner = getattr(getattr(call.func, "value", None), "id", "")
-    if name == "open" and (owner[:1].isupper() or owner in ("os", "zipfile", "tarfile", "gzip", "entry")):
+    if name == "open" and (
+        owner[:1].isupper() or "tar" in owner or owner in ("os", "zipfile", "tarfile", "gzip", "entry")
+    ):
         return False
     where, encoding = PLACES[name]
     if name == "open" and isinstance(call.func, ast.Name):
@@ -70,7 +72,8 @@ def test_a_run_and_its_evaluation_under_an_ascii_locale(tmp_path: Path) -> None:
     (tmp_path / "classes.yaml").write_text("[Straße, 木]", "utf-8")
     variables = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     words = ["data=folder", "data.root=data", "data.train.classes=./classes.yaml", "logger=csv",
-             "run_dir=run", "model.backbone.width=4", "model.head.channels=8", "model.num_components=2", "data.batch_size=2",
+             "run_dir=run", "model.backbone.width=4", "model.head.channels=8", "model.num_components=2",
+             "data.batch_size=2",
              "data.train_transform.crop_size=32", "trainer.max_epochs=1", "data.num_workers=0"]  # fmt: skip
     for command in (["train", *words], ["evaluate", "run"]):
         done = subprocess.run(
