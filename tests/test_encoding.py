@@ -28,7 +28,9 @@ def unencoded(call: ast.Call) -> bool:
         return False
     owner = getattr(getattr(call.func, "value", None), "id", "")
     if name == "open" and (
-        owner[:1].isupper() or "tar" in owner or owner in ("os", "zipfile", "tarfile", "gzip", "entry")
+        owner[:1].isupper()
+        or "tar" in owner
+        or owner in ("os", "zipfile", "tarfile", "gzip", "entry", "archive")
     ):
         return False
     where, encoding = PLACES[name]
