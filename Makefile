@@ -8,6 +8,8 @@ CHECKPOINT ?= last
 BENCH ?= em
 FORMAT ?= onnx
 .DEFAULT_GOAL := help
+# Recipes read these from the environment, so that spaces and quotes in them reach the commands as they are.
+export RUN INPUT DEST resume
 .PHONY: help setup data train sweep search evaluate predict export report bench test test-all test-quick lint format clean
 
 help: ## list the commands
@@ -23,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 train: setup ## train: EXP=<recipe> ARGS="key=value ..." [resume=<run directory>: go on with that run]
-	$(PY) -m hemnet.train experiment=$(EXP) $(if $(resume),resume=$(resume)) $(ARGS)
+	$(PY) -m hemnet.train experiment=$(EXP) $(if $(resume),"resume=$$resume") $(ARGS)
 
 sweep: setup ## train many: SWEEP=<smoke, unroll_depth, highway_scale, table2_train, ...>; or evaluate many: SWEEP=table2_eval [ARGS=..]
 	@test -n "$(SWEEP)" || { echo "name a sweep: make sweep SWEEP=smoke"; exit 2; }
@@ -37,17 +39,17 @@ search: setup ## search for settings with Optuna: SEARCH=<experiments/searches/N
 	$(PY) -m hemnet.search $(SEARCH) $(ARGS)
 
 evaluate: setup ## score a trained network, or a folder of them: RUN=<run directory> [CHECKPOINT=last|best] [ARGS=..]
-	@test -n "$(RUN)" || { echo "name a run: make evaluate RUN=runs/..."; exit 2; }
-	$(PY) -m hemnet.evaluate $(RUN) --checkpoint $(CHECKPOINT) $(ARGS)
+	@test -n "$$RUN" || { echo "name a run: make evaluate RUN=runs/..."; exit 2; }
+	$(PY) -m hemnet.evaluate "$$RUN" --checkpoint $(CHECKPOINT) $(ARGS)
 
 predict: setup ## segment images: RUN=<run directory> INPUT=<image or folder> [CHECKPOINT=last|best]
-	@test -n "$(RUN)" && test -n "$(INPUT)" || \
+	@test -n "$$RUN" && test -n "$$INPUT" || \
 		{ echo "name a run and images: make predict RUN=runs/... INPUT=photos/"; exit 2; }
-	$(PY) -m hemnet.predict $(RUN) $(INPUT) --checkpoint $(CHECKPOINT) $(ARGS)
+	$(PY) -m hemnet.predict "$$RUN" "$$INPUT" --checkpoint $(CHECKPOINT) $(ARGS)
 
 export: setup ## write a network for use without hemnet: RUN=<run directory> [FORMAT=onnx|torch] [CHECKPOINT=last|best]
-	@test -n "$(RUN)" || { echo "name a run: make export RUN=runs/..."; exit 2; }
-	$(PY) -m hemnet.export $(RUN) --format $(FORMAT) --checkpoint $(CHECKPOINT) $(ARGS)
+	@test -n "$$RUN" || { echo "name a run: make export RUN=runs/..."; exit 2; }
+	$(PY) -m hemnet.export "$$RUN" --format $(FORMAT) --checkpoint $(CHECKPOINT) $(ARGS)
 
 report: setup ## one page on all runs, with figures and tables, in report/: [ARGS="runs/sweeps/smoke ..."]
 	$(PY) -m hemnet.report $(ARGS)
@@ -57,7 +59,7 @@ bench: setup ## time and memory of the EM engines: [BENCH=data: the input path, 
 
 data: setup ## get a data set: DATASET=<voc, camvid, ...> [DEST=<folder>] [ARGS=..]
 	@test -n "$(DATASET)" || { echo "name a data set: make data DATASET=voc"; exit 2; }
-	$(PY) -m hemnet.data get $(DATASET) $(if $(DEST),--root $(DEST)) $(ARGS)
+	$(PY) -m hemnet.data get $(DATASET) $(if $(DEST),--root "$$DEST") $(ARGS)
 
 # One test a core: threads of one would take the cores of others.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal

@@ -54,7 +54,7 @@ class Finished:
     def revision(self) -> str:
         """Revision of the code, seven digits; "?" if the run did not record it."""
         path = self.run.path / "environment.json"
-        git = json.loads(path.read_text()).get("git") if path.is_file() else None
+        git = json.loads(path.read_text("utf-8")).get("git") if path.is_file() else None
         return str(git["revision"])[:7] + ("+" if git.get("modified") else "") if git else "?"
 
     @property

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hemnet.cost import _entry, cost, count_flops, count_parameters
+from hemnet.cost import _entry
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
 from hemnet.nets import FCNHead, ResNet, Segmenter
+from hemnet.using.costing import cost, count_flops, count_parameters
 
 B, C, K, H, W = 2, 12, 5, 6, 7
 

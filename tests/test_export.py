@@ -25,12 +25,12 @@ from hemnet.data import CAMVID
 from hemnet.data.transforms import resize_image
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
-from hemnet.export import TOLERANCE, describe, export
 from hemnet.nets import Segmenter
 from hemnet.nets.portable import BinMeans, portable_copy
-from hemnet.predict import predict
 from hemnet.runs.run import Run
 from hemnet.training.task import CHECKPOINT_FORMAT
+from hemnet.using.exporting import TOLERANCE, describe, export
+from hemnet.using.prediction import predict
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "run_onnx.py"
 HEADS = ("hem", "em", "emanet", "fcn", "deeplabv3plus", "pspnet", "nonlocal")

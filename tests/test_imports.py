@@ -18,13 +18,14 @@ FLOORS = (
     {"callbacks", "config"},
     {"sweeps"},
     {"report", "bench"},
+    {"using"},
     {"train", "evaluate", "predict", "export", "cost", "search", "datasets", "__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What only some may import: package to files or rooms.
 ONLY = {
     "hydra": {"config", "sweeps", "train"},
-    "omegaconf": {"config", "runs", "sweeps", "report", *(FLOORS[-1] - {"predict", "__main__"})},
+    "omegaconf": {"config", "runs", "sweeps", "report", "using", "train", "search"},
     "wandb": {"loggers"},
     "wandb_workspaces": {"report/dashboards.py"},
     "triton": {"em/engine/triton_passes.py", "em/engine/triton_kernels.py"},

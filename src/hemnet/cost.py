@@ -9,143 +9,17 @@ Shapes: B images, H and W pixels.
 import hemnet.lab
 
 import argparse
-import statistics
-from pathlib import Path
-from typing import Any
 
-import torch
-from omegaconf import DictConfig
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from torch import Tensor
-
-from hemnet.bench.timing import peak_extra_memory, seconds
-from hemnet.config.build import build_data, build_network, restore
-from hemnet.config.command_line import override, parse, run_entry
-from hemnet.config.compose import load
-from hemnet.config.machine import on_this_machine
-from hemnet.data import DataError
+from hemnet.config.command_line import parse, run_entry
 from hemnet.errors import HemnetError
-from hemnet.nets import Segmenter
-from hemnet.nets.flops import count_flops, count_parameters
-from hemnet.runs.provenance import device_name
-from hemnet.runs.redaction import redact_argument
-from hemnet.runs.run import Run
-from hemnet.storage.files import write_json
-from hemnet.wording import counted
-
-
-def measure(network: Segmenter, image_BCHW: Tensor, repeats: int) -> dict[str, float | None]:
-    """Time forward passes in sequence, after warm-up.
-
-    Returns:
-        ``median_ms``, ``fastest_ms``, ``slowest_ms`` of a pass, and ``peak_memory_mib``, the peak memory of a
-        pass besides weights and images: on CUDA only, elsewhere None.
-    """
-    device = image_BCHW.device
-    with torch.inference_mode():
-        for _ in range(max(2, repeats // 5)):
-            network(image_BCHW)
-        times = [1000 * seconds(lambda: network(image_BCHW), device) for _ in range(repeats)]
-        peak = peak_extra_memory(lambda: network(image_BCHW), device) / 2**20 if image_BCHW.is_cuda else None
-    return {
-        "median_ms": statistics.median(times),
-        "fastest_ms": min(times),
-        "slowest_ms": max(times),
-        "peak_memory_mib": peak,
-    }
-
-
-def cost(
-    network: Segmenter, size: tuple[int, int], *, batch: int = 1, repeats: int = 20, device: str = "cpu"
-) -> dict[str, Any]:
-    """Return FLOPs, parameters, latency and memory of a network in evaluation mode, in float32.
-
-    Args:
-        network: the segmenter; moved to ``device``, in channels-last order as the project runs it.
-        size: (height, width) of the images.
-        batch: images per pass.
-        repeats: timed passes, after a fifth as many for warm-up.
-        device: "cpu", "cuda" or another of torch's.
-    """
-    network = network.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image_BCHW = torch.randn(batch, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
-    return {
-        "size": list(size),
-        "batch": batch,
-        "flops": count_flops(network, image_BCHW),
-        "parameters": count_parameters(network),
-        "latency": measure(network, image_BCHW, repeats),
-        "repeats": repeats,
-        "precision": "float32",
-        "device": device_name("cpu" if device == "cpu" else "auto"),
-        "threads": torch.get_num_threads() if device == "cpu" else None,
-        "torch": torch.__version__,
-    }
-
-
-def _network(run: str | None, assignments: list[str], classes: int | None) -> tuple[Segmenter, str]:
-    if run is not None:
-        opened = Run.open(run)
-        opened.config = on_this_machine(override(opened.config, assignments), assignments)
-        return restore(opened)[0], str(opened.path)
-    config = load([*assignments])
-    classes = classes or _classes(config)
-    return build_network(
-        config, classes, pretrained=False
-    ), f"{config.name}, {counted(classes, 'class', 'classes')}"
-
-
-def _require_device(name: str) -> None:
-    """Raise a HemnetError unless torch has this device here."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise HemnetError(f"--device {name}: {reason}. Leave it out, or give --device cpu") from error
-
-
-def _classes(config: DictConfig) -> int:
-    try:
-        return build_data(config).spec.num_classes
-    except DataError as error:
-        raise HemnetError(f"how many classes? Give --classes N, or the data: {error}") from error
-
-
-def _print(found: dict[str, Any], name: str) -> None:
-    height, width = found["size"]
-    table = Table(title=f"{escape(name)}: {found['batch']} x {height} x {width}", title_justify="left")
-    for heading in ("", "total", "backbone", "head"):
-        table.add_column(heading, justify="right" if heading else "left")
-    parts = ("total", "backbone", "head")
-    table.add_row("GFLOPs", *(f"{found['flops'][part] / 1e9:.4g}" for part in parts))
-    table.add_row("parameters (M)", *(f"{found['parameters'][part] / 1e6:.4g}" for part in parts))
-    console = Console()
-    console.print(table)
-    if auxiliary := found["parameters"]["auxiliary"]:
-        console.print(
-            f"Of the total, {auxiliary / 1e6:.4g} M parameters are of an auxiliary head (training only)."
-        )
-    latency = found["latency"]
-    where = found["device"] + (f", {found['threads']} threads" if found["threads"] else "")
-    console.print(
-        f"Latency: {latency['median_ms']:.1f} ms, the median of {found['repeats']} passes after warm-up "
-        f"({latency['fastest_ms']:.1f} to {latency['slowest_ms']:.1f}), {found['precision']}; {where}"
-    )
-    memory = latency["peak_memory_mib"]
-    console.print(
-        "Peak memory: measured on CUDA only."
-        if memory is None
-        else f"Peak memory: {memory:.0f} MiB besides weights and images."
-    )
+from hemnet.storage.places import absolute
 
 
 def _entry() -> None:
     parser = argparse.ArgumentParser(prog="hemnet cost", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument(
-        "run", nargs="?", help="run directory; without one, experiment=NAME or other key=value"
+        "run", nargs="?", type=absolute, help="run directory; without one, experiment=NAME or other key=value"
     )
     parser.add_argument(
         "--size", nargs=2, type=int, default=(513, 513), metavar=("H", "W"), help="default: 513 513"
@@ -153,23 +27,25 @@ def _entry() -> None:
     parser.add_argument("--batch", type=int, default=1, metavar="B", help="images per pass; default: 1")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed passes; default: 20")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
+        "--device", help="one of torch's; default: cuda where there is a GPU"
     )
     parser.add_argument("--classes", type=int, metavar="K", help="without a run; default: those of the data")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the results as JSON")
+    parser.add_argument("--output", type=absolute, metavar="FILE", help="also write the results as JSON")
     options, assignments = parse(parser)
     if min(*options.size, options.batch, options.repeats) < 1:
         raise HemnetError("--size, --batch and --repeats take numbers of at least 1")
-    _require_device(options.device)
-    network, name = _network(options.run, assignments, options.classes)
-    found = cost(
-        network, tuple(options.size), batch=options.batch, repeats=options.repeats, device=options.device
+    from hemnet.using.costing import report_cost  # here, as it takes seconds, which --help does without
+
+    report_cost(
+        options.run,
+        assignments,
+        size=tuple(options.size),
+        batch=options.batch,
+        repeats=options.repeats,
+        device=options.device,
+        classes=options.classes,
+        output=options.output,
     )
-    _print(found, name)
-    if options.output is not None:
-        write_json(
-            options.output, {"network": name, "overrides": list(map(redact_argument, assignments)), **found}
-        )
 
 
 if __name__ == "__main__":

@@ -15,19 +15,17 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from hemnet.config.build import build_reader, build_train_transform
 from hemnet.config.command_line import log_to_terminal, run_entry
 from hemnet.config.compose import load
-from hemnet.data import DatasetSpec, EpochSampler, SampleDataset
 from hemnet.data.archives.catalogue import CATALOGUE
 from hemnet.data.archives.fetch import describe, fetch, missing
 from hemnet.data.degenerate import degenerate, too_few_classes
 from hemnet.data.listing import collecting
-from hemnet.data.spec import DataError
+from hemnet.data.spec import DataError, DatasetSpec
 from hemnet.data.survey import Survey, by_cause, walk
-from hemnet.figures.predictions import contact_sheet
 from hemnet.storage.download import Patience
 from hemnet.storage.files import write_json
+from hemnet.storage.places import absolute
 from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
@@ -53,7 +51,7 @@ def get(name: str, root: Path | None, mirror: str | None, timeout: float, ask: b
     if name not in CATALOGUE:
         raise DataError(f"no data set {name!r}: there are {', '.join(CATALOGUE)}")
     entry = CATALOGUE[name]
-    root = root or Path(os.environ.get("HEMNET_DATA", "data")) / name
+    root = root or absolute(os.environ.get("HEMNET_DATA", "data")) / name
     wanted = missing(entry, root)
     if wanted:
         print("\n".join(describe(entry, wanted, root, mirror)), flush=True)
@@ -76,6 +74,8 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
         hemnet.errors.HemnetError: the configuration is wrong, or neither split can be opened.
     """
     config = load(overrides)
+    from hemnet.config.build import build_reader  # here, as it takes seconds, which --help does without
+
     surveys: dict[str, Survey] = {}
     broken: dict[str, str] = {}
     spec: DatasetSpec | None = None
@@ -159,6 +159,10 @@ def browse(overrides: list[str], output: Path | None, count: int) -> None:
     if count < 1:
         raise DataError(f"--count must be 1 or more, got {count}")
     config = load(overrides)
+    from hemnet.config.build import build_reader, build_train_transform
+    from hemnet.data import EpochSampler, SampleDataset
+    from hemnet.figures.predictions import contact_sheet
+
     reader, seed = build_reader(config, "train"), config.data.seed
     dataset = SampleDataset(reader, build_train_transform(config), seed)
     keys = list(EpochSampler(len(dataset), seed))[:count]
@@ -177,7 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     known = ", ".join(CATALOGUE)
     getter = commands.add_parser("get", help="download, verify and unpack a data set")
     getter.add_argument("name", help=f"one of {known}")
-    getter.add_argument("--root", type=Path, help="its folder; default: NAME under $HEMNET_DATA, else data/")
+    getter.add_argument(
+        "--root", type=absolute, help="folder; default: NAME under $HEMNET_DATA, else data/"
+    )
     getter.add_argument(
         "--mirror", help="URL of a folder with the same files, used instead of the official ones"
     )
@@ -187,9 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     getter.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     checker = commands.add_parser("check", help="read every file, count classes, list problems (exit 1)")
     checker.add_argument("--workers", type=int, default=0, help="processes that share the work; default: 0")
-    checker.add_argument("--json", type=Path, help="file for all results")
+    checker.add_argument("--json", type=absolute, help="file for all results")
     browser = commands.add_parser("browse", help="figure of augmented training crops")
-    browser.add_argument("--output", type=Path, help="PNG file; default: runs/browse/SET.png")
+    browser.add_argument("--output", type=absolute, help="PNG file; default: runs/browse/SET.png")
     browser.add_argument("--count", type=int, default=12, help="crops to show; default: 12")
     for command in (checker, browser):
         command.add_argument("overrides", nargs="+", metavar="data=NAME",

@@ -1,7 +1,8 @@
 """Every command imports this module first: it ends the command if packages of the extra ``lab`` are missing.
 
-The user then reads one line with the remedy, and no traceback. The library, `hemnet.em`, needs torch alone
-and does not import this module.
+The user then reads one line with the remedy, and no traceback. Where a program of the user's own imports
+hemnet.data or a command, an ImportError has the same line. The library, `hemnet.em`, needs torch alone and
+does not import this module.
 """
 
 import sys
@@ -13,10 +14,14 @@ PACKAGES = (
 )  # fmt: skip
 """Import names of the packages that pyproject.toml lists as ``lab``."""
 
+
 if missing := [name for name in PACKAGES if find_spec(name) is None]:
-    print(
-        f"error: hemnet's commands need the Python packages {', '.join(missing)}, which are not installed: "
-        "pip install 'hemnet[lab]'",
-        file=sys.stderr,
+    message = (
+        f"hemnet's commands and data sets need the Python packages {', '.join(missing)}, which are not "
+        "installed: pip install 'hemnet[lab]'"
     )
+    running = getattr(sys.modules["__main__"], "__spec__", None)
+    if running is None or running.name.partition(".")[0] != "hemnet":
+        raise ImportError(message)
+    print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

@@ -5,36 +5,19 @@ import hemnet.lab
 import json
 import logging
 import logging.config
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import hydra
-import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from hemnet.callbacks.finite import FiniteSteps
-from hemnet.callbacks.label_check import LabelCheck
-from hemnet.callbacks.lightning_state import callbacks_of
-from hemnet.config import finetune
-from hemnet.config.build import (
-    build_data,
-    build_evaluator,
-    build_network,
-    build_task,
-    build_trainer,
-    local_processes,
-)
-from hemnet.config.check import check, explain
+from hemnet.config.application import as_job, start
+from hemnet.config.check import check
 from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
-from hemnet.config.compose import register_recipes
 from hemnet.config.paths import CONF
-from hemnet.figures.scores import learning_curves
 from hemnet.processes.launch import RankError, run_ranks
 from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted, foremost, interruptible
@@ -55,6 +38,8 @@ def train(config: DictConfig) -> float:
         Interrupted: a signal asked the run to stop; it is saved and can be resumed.
         HemnetError: the config is wrong, or the run cannot be made.
     """
+    from hemnet.config.build import local_processes
+
     check(config)
     count = local_processes(config)
     if count > 1:
@@ -99,6 +84,16 @@ def _rank() -> None:
 
 
 def _train(config: DictConfig) -> float:
+    # Imported here, since they take seconds, which --help and an error of the configuration do without.
+    import pytorch_lightning as pl
+
+    from hemnet.callbacks.finite import FiniteSteps
+    from hemnet.callbacks.label_check import LabelCheck
+    from hemnet.callbacks.lightning_state import callbacks_of
+    from hemnet.config import finetune
+    from hemnet.config.build import build_data, build_evaluator, build_network, build_task, build_trainer
+    from hemnet.figures.scores import learning_curves
+
     if rank() != 0:
         logging.getLogger().setLevel(logging.WARNING)  # the first rank logs what all of them would
     run = Run.create(config.run_dir, config, config.resume)
@@ -133,7 +128,7 @@ def _train(config: DictConfig) -> float:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _main(config: DictConfig) -> float:
-    return train(config)
+    return as_job(train, config)
 
 
 def _entry() -> None:
@@ -141,13 +136,8 @@ def _entry() -> None:
     if sys.argv[1:] == [AS_RANK]:
         _rank()
         return
-    register_recipes()
     plugins.register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors, and `explain` sees them
-    try:
-        _main()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from error
+    start(_main)
 
 
 if __name__ == "__main__":

@@ -172,4 +172,4 @@ def test_the_root_of_a_data_set_follows_the_environment(
     monkeypatch.setenv("HEMNET_DATA", "/sets")
     assert configured(tmp_path, "data=camvid").data.root == "/sets/camvid"
     monkeypatch.delenv("HEMNET_DATA")
-    assert configured(tmp_path, "data=camvid").data.root == "data/camvid"
+    assert configured(tmp_path, "data=camvid").data.root == str(Path.cwd() / "data" / "camvid")

@@ -16,11 +16,11 @@ from hemnet.config.command_line import override
 from hemnet.config.compose import load
 from hemnet.config.machine import on_this_machine
 from hemnet.errors import HemnetError
-from hemnet.evaluate import evaluate
-from hemnet.export import export
-from hemnet.predict import predict
 from hemnet.runs.run import Run
 from hemnet.train import train
+from hemnet.using.evaluation import evaluate
+from hemnet.using.exporting import export
+from hemnet.using.prediction import predict
 
 ON_GPUS = {
     "accelerator": "gpu", "devices": 8, "num_nodes": 4, "strategy": "ddp", "precision": "16-mixed",

@@ -16,9 +16,9 @@ from hemnet.config.compose import load
 from hemnet.data import DataError, Sample
 from hemnet.data.degenerate import LabelCounts, degenerate
 from hemnet.datasets import check
-from hemnet.evaluate import evaluate
 from hemnet.report.build import build
 from hemnet.train import train
+from hemnet.using.evaluation import evaluate
 
 OBJECT = "data.train.classes=[background,object]"
 

@@ -30,10 +30,10 @@ from hemnet.data import (
 )
 from hemnet.data.listing import read_list, scan
 from hemnet.data.sets.voc import VOC_CLASSES
-from hemnet.evaluate import evaluate
-from hemnet.predict import predict
 from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
 from hemnet.train import train
+from hemnet.using.evaluation import evaluate
+from hemnet.using.prediction import predict
 
 CLASSES = ["background", "object"]
 GREY = np.tile(np.uint8([0, 1]), (8, 4))

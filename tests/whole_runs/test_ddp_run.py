@@ -11,7 +11,7 @@ import torch
 from _helpers.camvid_files import MakeCamVid
 from _helpers.waiting import CEILING
 
-from hemnet.evaluate import evaluate
+from hemnet.using.evaluation import evaluate
 
 
 @pytest.mark.slow

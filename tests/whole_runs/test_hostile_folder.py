@@ -23,8 +23,8 @@ from hemnet.datasets import _print_surveys
 from hemnet.errors import HemnetError
 from hemnet.figures.predictions import Row, legend, predictions_page
 from hemnet.figures.scores import confusion_figure
-from hemnet.predict import predict
 from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
+from hemnet.using.prediction import predict
 
 pytestmark = pytest.mark.usefixtures("bounded")
 

@@ -16,11 +16,11 @@ from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
 from hemnet.data import CAMVID, DataError
 from hemnet.errors import HemnetError
-from hemnet.evaluate import evaluate
-from hemnet.predict import predict
 from hemnet.runs import checkpoints
 from hemnet.runs.run import Run
 from hemnet.train import train
+from hemnet.using.evaluation import evaluate
+from hemnet.using.prediction import predict
 
 
 def load_checkpoint(run_dir: Path, which: str) -> dict:

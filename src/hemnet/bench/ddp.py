@@ -10,7 +10,6 @@ and FLOPs of its network and from assumptions about the hardware, each an option
 
 import argparse
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,6 +21,7 @@ from hemnet.bench.options import BenchError, count, require_place, setting, whol
 from hemnet.bench.scaling import Assumptions, Projection, Workload, project, workload
 from hemnet.bench.tables import markdown, wide_console
 from hemnet.config.command_line import log_to_terminal
+from hemnet.storage.places import absolute
 
 MEASURED = ["experiment=synthetic_hem"]
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--processes", type=count, default=2, metavar="N", help="that train together, 2 or more; default: 2"
     )
     option("--rounds", type=whole, default=30, metavar="N", help="0 measures nothing; default: 30")
-    option("--json", type=Path, metavar="FILE", help="write all results there")
+    option("--json", type=absolute, metavar="FILE", help="write all results there")
     scaling.add_arguments(parser)
 
 

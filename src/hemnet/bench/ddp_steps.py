@@ -85,7 +85,7 @@ def measure(overrides: list[str], processes: int, rounds: int) -> Measured:
         except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
             reason = str(error).strip().splitlines()[-1]
             raise BenchError(f"a process of the benchmark ended: {reason}") from error
-        about = json.loads(Path(folder, "about.json").read_text())
+        about = json.loads(Path(folder, "about.json").read_text("utf-8"))
     return Measured(about, processes, *times.amax(2)[:, 1:].tolist())
 
 
@@ -132,7 +132,7 @@ def _jobs(alone: bool, overrides: list[str], folder: str) -> Sequence[Callable[[
         "name": config.name, "batch": len(batch["image"]), "crop": list(batch["image"].shape[-2:]),
         "precision": config.trainer.precision, "gradient_bytes": sum(g.nbytes for g in gradients),
     }  # fmt: skip
-    Path(folder, "about.json").write_text(json.dumps(about))
+    Path(folder, "about.json").write_text(json.dumps(about), "utf-8")
     return apart, None, None, None
 
 

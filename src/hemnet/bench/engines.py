@@ -8,7 +8,6 @@ with backward, and the results are compared with the roofline of the device and 
 import argparse
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -20,6 +19,7 @@ from hemnet.bench.results import Absence, EngineFindings, EngineTimes, HighwayPa
 from hemnet.bench.tables import print_findings
 from hemnet.bench.timing import Budget, interleave, peak_extra_memory
 from hemnet.bench.verdicts import verdicts
+from hemnet.storage.places import absolute
 
 SHAPES = {"cpu": Shape(2, 4225, 256, 64), "cuda": Shape(16, 4225, 512, 64)}
 DTYPES = {"cpu": ["float32"], "cuda": ["bfloat16", "float32"]}
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
            "times that to complete five; default: 20")  # fmt: skip
     option("--compile-up-to", type=count, default=8, metavar="T", help="largest T to compile; default: 8")
     option("--threads", type=count, metavar="N", help="CPU threads; default: PyTorch's")
-    option("--json", type=Path, metavar="FILE", help="write everything that was measured there")
+    option("--json", type=absolute, metavar="FILE", help="write everything that was measured there")
 
 
 def run(options: argparse.Namespace) -> None:

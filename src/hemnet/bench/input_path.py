@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count, cycle
-from pathlib import Path
 from statistics import median, quantiles
 from time import process_time
 from typing import Any
@@ -28,6 +27,7 @@ from hemnet.config.command_line import log_to_terminal
 from hemnet.config.compose import load
 from hemnet.data import Batch, Cached, Reader, SegmentationData, Transform, collate
 from hemnet.data.random_streams import stream
+from hemnet.storage.places import absolute
 
 CPU = torch.device("cpu")
 MOST_BLOCKS = 1000
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
            "times that to complete five blocks; default: 10")  # fmt: skip
     option("--need", type=positive, metavar="R", help="images per second that training consumes, which is "
            "batch size over seconds per step; prints whether the loader delivers them")  # fmt: skip
-    option("--json", type=Path, metavar="FILE", help="write everything that was measured there")
+    option("--json", type=absolute, metavar="FILE", help="write everything that was measured there")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ class AttentionMaps(pl.Callback):
 
     def __init__(
         self,
-        path: str,
+        path: str | Path,
         images: int = 3,
         components: int = 4,
         every_n_validations: int | None = None,

@@ -36,7 +36,7 @@ class LastCheckpoint(Checkpoint):
         ValueError: ``every_minutes`` is not above 0.
     """
 
-    def __init__(self, path: str, every_minutes: float = 10.0) -> None:
+    def __init__(self, path: str | Path, every_minutes: float = 10.0) -> None:
         if not every_minutes > 0:
             raise ValueError(f"every_minutes is {every_minutes}; it must be above 0")
         self.path = Path(path)

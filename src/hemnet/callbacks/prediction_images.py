@@ -20,7 +20,7 @@ class PredictionImages(pl.Callback):
         show_images: whether to show the images beside the class maps.
     """
 
-    def __init__(self, path: str, count: int = 6, show_images: bool = True) -> None:
+    def __init__(self, path: str | Path, count: int = 6, show_images: bool = True) -> None:
         self.path = Path(path)
         self.count = count
         self.show_images = show_images

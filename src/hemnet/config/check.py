@@ -5,19 +5,23 @@ import os
 import re
 from collections.abc import Collection
 from difflib import get_close_matches
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pytorch_lightning.accelerators import CPUAccelerator
-from pytorch_lightning.strategies import DDPStrategy
 
+from hemnet.config.overrides import ConfigError
 from hemnet.errors import HemnetError
 from hemnet.runs.redaction import learn
+from hemnet.storage.places import absolute
+
+if TYPE_CHECKING:  # slow to import
+    import pytorch_lightning as pl
 
 GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks", "logger")
 # The nodes without a constructor, and the keys that each may have; None allows any key.
@@ -50,26 +54,34 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "callbacks": ("hemnet.callbacks", "pytorch_lightning.callbacks"),
     "logger": ("hemnet.loggers", "pytorch_lightning.loggers"),
 }
+# The paths among the keys that have no constructor; elsewhere a path is a parameter whose type admits a Path.
+PATHS = {"runs", "run_dir", "resume", "data.root"}
+# Values of such keys that are no paths. URLs are none either.
+NO_PATHS = {"auto", "imagenet"}
 OWN = "HEMNET_PACKAGES"
 """The environment variable with the names of your own packages, separated by commas."""
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
-class ConfigError(HemnetError):
-    """A key, value or choice of the configuration is wrong."""
-
-
-def explain(error: Exception) -> ConfigError:
-    """Turn an error of Hydra or OmegaConf into one that suggests a similar key or option."""
+def explain(error: Exception) -> HemnetError:
+    """Turn an error of Hydra or OmegaConf into one that names the key, and suggests a similar name."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return ConfigError(f"unknown option {group}={option}: {_nearest(option, error.options)}")
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, HemnetError):
+            return cause
         parent, key = getattr(cause, "parent_node", None), getattr(cause, "full_key", None)
-        if isinstance(parent, DictConfig) and key:
+        if (
+            isinstance(cause, ConfigAttributeError | ConfigKeyError)
+            and isinstance(parent, DictConfig)
+            and key
+        ):
             what = _unknown(key, {str(k) for k in parent})
             return ConfigError(f"{what}. An argument that conf/ leaves at its default is set by +{key}=VALUE")
+        if isinstance(cause, OmegaConfBaseException) and key:
+            return ConfigError(f"{key}: {str(cause).splitlines()[0]}")
         cause = cause.__cause__
     return ConfigError(str(error))
 
@@ -86,24 +98,68 @@ def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
 
 
 def check(config: DictConfig) -> None:
-    """Check every key and plain value of a configuration against the constructor that will receive it.
+    """Check every key and plain value against the constructor that will receive it; make paths absolute.
+
+    Relative paths start from the folder in which the command was given, also if Hydra has left it
+    (``hydra.job.chdir=true``).
 
     Raises:
         ConfigError: a key is unknown (the message suggests a similar one), a value is missing or has the
             wrong type, or a ``_target_`` does not exist or is not allowed.
+        HemnetError: a path begins with ``~user``, and there is no such user.
     """
     learn(config)  # first, since an error may quote a secret value
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    _check_node(resolved, "")
+        raise explain(error) from error
+    paths: dict[str, str] = {}
+    try:
+        _check_node(resolved, "", paths)
+    except _WrongValue as error:
+        given = _as_given(config, error.key)
+        via = "" if given == error.key else f" ({error.key} takes its value)"
+        raise ConfigError(f"{given} is {error.reason}{via}") from error
+    for key, value in paths.items():
+        if (whole := absolute_path(value)) != value:
+            OmegaConf.update(config, key, whole)
 
 
-def _check_node(node: Any, path: str) -> None:
+def absolute_path(value: str) -> str:
+    """Return the value of a path's key made absolute; URLs and `NO_PATHS` are returned unchanged."""
+    if value in NO_PATHS or re.match(r"\w+://", value):
+        return value
+    start = HydraConfig.get().runtime.cwd if HydraConfig.initialized() else None
+    return str(absolute(value, start))
+
+
+class _WrongValue(Exception):
+    """The value at ``key`` is wrong; ``reason`` quotes it."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key, self.reason = key, reason
+
+
+def _as_given(config: DictConfig, key: str) -> str:
+    """Return the key that a user sets: that of ``${seed}`` at ``data.seed`` is ``seed``."""
+    for _ in range(10):  # a chain of references; more would be a circle
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        raw = node._get_node(name) if isinstance(node, DictConfig) else None
+        content = raw._value() if isinstance(raw, Node) else None
+        found = re.fullmatch(r"\$\{(\w[\w.]*)\}", content) if isinstance(content, str) else None
+        if found is None:
+            break
+        key = found[1]
+    return key
+
+
+def _check_node(node: Any, path: str, paths: dict[str, str]) -> None:
+    """Check a node and all inside it; collect the paths in it by their keys."""
     if isinstance(node, list):
         for i, item in enumerate(node):
-            _check_node(item, f"{path}[{i}]")
+            _check_node(item, f"{path}[{i}]", paths)
     if not isinstance(node, dict):
         return
     hints: dict[str, Any] = {}
@@ -117,7 +173,13 @@ def _check_node(node: Any, path: str) -> None:
             raise ConfigError(_unknown(full_key, known - INSTANTIATE_KEYS))
         if key in hints and not _has_target(value):
             _check_value(value, hints[key], full_key)
-        _check_node(value, full_key)
+        if isinstance(value, str) and value and (full_key in PATHS or _admits_path(hints.get(key))):
+            paths[full_key] = value
+        _check_node(value, full_key, paths)
+
+
+def _admits_path(hint: Any) -> bool:
+    return hint is Path or any(map(_admits_path, get_args(hint)))
 
 
 def _signature(target: str, path: str) -> tuple[set[str], dict[str, Any]]:
@@ -188,17 +250,20 @@ def _check_value(value: Any, hint: Any, full_key: str) -> None:
         TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError as error:
         reason = "; ".join(dict.fromkeys(e["msg"].lower() for e in error.errors()))
-        raise ConfigError(f"{full_key} is {value!r}: {reason}") from error
+        raise _WrongValue(full_key, f"{value!r}: {reason}") from error
     except PydanticUserError:
         pass  # pydantic has no schema for this type; the constructor checks the value
 
 
-def check_batch_statistics(config: DictConfig, trainer: pl.Trainer) -> None:
+def check_batch_statistics(config: DictConfig, trainer: "pl.Trainer") -> None:
     """Refuse synchronised batch normalisation on the CPU, which torch only refuses at the first batch.
 
     Raises:
         ConfigError: ``trainer.sync_batchnorm`` is true, and several processes run on the CPU.
     """
+    from pytorch_lightning.accelerators import CPUAccelerator
+    from pytorch_lightning.strategies import DDPStrategy
+
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     if config.trainer.sync_batchnorm and on_cpu and isinstance(trainer.strategy, DDPStrategy):
         raise ConfigError(

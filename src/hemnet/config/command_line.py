@@ -4,16 +4,12 @@ import argparse
 import io
 import logging
 import math
-import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -21,9 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from hemnet.config.check import ConfigError, check, explain
+from hemnet.config.overrides import parse_override, split
 from hemnet.errors import HemnetError
 from hemnet.runs.redaction import redacted_terminal
-from hemnet.training.inference import PLAIN
+from hemnet.storage.places import absolute
 
 USER_ERROR = 2
 """Exit status after an error meant for users, which its message explains."""
@@ -35,8 +32,10 @@ def run_entry(entry: Callable[[], None]) -> None:
     Any other error is printed with its traceback, and the exit status is 1. Secrets are removed from all that
     is printed.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may have undecodable bytes
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # The locale may lack letters of a class, and names of files may have undecodable bytes.
+            stream.reconfigure(errors="backslashreplace")
     with redacted_terminal():
         try:
             entry()
@@ -74,17 +73,13 @@ def log_to_terminal() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
-# A key of Hydra's grammar and an equals sign. Without slashes, so that a path is not taken for a key.
-ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=")
-
-
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Add the arguments of all commands on a trained network: the run, or several, and the checkpoint."""
     example = "run directory, such as runs/synthetic_hem/20260101-120000-a1b2c3"
     if several:
-        parser.add_argument("run", nargs="*", type=Path, help=f"{example}, or a folder of runs")
+        parser.add_argument("run", nargs="*", type=absolute, help=f"{example}, or a folder of runs")
     else:
-        parser.add_argument("run", help=example)
+        parser.add_argument("run", type=absolute, help=example)
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
 
 
@@ -109,8 +104,8 @@ def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str
     """
     parser.add_argument_group("changes", "key=value changes the run's config, such as data.root=FOLDER")
     parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [key=value ...]"
-    assignments = [word for word in sys.argv[1:] if ASSIGNMENT.match(word)]
-    options = parser.parse_args([word for word in sys.argv[1:] if not ASSIGNMENT.match(word)])
+    words, assignments = split(parser, sys.argv[1:])
+    options = parser.parse_args(words)
     for name in ("scales", "window", "stride"):
         if (values := getattr(options, name, None)) is not None:
             assignments.append(f"inference.{name}={values}")
@@ -125,18 +120,18 @@ def override(config: DictConfig, assignments: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: an assignment has no ``=``, or names a key that the configuration does not have.
     """
+    from hemnet.training.inference import PLAIN  # here, since it needs torch
+
     changed = config.copy()
     if "inference" not in changed:  # a run of a version without this key
         changed.inference = {"_target_": "hemnet.training.inference.Inference", **asdict(PLAIN)}
     OmegaConf.set_struct(changed, True)
     for assignment in assignments:
-        if "=" not in assignment:
-            raise ConfigError(f"{assignment!r} is no assignment: write key=value, such as data.root=FOLDER")
+        parsed = parse_override(assignment)
+        if parsed.is_sweep_override():
+            raise ConfigError(f"{assignment}: several values; one is used here, and a list is written [a,b]")
         try:
-            parsed = OverridesParser.create().parse_override(assignment)
             OmegaConf.update(changed, parsed.key_or_group, parsed.value())
-        except HydraException as error:
-            raise ConfigError(f"{assignment!r} cannot be read: {error}") from error
         except OmegaConfBaseException as error:
             raise explain(error) from error
     check(changed)

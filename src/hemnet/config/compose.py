@@ -15,13 +15,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hemnet.config.check import ConfigError, check, explain
+from hemnet.config.check import ConfigError, absolute_path, check, explain
+from hemnet.config.overrides import readable
 from hemnet.config.paths import CONF, recipes
 from hemnet.errors import HemnetError
+from hemnet.processes.launch import in_slurm
 from hemnet.runs.identity import job_name
 
 
@@ -32,7 +33,7 @@ def _run_id() -> str:
     Ranks that torchrun or SLURM started must agree on the name of their run, so they take it from the number
     of their job. A job that SLURM requeues keeps its number, and so resumes the same run.
     """
-    if SLURMEnvironment.detect() and os.environ["SLURM_NTASKS"] != "1":
+    if in_slurm() and os.environ["SLURM_NTASKS"] != "1":
         return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
     if os.environ.get("WORLD_SIZE", "1") != "1":
         shared = os.environ.get("TORCHELASTIC_RUN_ID", "none")
@@ -52,12 +53,13 @@ def _place(resume: str | None, fresh: str) -> str:
         return str(HydraConfig.get().runtime.output_dir)
     if resume in (None, "auto"):
         return fresh
-    if not (Path(str(resume)) / "config.yaml").is_file():
+    if not Path(absolute_path(str(resume)), "config.yaml").is_file():
         raise HemnetError(f"resume={resume}: there is no run; give a run directory, or auto")
     return str(resume)
 
 
 OmegaConf.register_new_resolver("place", _place, replace=True)
+OmegaConf.register_new_resolver("absolute", absolute_path, replace=True)
 
 
 def register_recipes() -> None:
@@ -96,7 +98,7 @@ def load(overrides: list[str]) -> DictConfig:
     register_recipes()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
-            config = compose("train", overrides)
+            config = compose("train", readable(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
     check(config)

@@ -20,7 +20,7 @@ class MetricsFile(CSVLogger):
         save_dir: the run directory.
     """
 
-    def __init__(self, save_dir: str) -> None:
+    def __init__(self, save_dir: str | Path) -> None:
         super().__init__(save_dir, name="", version="")
 
     @property
@@ -32,13 +32,16 @@ class MetricsFile(CSVLogger):
 
 
 class _Rows(ExperimentWriter):
-    """Overrides two private methods of Lightning's writer, which lose rows when a process is killed."""
+    """A writer of UTF-8, whatever the locale, that loses no rows when a process is killed.
+
+    Overrides two private methods of Lightning's writer, and the one that appends.
+    """
 
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
         path = Path(self.metrics_file_path)
         if path.is_file():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 self.metrics_keys = next(csv.reader(file), [])
 
     def _check_log_dir_exists(self) -> None:
@@ -48,3 +51,17 @@ class _Rows(ExperimentWriter):
         # Lightning rewrites the file in place.
         path = Path(self.metrics_file_path)
         write_records(path, fieldnames, read_table(path))
+
+    def save(self) -> None:
+        """Append the rows that were logged since the last call."""
+        if not self.metrics:
+            return
+        path = Path(self.metrics_file_path)
+        if self._record_new_keys() and path.is_file():
+            self._rewrite_with_new_header(self.metrics_keys)
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+            if not file.tell():
+                writer.writeheader()
+            writer.writerows(self.metrics)
+        self.metrics = []

@@ -16,16 +16,14 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import DummyExperiment, rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from hemnet.loggers import AGENT, STEP
 from hemnet.loggers.wandb_guard import Guard, api_key, end_service, obstacle, require_space
 from hemnet.runs.redaction import without_secrets
 
 log = logging.getLogger(__name__)
-STEP = "trainer/global_step"
 IOU = "val/iou/"
 LONGEST_TAG = 64  # characters; W&B rejects a run with a longer tag
 Mode = Literal["online", "offline", "disabled"]
-# Variables by which a W&B agent assigns its run to a process that it starts; they hold for one run only.
-AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 # How long W&B may hold up training: to start, of which to register the run; for a call; to finish, of which
 # to upload what is left; and in total.
 START_SECONDS = 14.0
@@ -73,7 +71,7 @@ class FinishingWandbLogger(WandbLogger):
 
     def __init__(
         self,
-        save_dir: str,
+        save_dir: str | Path,
         project: str = "hemnet",
         name: str | None = None,
         group: str | None = None,
@@ -165,7 +163,7 @@ class FinishingWandbLogger(WandbLogger):
             run = wandb.init(**options, id=self._kept_id(), resume="allow", settings=settings)
         if mode != "disabled":
             self._id_file.parent.mkdir(exist_ok=True)
-            self._id_file.write_text(run.id + "\n")
+            self._id_file.write_text(run.id + "\n", "utf-8")
         return run
 
     @property
@@ -174,7 +172,7 @@ class FinishingWandbLogger(WandbLogger):
 
     def _kept_id(self) -> str:
         """Return the id stored in the directory, else a new one, independent of the random seed."""
-        kept = self._id_file.read_text().strip() if self._id_file.is_file() else ""
+        kept = self._id_file.read_text("utf-8").strip() if self._id_file.is_file() else ""
         return kept if re.fullmatch(r"[\w-]{1,64}", kept) else secrets.token_hex(5)
 
     @property

@@ -4,6 +4,7 @@ Shapes: B images, C channels, H and W positions of the image, h and w of a featu
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
@@ -112,7 +113,7 @@ class ResNet(nn.Module):
         multi_grid: Sequence[int] | None = None,
         width: int = 64,
         activation_checkpointing: bool = False,
-        weights: str | None = None,
+        weights: str | Path | None = None,
     ) -> None:
         super().__init__()
         _validate(depth, output_stride, stem, multi_grid, width)

@@ -8,6 +8,7 @@ Shapes: B images, C channels, H and W positions of the image, h and w of a featu
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch.nn.functional as F
@@ -149,7 +150,7 @@ class EfficientNetLite(nn.Module):
         variant: Variant = 0,
         output_stride: OutputStride = 16,
         activation_checkpointing: bool = False,
-        weights: str | None = None,
+        weights: str | Path | None = None,
     ) -> None:
         super().__init__()
         for name, value, accepted in (

@@ -60,7 +60,7 @@ def without_classifier(name: str) -> str | None:
 
 def load_pretrained(
     network: nn.Module,
-    source: str | PackagedWeights,
+    source: str | Path | PackagedWeights,
     own_name: Callable[[str], str | None] = without_classifier,
 ) -> None:
     """Load the backbone in a checkpoint into ``network``, wherever in the checkpoint it is.
@@ -96,10 +96,11 @@ def load_pretrained(
     network.load_state_dict(find_backbone(network, _read_tensors(path), path, own_name, prefix))
 
 
-def _local(source: str | PackagedWeights) -> Path:
+def _local(source: str | Path | PackagedWeights) -> Path:
     if isinstance(source, PackagedWeights):
         return source.path()
-    return _download(source) if urlparse(source).scheme in ("http", "https", "file") else Path(source)
+    text = str(source)
+    return _download(text) if urlparse(text).scheme in ("http", "https", "file") else Path(source)
 
 
 def _download(url: str) -> Path:

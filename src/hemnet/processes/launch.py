@@ -13,9 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from lightning_fabric.plugins.environments import SLURMEnvironment
-from torch.distributed import TCPStore
-
 from hemnet.errors import HemnetError
 from hemnet.processes.children import die_with_parent, signal_group
 from hemnet.processes.signals import Interrupted, signals
@@ -43,7 +40,16 @@ class RankError(HemnetError):
 
 def launched() -> bool:
     """Return whether torchrun, SLURM or `run_ranks` has started this process as a rank of a run."""
-    return "LOCAL_RANK" in os.environ or "RANK" in os.environ or SLURMEnvironment.detect()
+    return "LOCAL_RANK" in os.environ or "RANK" in os.environ or in_slurm()
+
+
+def in_slurm() -> bool:
+    """Return whether SLURM has started this process as a task of a job, as Lightning sees it."""
+    if "SLURM_NTASKS" not in os.environ:
+        return False
+    from lightning_fabric.plugins.environments import SLURMEnvironment  # here: slow to import
+
+    return SLURMEnvironment.detect()
 
 
 def run_ranks(command: Sequence[str], count: int, message: bytes) -> None:
@@ -60,6 +66,8 @@ def run_ranks(command: Sequence[str], count: int, message: bytes) -> None:
         RankError: a rank failed, was killed, or ended long before or after the others.
         Interrupted: the ranks were asked to stop, and did so.
     """
+    from torch.distributed import TCPStore
+
     # The store listens in this process, so that no other process can take its port before the ranks connect.
     store = TCPStore(HOST, 0, count, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=30))
     ranks: list[subprocess.Popen[bytes]] = []

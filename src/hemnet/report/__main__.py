@@ -8,22 +8,22 @@ import hemnet.lab
 import argparse
 import logging
 import sys
-from pathlib import Path
 
 from hemnet.config.command_line import log_to_terminal, run_entry
+from hemnet.storage.places import absolute
 
 
 def _page() -> None:
     parser = argparse.ArgumentParser(
         prog="hemnet report",
         description="Write one page, with figures and tables, on all runs in the folders: means over seeds "
-        "with 95%% intervals, paired tests, gradient flow, convergence, cost. Reads only run directories.",
+        "with 95% intervals, paired tests, gradient flow, convergence, cost. Reads only run directories.",
     )
     parser.add_argument(
-        "folders", nargs="*", type=Path, default=[Path("runs")], metavar="FOLDER",
+        "folders", nargs="*", type=absolute, default=[absolute("runs")], metavar="FOLDER",
         help="run directories, or folders that hold some, such as runs/sweeps/smoke; default: runs",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("report"), metavar="FOLDER", help="default: report")
+    parser.add_argument("--out", type=absolute, default="report", metavar="FOLDER", help="default: report")
     parser.add_argument("--no-images", action="store_true", help="leave predictions and attention maps out")
     parser.epilog = "python -m hemnet.report wandb --help: the dashboard on a W&B server"
     options = parser.parse_args()

@@ -146,10 +146,10 @@ def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], li
 def _forget_old(out: Path, files: Sequence[str]) -> None:
     listing = out / LISTED
     try:
-        old = {str(name) for name in json.loads(listing.read_text())} if listing.is_file() else set()
+        old = {str(name) for name in json.loads(listing.read_text("utf-8"))} if listing.is_file() else set()
     except (ValueError, TypeError, RecursionError):
         old = set()  # the list is damaged; the files it named are kept
     for name in old - set(files):
         if OWN_FILE.fullmatch(name):  # the list may be anybody's, so no other file is removed
             (out / name).unlink(missing_ok=True)
-    listing.write_text(json.dumps(files, indent=1) + "\n")
+    listing.write_text(json.dumps(files, indent=1) + "\n", "utf-8")

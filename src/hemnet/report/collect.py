@@ -134,7 +134,7 @@ def read(path: Path) -> Record:
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text("utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} is not a JSON object")
     return content

@@ -9,13 +9,13 @@ import json
 import logging
 import os
 import threading
-from pathlib import Path
 from typing import Any
 
 from hemnet.config.command_line import log_to_terminal
 from hemnet.errors import HemnetError
+from hemnet.loggers import STEP
 from hemnet.loggers.wandb_guard import obstacle
-from hemnet.loggers.wandb_run import STEP
+from hemnet.storage.places import absolute
 
 log = logging.getLogger(__name__)
 INSTALL = "pip install 'hemnet[dashboards]'"
@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--entity", required=True, help="W&B user or team that owns the project")
     parser.add_argument("--project", default="hemnet", help="default: hemnet")
     parser.add_argument("--sweep", help="show the runs of this sweep alone; default: all runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what would be sent; send nothing")
+    parser.add_argument(
+        "--json", type=absolute, metavar="FILE", help="write what would be sent; send nothing"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -48,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     """
     report = dashboard(options.entity, options.project, options.sweep)
     if options.json:
-        options.json.write_text(json.dumps(payload(report), indent=2) + "\n")
+        options.json.write_text(json.dumps(payload(report), indent=2) + "\n", "utf-8")
         log.info("%s holds the dashboard; nothing was sent", options.json)
         return
     problem = obstacle()

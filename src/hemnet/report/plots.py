@@ -50,7 +50,7 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     """Write a figure as PDF and SVG, the same bytes for the same content, and return the SVG."""
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None})
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    return (folder / f"{name}.svg").read_text()
+    return (folder / f"{name}.svg").read_text("utf-8")
 
 
 @dataclass(frozen=True)

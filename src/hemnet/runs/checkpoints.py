@@ -12,8 +12,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hemnet.errors import HemnetError
 from hemnet.storage.files import file_digest, remove_abandoned, replacing, require_unpacked
 
@@ -34,13 +32,15 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written to.
     """
+    import torch  # here, and below: slow to import
+
     try:
         with replacing(path) as part:
             with part.open("wb") as file:
                 torch.save(checkpoint, file)
             lines = [f"{file_digest(part, 'sha256')}  {path.name}", *_keep(path)]
             with replacing(_hashes(path)) as hashes:
-                hashes.write_text("".join(f"{line}\n" for line in lines))
+                hashes.write_text("".join(f"{line}\n" for line in lines), "utf-8")
     except (OSError, RuntimeError) as error:
         # torch raises a RuntimeError about the incomplete file; the OSError behind it is the cause.
         cause = error if isinstance(error, OSError) else error.__context__
@@ -92,7 +92,7 @@ def _hashes(path: Path) -> Path:
 def _known(path: Path) -> list[str]:
     """Return the hashes that a checkpoint may have, the newest first; [] if none are recorded."""
     file = _hashes(path)
-    text = file.read_text(errors="replace") if file.is_file() else ""
+    text = file.read_text(errors="replace", encoding="utf-8") if file.is_file() else ""
     return re.findall(r"^(?:# )?([0-9a-f]{64})  ", text, re.MULTILINE)
 
 
@@ -108,6 +108,8 @@ def read(path: Path) -> dict[str, Any]:
         CheckpointError: there is no such file, it was changed or truncated since it was written, it holds
             more than plain data, or it has another format.
     """
+    import torch
+
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
     try:

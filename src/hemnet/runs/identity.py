@@ -1,6 +1,7 @@
 """What names and compares runs: head, T, h, seed; which keys count as one setting; names of jobs."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.em.gradient.choose import MODES
 from hemnet.runs.redaction import is_secret, redact
 
 PLAIN_HEADS = {
@@ -93,6 +93,8 @@ def _gradient(node: dict[str, Any]) -> str | None:
     mode = node.get("gradient")
     if not isinstance(mode, dict):
         return mode
+    from hemnet.em.gradient.choose import MODES  # here, since it needs torch
+
     target = str(mode.get("_target_")).rpartition(".")[2]
     return next((name for name, made in MODES.items() if made.__name__ == target), target)
 
@@ -124,10 +126,19 @@ def is_placement(key: str) -> bool:
 
 
 def differences(one: DictConfig, other: DictConfig) -> list[str]:
-    """Return the keys at which two resolved configurations differ, except placement keys and `SHARED`."""
+    """Return the keys at which two resolved configurations differ, except placement keys and `SHARED`.
+
+    A path is the same whether it is relative, as older runs have stored it, or absolute.
+    """
     first, second = (dict(leaves(OmegaConf.to_container(config))) for config in (one, other))
     keys = sorted((first.keys() | second.keys()) - set(SHARED))
-    return [key for key in keys if first.get(key) != second.get(key) and not is_placement(key)]
+    return [key for key in keys if not _same(first.get(key), second.get(key)) and not is_placement(key)]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, str) and isinstance(other, str) and "/" in one + other:
+        return one == other or os.path.abspath(one) == os.path.abspath(other)
+    return bool(one == other)
 
 
 def job_name(overrides: Sequence[str]) -> str:

@@ -9,8 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hemnet.runs.redaction import redact_argument
 
 PACKAGES = ("hemnet", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
@@ -22,6 +20,8 @@ def environment() -> dict[str, Any]:
 
     Environment variables are left out, since they may be secret.
     """
+    import torch  # here, and below: slow to import
+
     return {
         "command": [redact_argument(argument) for argument in sys.argv],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -36,10 +36,12 @@ def environment() -> dict[str, Any]:
 
 def device_name(accelerator: str) -> str:
     """Return the model name of the device behind Lightning's ``accelerator``, such as "cpu (...)"."""
+    import torch
+
     if accelerator != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else []
+    models = re.findall(r"model name\s*:\s*(.+)", info.read_text("utf-8")) if info.is_file() else []
     return f"cpu ({models[0] if models else platform.processor() or platform.machine()})"
 
 
@@ -64,6 +66,8 @@ def _git(*arguments: str) -> str | None:
     """Return the output of a git command in the source tree; None without git or a repository."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10, encoding="utf-8"
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

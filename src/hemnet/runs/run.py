@@ -28,6 +28,8 @@ from hemnet.runs.stored_config import read_config
 from hemnet.storage.files import hold, read_json, read_table, replacing, write_json, write_records
 
 log = logging.getLogger(__name__)
+# To run.log alone: the command prints the error of its run itself (conf/train.yaml, hydra.job_logging).
+failures = logging.getLogger("hemnet.failure")
 Checkpoint = Literal["last", "best"]
 RESULT = "result.json"
 INNER = {"evaluation", "checkpoints", "figures", "wandb"}
@@ -175,7 +177,7 @@ class Run:
             note = {"error": redact(f"{type(error).__name__}: {error}")}
             # Errors meant for users explain themselves; any other error needs its traceback in run.log.
             plain = isinstance(error, HemnetError | Interrupted)
-            log.error("%s", error, exc_info=None if plain else error)
+            failures.error("%s", error, exc_info=None if plain else error)
         result = {
             "status": status,
             "experiment": self.config.name,

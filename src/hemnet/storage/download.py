@@ -142,7 +142,7 @@ class _Transfer:
             # Opening truncates the old bytes before the note describes the new file, so that a crash between
             # the two cannot attribute old bytes to the new file.
             with self.part.open("ab" if start else "wb") as file:
-                self.note.write_text(json.dumps(described))
+                self.note.write_text(json.dumps(described), "utf-8")
                 size = self._copy(response, file, start, total, show)
         if total is not None and size < total:
             raise _Broken(f"the connection ended after {size} of {total} bytes")
@@ -182,7 +182,7 @@ class _Transfer:
     def _resumable(self) -> tuple[int, str, bool]:
         """Return the number of usable bytes, their ETag or date for If-Range, and if the file is complete."""
         with suppress(OSError, ValueError, KeyError, TypeError):
-            note, size = json.loads(self.note.read_text()), self._size()
+            note, size = json.loads(self.note.read_text("utf-8")), self._size()
             if size and note["url"] == self.url and note["validator"]:
                 return size, note["validator"], size == note["total"]
         return 0, "", False

@@ -63,13 +63,13 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file with a header, each without its empty cells; [] if there is no file."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file with a header, whole or not at all."""
-    with replacing(path) as part, part.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([head, *rows])
 
 
@@ -81,7 +81,7 @@ def write_records(path: Path, head: Sequence[str], records: Iterable[Mapping[str
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; {} if there is no file, or its content is not a JSON object."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -90,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all. NaN and infinity become null, since JSON has neither."""
     with replacing(path) as part:
-        part.write_text(json.dumps(_finite(content), indent=2) + "\n")
+        part.write_text(json.dumps(_finite(content), indent=2) + "\n", "utf-8")
 
 
 def _finite(value: Any) -> Any:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config.build import build_inference
 from hemnet.config.command_line import override
 from hemnet.config.machine import on_this_machine
 from hemnet.config.paths import recipe
@@ -15,6 +14,7 @@ from hemnet.runs.evaluations import FOLDER, results_of
 from hemnet.runs.identity import identity
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run, find_runs
+from hemnet.storage.places import absolute
 from hemnet.sweeps.jobs import Evaluation
 from hemnet.sweeps.pool import Slot
 from hemnet.sweeps.sweep import run_and_report, slots_for
@@ -30,7 +30,7 @@ def read_sweep(name: str) -> tuple[list[Path], list[int]]:
     content = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(content, dict) or content.keys() != {"runs", "iterations"}:
         raise HemnetError(f"{path} must have runs, a folder, and iterations, a list, and nothing else")
-    return [Path(content["runs"])], list(content["iterations"])
+    return [absolute(content["runs"])], list(content["iterations"])
 
 
 def evaluate_runs(
@@ -90,6 +90,8 @@ def _arguments(
     worst: int,
 ) -> list[str]:
     """Return the arguments of `hemnet.evaluate` for the evaluations of a run that are still missing."""
+    from hemnet.config.build import build_inference  # here: slow to import
+
     if run.status != "finished":
         raise _NothingToDo(f"it has not finished: {run.status or 'no result yet'}")
     about = identity(run.config)

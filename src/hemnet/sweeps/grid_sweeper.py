@@ -1,6 +1,6 @@
 """A sweeper for Hydra: the jobs of a grid, as with Hydra's basic sweeper, or of a union of grids."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,12 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from hemnet.config.check import absolute_path
+from hemnet.config.overrides import quoted
 from hemnet.sweeps.grids import union
+from hemnet.sweeps.names import Jobs, job_names
 
 
 class GridSweeper(Sweeper):
@@ -51,17 +54,38 @@ class GridSweeper(Sweeper):
         assert self.config is not None
         assert self.launcher is not None
         grids = {name: self._axes(grid) for name, grid in self.grids.items() if grid is not None}
-        jobs = union(self._axes(self.params), grids, self._parse(arguments))
-        folder = Path(self.config.hydra.sweep.dir)
+        shared = self._axes(self.params)
+        jobs = union(shared, grids, self._parse(arguments))
+        folder = Path(absolute_path(self.config.hydra.sweep.dir))
+        axes = {key: values for grid in (shared, *grids.values()) for key, values in grid.items()}
+        jobs = self._placed(jobs, axes, folder)
+        self.validate_batch_is_legal(jobs)  # composes each job: an error comes before anything is written
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
-        self.validate_batch_is_legal(
-            jobs
-        )  # composes each job, so that an error comes before the first starts
+        OmegaConf.save(self.config, folder / "multirun.yaml", resolve=False)
         done = self.launcher.launch(jobs, initial_job_idx=0)
         for job in done:
             _ = job.return_value  # raises the error of a job that failed
         return [done]
+
+    def _placed(self, jobs: Jobs, axes: Mapping[str, Sequence[str]], folder: Path) -> list[list[str]]:
+        """Return the overrides of each job with those of its directory, for whichever launcher runs it."""
+        assert self.config is not None
+        pinned = [f"hydra.sweep.dir={quoted(folder)}"]
+        if "${job_name:" not in OmegaConf.to_container(self.config.hydra.sweep)["subdir"]:  # type: ignore[call-overload, index]
+            return [[*job, *pinned] for job in jobs]
+        names = job_names(jobs, axes, folder, self._compose)
+        return [
+            [*job, *pinned, f"hydra.sweep.subdir={quoted(name)}"]
+            for job, name in zip(jobs, names, strict=True)
+        ]
+
+    def _compose(self, job: Sequence[str]) -> DictConfig:
+        assert self.hydra_context is not None
+        assert self.config is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(job))
+        with open_dict(config):
+            del config.hydra
+        return config
 
     def _axes(self, axes: Mapping[str, Any]) -> dict[str, list[str]]:
         return self._parse([f"{key}={values}" for key, values in axes.items()])

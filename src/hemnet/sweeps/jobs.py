@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hemnet.config.overrides import quoted
 from hemnet.processes.children import die_with_parent, signal_group
 from hemnet.runs.run import RESULT
 from hemnet.storage.files import read_json
@@ -91,8 +92,7 @@ class Job:
     @property
     def command(self) -> list[str]:
         """The command that its process runs."""
-        here = _quoted(self.path.absolute())
-        places = [f"run_dir={here}", "resume=auto"]
+        places = [f"run_dir={quoted(self.path.absolute())}", "resume=auto"]
         return [sys.executable, "-m", "hemnet.train", *self.overrides, *places]
 
     @property
@@ -132,12 +132,6 @@ def last_lines(path: Path) -> list[str]:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     return [line.rstrip() for line in lines if line.strip()]
-
-
-def _quoted(path: Path) -> str:
-    """Return a path as a quoted string of Hydra's grammar."""
-    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
 
 
 def _end_with_sweep() -> None:

@@ -8,6 +8,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from hemnet.config.check import absolute_path
+from hemnet.config.paths import CONF
 from hemnet.runs.redaction import without_secrets
 from hemnet.sweeps.jobs import Job
 from hemnet.sweeps.sweep import run_sweep
@@ -34,23 +36,49 @@ class ProcessLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs with these overrides; raise an error at the end if any of them failed."""
         assert self._config is not None
-        folder = Path(self._config.hydra.sweep.dir)
-        _hide_secrets(folder / "multirun.yaml")
+        folder = Path(absolute_path(self._config.hydra.sweep.dir))
         jobs, configs = [], []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             config = self._compose(overrides, number)
             path = folder / str(config.hydra.sweep.subdir)
+            given = self._given([each for each in overrides if not each.startswith("hydra.sweep.")])
             with open_dict(config):
                 del config.hydra
                 config.run_dir = str(path)
-            jobs.append(Job(path.name, path, list(overrides)))
+            jobs.append(Job(path.name, path, given))
             configs.append(config)
+        _hide_secrets(folder / "multirun.yaml")
         devices = None if self.devices is None else list(self.devices)
         run_sweep(jobs, configs, folder, self.parallel, devices)
         return [
             JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=job.miou)
             for job in jobs
         ]
+
+    def _given(self, overrides: Sequence[str]) -> list[str]:
+        """Return the arguments of a job: its overrides, and what Hydra itself was given for the sweep.
+
+        The second are the options that say where configurations are found, and ``hydra.*``, except those
+        that make a sweep of it.
+        """
+        assert self._config is not None
+        hydra = self._config.hydra
+        options = [f"--config-name={hydra.job.config_name}"] if hydra.job.config_name != "train" else []
+        for source in hydra.runtime.config_sources:
+            if source.provider == "command-line":
+                options.append(f"--config-dir={source.path}")
+            if source.provider == "main" and source.path != str(CONF):
+                options.append(f"--config-path={source.path}")
+        own = (
+            "hydra.mode=",
+            "hydra.run.",
+            "hydra.sweep",
+            "hydra.launcher",
+            "hydra/sweep",
+            "hydra/launch",
+        )
+        kept = [each for each in hydra.overrides.hydra if not each.lstrip("+~").startswith(own)]
+        return [*options, *kept, *overrides]
 
     def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         assert self._context is not None

@@ -5,9 +5,11 @@ the environment import this project.
 """
 
 from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
 
 from hemnet.sweeps.grid_sweeper import GridSweeper
 from hemnet.sweeps.launcher import ProcessLauncher
+from hemnet.sweeps.names import sweep_name
 
 NAMESPACE = "hydra_plugins.hemnet"
 """Precedes the class's name in ``_target_`` of conf/hydra: Hydra refuses a plugin whose name is outside
@@ -15,7 +17,8 @@ NAMESPACE = "hydra_plugins.hemnet"
 
 
 def register() -> None:
-    """Register the launcher and the sweeper under the names that conf/hydra gives them."""
+    """Register the launcher and the sweeper under the names that conf/hydra gives them, and its resolver."""
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     plugins = Plugins.instance()
     for plugin in (ProcessLauncher, GridSweeper):
         plugins.register(plugin)

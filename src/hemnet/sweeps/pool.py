@@ -5,10 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from hemnet.errors import HemnetError
-from hemnet.loggers.wandb_run import AGENT
+from hemnet.loggers import AGENT
 from hemnet.processes.signals import interruptible
 from hemnet.sweeps.jobs import Job
 from hemnet.wording import counted
@@ -73,6 +71,8 @@ def _visible() -> list[str]:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
         return [name for name in listed.split(",") if name]
+    import torch
+
     return [str(i) for i in range(torch.cuda.device_count())]
 
 

@@ -168,7 +168,7 @@ def _read_marks(root: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} cannot be read ({error}): remove it and run the command again") from error
 
@@ -176,4 +176,4 @@ def _read_marks(root: Path) -> dict[str, Any]:
 def _write_mark(root: Path, source: Source, mark: dict[str, Any]) -> None:
     marks = _read_marks(root) | {source.name: mark}
     with replacing(root / MARKER) as new:
-        new.write_text(json.dumps(marks, indent=2) + "\n")
+        new.write_text(json.dumps(marks, indent=2) + "\n", "utf-8")

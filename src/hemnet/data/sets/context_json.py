@@ -24,6 +24,7 @@ from PIL import Image
 from hemnet.data.listing import MOST_PIXELS, require_file
 from hemnet.data.sets.context import LABEL_OF_CLASS
 from hemnet.data.spec import DataError
+from hemnet.storage.places import absolute
 
 
 def decode_runs(counts: str, height: int, width: int) -> np.ndarray:
@@ -126,15 +127,17 @@ def _write(content: dict[str, Any], draft: Path) -> dict[str, int]:
         names[image["phase"]].append(name)
         Image.fromarray(mask_HW).save(draft / "masks" / f"{name}.png")
     for split, of_split in names.items():
-        (draft / "lists" / f"{split}.txt").write_text("".join(f"{name}\n" for name in sorted(of_split)))
+        (draft / "lists" / f"{split}.txt").write_text(
+            "".join(f"{name}\n" for name in sorted(of_split)), "utf-8"
+        )
     return {split: len(of_split) for split, of_split in names.items()}
 
 
 def main() -> None:
     """Run as a command."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("annotation", type=Path, help="trainval_merged.json")
-    parser.add_argument("devkit", type=Path, help="the folder VOC2010")
+    parser.add_argument("annotation", type=absolute, help="trainval_merged.json")
+    parser.add_argument("devkit", type=absolute, help="the folder VOC2010")
     arguments = parser.parse_args()
     try:
         splits = write_masks(arguments.annotation, arguments.devkit)

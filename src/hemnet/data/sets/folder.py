@@ -39,7 +39,7 @@ class _ClassFile(BaseModel):
     colors: list[list[_Byte]] | None = None
 
 
-def own_classes(classes: Sequence[str] | str, root: Path) -> tuple[DatasetSpec, dict[int, int]]:
+def own_classes(classes: Sequence[str] | str | Path, root: Path) -> tuple[DatasetSpec, dict[int, int]]:
     """Return the classes of a user's data set, and the class of each label in its masks.
 
     Args:
@@ -57,8 +57,8 @@ def own_classes(classes: Sequence[str] | str, root: Path) -> tuple[DatasetSpec, 
             colours.
     """
     name = root.resolve().name or "folder"
-    where = classes if isinstance(classes, str) else f"the classes of {name}"
-    content = _load(Path(classes)) if isinstance(classes, str) else list(classes)
+    where = str(classes) if isinstance(classes, str | Path) else f"the classes of {name}"
+    content = _load(Path(classes)) if isinstance(classes, str | Path) else list(classes)
     try:
         own = _ClassFile.model_validate({"names": content} if isinstance(content, list) else content)
         labels = own.labels if own.labels is not None else list(range(len(own.names)))
@@ -125,7 +125,7 @@ class Folder(FileReader):
         self,
         root: str | Path,
         split: str,
-        classes: list[str] | str,
+        classes: list[str] | str | Path,
         images: str = "images/{split}",
         masks: str | None = "masks/{split}",
     ) -> None:

@@ -78,7 +78,7 @@ class VOC(FileReader):
         DataError: a missing folder or list, a listed image that is missing or has no mask, wrong classes.
     """
 
-    def __init__(self, root: str | Path, split: str, classes: list[str] | str | None = None) -> None:
+    def __init__(self, root: str | Path, split: str, classes: list[str] | str | Path | None = None) -> None:
         devkit = find_devkit(Path(root), 2012, _LAYOUT)
         lists = sorted(path.stem for path in (devkit / "ImageSets" / "Segmentation").glob("*.txt"))
         if lists:

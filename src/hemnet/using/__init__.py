@@ -1,0 +1,1 @@
+"""What is done with a trained network: evaluation, prediction, export, cost. The commands are its doors."""

@@ -1,0 +1,205 @@
+"""Score trained networks on the validation split of their data sets: ``python -m hemnet.evaluate RUN``.
+
+The results, result.json, classes.csv, images.csv, confusion.png and worst.png, are written to the folder
+RUN/evaluation/CHECKPOINT[-inference options][-changed keys]/, or with --iterations to a folder T<n> in it for
+each number of EM iterations.
+
+Several runs, or folders of runs, are evaluated each in its own process, without repeating evaluations.
+--sweep NAME takes runs and iterations from experiments/evaluations/NAME.yaml.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from hemnet.callbacks.evaluation_record import EvaluationRecord
+from hemnet.callbacks.label_check import LabelCheck
+from hemnet.config.build import build_data, build_evaluator, build_inference, build_task, restore
+from hemnet.config.command_line import (
+    SUMMARY,
+    override,
+    print_scores,
+    print_sweep,
+)
+from hemnet.config.machine import on_this_machine
+from hemnet.data import DataError, DatasetSpec, SegmentationData
+from hemnet.data.readers import has_labels
+from hemnet.em import HighwayEM
+from hemnet.errors import HemnetError
+from hemnet.figures.predictions import record_of
+from hemnet.nets import Segmenter
+from hemnet.processes.ranks import rank
+from hemnet.runs.evaluations import (
+    FOLDER,
+    at_iterations,
+    digest_of,
+    folder_for,
+    require_own,
+    write_iterations,
+)
+from hemnet.runs.outputs import Origin
+from hemnet.runs.provenance import device_name
+from hemnet.runs.run import Checkpoint, Run
+
+log = logging.getLogger(__name__)
+VOC_CLASSES = 21
+
+
+def evaluate(
+    folder: str | Path,
+    which: Checkpoint,
+    assignments: Sequence[str],
+    *,
+    iterations: Sequence[int] = (),
+    output: Path | None = None,
+    worst: int = 8,
+    submission: Path | None = None,
+) -> dict[str, float]:
+    """Evaluate a checkpoint of a run on its validation split; write a report and return the scores.
+
+    Args:
+        folder: the run directory.
+        which: the checkpoint.
+        assignments: ``key=value`` changes to the run's configuration; ``inference.*`` are inference options.
+        iterations: numbers T of EM iterations to evaluate with, one after another; none means the T of the
+            run. The scores of the last one are returned.
+        output: the folder to write to; None is a folder in the run with the name of `Origin`. If it holds an
+            evaluation on other images, the results go to a folder beside it, see `folder_for`.
+        worst: how many of the worst images to show.
+        submission: the folder in which to write a submission to the PASCAL VOC test server; None writes none.
+
+    Raises:
+        hemnet.errors.HemnetError: there is no such run, checkpoint or data, the classes differ, the network
+            has no EM layer to iterate, the split has images alone and no submission is wanted, or the folder
+            to write to holds the output of another origin.
+    """
+    run = Run.open(folder)
+    config = override(run.config, assignments)
+    inference = build_inference(config)
+    origin = Origin.of(run, which, config, inference.settings)
+    place = output or run.path / FOLDER / origin.name
+    require_own(place, origin)
+    run.config = config = on_this_machine(config, assignments)
+    network, spec = restore(run, which)
+    _check_iterations(network, iterations, submission)
+    data = build_data(config)
+    spec.require_same_classes(data.spec)
+    labelled = _has_labels(data, submission)
+    task = build_task(config, network, spec)
+    task.inference = inference
+    masks = submission and _submission_folder(submission, config, spec, origin)
+    record = EvaluationRecord(worst, masks, json.dumps(origin.record()))
+    labels = LabelCheck()
+    trainer = build_evaluator(config, [record, *([labels] if labelled else [])])
+    what = origin.record() | {"overrides": list(assignments), "inference": asdict(inference)}
+    found: dict[int | None, dict[str, float]] = {}
+    counts: Sequence[int | None] = iterations or [None]
+    for count in counts:
+        set_iterations(network, count)
+        started = time.monotonic()
+        (scores,) = trainer.validate(task, datamodule=data, verbose=False)
+        found[count] = dict(scores)
+        if trainer.is_global_zero:
+            images = digest_of([score.name for score in record.images], record.matrix.sum(1))
+            place = folder_for(place, images)
+            title = _title(config, origin, data.spec, len(record.images))
+            figures = title if count is None else f"{title}, T = {count}"
+            result = what | {
+                "iterations_eval": count,
+                "images": len(record.images),
+                "data": images,
+                "seconds": round(time.monotonic() - started, 1),
+                "device": device_name(config.trainer.accelerator),
+                "metrics": found[count],
+                **({"warnings": labels.warnings} if labels.warnings else {}),
+            }
+            _write(record, at_iterations(place, count), spec, result, figures)
+    if trainer.is_global_zero:
+        if iterations:
+            write_iterations(place, run.checkpoint(which), [*SUMMARY.values(), "val/loss"])
+        _conclude(found if labelled else {}, spec, place, title)
+    return found[counts[-1]]
+
+
+def _has_labels(data: SegmentationData, submission: Path | None) -> bool:
+    labelled = has_labels(data.val_dataset.reader)
+    if not labelled and submission is None:
+        raise DataError(
+            f"the evaluation split of {data.spec.name} has images alone, so nothing can be scored; choose "
+            "a split with masks, write a submission with --voc-submission, or use hemnet predict"
+        )
+    return labelled
+
+
+def _write(
+    record: EvaluationRecord, folder: Path, spec: DatasetSpec, result: dict[str, Any], title: str
+) -> None:
+    try:
+        record.write(folder, spec, result, title)
+    except OSError as error:
+        raise HemnetError(f"cannot write to {folder} ({error}): choose another --output") from error
+
+
+def _title(config: DictConfig, origin: Origin, data: DatasetSpec, images: int) -> str:
+    """Return what tells this evaluation from others: on the terminal, and above its figures."""
+    split = OmegaConf.select(config, "data.val.split") or "val"
+    return (
+        f"{origin.experiment}, seed {origin.seed}, {origin.name}; {images} images of the {split} split of "
+        f"{data.name}"
+    )
+
+
+def set_iterations(network: Segmenter, count: int | None) -> None:
+    """Set the number of iterations of every EM layer in evaluation mode; None changes nothing."""
+    for module in network.modules():
+        if count is not None and isinstance(module, HighwayEM):
+            module.iterations_eval = count
+
+
+def _check_iterations(network: Segmenter, iterations: Sequence[int], submission: Path | None) -> None:
+    if not iterations:
+        return
+    if not any(isinstance(module, HighwayEM) for module in network.modules()):
+        raise HemnetError("this network has no EM layer: leave --iterations out, or name a run that has one")
+    if min(iterations) < 0 or len(set(iterations)) < len(iterations):
+        raise HemnetError(f"--iterations {' '.join(map(str, iterations))}: give different numbers, 0 or more")
+    if submission is not None and len(iterations) > 1:
+        raise HemnetError("a submission has one prediction per image: give --iterations one number")
+
+
+def _submission_folder(root: Path, config: DictConfig, spec: DatasetSpec, origin: Origin) -> Path:
+    """Create the folder that the server expects; "comp5" means training on the challenge's data only.
+
+    Raises:
+        HemnetError: there are masks of another origin.
+    """
+    split = OmegaConf.select(config, "data.val.split") or "val"
+    folder = root / "results" / "VOC2012" / "Segmentation" / f"comp5_{split}_cls"
+    folder.mkdir(parents=True, exist_ok=True)
+    if earlier := next(folder.glob("*.png"), None):
+        origin.require_own(folder, record_of(earlier))
+    if rank() == 0:
+        if spec.num_classes != VOC_CLASSES:
+            log.warning(
+                "the VOC server scores %d classes, this network has %d", VOC_CLASSES, spec.num_classes
+            )
+        if split != "test":
+            log.warning("the submission is of the %s split; the server takes test images", split)
+        log.info("a palette PNG per image goes to %s", folder)
+    return folder
+
+
+def _conclude(
+    found: Mapping[int | None, Mapping[str, float]], spec: DatasetSpec, output: Path, title: str
+) -> None:
+    if None in found:
+        print_scores(found[None], spec.classes, title)
+    elif found:
+        print_sweep(found, title)
+    print(f"written to {output}")

@@ -1,0 +1,36 @@
+"""Help, and errors of the command line, import nothing that takes seconds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "torch._dynamo", "pytorch_lightning", "scipy", "matplotlib", "wandb", "albumentations")
+SCRIPT = """
+import runpy, sys
+name, *sys.argv[1:] = sys.argv[1:]
+try:
+    runpy.run_module(f"hemnet.{name}", run_name="__main__", alter_sys=True)
+except SystemExit:
+    print("imported:", [name for name in %r if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([name, "--help"] for name in ("train", "evaluate", "predict", "export", "report", "search", "cost",
+                                        "bench", "data")),
+        ["data", "get", "nosuch"], ["train", "trainer.max_epoch=1"], ["train", "experiment=nosuch"],
+        ["train", "--multirun", "experiment=nosuch"], ["evaluate", "nowhere"], ["predict", "nowhere", "x"],
+        ["search", "nosuch"], ["cost", "experiment=nosuch"], ["data", "check", "data=nosuch"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_nothing_slow_is_imported(words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT % (HEAVY,), *words], cwd=tmp_path, capture_output=True,
+        encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "imported: []", done.stderr
