@@ -18,24 +18,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hemnet.callbacks.finite import FiniteSteps
-from hemnet.callbacks.lightning_state import callbacks_of
-from hemnet.config.build import (
-    build_data,
-    build_evaluator,
-    build_network,
-    build_task,
-    build_trainer,
-    local_processes,
-)
+from hemnet.callbacks.run_record import RunRecord
+from hemnet.config.build import build_data, build_network, build_task, build_trainer, local_processes
 from hemnet.config.check import check, explain
 from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
 from hemnet.config.compose import register_recipes
+from hemnet.config.feasible import check_feasible, check_monitors
 from hemnet.config.paths import CONF
+from hemnet.config.refusals import refusal, refusals
+from hemnet.config.resuming import resumed
 from hemnet.figures.scores import learning_curves
 from hemnet.processes.launch import RankError, run_ranks
 from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted, foremost, interruptible
+from hemnet.runs.identity import debugging
 from hemnet.runs.run import RESULT, Run
 from hemnet.storage.files import read_json
 from hemnet.sweeps import plugins
@@ -47,13 +43,15 @@ AS_RANK = "--as-rank"
 def train(config: DictConfig) -> float:
     """Train and evaluate as the config says, leaving a whole run directory; return the final val/miou.
 
-    The scores in result.json are those of the last checkpoint: nothing is chosen on the validation set.
+    The scores in result.json are those of the last checkpoint on the whole validation split: nothing is
+    chosen on it. A run that was limited to try the code, see `debugging`, is marked there and counts nowhere.
 
     Raises:
         Interrupted: a signal asked the run to stop; it is saved and can be resumed.
         HemnetError: the config is wrong, or the run cannot be made.
     """
     check(config)
+    check_feasible(config)
     count = local_processes(config)
     if count > 1:
         return _train_on(config, count)
@@ -77,7 +75,7 @@ def _train_on(config: DictConfig, count: int) -> float:
         if not began or (said and getattr(error, "rank", 0) == 0):
             raise  # there is no run, or its first rank has recorded the error
         with Run.open(path) as run:
-            run.record(seconds=round(time.monotonic() - started, 1), steps=said.get("steps", 0))
+            run.record(seconds=round(time.monotonic() - started, 1), **run.progress())
             if isinstance(error, RankError) and "error" in said:
                 # Either error may be the cause of the other, so the user sees both.
                 raise RankError(f"{error}. Rank 0: {said['error']}", error.rank) from error
@@ -103,32 +101,33 @@ def _train(config: DictConfig) -> float:
     if run.status == "finished":
         log.info("%s is finished: nothing is left to do", run.path)
         return run.result["metrics"]["val/miou"]
-    with run, foremost():
+    with run, refusals(config), foremost():
         log.info("run directory: %s", run.path)
+        run.record(**run.progress())
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = build_data(config)
         # A resumed run takes its weights from the checkpoint, and needs no pretrained ones.
         network = build_network(config, data.spec.num_classes, pretrained=run.resumes_from is None)
         task = build_task(config, network, data.spec)
-        trainer = build_trainer(config)
+        check_monitors(config, task)
+        record = RunRecord(run)
+        trainer = build_trainer(config, [record])
         if run.resumes_from:
             log.info("going on after step %d", run.saved_step)
         trainer.fit(task, datamodule=data, ckpt_path=run.resumes_from, weights_only=True)
-        run.record(steps=trainer.global_step)
-        # A network whose output is not finite has no scores: FiniteSteps ends the run, as in training.
-        finite = callbacks_of(trainer, FiniteSteps)
-        (scores,) = build_evaluator(config, finite).validate(task, datamodule=data, verbose=False)
-        run.record(metrics=scores)
+        scores = record.scores
         if trainer.is_global_zero:
             learning_curves(run.metrics(), run.figure("learning_curves.png"))
             print_scores(scores, data.spec.classes, f"{config.name}, seed {config.seed}")
             log.info("val/miou %.4f; everything is in %s", scores["val/miou"], run.path)
+            if limits := debugging(config):
+                log.warning("this run counts nowhere, because of %s", ", ".join(limits))
     return scores["val/miou"]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _main(config: DictConfig) -> float:
-    return train(config)
+    return train(resumed(config, HydraConfig.get().overrides.task))
 
 
 def _entry() -> None:
@@ -143,6 +142,10 @@ def _entry() -> None:
         _main()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
+    except (OSError, ValueError) as error:  # from Hydra, which makes the run directory and run.log
+        if (said := refusal(error, {}, "run_dir")) is None:
+            raise
+        raise said from error
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.config.check import ConfigError, check, explain
 from hemnet.config.paths import CONF, recipes
+from hemnet.config.resuming import resumed
 from hemnet.errors import HemnetError
 from hemnet.runs.identity import job_name
 
@@ -96,7 +97,7 @@ def load(overrides: list[str]) -> DictConfig:
     register_recipes()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
-            config = compose("train", overrides)
+            config = resumed(compose("train", overrides), overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
     check(config)

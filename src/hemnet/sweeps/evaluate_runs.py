@@ -6,12 +6,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config.build import build_inference
+from hemnet.config.build import build_inference, on_this_machine
 from hemnet.config.command_line import override
 from hemnet.config.paths import recipe
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import FOLDER, results_of
-from hemnet.runs.identity import identity
+from hemnet.runs.identity import debugging, identity
 from hemnet.runs.run import Checkpoint, Run, find_runs
 from hemnet.sweeps.jobs import Evaluation
 from hemnet.sweeps.pool import Slot
@@ -67,7 +67,7 @@ def evaluate_runs(
             run = Run.open(path)
             config = override(run.config, assignments)
             job.overrides = _arguments(run, config, which, assignments, iterations, worst)
-            slots = slots or slots_for(config, parallel, None)
+            slots = slots or slots_for(on_this_machine(config), parallel, None)
         except _NothingToDo as reason:
             job.status, job.error = "skipped", str(reason)
         except HemnetError as error:
@@ -90,6 +90,8 @@ def _arguments(
     """Return the arguments of `hemnet.evaluate` for the evaluations of a run that are still missing."""
     if run.status != "finished":
         raise _NothingToDo(f"it has not finished: {run.status or 'no result yet'}")
+    if limits := debugging(run.config):
+        raise _NothingToDo(f"it counts nowhere, because of {', '.join(limits)}")
     about = identity(run.config)
     if iterations and about.iterations is None:
         raise _NothingToDo(f"{about.head} has no EM layer, and so no T")
