@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 train: setup ## train: EXP=<recipe> ARGS="key=value ..." [resume=<run directory>: go on with that run]
-	$(PY) -m hemnet.train experiment=$(EXP) $(if $(resume),"resume=$$resume") $(ARGS)
+	$(PY) -m hemnet.train $(if $(and $(resume),$(filter file,$(origin EXP))),,experiment=$(EXP)) $(if $(resume),"resume=$$resume") $(ARGS)
 
 sweep: setup ## train many: SWEEP=<smoke, unroll_depth, highway_scale, table2_train, ...>; or evaluate many: SWEEP=table2_eval [ARGS=..]
 	@test -n "$(SWEEP)" || { echo "name a sweep: make sweep SWEEP=smoke"; exit 2; }

@@ -26,9 +26,7 @@ def _entry() -> None:
     )
     parser.add_argument("--batch", type=int, default=1, metavar="B", help="images per pass; default: 1")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed passes; default: 20")
-    parser.add_argument(
-        "--device", help="one of torch's; default: cuda where there is a GPU"
-    )
+    parser.add_argument("--device", help="one of torch's; default: cuda where there is a GPU")
     parser.add_argument("--classes", type=int, metavar="K", help="without a run; default: those of the data")
     parser.add_argument("--output", type=absolute, metavar="FILE", help="also write the results as JSON")
     options, assignments = parse(parser)

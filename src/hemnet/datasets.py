@@ -181,9 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     known = ", ".join(CATALOGUE)
     getter = commands.add_parser("get", help="download, verify and unpack a data set")
     getter.add_argument("name", help=f"one of {known}")
-    getter.add_argument(
-        "--root", type=absolute, help="folder; default: NAME under $HEMNET_DATA, else data/"
-    )
+    getter.add_argument("--root", type=absolute, help="folder; default: NAME under $HEMNET_DATA, else data/")
     getter.add_argument(
         "--mirror", help="URL of a folder with the same files, used instead of the official ones"
     )

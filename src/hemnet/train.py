@@ -18,9 +18,11 @@ from hemnet.config.application import as_job, start
 from hemnet.config.check import check
 from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
 from hemnet.config.paths import CONF
+from hemnet.config.resuming import resumed
 from hemnet.processes.launch import RankError, run_ranks
 from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted, foremost, interruptible
+from hemnet.runs.identity import debugging
 from hemnet.runs.run import RESULT, Run
 from hemnet.storage.files import read_json
 from hemnet.sweeps import plugins
@@ -32,15 +34,18 @@ AS_RANK = "--as-rank"
 def train(config: DictConfig) -> float:
     """Train and evaluate as the config says, leaving a whole run directory; return the final val/miou.
 
-    The scores in result.json are those of the last checkpoint: nothing is chosen on the validation set.
+    The scores in result.json are those of the last checkpoint on the whole validation split: nothing is
+    chosen on it. A run that was limited to try the code, see `debugging`, is marked there and counts nowhere.
 
     Raises:
         Interrupted: a signal asked the run to stop; it is saved and can be resumed.
         HemnetError: the config is wrong, or the run cannot be made.
     """
     from hemnet.config.build import local_processes
+    from hemnet.config.feasible import check_feasible
 
     check(config)
+    check_feasible(config)
     count = local_processes(config)
     if count > 1:
         return _train_on(config, count)
@@ -64,7 +69,7 @@ def _train_on(config: DictConfig, count: int) -> float:
         if not began or (said and getattr(error, "rank", 0) == 0):
             raise  # there is no run, or its first rank has recorded the error
         with Run.open(path) as run:
-            run.record(seconds=round(time.monotonic() - started, 1), steps=said.get("steps", 0))
+            run.record(seconds=round(time.monotonic() - started, 1), **run.progress())
             if isinstance(error, RankError) and "error" in said:
                 # Either error may be the cause of the other, so the user sees both.
                 raise RankError(f"{error}. Rank 0: {said['error']}", error.rank) from error
@@ -87,11 +92,12 @@ def _train(config: DictConfig) -> float:
     # Imported here, since they take seconds, which --help and an error of the configuration do without.
     import pytorch_lightning as pl
 
-    from hemnet.callbacks.finite import FiniteSteps
     from hemnet.callbacks.label_check import LabelCheck
-    from hemnet.callbacks.lightning_state import callbacks_of
+    from hemnet.callbacks.run_record import RunRecord
     from hemnet.config import finetune
-    from hemnet.config.build import build_data, build_evaluator, build_network, build_task, build_trainer
+    from hemnet.config.build import build_data, build_network, build_task, build_trainer
+    from hemnet.config.feasible import check_monitors
+    from hemnet.config.refusals import refusals
     from hemnet.figures.scores import learning_curves
 
     if rank() != 0:
@@ -100,35 +106,36 @@ def _train(config: DictConfig) -> float:
     if run.status == "finished":
         log.info("%s is finished: nothing is left to do", run.path)
         return run.result["metrics"]["val/miou"]
-    with run, foremost():
+    with run, refusals(config), foremost():
         log.info("run directory: %s", run.path)
+        run.record(**run.progress())
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = build_data(config)
         # A resumed run takes its weights from the checkpoint, and needs no pretrained ones.
         network = build_network(config, data.spec.num_classes, pretrained=run.resumes_from is None)
         finetune.start(run, network, data.spec)
         task = build_task(config, network, data.spec)
-        labels = LabelCheck()
-        trainer = build_trainer(config, [labels])
+        check_monitors(config, task)
+        labels, record = LabelCheck(), RunRecord(run)
+        trainer = build_trainer(config, [labels, record])
         if run.resumes_from:
             log.info("going on after step %d", run.saved_step)
         trainer.fit(task, datamodule=data, ckpt_path=run.resumes_from, weights_only=True)
-        run.record(steps=trainer.global_step)
-        # A network whose output is not finite has no scores: FiniteSteps ends the run, as in training.
-        finite = callbacks_of(trainer, FiniteSteps)
-        evaluator = build_evaluator(config, [*finite, labels])
-        (scores,) = evaluator.validate(task, datamodule=data, verbose=False)
-        run.record(metrics=scores, **({"warnings": labels.warnings} if labels.warnings else {}))
+        scores = record.scores
+        if labels.warnings:
+            run.record(warnings=labels.warnings)
         if trainer.is_global_zero:
             learning_curves(run.metrics(), run.figure("learning_curves.png"))
             print_scores(scores, data.spec.classes, f"{config.name}, seed {config.seed}")
             log.info("val/miou %.4f; everything is in %s", scores["val/miou"], run.path)
+            if limits := debugging(config):
+                log.warning("this run counts nowhere, because of %s", ", ".join(limits))
     return scores["val/miou"]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _main(config: DictConfig) -> float:
-    return as_job(train, config)
+    return as_job(lambda composed: train(resumed(composed, HydraConfig.get().overrides.task)), config)
 
 
 def _entry() -> None:

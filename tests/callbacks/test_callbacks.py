@@ -18,7 +18,7 @@ def test_progress_shows_step_loss_and_score(tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.INFO, "hemnet"):
         fit = trainer(tmp_path, max_epochs=2, callbacks=[RunProgress()], enable_checkpointing=False)
         fit.fit(task(), datamodule=data())
-    lines = [record.getMessage() for record in caplog.records if record.name.startswith("hemnet")]
+    lines = [record.getMessage() for record in caplog.records if record.name == "hemnet.callbacks.progress"]
     assert len(lines) == 2  # the sanity check writes none
     expected = r"epoch 1  step 2/4  train/loss \S+  val/miou 0\.\d+  \S+ s/step  eta 0:\d\d:\d\d"
     assert re.fullmatch(expected, lines[0])

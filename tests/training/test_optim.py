@@ -34,12 +34,22 @@ def test_poly_starts_at_one_and_ends_at_zero():
 
 
 @given(warmup=st.integers(1, 50), rest=st.integers(1, 50))
-def test_warm_up_rises_in_equal_steps_to_the_schedule(warmup, rest):
+def test_warm_up_is_a_share_of_the_schedule_that_rises_in_equal_steps(warmup, rest):
     factors = [poly(step, warmup + rest, 0.9, warmup) for step in range(warmup + rest)]
-    # The steps are 1 / (warmup + 1), the first of them from 0; differences of numbers below 1: 1e-15.
-    np.testing.assert_allclose(np.diff([0.0, *factors[:warmup]]), 1 / (warmup + 1), rtol=0, atol=1e-15)
-    assert factors[warmup:] == [poly(step, warmup + rest, 0.9, 0) for step in range(warmup, warmup + rest)]
+    decay = [poly(step, warmup + rest, 0.9, 0) for step in range(warmup + rest)]
+    # The steps are 1 / (warmup + 1), the first of them from 0; ratios of numbers below 1: 1e-15 or so.
+    shares = np.divide(factors[:warmup], decay[:warmup])
+    np.testing.assert_allclose(np.diff([0.0, *shares, 1.0]), 1 / (warmup + 1), rtol=0, atol=1e-14)
+    assert factors[warmup:] == decay[warmup:]
     assert all(0 < factor <= 1 for factor in factors)
+
+
+@given(warmup=st.integers(1, 50), rest=st.integers(1, 50))
+def test_the_rate_does_not_jump_where_warm_up_meets_the_decay(warmup, rest):
+    before, after = (poly(step, warmup + rest, 0.9, warmup) for step in (warmup - 1, warmup))
+    # One step of the rise, and less than one of the decay, which goes down.
+    assert after - before <= 1 / (warmup + 1)
+    assert before < after or rest < warmup
 
 
 # --- parameter groups ---------------------------------------------------------------------------------------
@@ -119,7 +129,7 @@ def test_rates_and_decay_of_each_group_over_the_whole_schedule(kind):
     assert {group["name"] for group in optimizer.param_groups} == base.keys()
     for group in optimizer.param_groups:
         assert group["weight_decay"] == (0.0 if "no decay" in group["name"] else 0.01)
-    factors = [1 / 3, 2 / 3, *((1 - step / 8) ** 2 for step in range(2, 9))]
+    factors = [min(1, (step + 1) / 3) * (1 - step / 8) ** 2 for step in range(9)]
     for factor in factors:
         for group in optimizer.param_groups:
             assert group["lr"] == pytest.approx(base[group["name"]] * factor, rel=1e-12)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from hemnet.data import collate
-from hemnet.nets import EMHead, Segmenter
+from hemnet.nets import EMHead, FCNHead, ResNet, Segmenter
 from hemnet.training.metrics import mean_iou
 from hemnet.training.optim import Optimization
-from hemnet.training.task import SegmentationTask
+from hemnet.training.task import SegmentationTask, crashes_channels_last
 
 
 def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
@@ -208,3 +208,20 @@ def test_a_resumed_run_restores_network_and_means(tmp_path: Path) -> None:
     for name, value in expected.items():
         assert torch.equal(value, restored[name]), name
     assert any(name.endswith("em.means") for name in expected)
+
+
+def test_convolutions_that_crash_in_channels_last_are_found_and_the_format_avoided() -> None:
+    def conv(channels: int, kernel: int, stride: int | tuple[int, int], groups: int = 1) -> nn.Conv2d:
+        return nn.Conv2d(channels, 2 * channels, kernel, stride=stride, groups=groups)
+
+    modules = nn.ModuleDict(
+        {"narrow": conv(4, 1, 2), "fifteen": conv(15, 1, 2), "one_way": conv(8, 1, (2, 1)),
+         "grouped": conv(16, 1, 2, 4),
+         "wide": conv(16, 1, 2), "unstrided": conv(4, 1, 1), "spatial": conv(4, 3, 2)}
+    )  # fmt: skip
+    assert crashes_channels_last(modules) == ["narrow", "fifteen", "one_way", "grouped"]
+    assert task(channels_last=True).memory_format == torch.contiguous_format  # its width is 4
+    wide = ResNet(18, output_stride=8, width=16)
+    network = Segmenter(wide, FCNHead(wide.channels, 2, channels=8))
+    module = SegmentationTask(network, SPEC, task().optimization)
+    assert module.memory_format == torch.channels_last

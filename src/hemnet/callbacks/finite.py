@@ -1,6 +1,7 @@
 """Losses and gradients that are not finite: training stops and names the images, or skips the step."""
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -120,9 +121,10 @@ class FiniteSteps(pl.Callback):
         names = [name for own in all_ranks(pl_module.not_finite) for name in own]
         if not names or self.policy == "skip":
             return
-        when, last = "", ""  # after training, the last checkpoint holds these very weights
+        when, last = "", ""
         if trainer.state.fn == TrainerFn.FITTING:
-            when, last = f" after {counted(trainer.global_step, 'step')}", f" {_last_good(trainer)}"
+            steps = trainer.global_step
+            when, last = f" after {counted(steps, 'step')}", f" {_last_good(trainer, before=steps)}"
         raise NotFiniteError(
             f"validation{when}: the network's output is not finite for {shortened(names)}, so its scores "
             f"mean nothing.{last} What may help: {_remedies(trainer)}; or callbacks.finite.policy=skip "
@@ -217,11 +219,11 @@ def _files(parts: list[list[Part]], wanted: Callable[[Part], bool]) -> str:
     return "; ".join(found)
 
 
-def _last_good(trainer: pl.Trainer) -> str:
-    """Return a sentence that names the newest checkpoint whose weights are finite."""
+def _last_good(trainer: pl.Trainer, before: float = math.inf) -> str:
+    """Return a sentence on the newest checkpoint of finite weights, of fewer than ``before`` steps."""
     for last in callbacks_of(trainer, LastCheckpoint):
         for path in (last.path, last.path.with_name(checkpoints.PREVIOUS)):
-            if (step := _step_of(path)) is not None:
+            if (step := _step_of(path)) is not None and step < before:
                 return f"The last good checkpoint is {path}, after {counted(step, 'step')}."
     return "There is no good checkpoint yet."
 

@@ -65,13 +65,13 @@ class LastCheckpoint(Checkpoint):
         correct_step_count(trainer)
         decision = self._decide()
         if decision != RUN_ON and trainer.global_step != self._saved_step:
-            self._save(trainer)
+            self.save(trainer)
         if decision == STOP:
             self._stop()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save."""
-        self._save(trainer)
+        self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop if a signal came in the last step: the resumed run then does the final evaluation."""
@@ -96,7 +96,8 @@ class LastCheckpoint(Checkpoint):
         # The signal may have reached another rank only; SIGTERM then stands for it.
         raise signals.Interrupted(signals.asked() or signals.signals()[0])
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write the checkpoint now; to be called between two steps, or after the last, on every rank."""
         for logger in trainer.loggers:
             logger.save()  # metrics.csv must have all steps before the checkpoint
         trainer.save_checkpoint(self.path, weights_only=False)
@@ -106,7 +107,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the position in the order of samples, and the random states of all ranks."""
-        epoch, batches = settle(checkpoint["loops"]["fit_loop"])
+        epoch, batches = settle(checkpoint["loops"]["fit_loop"], trainer.fit_loop.max_batches)
         states = all_ranks(_random_states(), self._group)
         checkpoint["place"] = {"epoch": epoch, "batches": batches, "random_states": states}
 

@@ -1,5 +1,6 @@
 """All that the callbacks use of Lightning beyond its public interface, tested with the pinned version."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,41 @@ def correct_step_count(trainer: pl.Trainer) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
-def settle(loops: dict[str, Any]) -> tuple[int, int]:
+def after_training(trainer: pl.Trainer, action: Callable[[], None]) -> None:
+    """Have ``action`` called once no step is left, while the network is on its device and loggers are open.
+
+    Lightning has no such hook for a run that was stopped after its last step and is resumed: without a step
+    to take, its first hook comes after the network has been taken from the device.
+    """
+    loop = trainer.fit_loop
+    train = loop.run
+
+    def run() -> None:
+        train()
+        action()
+
+    loop.run = run  # type: ignore[method-assign]
+
+
+def validate(trainer: pl.Trainer) -> None:
+    """Validate on the whole split after the last step, whatever part of it training was limited to.
+
+    As after any validation within training, the loggers have the scores at the step before.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    limits = (trainer.fast_dev_run, trainer.overfit_batches, trainer.limit_val_batches)  # type: ignore[attr-defined]
+    if limits != (False, 0.0, 1.0) or isinstance(limits[2], int):
+        trainer.fast_dev_run, trainer.overfit_batches, trainer.limit_val_batches = False, 0.0, 1.0  # type: ignore[attr-defined]
+        loop.val_loop._combined_loader = None  # another is made, without the limit
+    loop.val_loop.restarting = False  # it is true in a resumed run without a validation so far
+    loop._batches_that_stepped = max(trainer.global_step - 1, 0)
+    trainer.validating = True
+    loop.val_loop.run()
+    trainer.training = True
+    loop._batches_that_stepped = trainer.global_step
+
+
+def settle(loops: dict[str, Any], batches_per_epoch: float) -> tuple[int, int]:
     """Mark everything that the loops have started as completed; return the epoch and its completed batches.
 
     The state of Lightning's loops depends on the hook in which it is saved, and training resumes differently
@@ -36,11 +71,17 @@ def settle(loops: dict[str, Any]) -> tuple[int, int]:
 
     Args:
         loops: the state of the fit loop, as in a checkpoint; it is changed in place.
+        batches_per_epoch: the batches of a whole epoch. One that ended earlier, with the last step of the
+            run, goes on if the run is extended.
     """
     batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
     for part in ("total", "current"):
         _level(batches[part], batches[part]["completed"])
     batches["is_last_batch"] = False  # Lightning has set this for the next batch, which it may have fetched
+    over = epochs["current"]["started"] == epochs["current"]["processed"]
+    if over and 0 < batches["current"]["completed"] < batches_per_epoch:
+        for part in ("total", "current"):
+            epochs[part]["processed"] = epochs[part]["completed"] = epochs[part]["started"] - 1
     if epochs["current"]["started"] > epochs["current"]["processed"]:
         return epochs["current"]["processed"], batches["current"]["completed"]
     for part in ("total", "current"):

@@ -42,6 +42,12 @@ def start(application: Callable[[], object]) -> None:
         application()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
+    except (OSError, ValueError) as error:  # from Hydra, which makes the run's folder and run.log
+        from hemnet.config.refusals import refusal  # here, as it takes seconds, which others do without
+
+        if (said := refusal(error, {}, "run_dir")) is None:
+            raise
+        raise said from error
     if _failures:
         raise _failures.pop()
 

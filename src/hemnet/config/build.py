@@ -11,12 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.config.check import ConfigError, check_batch_statistics, require_known_targets
+from hemnet.config.machine import on_this_machine
+from hemnet.config.refusals import refusal
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.processes.launch import launched
 from hemnet.runs import checkpoints
-from hemnet.runs.identity import identity
+from hemnet.runs.identity import debugging, identity
 from hemnet.runs.redaction import redacted
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.training.inference import Inference
@@ -25,6 +27,11 @@ from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 
+# What evaluation takes from the configured trainer: where to run and how to compute. The rest is of training.
+EVALUATION = (
+    "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic", "benchmark",
+    "inference_mode", "plugins", "sync_batchnorm", "use_distributed_sampler",
+)  # fmt: skip
 PARTS = ("name", "seed", "data", "model", "optim", "task", "trainer")
 """The keys that the configuration of every run has, whichever version of hemnet wrote it."""
 
@@ -46,10 +53,12 @@ def _call(node: Any, key: str, **given: Any) -> Any:
     try:
         # Hydra would merge the given arguments into the node, and so copy them; a call hands on the objects.
         return instantiate(node, _convert_="all", _partial_=True)(**given)
-    except (InstantiationException, ValueError, TypeError) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         if isinstance(cause, HemnetError):
             raise cause from error
+        if (said := refusal(cause, node, key)) is not None:
+            raise said from error
         if isinstance(cause, ValueError | TypeError):
             raise ConfigError(f"{key}: {cause}") from error
         raise
@@ -113,13 +122,14 @@ def build_inference(config: DictConfig) -> Inference:
 
 
 def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
-    """Return the trainer with the configured callbacks and loggers, and further callbacks.
+    """Return the trainer with the configured loggers and callbacks, and after them the given ``callbacks``.
 
-    A callback or logger whose node is null is left out.
+    A logger or callback whose node is null is left out, and all of them if that of the group is.
     """
     parts: dict[str, list[Any]] = {
-        group: [_build(config, f"{group}.{name}") for name, node in config[group].items() if node is not None]
+        group: [_build(config, f"{group}.{name}") for name, node in nodes.items() if node is not None]
         for group in ("callbacks", "logger")
+        for nodes in [config[group] or {}]
     }
     parts["callbacks"] += callbacks
     for logger in parts["logger"]:
@@ -140,7 +150,8 @@ def _describe(logger: Any, config: DictConfig) -> None:
     about = identity(config)
     nested: Any = OmegaConf.to_container(redacted(config))
     group = about.sweep or about.experiment
-    logger.describe(group=group, job_type=about.head, tags=about.tags(), config=nested | about.columns())
+    tags = [*about.tags(), *(["debug"] if debugging(config) else [])]
+    logger.describe(group=group, job_type=about.head, tags=tags, config=nested | about.columns())
 
 
 def local_processes(config: DictConfig) -> int:
@@ -160,15 +171,22 @@ def local_processes(config: DictConfig) -> int:
         )
     if any(way in str(trainer.strategy) for way in ("spawn", "fork", "notebook")):
         raise ConfigError(f"trainer.strategy is {trainer.strategy}: processes are started here; use ddp")
-    evaluator = build_evaluator(config)
-    check_batch_statistics(config, evaluator)  # here, since each process would repeat the error
-    return evaluator.num_devices
+    asked = _build(config, "trainer", callbacks=[], logger=False)
+    check_batch_statistics(config, asked)  # here, since each process would repeat the error
+    return asked.num_devices
 
 
 def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
-    """Return a trainer that evaluates on the configured device and writes no files."""
-    quiet = {"logger": False, "profiler": None, "enable_checkpointing": False, "enable_model_summary": False}
-    return _build(config, "trainer", callbacks=[*callbacks], **quiet)
+    """Return a trainer that evaluates the whole split, on what this machine has, and writes no files.
+
+    Nothing that limits training, such as ``limit_val_batches`` or ``fast_dev_run``, concerns it.
+    """
+    trainer = on_this_machine(config).trainer
+    kept = OmegaConf.masked_copy(trainer, [name for name in EVALUATION if name in trainer])
+    off = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False
+    )
+    return _call(OmegaConf.to_container(kept, resolve=True), "trainer", callbacks=[*callbacks], **off)
 
 
 def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpec]:

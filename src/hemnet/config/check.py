@@ -31,6 +31,18 @@ CONTAINERS: dict[str, set[str] | None] = {
     "callbacks": None,
     "logger": None,
 }
+# The nodes that every training needs. Loggers and callbacks may be null, which is none.
+REQUIRED = (
+    "data",
+    "data.train",
+    "data.val",
+    "model",
+    "model.backbone",
+    "model.head",
+    "optim",
+    "task",
+    "trainer",
+)
 # Keys that the composition passes to other nodes: the root of a data set goes to its readers.
 SHARED_KEYS = {"data": {"root"}}
 # The modules whose classes each part of a configuration may name. A configuration may come from anyone, with
@@ -67,7 +79,7 @@ def explain(error: Exception) -> HemnetError:
     """Turn an error of Hydra or OmegaConf into one that names the key, and suggests a similar name."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        return ConfigError(f"unknown option {group}={option}: {_nearest(option, error.options)}")
+        return ConfigError(f"unknown option {group}={option}: {nearest(option, error.options)}")
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, HemnetError):
@@ -89,10 +101,11 @@ def explain(error: Exception) -> HemnetError:
 def _unknown(full_key: str, known: set[str]) -> str:
     prefix, _, key = full_key.rpartition(".")
     dot = f"{prefix}." if prefix else ""
-    return f"unknown key {full_key}: {_nearest(key, known, dot)}"
+    return f"unknown key {full_key}: {nearest(key, known, dot)}"
 
 
-def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
+def nearest(name: str, known: Collection[str], prefix: str = "") -> str:
+    """Return a hint for an unknown name: the most similar of the known ones, or all of them."""
     near = get_close_matches(name, known, n=1)
     return f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(sorted(known))}"
 
@@ -104,8 +117,8 @@ def check(config: DictConfig) -> None:
     (``hydra.job.chdir=true``).
 
     Raises:
-        ConfigError: a key is unknown (the message suggests a similar one), a value is missing or has the
-            wrong type, or a ``_target_`` does not exist or is not allowed.
+        ConfigError: a key is unknown (the message suggests a similar one), a value or a part is missing or
+            has the wrong type, or a ``_target_`` does not exist or is not allowed.
         HemnetError: a path begins with ``~user``, and there is no such user.
     """
     learn(config)  # first, since an error may quote a secret value
@@ -113,6 +126,9 @@ def check(config: DictConfig) -> None:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise explain(error) from error
+    for key in REQUIRED:
+        if not isinstance(node := OmegaConf.select(config, key, default={}), DictConfig | dict):
+            raise ConfigError(f"{key} is {node}: it must have keys, _target_ or others")
     paths: dict[str, str] = {}
     try:
         _check_node(resolved, "", paths)

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hemnet.config.check import ConfigError, absolute_path, check, explain
 from hemnet.config.overrides import readable
 from hemnet.config.paths import CONF, recipes
+from hemnet.config.resuming import resumed
 from hemnet.errors import HemnetError
 from hemnet.processes.launch import in_slurm
 from hemnet.runs.identity import job_name
@@ -98,7 +99,8 @@ def load(overrides: list[str]) -> DictConfig:
     register_recipes()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
-            config = compose("train", readable(overrides))
+            readable_overrides = readable(overrides)
+            config = resumed(compose("train", readable_overrides), readable_overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
     check(config)

@@ -36,7 +36,9 @@ def on_this_machine(config: DictConfig, assignments: Sequence[str] = ()) -> Dict
     """
     asked = {assignment.partition("=")[0].lstrip("+") for assignment in assignments}
     trainer, gpus = config.trainer, torch.cuda.device_count() if torch.cuda.is_available() else 0
-    on_gpu = trainer.accelerator in ("gpu", "cuda")
+    on_gpu = trainer.accelerator in ("gpu", "cuda") or (
+        trainer.accelerator == "mps" and not torch.backends.mps.is_available()
+    )
     wanted = _count(trainer.devices)
     changes: dict[str, Any] = {}
     if not gpus:

@@ -58,7 +58,7 @@ def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path, title: str
 
 def learning_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
     """Write loss, scores and learning rate against the optimizer step, from the rows of a metrics.csv."""
-    figure = Figure(figsize=(10, 3), layout="constrained", dpi=110)
+    figure = Figure(figsize=(11, 3.4), layout="constrained", dpi=110)
     panels = {
         "loss": ("train/loss", "val/loss"),
         "score": ("val/miou", "val/mean_accuracy", "val/pixel_accuracy"),
@@ -72,7 +72,8 @@ def learning_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
         axis.set(title=title, xlabel="optimizer step")
         axis.grid(alpha=0.3)
         if axis.lines:
-            axis.legend(frameon=False)
+            # Below the panel: inside, it would cover an end of some curve.
+            axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(axis.lines))
     figure.savefig(path)
 
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import results_of
-from hemnet.runs.identity import Identity, identity
+from hemnet.runs.identity import Identity, debugging, identity
 from hemnet.runs.run import Run, find_runs
 from hemnet.sweeps.jobs import CONSOLE, last_lines
 
@@ -41,8 +41,9 @@ class Record:
         path: the run directory.
         identity: recipe, head, T, h, seed and sweep.
         config: resolved, as nested plain containers.
-        status: ``finished``, ``failed``, ``preempted``, or ``unfinished`` (no result: running or killed).
-        error: message of a run that failed.
+        status: ``finished``, ``failed``, ``preempted``, ``unfinished`` (no result: running or killed), or
+            ``debug`` (finished, but limited to try the code).
+        error: message of a run that failed, or why it does not count.
         result: result.json, {} if there is none.
         environment: environment.json, {} if there is none.
         scores: final scores, NaN where result.json has null.
@@ -111,6 +112,9 @@ def read(path: Path) -> Record:
     run = Run.open(path)
     config: Any = OmegaConf.to_container(run.config, resolve=False)
     result = _json(path / "result.json")
+    environment = _json(path / "environment.json")
+    if "extended" in environment:  # its learning rates are not those of a run that was as long from the start
+        config["extended"] = environment["extended"]
     record = Record(
         path,
         identity(run.config),
@@ -118,9 +122,11 @@ def read(path: Path) -> Record:
         status=str(result.get("status", "unfinished")),
         error=str(result.get("error", "")),
         result=result,
-        environment=_json(path / "environment.json"),
+        environment=environment,
         scores={k: _number(v) for k, v in (result.get("metrics") or {}).items()},
     )
+    if record.status == "finished" and (limits := debugging(run.config)):
+        record.status, record.error = "debug", f"limited by {', '.join(limits)} to try the code"
     if record.status == "finished":
         _read_metrics(record, run)
         record.evaluated = {

@@ -13,7 +13,7 @@ import numpy as np
 
 from hemnet.report.collect import Record
 from hemnet.report.significance import Estimate, estimate
-from hemnet.runs.identity import PLACES, SHARED, below, leaves
+from hemnet.runs.identity import PLACES, SHARED, below, is_watcher, leaves
 
 Settings = Mapping[str, str]
 
@@ -24,7 +24,6 @@ LEFT_OUT_NAMES = {
     "profiler", "default_root_dir", "log_every_n_steps", "benchmark", "enable_progress_bar",
     "enable_model_summary", "detect_anomaly", "num_sanity_val_steps", "eval_batch_size",
 }  # fmt: skip
-WATCHERS = ("hemnet.callbacks.", "pytorch_lightning.callbacks.ModelCheckpoint")
 HEAD = "model.head."
 USUAL_MODE = "unrolled"
 DIMENSIONS = {
@@ -41,7 +40,9 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
     acting = {
         name: node for name, node in callbacks.items()
-        if node and not str(node.get("_target_", "")).startswith(WATCHERS)
+        if node and (
+            not is_watcher(target := str(node.get("_target_", ""))) or target.endswith("EarlyStopping")
+        )
     }  # fmt: skip
     kept = {
         key: _text(value)

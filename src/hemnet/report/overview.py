@@ -8,7 +8,7 @@ from hemnet.report.collect import Record, Unreadable
 from hemnet.report.contents import MISSING, Block, Cell, Column, Table
 from hemnet.report.groups import Section
 
-STATUSES = ("finished", "failed", "preempted", "unfinished")
+STATUSES = ("finished", "failed", "preempted", "unfinished", "debug")
 
 
 def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: Sequence[Section]) -> Block:

@@ -29,8 +29,32 @@ PLACES = (
     "data.cache",
     "data.num_workers",
 )
+# Keys that change what is measured, logged or checked in training, but none of its steps.
+WATCHING = (
+    "inference",
+    "data.eval_batch_size",
+    *(
+        f"trainer.{name}"
+        for name in (
+            "check_val_every_n_epoch", "default_root_dir", "detect_anomaly", "enable_model_summary",
+            "enable_progress_bar", "limit_predict_batches", "limit_test_batches", "log_every_n_steps",
+            "num_sanity_val_steps", "profiler", "val_check_interval",
+        )
+    ),
+)  # fmt: skip
+# Callbacks that do the same; any other may change the steps.
+WATCHERS = {
+    "DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary",
+    "RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar",
+}  # fmt: skip
+# Keys that decide after how many steps training ends. Its learning rates depend on them, and no other thing.
+LENGTH = tuple(
+    f"trainer.{name}" for name in ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")
+)
 # Keys that heads refer to; the values that a head has taken from them are under model.head.
 SHARED = ("model.num_components", "model.highway_scale")
+# Options of Lightning's trainer that leave out batches, logging or checkpoints, to try the code.
+LIMITS = ("fast_dev_run", "overfit_batches", "limit_train_batches", "limit_val_batches", "barebones")
 LONGEST_NAME = 200  # characters; file systems allow 255 bytes
 
 
@@ -125,20 +149,56 @@ def is_placement(key: str) -> bool:
     return below(key, (*PLACES, "callbacks"))
 
 
-def differences(one: DictConfig, other: DictConfig) -> list[str]:
-    """Return the keys at which two resolved configurations differ, except placement keys and `SHARED`.
+def is_watcher(target: str) -> bool:
+    """Return whether a callback, by its ``_target_``, changes no step of training; see also `WATCHERS`."""
+    package, _, name = target.rpartition(".")
+    return package == "" or below(package, ("hemnet.callbacks",)) or (
+        below(package, ("pytorch_lightning.callbacks",)) and name in WATCHERS
+    )  # fmt: skip
 
+
+def differences(one: DictConfig, other: DictConfig) -> list[str]:
+    """Return the keys in which two resolved configurations differ and on which the steps of training depend.
+
+    Without a difference, one run may be resumed with the configuration of the other. These are free:
+    placement, `SHARED`, `WATCHING`, and callbacks that watch. Those of `LENGTH` are among the differences.
     A path is the same whether it is relative, as older runs have stored it, or absolute.
     """
     first, second = (dict(leaves(OmegaConf.to_container(config))) for config in (one, other))
-    keys = sorted((first.keys() | second.keys()) - set(SHARED))
-    return [key for key in keys if not _same(first.get(key), second.get(key)) and not is_placement(key)]
+    keys = sorted(key for key in first.keys() | second.keys() if not _same(first.get(key), second.get(key)))
+    return [
+        key
+        for key in keys
+        if not below(key, (*PLACES, *SHARED, *WATCHING)) and not _watches(key, first, second)
+    ]
 
 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, str) and isinstance(other, str) and "/" in one + other:
         return one == other or os.path.abspath(one) == os.path.abspath(other)
     return bool(one == other)
+
+
+def _watches(key: str, *configs: Mapping[str, Any]) -> bool:
+    group, _, rest = key.partition(".")
+    target = f"callbacks.{rest.partition('.')[0]}._target_"
+    return group == "callbacks" and all(is_watcher(str(config.get(target) or "")) for config in configs)
+
+
+def debugging(config: DictConfig) -> list[str]:
+    """Return the keys that make a run a trial of the code, such as ``trainer.fast_dev_run``; [] if none does.
+
+    Such a run trains or validates on a part of the data, so its scores count nowhere. `detect_anomaly` and
+    `profiler` only make a run slower, and limits of testing and prediction do not concern training.
+    """
+    trainer = config.get("trainer") or {}
+    return [f"trainer.{name}" for name in LIMITS if _limits(name, trainer.get(name))]
+
+
+def _limits(name: str, value: Any) -> bool:
+    if name.startswith("limit_"):  # 1.0 is all batches, and 1 a single one
+        return value is not None and not (isinstance(value, float) and value == 1)
+    return bool(value)
 
 
 def job_name(overrides: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.files import file_digest
 
 # Configuration keys that change what a trained network computes, which images it is given, or in which size.
-DETERMINING = ("model", "data.val", "data.eval_transform", "trainer.precision", "trainer.limit_val_batches")
+DETERMINING = ("model", "data.val", "data.eval_transform", "trainer.precision")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{l
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from hemnet.errors import HemnetError
 from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted
 from hemnet.runs import checkpoints
-from hemnet.runs.identity import differences
+from hemnet.runs.identity import LENGTH, below, debugging, differences
 from hemnet.runs.provenance import device_name, environment
 from hemnet.runs.redaction import redact, redacted
 from hemnet.runs.stored_config import read_config
@@ -61,11 +61,13 @@ class Run:
             path: the directory.
             config: the run's configuration.
             resume: None refuses a directory that holds a run. "auto" resumes such a run, from the checkpoint
-                `resumes_from`; a run whose `status` is "finished" is returned as it is. A run directory is
-                the same as "auto", and must be ``path``.
+                `resumes_from`; a run whose `status` is "finished" is returned as it is. A run directory must
+                be ``path``; it does the same, and if the keys `LENGTH` differ, the run is extended: also a
+                finished one goes on.
 
         Raises:
-            HemnetError: the directory holds a run and ``resume`` is None; that run has another configuration;
+            HemnetError: the directory cannot be made; it holds a run and ``resume`` is None; that run has
+                another configuration, see `differences`; it has come further than the new length;
                 another process is training there; or ``resume`` names another directory.
         """
         run = cls(Path(path), config)
@@ -82,24 +84,38 @@ class Run:
                 f"{path} already holds a run: choose another run_dir, delete it first, or resume it with "
                 f"resume={path}"
             )
-        for folder in ("checkpoints", "figures"):
-            (run.path / folder).mkdir(parents=True, exist_ok=True)
-        if exists:
-            run._check_same(config)
-            if run.status == "finished":
-                return run
-        run._begin()
+        try:
+            for folder in ("checkpoints", "figures"):
+                (run.path / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HemnetError(f"run_dir={path} cannot be made ({error}): choose another") from error
+        longer = run._check_same(config, extend=resume != "auto") if exists else {}
+        if exists and run.status == "finished" and not longer:
+            return run
+        run._begin(longer)
         return run
 
-    def _check_same(self, config: DictConfig) -> None:
-        changed = differences(Run.open(self.path).config, redacted(config))
-        if changed:
+    def _check_same(self, config: DictConfig, extend: bool) -> dict[str, Any]:
+        """Raise if the run must not be resumed with a configuration; return the old values of `LENGTH`."""
+        before = Run.open(self.path).config
+        changed = differences(before, redacted(config))
+        longer = [key for key in changed if below(key, LENGTH)]
+        refused = [key for key in changed if not (extend and key in longer)]
+        if refused:
+            hint = f"; to train longer, give resume={self.path}" if refused == longer else ""
             raise HemnetError(
                 f"the run in {self.path} was made with another configuration, differing in "
-                f"{', '.join(changed[:5])}{', ...' if changed[5:] else ''}: choose another run_dir"
+                f"{', '.join(refused[:5])}{', ...' if refused[5:] else ''}: choose another run_dir{hint}"
             )
+        steps = OmegaConf.select(config, "trainer.max_steps")
+        if longer and steps not in (None, -1) and steps <= self.saved_step:
+            raise HemnetError(
+                f"trainer.max_steps is {steps}, but the run in {self.path} has taken {self.saved_step} "
+                "steps: give more"
+            )
+        return {key: OmegaConf.select(before, key) for key in longer}
 
-    def _begin(self) -> None:
+    def _begin(self, longer: Mapping[str, Any]) -> None:
         """Lock the directory until the run or its process ends, and write what a run starts with."""
         busy = f"another process is training in {self.path}: wait for it or stop it"
         self._lock.enter_context(hold(self.path / ".lock", busy))
@@ -108,7 +124,16 @@ class Run:
         (self.path / RESULT).unlink(missing_ok=True)  # it says how the run ended before
         with replacing(self.path / "config.yaml") as part:  # a run without its config.yaml cannot be resumed
             OmegaConf.save(redacted(self.config), part)
-        write_json(self.path / "environment.json", environment())
+        extended = read_json(self.path / "environment.json").get("extended", [])
+        if longer:
+            extended = [*extended, {"step": self.saved_step, "before": dict(longer)}]
+            log.info(
+                "the run is extended after step %d (%s): learning rates go on as in a run of the new length",
+                self.saved_step, ", ".join(f"{key} was {value}" for key, value in longer.items()),
+            )  # fmt: skip
+        write_json(
+            self.path / "environment.json", environment() | ({"extended": extended} if extended else {})
+        )
 
     def _forget_unsaved_steps(self) -> None:
         """Remove the rows of metrics.csv after the last checkpoint: training repeats those steps."""
@@ -171,7 +196,7 @@ class Run:
     ) -> None:
         if rank() != 0:
             return
-        status, note = "finished", {}
+        status, note = "finished", dict[str, Any]()
         if error is not None:
             status = "preempted" if isinstance(error, KeyboardInterrupt | Interrupted) else "failed"
             note = {"error": redact(f"{type(error).__name__}: {error}")}
@@ -187,6 +212,8 @@ class Run:
             "steps": 0,
             "device": device_name(self.config.trainer.get("accelerator", "cpu")),
         }
+        if limits := debugging(self.config):
+            note["debug"] = limits
         try:
             write_json(self.path / RESULT, result | self._outcome | note)
         except OSError as failure:  # such as a full disk, which may also be why the run failed
@@ -198,6 +225,22 @@ class Run:
     def record(self, **outcome: Any) -> None:
         """Set entries of result.json, such as ``metrics``, which is written when the run ends."""
         self._outcome |= outcome
+
+    def progress(self) -> dict[str, Any]:
+        """Return what the files tell of how far the run came, as entries of result.json.
+
+        ``steps`` is the number of optimizer steps, as far as they were saved or logged; ``metrics`` are the
+        scores of the last validation, {} before the first.
+        """
+        steps, scores = 0, dict[str, float]()
+        with suppress(HemnetError):  # a damaged checkpoint is for those to report who need it
+            found = checkpoints.latest(self.path / "checkpoints")
+            steps = int(found[1]["global_step"]) if found else 0
+        with suppress(ValueError, KeyError):  # a process that was killed may leave an incomplete row
+            for row in self.metrics():
+                steps = max(steps, int(row["step"]) + 1)
+                scores = {k: v for k, v in row.items() if k.startswith("val/")} or scores
+        return {"steps": steps, "metrics": scores}
 
     def checkpoint(self, which: Checkpoint = "last") -> Path:
         """Return the path of a checkpoint.
@@ -243,6 +286,11 @@ class Run:
                 if step is not None and wanted(name):
                     points.setdefault(name, []).append((step, value))
         return {name: np.array(found) for name, found in points.items()}
+
+
+def counts(result: Mapping[str, Any]) -> bool:
+    """Return whether a result.json is of a finished run, and not of one that was limited to try the code."""
+    return result.get("status") == "finished" and not result.get("debug")
 
 
 def find_runs(folder: Path, marks: Collection[str] = ("config.yaml",)) -> Iterator[Path]:

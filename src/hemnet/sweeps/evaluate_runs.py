@@ -11,7 +11,7 @@ from hemnet.config.machine import on_this_machine
 from hemnet.config.paths import recipe
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import FOLDER, results_of
-from hemnet.runs.identity import identity
+from hemnet.runs.identity import debugging, identity
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run, find_runs
 from hemnet.storage.places import absolute
@@ -94,6 +94,8 @@ def _arguments(
 
     if run.status != "finished":
         raise _NothingToDo(f"it has not finished: {run.status or 'no result yet'}")
+    if limits := debugging(run.config):
+        raise _NothingToDo(f"it counts nowhere, because of {', '.join(limits)}")
     about = identity(run.config)
     if iterations and about.iterations is None:
         raise _NothingToDo(f"{about.head} has no EM layer, and so no T")

@@ -12,7 +12,7 @@ from typing import Literal
 
 from hemnet.config.overrides import quoted
 from hemnet.processes.children import die_with_parent, signal_group
-from hemnet.runs.run import RESULT
+from hemnet.runs.run import RESULT, counts
 from hemnet.storage.files import read_json
 
 Status = Literal["waiting", "running", "finished", "failed", "preempted", "skipped"]
@@ -66,6 +66,8 @@ class Job:
         self.status = self._outcome(code)
         if self.status != "finished":
             self.error = self._reason(code)
+        elif limits := read_json(self.path / RESULT).get("debug"):
+            self.error = f"no score, because of {', '.join(limits)}"
         return True
 
     def _outcome(self, code: int) -> Status:
@@ -97,9 +99,9 @@ class Job:
 
     @property
     def miou(self) -> float | None:
-        """The val/miou of a finished run; None if there is none yet, or it is NaN."""
+        """The val/miou of a finished run; None if there is none yet, it is NaN, or the run does not count."""
         result = read_json(self.path / RESULT)
-        return result.get("metrics", {}).get("val/miou") if result.get("status") == "finished" else None
+        return result.get("metrics", {}).get("val/miou") if counts(result) else None
 
     @property
     def console(self) -> list[str]:

@@ -8,15 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from hemnet.errors import HemnetError
+
 # Modules whose weights have weight decay. torch has no public base class of its convolutions.
 DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def poly(step: int, total_steps: int, power: float, warmup_steps: int) -> float:
-    """Return the learning rate's factor: (1 - step / total_steps)^power, after a linear warm-up from 0."""
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    return (1 - min(step, total_steps) / max(total_steps, 1)) ** power
+    """Return the learning rate's factor: (1 - step / total_steps)^power, in the warm-up times a rise from 0.
+
+    The rise is linear, and multiplies the decay instead of replacing it, so that the factor does not jump at
+    its end.
+    """
+    rise = min(1.0, (step + 1) / (warmup_steps + 1))
+    return rise * (1 - min(step, total_steps) / max(total_steps, 1)) ** power
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,17 @@ class Optimization:
     warmup_fraction: float = 0.0
 
     def build(self, network: nn.Module, total_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """Return the optimizer of ``network`` and its schedule, to be advanced at each optimizer step."""
-        optimizer = self.optimizer(parameter_groups(network))
+        """Return the optimizer of ``network`` and its schedule, to be advanced at each optimizer step.
+
+        Raises:
+            HemnetError: the optimizer refuses its options or these parameters.
+        """
+        try:
+            optimizer = self.optimizer(parameter_groups(network))
+        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise HemnetError(
+                f"optim.optimizer: {' '.join(str(error).split())}: change its options"
+            ) from error
         for group in optimizer.param_groups:
             if group["name"].startswith("head"):
                 group["lr"] *= self.head_lr_multiple

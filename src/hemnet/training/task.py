@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hemnet.data import IGNORE_INDEX, Batch, DatasetSpec
@@ -37,7 +37,8 @@ class SegmentationTask(pl.LightningModule):
         optimization: optimizer, parameter groups and schedule.
         hard_pixels: which pixels of a training batch count in the loss; None is every valid pixel.
         auxiliary_weight: the weight of the auxiliary head's loss.
-        channels_last: whether convolutions use this memory format, which is faster on most hardware.
+        channels_last: whether convolutions use this memory format, which is faster on most hardware. A
+            network with convolutions of `crashes_channels_last` does without, which a log line says.
         compile: whether to compile the network with ``torch.compile`` for training. Evaluation, whose images
             have many sizes, is not compiled. Checkpoints do not depend on this.
 
@@ -65,6 +66,9 @@ class SegmentationTask(pl.LightningModule):
         self.optimization = optimization
         self.training_loss = hard_pixels or cross_entropy_sum
         self.auxiliary_weight = auxiliary_weight
+        if channels_last and (narrow := crashes_channels_last(network)):
+            log.info("without channels_last, in which torch crashes for %s", shortened(narrow, 2))
+            channels_last = False
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         # A compiled function rather than a module, which would rename the weights in checkpoints.
@@ -99,6 +103,17 @@ class SegmentationTask(pl.LightningModule):
         # share. A NaN in the forward pass need not reach the gradient: a maximum or a mask can drop it. This
         # factor, which is 1 or NaN, multiplies the whole gradient.
         return loss * (1 + (loss - loss).detach())
+
+    def on_train_start(self) -> None:
+        """Set the learning rate to that of the schedule, which is a new one if the run is extended."""
+        schedule: Any = self.lr_schedulers()
+        for group, base, factor in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            rate = base * factor(schedule.last_epoch)
+            if group["lr"] != rate:
+                log.info("learning rate of %s: %.3g, before %.3g", group["name"], rate, group["lr"])
+                group["lr"] = rate
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Log the learning rate of this step."""
@@ -152,9 +167,28 @@ class SegmentationTask(pl.LightningModule):
         optimizer, schedule = self.optimization.build(self.network, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def metric_names(self) -> list[str]:
+        """Return the names of all metrics that the task logs."""
+        scores = summarize(self.confusion.matrix, self.spec.classes, "val")
+        auxiliary = [] if self.network.auxiliary is None else ["train/loss_auxiliary"]
+        return ["train/loss", *auxiliary, "train/lr", *scores, "val/loss"]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the format's number and the classes, so that the network can be used without its data set."""
         checkpoint["hemnet"] = {"format": CHECKPOINT_FORMAT, "spec": self.spec.to_dict()}
+
+
+def crashes_channels_last(network: nn.Module) -> list[str]:
+    """Return the names of the convolutions whose backward pass ends the process in channels-last format.
+
+    On a CPU with two or more threads, torch 2.13 writes beyond the gradient of a 1x1 convolution with a
+    stride above 1 and fewer than 16 input channels, in float32 and bfloat16.
+    """
+    return [
+        name for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1} and max(module.stride) > 1
+        and module.in_channels // module.groups < 16
+    ]  # fmt: skip
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:

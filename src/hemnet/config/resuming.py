@@ -1,0 +1,81 @@
+"""The configuration of a resumed run: the one that it was made with, changed by the command line alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from hemnet.config.check import ConfigError
+from hemnet.runs.identity import leaves
+from hemnet.runs.redaction import REDACTED
+from hemnet.runs.stored_config import read_config
+
+PATHS = ("callbacks", "logger", "trainer")
+"""The parts of a configuration that hold paths inside the run directory."""
+
+
+def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Return the configuration with which the run that ``resume`` names goes on.
+
+    The run knows its recipe, its data and its options, so that the command need not repeat them. The key of
+    each override is taken from the composed configuration, and all others from the run's config.yaml. With
+    ``resume`` null or auto the command says everything, and ``config`` is returned as it is.
+
+    Args:
+        config: the composed configuration.
+        overrides: those of the command line, from which it was composed.
+
+    Raises:
+        HemnetError: the run's config.yaml cannot be read, or holds no value of a secret that is not given.
+    """
+    if config.resume in (None, "auto"):
+        return config
+    stored = read_config(Path(config.resume) / "config.yaml")
+    for part in PATHS:
+        if OmegaConf.select(stored, part) is not None:
+            stored[part] = _moved(OmegaConf.to_container(stored[part]), stored.get("run_dir"), config.run_dir)
+    for override in OverridesParser.create().parse_overrides([*overrides]):
+        # The recipe is known by its name, and that of another run is refused.
+        key = {"experiment": "name"}.get(override.key_or_group, override.key_or_group.replace("/", "."))
+        if not key.startswith("hydra"):
+            _take(stored, config, key)
+    for name in ("run_dir", "resume", "runs", *(name for name in config if name not in stored)):
+        _take(stored, config, str(name))  # among them parts that the run's version of hemnet did not have
+    return _with_secrets(stored, config)
+
+
+def _take(stored: DictConfig, config: DictConfig, key: str) -> None:
+    """Set a key to its value in ``config``, or remove it if it has been removed there."""
+    missing = object()
+    value = OmegaConf.select(config, key, default=missing)
+    if value is not missing:
+        OmegaConf.update(stored, key, value, merge=False, force_add=True)
+        return
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(stored, parent) if parent else stored
+    if isinstance(node, DictConfig) and name in node:
+        del node[name]
+
+
+def _moved(node: Any, old: str | None, new: str) -> Any:
+    """Return nested containers in which paths at or below the folder ``old`` are at or below ``new``."""
+    if isinstance(node, dict):
+        return {key: _moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_moved(value, old, new) for value in node]
+    if isinstance(node, str) and old and (node == old or node.startswith(f"{old}/")):
+        return new + node.removeprefix(old)
+    return node
+
+
+def _with_secrets(stored: DictConfig, config: DictConfig) -> DictConfig:
+    """Take the secrets, which are not stored, from the composed configuration."""
+    for key, value in leaves(OmegaConf.to_container(stored)):
+        if isinstance(value, str) and REDACTED in value:
+            given = OmegaConf.select(config, key)
+            if given is None:
+                raise ConfigError(f"{key} is a secret, which the run does not hold: give it again, {key}=..")
+            OmegaConf.update(stored, key, given)
+    return stored
