@@ -5,7 +5,7 @@ Shape suffixes: B images, N positions, C channels, K components.
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -94,10 +94,15 @@ def check_name(option: str, value: object, accepted: tuple[str, ...], otherwise:
         raise ValueError(f"{option} is {value!r}; it must be one of {words}")
 
 
-def check_iterations(name: str, iterations: int) -> None:
-    """Refuse with a ValueError a number of iterations, under the name of its option, that is not one."""
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
-        raise ValueError(f"{name} is {iterations!r}; it must be an int, 0 or more")
+def as_count(name: str, value: int, least: int = 0) -> int:
+    """Return a whole number, of Python or NumPy, as an int.
+
+    Raises:
+        ValueError: naming the option, if it is no whole number, or less than the least.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be an int, {least} or more")
+    return int(value)
 
 
 def check_variance(variance: float) -> None:

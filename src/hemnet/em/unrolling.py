@@ -5,6 +5,7 @@ Shape suffixes: B images, N positions, C channels, K components, T iterations.
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from hemnet.em.engine.choose import choose_engine
@@ -12,17 +13,19 @@ from hemnet.em.functional import promote
 from hemnet.em.gradient.call import Call
 from hemnet.em.gradient.choose import Gradient, choose_mode
 from hemnet.em.gradient.modes import GradientMode
-from hemnet.em.highway import HighwayScale, check_steps, per_iteration
+from hemnet.em.highway import HighwayScale, check_scale, per_iteration
 from hemnet.em.options import (
     Acceleration,
     Assignment,
     Engine,
     Normalization,
     Options,
+    as_count,
     check_shapes,
     temperature,
 )
 from hemnet.em.result import EMResult, GradientFlow, unfilled_flow
+from hemnet.em.transforms import outside_graph
 
 
 def unroll(
@@ -113,14 +116,20 @@ def unroll_with(
         RuntimeError: if options.engine is "triton" and cannot run.
         ConvergenceError: see `Implicit`.
     """
-    check_steps(iterations, highway_scale)
-    mode.check(iterations, options)
+    if record_gradient_flow and torch.compiler.is_compiling():
+        return outside_graph(unroll_with)(
+            x_BNC, mu_BKC, iterations, highway_scale, options, mode,
+            return_trajectory=return_trajectory, record_gradient_flow=True,
+        )  # fmt: skip
+    iterations = as_count("iterations", iterations)
+    check_scale(iterations, highway_scale)
     mu_BKC = promote(mu_BKC, x_BNC)[0].expand(x_BNC.shape[0], -1, -1)
     inputs = {"features": x_BNC, "means": mu_BKC, "scale": per_iteration(highway_scale, iterations, mu_BKC)}
+    options = replace(options, engine=choose_engine(options.engine, *inputs.values()))
+    mode.check(iterations, options)
     x_BNC, mu_BKC, scale_TB = (
         tensor if name in mode.reaches else tensor.detach() for name, tensor in inputs.items()
     )
-    options = replace(options, engine=choose_engine(options.engine, x_BNC, mu_BKC))
     flow_QTB = None
     if record_gradient_flow:
         flow_QTB = unfilled_flow(iterations, mu_BKC, reached=mode.flow_rows(iterations))

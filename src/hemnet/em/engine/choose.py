@@ -11,17 +11,29 @@ from torch import Tensor
 
 from hemnet.em.engine.passes import Passes, TorchPasses
 from hemnet.em.options import Engine, Mixture
+from hemnet.em.transforms import needs_plain_operators
 
 _log = logging.getLogger("hemnet.em")
 
 
-def choose_engine(engine: Engine, x_BNC: Tensor, mu_BKC: Tensor) -> Engine:
+def choose_engine(engine: Engine, x_BNC: Tensor, mu_BKC: Tensor, *others: Tensor) -> Engine:
     """Resolve "auto": "triton" on CUDA where it can, else "recompute", the reason in the log, once each.
 
+    Under transforms of `torch.func`, in forward-mode differentiation (of any of the tensors) and in an export
+    it is "reference".
+
     Raises:
-        RuntimeError: if "triton" is asked for by name and cannot run; says why.
+        RuntimeError: if an engine is asked for by name that cannot run; says why.
     """
-    if engine not in ("auto", "triton"):
+    if engine == "reference":
+        return engine
+    if around := needs_plain_operators(x_BNC, mu_BKC, *others):
+        if engine == "auto":
+            return "reference"
+        raise RuntimeError(
+            f"engine={engine!r} cannot run in {around}: take engine='auto', which is 'reference' there"
+        )
+    if engine == "recompute":
         return engine
     if engine == "auto" and not x_BNC.is_cuda:
         return "recompute"

@@ -15,6 +15,7 @@ from hemnet.em.functional import promote
 from hemnet.em.gradient.operators import em_forward
 from hemnet.em.gradient.unrolled import UnrolledFunction
 from hemnet.em.options import Options
+from hemnet.em.transforms import no_gradient
 
 
 class Outcome(NamedTuple):
@@ -64,7 +65,7 @@ class Call:
 
     def quietly(self, mu_BKC: Tensor, scale_TB: Tensor, *, readout: bool = True) -> Outcome:
         """All iterations without a graph; the reconstruction may be left out."""
-        with torch.no_grad():
+        with no_gradient():
             if self.options.engine == "reference":
                 return replace(self, flow_QTB=None)._plain(mu_BKC, scale_TB)
             rows = self._rows(scale_TB)
@@ -87,7 +88,7 @@ class Call:
         if self.options.tolerance is not None:
             # Where to stop is a matter of numbers alone, so any engine may decide it.
             options = replace(self.options, engine="recompute")
-            with torch.no_grad():
+            with no_gradient():
                 *_, count_B = em_forward(self.x_BNC, mu_BKC, scale_TB, options, readout=False)
             scale_TB = zero_length_where_stopped(scale_TB, count_B)
         x_BNC = promote(self.x_BNC, mu_BKC)[0]

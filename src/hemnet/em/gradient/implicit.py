@@ -27,6 +27,7 @@ from hemnet.em.gradient.operators import FLAT, flat, like
 from hemnet.em.gradient.solvers import gmres, neumann, relative
 from hemnet.em.gradient.step import Step, pull_step, take_step
 from hemnet.em.options import Options
+from hemnet.em.transforms import is_exporting
 
 Solver = Literal["gmres", "neumann"]
 OnFailure = Literal["warn", "raise"]
@@ -87,9 +88,11 @@ class Implicit(GradientMode):
             raise ValueError(
                 "gradient='implicit' needs iterations: means that were not moved are no fixed point"
             )
-        if options.engine == "reference":
+        if options.engine == "reference" and not is_exporting():
             raise ValueError(
-                "gradient='implicit' solves a linear system and has no plain autograd form; use engine='auto'"
+                "gradient='implicit' solves a linear system and has no form in plain torch operators, "
+                "which engine='reference', torch.func and forward-mode differentiation take; use "
+                "gradient='unrolled'"
             )
         super().check(iterations, options)
 
@@ -102,7 +105,8 @@ class Implicit(GradientMode):
         fit = call.quietly(mu_BKC, scale_TB, readout=False)
         residual_B = torch.full_like(mu_BKC[:, 0, 0], math.nan)
         ends_2BKC = fit.tail_RBKC[-2:]
-        if call.x_BNC.requires_grad and torch.is_grad_enabled():
+        plain = call.options.engine == "reference"  # an export, which has the forward pass alone
+        if call.x_BNC.requires_grad and torch.is_grad_enabled() and not plain:
             ends_2BKC = FixedPoint.apply(call.x_BNC, ends_2BKC, call.options, self, residual_B, call.flow_QTB)
         x_BNC = watch(call.x_BNC, call.flow_QTB, 1, -1)
         z_BNK = responsibilities(
