@@ -92,7 +92,7 @@ class InitialMeans(nn.Module):
         # models trained in turn) does not overwrite what the backward pass needs.
         return normalize_means(self.means.clone(), self.normalize).unsqueeze(0)
 
-    def note(self, means_BKC: Tensor) -> None:
+    def note(self, means_BKC: Tensor, counted_B: Tensor | None = None) -> None:
         """Count the final means of a batch in the next update, if there is to be one.
 
         A pass without gradients is no training (`torch.optim.swa_utils.update_bn` makes such passes). Nor do
@@ -103,6 +103,8 @@ class InitialMeans(nn.Module):
         means_BKC = all_examples(means_BKC)
         with outside_transforms():
             finite_B = means_BKC.isfinite().all(dim=2).all(dim=1)
+            if counted_B is not None:
+                finite_B = finite_B & counted_B
             total_KC = torch.where(finite_B[:, None, None], means_BKC, 0.0).sum(dim=0)
             if self.pending.device != self.means.device:
                 self._forget()  # made on the meta device and given weights by load_state_dict(assign=True)

@@ -19,7 +19,7 @@ from hemnet.em.gradient.choose import Gradient, choose_mode
 from hemnet.em.gradient.modes import GradientMode
 from hemnet.em.highway import LearnScale, check_scale, continued, initial_logits, learned
 from hemnet.em.initial_means import Group, InitialMeans, Means
-from hemnet.em.layout import ChannelDim, from_positions, to_positions
+from hemnet.em.layout import ChannelDim, from_positions, to_positions, weights_of
 from hemnet.em.options import (
     Acceleration,
     Assignment,
@@ -170,6 +170,7 @@ class HighwayEM(InitialMeans):
         self,
         x_BCP: Tensor,
         means_BKC: Tensor | None = None,
+        weights_BP: Tensor | None = None,
         *,
         return_trajectory: bool = False,
         record_gradient_flow: bool = False,
@@ -180,6 +181,8 @@ class HighwayEM(InitialMeans):
             x_BCP: features, (B, C, ...) or, by `channel_dim`, (B, ..., C).
             means_BKC: initial means in the place of the layer's own: one set, (1, K, C), or one per image,
                 with a K of their own.
+            weights_BP: how often each position counts, (B or 1, ...) with the positions of the features; see
+                `hemnet.em.unroll`.
             return_trajectory: see `hemnet.em.unroll`.
             record_gradient_flow: see `hemnet.em.unroll`.
 
@@ -196,6 +199,7 @@ class HighwayEM(InitialMeans):
         check_shapes(x_BNC, mu_BKC)
         return unroll_with(
             x_BNC,
+            None if weights_BP is None else weights_of(x_BCP, weights_BP, self.channel_dim),
             mu_BKC,
             iterations,
             self.scale(iterations),
@@ -205,30 +209,34 @@ class HighwayEM(InitialMeans):
             record_gradient_flow=record_gradient_flow,
         )
 
-    def forward(self, x_BCP: Tensor, means_BKC: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_BCP: Tensor, means_BKC: Tensor | None = None, weights_BP: Tensor | None = None
+    ) -> Tensor:
         """Reconstruct the features; in training mode also note the final means for the layer's own.
 
         Args:
             x_BCP: features, see `run`.
             means_BKC: as in `run`. Fits from means that are not the layer's own do not move those.
+            weights_BP: as in `run`. An image without any weight does not move the means.
         """
         if self._is_watched and x_BCP.requires_grad and torch.is_grad_enabled():
-            return outside_graph(self._watched)(x_BCP, means_BKC)
-        return self._finish(x_BCP, means_BKC, self.run(x_BCP, means_BKC))
+            return outside_graph(self._watched)(x_BCP, means_BKC, weights_BP)
+        result = self.run(x_BCP, means_BKC, weights_BP)
+        return self._finish(x_BCP, result, noted=means_BKC is None)
 
-    def _watched(self, x_BCP: Tensor, means_BKC: Tensor | None) -> Tensor:
+    def _watched(self, x_BCP: Tensor, means_BKC: Tensor | None, weights_BP: Tensor | None) -> Tensor:
         self._is_watched = bool(self._flow_hooks)
         # An alias has its gradient when the backward pass leaves this layer, whatever else x feeds.
         x_BCP = x_BCP.view_as(x_BCP)
-        result = self.run(x_BCP, means_BKC, record_gradient_flow=True)
+        result = self.run(x_BCP, means_BKC, weights_BP, record_gradient_flow=True)
         flow = result.gradient_flow
         assert flow is not None
         x_BCP.register_hook(lambda _: self._report(flow))
-        return self._finish(x_BCP, means_BKC, result)
+        return self._finish(x_BCP, result, noted=means_BKC is None)
 
-    def _finish(self, x_BCP: Tensor, means_BKC: Tensor | None, result: EMResult) -> Tensor:
-        if self.training and means_BKC is None:
-            self.note(result.means.detach())
+    def _finish(self, x_BCP: Tensor, result: EMResult, *, noted: bool) -> Tensor:
+        if self.training and noted:
+            self.note(result.means.detach(), result.counted())
         return from_positions(result.reconstruction, x_BCP, self.channel_dim)
 
     def register_gradient_flow_hook(self, hook: Callable[[GradientFlow], None]) -> RemovableHandle:

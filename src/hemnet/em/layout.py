@@ -35,6 +35,21 @@ def to_positions(x_BCP: Tensor, channel_dim: ChannelDim, channels: int) -> Tenso
     return x_BCP.flatten(2).mT if channel_dim == 1 else x_BCP.flatten(1, -2)
 
 
+def weights_of(x_BCP: Tensor, weights_BP: Tensor, channel_dim: ChannelDim) -> Tensor:
+    """Return the weights of the positions as (B or 1, N).
+
+    Raises:
+        ValueError: if they have other positions than the features.
+    """
+    positions = x_BCP.shape[2:] if channel_dim == 1 else x_BCP.shape[1:-1]
+    if weights_BP.shape[1:] != positions:
+        raise ValueError(
+            f"the weights have shape {tuple(weights_BP.shape)}; for features of shape {tuple(x_BCP.shape)} "
+            f"they must be (B or 1, {', '.join(map(str, positions))})"
+        )
+    return weights_BP.flatten(1)
+
+
 def from_positions(y_BNC: Tensor, x_BCP: Tensor, channel_dim: ChannelDim) -> Tensor:
     """Return (B, N, C) in the shape and memory format of the features x."""
     if channel_dim == -1:

@@ -116,6 +116,25 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def check_weights(weights_BN: Tensor, x_BNC: Tensor) -> None:
+    """Refuse with a ValueError weights that are not one number or truth value per position, (B or 1, N).
+
+    Their values are not read: that would wait for the device.
+    """
+    if weights_BN.ndim != 2 or weights_BN.shape[0] not in (1, x_BNC.shape[0]) or weights_BN.is_complex():
+        raise ValueError(
+            f"the weights are a {weights_BN.dtype} tensor of shape {tuple(weights_BN.shape)}; they must be "
+            "numbers or truth values, one per position: (B or 1, N) for features (B, N, C) = "
+            f"{tuple(x_BNC.shape)}"
+        )
+    if weights_BN.shape[1] != x_BNC.shape[1]:
+        raise ValueError(
+            f"there are {weights_BN.shape[1]} weights for {x_BNC.shape[1]} positions; give one per position"
+        )
+    if weights_BN.requires_grad:
+        raise ValueError("the weights require a gradient, and none reaches them: give weights.detach()")
+
+
 def check_shapes(x_BNC: Tensor, mu_BKC: Tensor) -> None:
     """Refuse with a ValueError features and means that are not floating (B, N, C) and (B or 1, K, C)."""
     for name, tensor, shape in (("x", x_BNC, "(B, N, C)"), ("mu", mu_BKC, "(B, K, C) or (1, K, C)")):

@@ -46,13 +46,15 @@ def choose_engine(engine: Engine, x_BNC: Tensor, mu_BKC: Tensor, *others: Tensor
     return "recompute"
 
 
-def make_passes(engine: str, x_BNC: Tensor, dtype: torch.dtype, mixture: Mixture) -> Passes:
-    """Build the passes over x, (B, N, C), for means of the given type."""
+def make_passes(
+    engine: str, x_BNC: Tensor, weights_BN: Tensor | None, dtype: torch.dtype, mixture: Mixture
+) -> Passes:
+    """Build the passes over x, (B, N, C), and the weights of its positions, (B, N), for means of a type."""
     if engine == "triton":
         from hemnet.em.engine.triton_passes import TritonPasses  # here, because Triton is optional
 
-        return TritonPasses(x_BNC, mixture)
-    return TorchPasses(x_BNC.to(dtype), mixture)
+        return TritonPasses(x_BNC, mixture, weights_BN)
+    return TorchPasses(x_BNC.to(dtype), mixture, weights_BN)
 
 
 def _why_not_triton(x_BNC: Tensor, mu_BKC: Tensor) -> str | None:

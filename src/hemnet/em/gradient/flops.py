@@ -19,6 +19,7 @@ import hemnet.em.gradient.operators  # noqa: F401  registers the operators
 @register_flop_formula(torch.ops.hemnet.em_forward)
 def forward_flops(
     x_shape: Sequence[int],
+    weights_shape: Sequence[int] | None,
     mu_shape: Sequence[int],
     scale_shape: Sequence[int],
     readout: bool,
@@ -32,6 +33,7 @@ def forward_flops(
 
     Args:
         x_shape: (B, N, C).
+        weights_shape: (B, N), or None.
         mu_shape: (B, K, C).
         scale_shape: (T, B).
         readout: whether the features are reconstructed.
@@ -44,6 +46,7 @@ def forward_flops(
 @register_flop_formula(torch.ops.hemnet.em_backward)
 def backward_flops(
     x_shape: Sequence[int],
+    weights_shape: Sequence[int] | None,
     kept_shape: Sequence[int],
     mass_shape: Sequence[int],
     length_shape: Sequence[int],
@@ -64,6 +67,7 @@ def backward_flops(
 
     Args:
         x_shape: (B, N, C).
+        weights_shape: (B, N), or None.
         kept_shape: (S, B, K, C).
         mass_shape: (T, B, K).
         length_shape: (T, B, K).
