@@ -1,5 +1,8 @@
 """HighwayEM: the layer around the functions."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from _helpers.fits import CHANNELS, COMPONENTS, expected_means, features, layer, step
@@ -80,7 +83,7 @@ def test_a_learned_scale_starts_where_it_is_told_trains_and_stays_in_range(learn
     em, x = layer(iterations=3, highway_scale=-0.4, learn_scale=learn_scale), features()
     fixed = layer(iterations=3, highway_scale=-0.4)
     torch.testing.assert_close(em(x), fixed(x))
-    assert em.scale_logit.shape == (() if learn_scale == "shared" else (3,))
+    assert em.scale_logit.shape == ((1,) if learn_scale == "shared" else (3,))
     (-em(x).square().sum()).backward()
     assert em.scale_logit.grad.abs().min() > 0
     for extreme in (1e4, -1e4):
@@ -144,7 +147,7 @@ def test_compiles_to_one_graph_and_still_updates(backend):
         ({"means": "buffer"}, "means is 'buffer'"),
         ({"momentum": 1.5}, r"momentum is 1\.5"),
         ({"momentum": float("nan")}, "momentum is nan"),
-        ({"num_components": 0}, "num_components 0"),
+        ({"num_components": 0}, "num_components is 0"),
         ({"highway_scale": [0.5]}, "1 values for 3 iterations"),
         ({"engine": "cuda"}, "engine is 'cuda'"),
         ({"means": "learned", "gradient": "implicit"}, "moving_average"),
@@ -163,10 +166,71 @@ def test_construction_refuses(options, message):
         HighwayEM(CHANNELS, **options)
 
 
-@pytest.mark.parametrize("shape", [(2, CHANNELS + 1, 5, 3), (2, CHANNELS, 15)])
-def test_features_of_the_wrong_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="set channels to the width"):
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((2, CHANNELS + 1, 5, 3), f"set channels={CHANNELS + 1}"),
+        ((2, 5, 3, CHANNELS), "set channel_dim=-1"),
+        ((2, 15, CHANNELS), "set channel_dim=-1"),
+        ((2, CHANNELS), "with positions as"),
+    ],
+)
+def test_features_of_the_wrong_shape_are_refused(shape, remedy):
+    with pytest.raises(ValueError, match=remedy):
         layer()(torch.zeros(shape))
+    if len(shape) > 2:
+        turned = [shape[0], shape[-1], *shape[1:-1]] if shape[1] != CHANNELS + 1 else shape
+        with pytest.raises(ValueError, match=f"set channel_dim=1|set channels={CHANNELS + 1}|set channels=3"):
+            layer(channel_dim=-1)(torch.zeros(turned))
+
+
+@pytest.mark.parametrize("positions", [(15,), (5, 3), (2, 4, 3)], ids=str)
+@pytest.mark.parametrize("channel_dim", [1, -1])
+def test_positions_may_have_any_number_of_dimensions(positions, channel_dim):
+    """Tokens, sequences, images and volumes with the same positions are the same fit."""
+    x_BNC = torch.randn(4, math.prod(positions), CHANNELS, generator=torch.Generator().manual_seed(1))
+    em = layer(channel_dim=channel_dim)
+    expected = unroll(x_BNC, em.means[None], iterations=2, assignment="dot").reconstruction
+    x = x_BNC.unflatten(1, positions)
+    y = em(x if channel_dim == -1 else x.movedim(-1, 1))
+    torch.testing.assert_close(y if channel_dim == -1 else y.movedim(1, -1), expected.unflatten(1, positions))
+
+
+def test_volumes_keep_their_memory_format():
+    x = torch.randn(2, CHANNELS, 2, 4, 3).contiguous(memory_format=torch.channels_last_3d)
+    assert layer()(x).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("sets", [1, 4])
+def test_initial_means_may_be_given_and_leave_those_of_the_layer(sets):
+    em, x = layer(), features(requires_grad=True)
+    before, given = em.means.clone(), torch.randn(sets, 7, CHANNELS, requires_grad=True)
+    expected = unroll(x.flatten(2).mT, given, iterations=2, assignment="dot").reconstruction
+    y = em(x, given)
+    torch.testing.assert_close(y.flatten(2).mT, expected)
+    y.sum().backward()
+    assert given.grad.abs().sum() > 0
+    step()
+    assert torch.equal(em.means, before)
+    with pytest.raises(ValueError, match="mu has shape"):
+        em(x, torch.randn(3, 7, CHANNELS))
+
+
+@pytest.mark.parametrize("name", ["channels", "num_components", "iterations", "iterations_eval"])
+def test_counts_are_whole_numbers_of_python_or_numpy(name):
+    options = {"channels": CHANNELS, "num_components": 4, "iterations": 2, "iterations_eval": 2}
+    assert HighwayEM(**options | {name: np.int64(options[name])})(features()).shape == features().shape
+    for wrong in (float(options[name]), True, np.float32(options[name]), "3", -1):
+        with pytest.raises(ValueError, match=f"{name} is "):
+            HighwayEM(**options | {name: wrong})
+
+
+def test_a_shared_scale_of_an_old_checkpoint_is_read():
+    em = layer(learn_scale="shared")
+    old = em.state_dict() | {"scale_logit": torch.tensor(0.25)}
+    em.load_state_dict(old)
+    torch.testing.assert_close(em.scale_logit.detach(), torch.tensor([0.25]))
+    assert old["scale_logit"].ndim == 0
 
 
 def test_repr_rebuilds_the_layer():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from _helpers.gloo import process_group
 from torch import Tensor, nn
@@ -50,3 +51,29 @@ def test_two_ranks_agree_with_one_process(tmp_path: Path):
     train(network, [[part for share in shares(step) for part in share] for step in range(3)])
     assert torch.equal(first, second)
     torch.testing.assert_close(first, network[0].means)
+
+
+def lonely_worker(rank: int, folder: str) -> None:
+    """Rank 0 takes two steps, rank 1 one; layers of their own, so neither waits for the other."""
+    with process_group(rank, RANKS, folder):
+        torch.manual_seed(rank)
+        network = nn.Sequential(HighwayEM(CHANNELS, 3, process_group=None), nn.Conv2d(CHANNELS, 2, 1))
+        train(network, [shares(step)[rank] for step in range(2 - rank)])
+        pair = HighwayEM(CHANNELS, 3, process_group=dist.new_group([0, 1]))
+        before = pair.means.clone()
+        pair(shares(rank)[1][0])
+        pair.update()
+        torch.save((network[0].means, pair.means - pair.momentum * before), f"{folder}/means_{rank}.pt")
+
+
+def test_a_process_group_says_over_which_ranks_means_are_averaged(tmp_path: Path):
+    mp.spawn(lonely_worker, args=(str(tmp_path),), nprocs=RANKS)
+    for rank in range(RANKS):
+        torch.manual_seed(rank)
+        network = model()
+        network[0].iterations = 3
+        train(network, [shares(step)[rank] for step in range(2 - rank)])
+        own, _ = torch.load(tmp_path / f"means_{rank}.pt")
+        torch.testing.assert_close(own, network[0].means)
+    first, second = (torch.load(tmp_path / f"means_{rank}.pt")[1] for rank in range(RANKS))
+    torch.testing.assert_close(first, second)

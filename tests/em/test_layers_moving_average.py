@@ -9,10 +9,11 @@ import pytest
 import torch
 from _helpers.fits import CHANNELS, COMPONENTS, expected_means, features, layer, step
 from torch import nn
+from torch.optim.swa_utils import update_bn
 from torch.utils.checkpoint import checkpoint
 
 from hemnet.em import HighwayEM
-from hemnet.em.initial_means import _moving_averages
+from hemnet.em.initial_means import PASSES_UNTIL_WARNING, _moving_averages
 
 
 @pytest.mark.parametrize("normalize", ["none", "l2"])
@@ -153,3 +154,48 @@ def test_state_dict_holds_the_means_alone_and_round_trips():
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(other.means, em.means)
+
+
+def test_update_moves_the_means_for_whoever_steps_by_hand():
+    em = layer()
+    expected = expected_means(em, features())
+    em(features())
+    em.update()
+    torch.testing.assert_close(em.means, expected)
+    em.update()  # nothing has passed since
+    torch.testing.assert_close(em.means, expected)
+    HighwayEM(CHANNELS, means="learned").update()  # has nothing to do
+
+
+def test_means_that_never_move_are_told_once(caplog):
+    em, x = layer(), features()
+    for _ in range(2 * PASSES_UNTIL_WARNING):
+        em(x)
+    (record,) = caplog.records
+    assert "call its update()" in record.message
+    caplog.clear()
+    for _ in range(2 * PASSES_UNTIL_WARNING):
+        em(x)
+        step()
+    assert not caplog.records
+
+
+def test_passes_without_gradients_are_no_training():
+    """As `torch.optim.swa_utils.update_bn` makes them."""
+    em, x = layer(), features()
+    expected = expected_means(em, x)
+    update_bn([features(seed=2)], nn.Sequential(nn.BatchNorm2d(CHANNELS), em))
+    em(x)
+    step()
+    torch.testing.assert_close(em.means, expected)
+
+
+def test_a_layer_made_on_the_meta_device_and_given_weights_trains():
+    with torch.device("meta"):
+        em = layer()
+    source = layer()
+    em.load_state_dict(source.state_dict(), assign=True)
+    expected = expected_means(source, features())
+    em(features())
+    step()
+    torch.testing.assert_close(em.means, expected)

@@ -46,6 +46,8 @@ BESIDE = {"acceleration": {"assignment": "gaussian", "gradient": OneStep()}}
 # How a gradient mode is written in a configuration.
 WRITTEN = {Implicit(tolerance=1e-6): "{_target_: hemnet.em.Implicit, tolerance: 1e-6}", OneStep(): "one_step"}
 OF_LAYER, OF_HEAD, OF_UNROLL = (signature(call).parameters for call in (HighwayEM, EMHead, unroll))
+# How a layer stands in a network of the user's; the heads are images, averaged over all ranks.
+LAYER_ALONE = {"process_group", "channel_dim"}
 SHARED = [name for name in OF_HEAD if name in OF_LAYER]
 CHANNELS = 6
 
@@ -92,7 +94,7 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]]
 
 
 def test_the_head_has_every_option_of_the_layer_with_its_default() -> None:
-    assert set(OF_HEAD) == set(OF_LAYER) | (set(signature(FCNHead).parameters) - {"stage"})
+    assert set(OF_HEAD) == set(OF_LAYER) - LAYER_ALONE | (set(signature(FCNHead).parameters) - {"stage"})
     for name in set(SHARED) - {"channels"}:
         assert OF_HEAD[name].default == OF_LAYER[name].default, name
 
@@ -127,7 +129,7 @@ def test_an_option_reaches_unroll_from_the_layer(name: str, training: bool, rece
 
 def test_what_a_layer_makes_of_its_own_options_reaches_unroll(received: Callable) -> None:
     """The rest of the layer's options: `unroll` gets what becomes of them."""
-    own = {name for name in OF_LAYER if name not in OF_UNROLL}
+    own = {name for name in OF_LAYER if name not in OF_UNROLL} - LAYER_ALONE
     assert own == {"channels", "num_components", "iterations_eval", "learn_scale", "means", "momentum"}
     layer = HighwayEM(CHANNELS, 5, iterations_eval=7, learn_scale="per_iteration", means="learned").eval()
     found = received(lambda: layer(torch.randn(1, CHANNELS, 2, 2)))

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hemnet.em.options import Assignment, Normalization, check_shapes, check_variance
+from hemnet.em.options import Assignment, Normalization, check_shapes, check_variance, check_weights
 
 # A component with less mass than this, in positions, is empty. As small as float32 allows with room for
 # its reciprocal times features and gradients: EM moves a far component to the data, so it must not be
@@ -84,13 +84,16 @@ def reconstruct(z_BNK: Tensor, mu_BKC: Tensor) -> Tensor:
         return z_BNK @ mu_BKC
 
 
-def log_likelihood(x_BNC: Tensor, mu_BKC: Tensor, *, variance: float) -> Tensor:
+def log_likelihood(
+    x_BNC: Tensor, mu_BKC: Tensor, *, variance: float, weights_BN: Tensor | None = None
+) -> Tensor:
     """Log-likelihood of the features under the mixture, eq (5), in nats, constants included.
 
     Args:
         x_BNC: features, (B, N, C).
         mu_BKC: means, (B, K, C) or (1, K, C).
         variance: σ², positive.
+        weights_BN: how often each position counts, (B, N) or (1, N); once if None.
 
     Returns:
         (B,), float32 or float64, summed over the N positions.
@@ -100,12 +103,14 @@ def log_likelihood(x_BNC: Tensor, mu_BKC: Tensor, *, variance: float) -> Tensor:
     """
     check_shapes(x_BNC, mu_BKC)
     check_variance(variance)
+    if weights_BN is not None:
+        check_weights(weights_BN, x_BNC)
     channels, components = mu_BKC.shape[-1], mu_BKC.shape[-2]
     constant = -math.log(components) - 0.5 * channels * math.log(2 * math.pi * variance)
     (x_BNC,) = promote(x_BNC)
     own_BN = x_BNC.square().sum(dim=-1) / (2 * variance)
     shared_BN = torch.logsumexp(_logits(x_BNC, mu_BKC, variance, "gaussian"), dim=-1)
-    return (shared_BN - own_BN + constant).sum(dim=-1)
+    return weigh(shared_BN - own_BN + constant, weights_BN).sum(dim=-1)
 
 
 def _logits(x_BNC: Tensor, mu_BKC: Tensor, variance: float, assignment: Assignment) -> Tensor:
@@ -115,6 +120,14 @@ def _logits(x_BNC: Tensor, mu_BKC: Tensor, variance: float, assignment: Assignme
     if assignment == "gaussian":
         products_BNK = products_BNK - mu_BKC.square().sum(dim=-1).unsqueeze(1) / 2
     return products_BNK / variance
+
+
+def weigh(values: Tensor, weights_BN: Tensor | None) -> Tensor:
+    """Multiply values of positions, (B, N) or (B, N, K), by the weights of these, if there are any."""
+    if weights_BN is None:
+        return values
+    weights_BN = weights_BN.to(values.dtype)
+    return values * (weights_BN if values.ndim == 2 else weights_BN.unsqueeze(2))
 
 
 def promote(*tensors: Tensor) -> list[Tensor]:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hemnet.em.options import check_iterations, is_number
+from hemnet.em.options import is_number
 
 HighwayScale = float | Sequence[float] | Tensor
 LearnScale = Literal["none", "shared", "per_iteration"]
@@ -19,12 +19,11 @@ LearnScale = Literal["none", "shared", "per_iteration"]
 LARGEST_SCALE = 0.99
 
 
-def check_steps(iterations: int, highway_scale: HighwayScale) -> None:
-    """Refuse with a ValueError a number of iterations, or a highway scale for them, that is out of range.
+def check_scale(iterations: int, highway_scale: HighwayScale) -> None:
+    """Refuse with a ValueError a highway scale for a number of iterations that is out of range.
 
     The values of a tensor are not read: that would wait for the device.
     """
-    check_iterations("iterations", iterations)
     if isinstance(highway_scale, Tensor):
         if highway_scale.shape not in ((), (iterations,)) or not highway_scale.is_floating_point():
             raise ValueError(
@@ -65,17 +64,15 @@ def continued(highway_scale: float | tuple[float, ...], iterations: int) -> floa
 
 
 def learned(logit: Tensor, iterations: int) -> Tensor:
-    """The scale 0.99·tanh(logit): () of a parameter of shape (), else (T,), going on with its last number."""
+    """The scale 0.99·tanh(logit), (T,), of a parameter (1,) or (T,): it goes on with its last number."""
     scale = LARGEST_SCALE * logit.tanh()
-    if scale.ndim == 0:
-        return scale
     return scale[torch.arange(iterations, device=scale.device).clamp(max=len(scale) - 1)]
 
 
 def initial_logits(
     highway_scale: float | Sequence[float], iterations: int, learn_scale: LearnScale
 ) -> Tensor:
-    """The float32 parameter, () for "shared" or else (T,), of which `learned` makes `highway_scale`.
+    """The float32 parameter, (1,) for "shared" or else (T,), of which `learned` makes `highway_scale`.
 
     Raises:
         ValueError: if h is too near 1 or -1, or "shared" is to start from different numbers.
@@ -92,4 +89,4 @@ def initial_logits(
             "where it will stay"
         )
     logits = torch.tensor([math.atanh(h / LARGEST_SCALE) for h in values], dtype=torch.float32)
-    return logits[0] if learn_scale == "shared" else logits.expand(iterations).clone()
+    return logits[:1].clone() if learn_scale == "shared" else logits.expand(iterations).clone()

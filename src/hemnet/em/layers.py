@@ -1,6 +1,7 @@
 """HighwayEM: unrolled highway expectation-maximization as a layer that owns its initial means.
 
-Shape suffixes: B images, H rows, W columns, N = H·W positions, C channels, K components, T iterations.
+Shape suffixes: B images, P dimensions of positions (H rows and W columns), N positions in all, C channels,
+K components, T iterations.
 """
 
 from collections import OrderedDict
@@ -16,20 +17,22 @@ from torch.utils.hooks import RemovableHandle
 
 from hemnet.em.gradient.choose import Gradient, choose_mode
 from hemnet.em.gradient.modes import GradientMode
-from hemnet.em.highway import LearnScale, check_steps, continued, initial_logits, learned
-from hemnet.em.initial_means import InitialMeans, Means
+from hemnet.em.highway import LearnScale, check_scale, continued, initial_logits, learned
+from hemnet.em.initial_means import Group, InitialMeans, Means
+from hemnet.em.layout import ChannelDim, from_positions, to_positions, weights_of
 from hemnet.em.options import (
     Acceleration,
     Assignment,
     Engine,
     Normalization,
     Options,
-    check_iterations,
+    as_count,
     check_name,
     check_shapes,
     temperature,
 )
 from hemnet.em.result import EMResult, GradientFlow
+from hemnet.em.transforms import outside_graph
 from hemnet.em.unrolling import unroll_with
 
 
@@ -42,6 +45,9 @@ def _option(name: str) -> property:
 
 class HighwayEM(InitialMeans):
     """(B, C, H, W) features to their reconstruction of the same shape, dtype and memory format.
+
+    Positions may have any number of dimensions, one or more: (B, C, L), (B, C, H, W), (B, C, D, H, W). With
+    channel_dim=-1 channels come last, as in the tokens (B, N, C) of a transformer.
 
     Each image is fitted by K means, `iterations` steps of `hemnet.em.unroll` from the shared initial
     means, and every position is replaced by the mix of means that its responsibilities make. No
@@ -91,6 +97,9 @@ class HighwayEM(InitialMeans):
             `scale_logit`, h = 0.99·tanh(scale_logit), started at `highway_scale`.
         means: "moving_average" or "learned".
         momentum: share of the old means that a step keeps, in [0, 1].
+        process_group: the ranks over which the moving average is taken: "default" for all, a process group
+            for its ranks, None for this process alone, as independent models on several ranks need.
+        channel_dim: where the features have their channels, 1 or -1.
 
     Attributes:
         options: assignment, variance (a number), normalize, engine, acceleration and tolerance, as one value;
@@ -121,23 +130,29 @@ class HighwayEM(InitialMeans):
         learn_scale: LearnScale = "none",
         means: Means = "moving_average",
         momentum: float = 0.9,
+        process_group: Group = "default",
+        channel_dim: ChannelDim = 1,
     ) -> None:
-        super().__init__(num_components, channels, means, normalize, momentum)
+        super().__init__(num_components, channels, means, normalize, momentum, process_group)
         sigma2 = temperature(variance, channels)
         self.options = Options(sigma2, assignment, normalize, engine, acceleration, tolerance)
         self.gradient: GradientMode = choose_mode(gradient)
+        self.iterations = iterations = as_count("iterations", iterations)
+        self.iterations_eval = (
+            None if iterations_eval is None else as_count("iterations_eval", iterations_eval)
+        )
         self.gradient.check(iterations, self.options)
-        check_steps(iterations, highway_scale)
-        if iterations_eval is not None:
-            check_iterations("iterations_eval", iterations_eval)
+        check_scale(iterations, highway_scale)
         _check_learning(iterations, self.gradient, means, learn_scale)
-        self.iterations = iterations
-        self.iterations_eval = iterations_eval
         self.highway_scale = tuple(highway_scale) if isinstance(highway_scale, Sequence) else highway_scale
         self.learn_scale: LearnScale = learn_scale
+        if channel_dim not in get_args(ChannelDim):
+            raise ValueError(f"channel_dim is {channel_dim!r}; it must be 1 or -1")
+        self.channel_dim: ChannelDim = channel_dim
         if learn_scale != "none":
             self.scale_logit = nn.Parameter(initial_logits(self.highway_scale, iterations, learn_scale))
         self._flow_hooks: OrderedDict[int, Callable[[GradientFlow], None]] = OrderedDict()
+        self._is_watched = False  # torch.compile notices when this changes, not when a hook comes
 
     assignment = _option("assignment")
     variance = _option("variance")
@@ -152,33 +167,40 @@ class HighwayEM(InitialMeans):
         return learned(self.scale_logit, iterations)
 
     def run(
-        self, x_BCHW: Tensor, *, return_trajectory: bool = False, record_gradient_flow: bool = False
+        self,
+        x_BCP: Tensor,
+        means_BKC: Tensor | None = None,
+        weights_BP: Tensor | None = None,
+        *,
+        return_trajectory: bool = False,
+        record_gradient_flow: bool = False,
     ) -> EMResult:
         """Fit each image and return the whole result, for probes and plots; positions are row by row.
 
         Args:
-            x_BCHW: features.
+            x_BCP: features, (B, C, ...) or, by `channel_dim`, (B, ..., C).
+            means_BKC: initial means in the place of the layer's own: one set, (1, K, C), or one per image,
+                with a K of their own.
+            weights_BP: how often each position counts, (B or 1, ...) with the positions of the features; see
+                `hemnet.em.unroll`.
             return_trajectory: see `hemnet.em.unroll`.
             record_gradient_flow: see `hemnet.em.unroll`.
 
         Raises:
-            ValueError: if the features are not floating (B, C, H, W) with this layer's C.
+            ValueError: if the features are not floating and of this layer's shape, or the means do not fit.
         """
-        if x_BCHW.ndim != 4 or x_BCHW.shape[1] != self.channels:
-            raise ValueError(
-                f"the features have shape {tuple(x_BCHW.shape)}; HighwayEM(channels={self.channels}) takes "
-                f"(B, {self.channels}, H, W): set channels to the width of the layer before"
-            )
         iterations, options = self.iterations, self.options
         if self.training:
             options = replace(options, tolerance=None)
         elif self.iterations_eval is not None:
             iterations = self.iterations_eval
-        x_BNC, mu_1KC = x_BCHW.flatten(2).mT, self.start()
-        check_shapes(x_BNC, mu_1KC)
+        x_BNC = to_positions(x_BCP, self.channel_dim, self.channels)
+        mu_BKC = self.start() if means_BKC is None else means_BKC
+        check_shapes(x_BNC, mu_BKC)
         return unroll_with(
             x_BNC,
-            mu_1KC,
+            None if weights_BP is None else weights_of(x_BCP, weights_BP, self.channel_dim),
+            mu_BKC,
             iterations,
             self.scale(iterations),
             options,
@@ -187,21 +209,35 @@ class HighwayEM(InitialMeans):
             record_gradient_flow=record_gradient_flow,
         )
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Reconstruct (B, C, H, W) features; in training mode also note the final means for their update."""
-        watched = bool(self._flow_hooks) and x_BCHW.requires_grad and torch.is_grad_enabled()
-        if watched:
-            # An alias has its gradient when the backward pass leaves this layer, whatever else x feeds.
-            x_BCHW = x_BCHW.view_as(x_BCHW)
-        result = self.run(x_BCHW, record_gradient_flow=watched)
-        if (flow := result.gradient_flow) is not None:
-            x_BCHW.register_hook(lambda _: self._report(flow))
-        if self.training:
-            self.note(result.means.detach())
-        channels_last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
-        return result.reconstruction.mT.unflatten(2, x_BCHW.shape[2:]).contiguous(
-            memory_format=torch.channels_last if channels_last else torch.contiguous_format
-        )
+    def forward(
+        self, x_BCP: Tensor, means_BKC: Tensor | None = None, weights_BP: Tensor | None = None
+    ) -> Tensor:
+        """Reconstruct the features; in training mode also note the final means for the layer's own.
+
+        Args:
+            x_BCP: features, see `run`.
+            means_BKC: as in `run`. Fits from means that are not the layer's own do not move those.
+            weights_BP: as in `run`. An image without any weight does not move the means.
+        """
+        if self._is_watched and x_BCP.requires_grad and torch.is_grad_enabled():
+            return outside_graph(self._watched)(x_BCP, means_BKC, weights_BP)
+        result = self.run(x_BCP, means_BKC, weights_BP)
+        return self._finish(x_BCP, result, noted=means_BKC is None)
+
+    def _watched(self, x_BCP: Tensor, means_BKC: Tensor | None, weights_BP: Tensor | None) -> Tensor:
+        self._is_watched = bool(self._flow_hooks)
+        # An alias has its gradient when the backward pass leaves this layer, whatever else x feeds.
+        x_BCP = x_BCP.view_as(x_BCP)
+        result = self.run(x_BCP, means_BKC, weights_BP, record_gradient_flow=True)
+        flow = result.gradient_flow
+        assert flow is not None
+        x_BCP.register_hook(lambda _: self._report(flow))
+        return self._finish(x_BCP, result, noted=means_BKC is None)
+
+    def _finish(self, x_BCP: Tensor, result: EMResult, *, noted: bool) -> Tensor:
+        if self.training and noted:
+            self.note(result.means.detach(), result.counted())
+        return from_positions(result.reconstruction, x_BCP, self.channel_dim)
 
     def register_gradient_flow_hook(self, hook: Callable[[GradientFlow], None]) -> RemovableHandle:
         """Have `hook(flow)` called whenever a backward pass leaves this layer.
@@ -214,7 +250,15 @@ class HighwayEM(InitialMeans):
         """
         handle = RemovableHandle(self._flow_hooks)
         self._flow_hooks[handle.id] = hook
+        self._is_watched = True
         return handle
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # A shared scale was a scalar once, which FSDP2 does not shard.
+        old = state_dict.get(f"{prefix}scale_logit")
+        if old is not None and old.ndim == 0:
+            state_dict[f"{prefix}scale_logit"] = old.unsqueeze(0)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """The constructor's arguments, in its order; with the names of `hemnet.em` they rebuild it."""

@@ -5,7 +5,7 @@ Shape suffixes: B images, N positions, C channels, K components.
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -94,10 +94,15 @@ def check_name(option: str, value: object, accepted: tuple[str, ...], otherwise:
         raise ValueError(f"{option} is {value!r}; it must be one of {words}")
 
 
-def check_iterations(name: str, iterations: int) -> None:
-    """Refuse with a ValueError a number of iterations, under the name of its option, that is not one."""
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
-        raise ValueError(f"{name} is {iterations!r}; it must be an int, 0 or more")
+def as_count(name: str, value: int, least: int = 0) -> int:
+    """Return a whole number, of Python or NumPy, as an int.
+
+    Raises:
+        ValueError: naming the option, if it is no whole number, or less than the least.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be an int, {least} or more")
+    return int(value)
 
 
 def check_variance(variance: float) -> None:
@@ -109,6 +114,25 @@ def check_variance(variance: float) -> None:
 def is_number(value: object) -> bool:
     """Whether a value is a real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_weights(weights_BN: Tensor, x_BNC: Tensor) -> None:
+    """Refuse with a ValueError weights that are not one number or truth value per position, (B or 1, N).
+
+    Their values are not read: that would wait for the device.
+    """
+    if weights_BN.ndim != 2 or weights_BN.shape[0] not in (1, x_BNC.shape[0]) or weights_BN.is_complex():
+        raise ValueError(
+            f"the weights are a {weights_BN.dtype} tensor of shape {tuple(weights_BN.shape)}; they must be "
+            "numbers or truth values, one per position: (B or 1, N) for features (B, N, C) = "
+            f"{tuple(x_BNC.shape)}"
+        )
+    if weights_BN.shape[1] != x_BNC.shape[1]:
+        raise ValueError(
+            f"there are {weights_BN.shape[1]} weights for {x_BNC.shape[1]} positions; give one per position"
+        )
+    if weights_BN.requires_grad:
+        raise ValueError("the weights require a gradient, and none reaches them: give weights.detach()")
 
 
 def check_shapes(x_BNC: Tensor, mu_BKC: Tensor) -> None:

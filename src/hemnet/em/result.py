@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hemnet.em.functional import log_likelihood, responsibilities
+from hemnet.em.functional import log_likelihood, responsibilities, weigh
 from hemnet.em.options import Engine, Mixture
 
 
@@ -21,9 +21,9 @@ class Diagnostics:
         log_likelihood: eq (5) at mu^(0) ... mu^(T), (T+1, B), in nats. The steps of assignment "dot" are
             not made to raise it, and may lower it.
         step_length: |mu^(t+1) - mu^(t)| over all components, (T, B), in the units of the features.
-        occupancy: N_k / N under mu^(0) ... mu^(T), (T+1, B, K), summing to 1 over K.
-        entropy: of the responsibilities under mu^(0) ... mu^(T), mean over positions, (T+1, B), in nats,
-            from 0 (hard assignment) to log K.
+        occupancy: N_k / Σ_k N_k under mu^(0) ... mu^(T), (T+1, B, K), summing to 1 over K.
+        entropy: of the responsibilities under mu^(0) ... mu^(T), mean over positions by weight, (T+1, B), in
+            nats, from 0 (hard assignment) to log K.
     """
 
     log_likelihood: Tensor
@@ -75,6 +75,7 @@ class EMResult:
     gradient_flow: GradientFlow | None
     implicit_residual: Tensor | None
     _x_BNC: Tensor = field(repr=False)
+    _weights_BN: Tensor | None = field(repr=False)
     _e_BKC: Tensor = field(repr=False)
     _mixture: Mixture = field(repr=False)
 
@@ -103,15 +104,30 @@ class EMResult:
         likelihood, occupancy, entropy = [], [], []
         for mu_BKC in trajectory_TBKC:
             z_BNK = _responsibilities(self._x_BNC, mu_BKC, self._mixture)
-            occupancy.append(z_BNK.mean(dim=1))
-            entropy.append(torch.special.entr(z_BNK).sum(dim=2).mean(dim=1))
-            likelihood.append(log_likelihood(self._x_BNC, mu_BKC, variance=self._mixture.variance))
+            occupancy.append(self._mean(z_BNK))
+            entropy.append(self._mean(torch.special.entr(z_BNK).sum(dim=2)))
+            likelihood.append(
+                log_likelihood(
+                    self._x_BNC, mu_BKC, variance=self._mixture.variance, weights_BN=self._weights_BN
+                )
+            )
         return Diagnostics(
             log_likelihood=torch.stack(likelihood),
             step_length=trajectory_TBKC.diff(dim=0).flatten(2).norm(dim=2),
             occupancy=torch.stack(occupancy),
             entropy=torch.stack(entropy),
         )
+
+    def counted(self) -> Tensor | None:
+        """Which images have a position of some weight, (B,), bool; None where no weights were given."""
+        return None if self._weights_BN is None else (self._weights_BN > 0).any(dim=1)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """The mean over the positions, by their weights."""
+        if self._weights_BN is None:
+            return values.mean(dim=1)
+        total = weigh(values, self._weights_BN).sum(dim=1)
+        return total / self._weights_BN.sum(dim=1).reshape(-1, *(1,) * (total.ndim - 1))
 
     def _kept(self) -> Tensor:
         if self.trajectory is None:

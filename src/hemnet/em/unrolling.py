@@ -5,6 +5,7 @@ Shape suffixes: B images, N positions, C channels, K components, T iterations.
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from hemnet.em.engine.choose import choose_engine
@@ -12,22 +13,26 @@ from hemnet.em.functional import promote
 from hemnet.em.gradient.call import Call
 from hemnet.em.gradient.choose import Gradient, choose_mode
 from hemnet.em.gradient.modes import GradientMode
-from hemnet.em.highway import HighwayScale, check_steps, per_iteration
+from hemnet.em.highway import HighwayScale, check_scale, per_iteration
 from hemnet.em.options import (
     Acceleration,
     Assignment,
     Engine,
     Normalization,
     Options,
+    as_count,
     check_shapes,
+    check_weights,
     temperature,
 )
 from hemnet.em.result import EMResult, GradientFlow, unfilled_flow
+from hemnet.em.transforms import outside_graph
 
 
 def unroll(
     x_BNC: Tensor,
     mu_BKC: Tensor,
+    weights_BN: Tensor | None = None,
     *,
     iterations: int,
     highway_scale: HighwayScale = 0.5,
@@ -46,6 +51,9 @@ def unroll(
     Args:
         x_BNC: features, (B, N, C), floating.
         mu_BKC: initial means, (B, K, C) or (1, K, C), floating; used as they are, also under "l2".
+        weights_BN: how often each position counts in the fit, (B, N) or (1, N), numbers of 0 or more or
+            truth values (a mask); once if None. A position without weight is in no mean, no likelihood and no
+            occupancy, and is reconstructed all the same; its features must be finite. No gradient.
         iterations: T >= 0. With 0 the reconstruction is z(mu)·mu.
         highway_scale: h in (-1, 1), one number or T of them; h < 0 over-relaxes. A tensor, () or (T,),
             may require grad; its values are not checked, since reading them would wait for the device.
@@ -85,6 +93,7 @@ def unroll(
     sigma2 = temperature(variance, x_BNC.shape[-1])
     return unroll_with(
         x_BNC,
+        weights_BN,
         mu_BKC,
         iterations,
         highway_scale,
@@ -97,6 +106,7 @@ def unroll(
 
 def unroll_with(
     x_BNC: Tensor,
+    weights_BN: Tensor | None,
     mu_BKC: Tensor,
     iterations: int,
     highway_scale: HighwayScale,
@@ -113,18 +123,27 @@ def unroll_with(
         RuntimeError: if options.engine is "triton" and cannot run.
         ConvergenceError: see `Implicit`.
     """
-    check_steps(iterations, highway_scale)
-    mode.check(iterations, options)
+    if record_gradient_flow and torch.compiler.is_compiling():
+        return outside_graph(unroll_with)(
+            x_BNC, weights_BN, mu_BKC, iterations, highway_scale, options, mode,
+            return_trajectory=return_trajectory, record_gradient_flow=True,
+        )  # fmt: skip
+    iterations = as_count("iterations", iterations)
+    check_scale(iterations, highway_scale)
     mu_BKC = promote(mu_BKC, x_BNC)[0].expand(x_BNC.shape[0], -1, -1)
+    if weights_BN is not None:
+        check_weights(weights_BN, x_BNC)
+        weights_BN = weights_BN.to(mu_BKC).expand(x_BNC.shape[0], -1).contiguous()
     inputs = {"features": x_BNC, "means": mu_BKC, "scale": per_iteration(highway_scale, iterations, mu_BKC)}
+    options = replace(options, engine=choose_engine(options.engine, *inputs.values()))
+    mode.check(iterations, options)
     x_BNC, mu_BKC, scale_TB = (
         tensor if name in mode.reaches else tensor.detach() for name, tensor in inputs.items()
     )
-    options = replace(options, engine=choose_engine(options.engine, x_BNC, mu_BKC))
     flow_QTB = None
     if record_gradient_flow:
         flow_QTB = unfilled_flow(iterations, mu_BKC, reached=mode.flow_rows(iterations))
-    fit = mode.fit(Call(x_BNC, options, return_trajectory, flow_QTB), mu_BKC, scale_TB)
+    fit = mode.fit(Call(x_BNC, weights_BN, options, return_trajectory, flow_QTB), mu_BKC, scale_TB)
     return EMResult(
         reconstruction=fit.y_BNC,
         means=fit.tail_RBKC[-1],
@@ -134,6 +153,7 @@ def unroll_with(
         gradient_flow=None if flow_QTB is None else GradientFlow(*flow_QTB),
         implicit_residual=fit.residual_B,
         _x_BNC=x_BNC,
+        _weights_BN=weights_BN,
         _e_BKC=fit.tail_RBKC[-min(iterations, 1) - 1],
         _mixture=options,
     )

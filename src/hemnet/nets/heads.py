@@ -131,4 +131,6 @@ class EMHead(FCNHead):
     ) -> None:
         given = locals()  # every argument by its name, so that none can be forgotten on its way to the layer
         super().__init__(in_channels, num_classes, channels=channels, dropout=dropout)
-        self.context = EMUnit(HighwayEM(**{name: given[name] for name in signature(HighwayEM).parameters}))
+        self.context = EMUnit(
+            HighwayEM(**{name: given[name] for name in signature(HighwayEM).parameters if name in given})
+        )

@@ -36,14 +36,15 @@ def assert_near(actual: Tensor, expected: Tensor, tolerance: float, floor: float
     )
 
 
-def check_passes(x: Tensor, components: int, mixture: Mixture) -> None:
+def check_passes(x: Tensor, components: int, mixture: Mixture, *, weighted: bool = False) -> None:
     """Every pass of the engine against `TorchPasses` in float64."""
     images, positions, channels = x.shape
     mu, rows, a = (draw(images, components, channels, seed=seed) for seed in (1, 2, 3))
     offset = draw(images, components, seed=4)
     dy = draw(images, positions, channels, seed=5).to(x.dtype)
-    exact = TorchPasses(x.double(), mixture)
-    fused = triton_passes.TritonPasses(x, mixture)
+    weights = draw(images, positions, seed=6).relu() if weighted else None  # half of them 0
+    exact = TorchPasses(x.double(), mixture, weights.double() if weighted else None)
+    fused = triton_passes.TritonPasses(x, mixture, weights)
     forward, backward = FORWARD[x.dtype], BACKWARD[x.dtype]
     for actual, expected in zip(fused.sums(mu), exact.sums(mu.double()), strict=True):
         assert_near(actual, expected, forward)
@@ -70,13 +71,16 @@ def check_passes(x: Tensor, components: int, mixture: Mixture) -> None:
     dtype=st.sampled_from(DTYPES),
     assignment=st.sampled_from(ASSIGNMENTS),
     planar=st.booleans(),
+    weighted=st.booleans(),
 )
-@example((1, 1, 1, 1), torch.float32, "gaussian", False)
-@example((2, 67, 33, 1), torch.bfloat16, "gaussian", True)
-def test_passes(shape, dtype, assignment, planar):
+@example((1, 1, 1, 1), torch.float32, "gaussian", False, False)
+@example((2, 67, 33, 1), torch.bfloat16, "gaussian", True, False)
+@example((2, 67, 33, 5), torch.bfloat16, "dot", False, True)
+@example((2, 67, 33, 5), torch.float32, "gaussian", True, True)
+def test_passes(shape, dtype, assignment, planar, weighted):
     images, positions, channels, components = shape
     x = draw(images, channels, positions).mT if planar else draw(images, positions, channels)
-    check_passes(x.to(dtype), components, Mixture(channels**0.5, assignment, "none"))
+    check_passes(x.to(dtype), components, Mixture(channels**0.5, assignment, "none"), weighted=weighted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -11,17 +11,29 @@ from torch import Tensor
 
 from hemnet.em.engine.passes import Passes, TorchPasses
 from hemnet.em.options import Engine, Mixture
+from hemnet.em.transforms import needs_plain_operators
 
 _log = logging.getLogger("hemnet.em")
 
 
-def choose_engine(engine: Engine, x_BNC: Tensor, mu_BKC: Tensor) -> Engine:
+def choose_engine(engine: Engine, x_BNC: Tensor, mu_BKC: Tensor, *others: Tensor) -> Engine:
     """Resolve "auto": "triton" on CUDA where it can, else "recompute", the reason in the log, once each.
 
+    Under transforms of `torch.func`, in forward-mode differentiation (of any of the tensors) and in an export
+    it is "reference".
+
     Raises:
-        RuntimeError: if "triton" is asked for by name and cannot run; says why.
+        RuntimeError: if an engine is asked for by name that cannot run; says why.
     """
-    if engine not in ("auto", "triton"):
+    if engine == "reference":
+        return engine
+    if around := needs_plain_operators(x_BNC, mu_BKC, *others):
+        if engine == "auto":
+            return "reference"
+        raise RuntimeError(
+            f"engine={engine!r} cannot run in {around}: take engine='auto', which is 'reference' there"
+        )
+    if engine == "recompute":
         return engine
     if engine == "auto" and not x_BNC.is_cuda:
         return "recompute"
@@ -34,13 +46,15 @@ def choose_engine(engine: Engine, x_BNC: Tensor, mu_BKC: Tensor) -> Engine:
     return "recompute"
 
 
-def make_passes(engine: str, x_BNC: Tensor, dtype: torch.dtype, mixture: Mixture) -> Passes:
-    """Build the passes over x, (B, N, C), for means of the given type."""
+def make_passes(
+    engine: str, x_BNC: Tensor, weights_BN: Tensor | None, dtype: torch.dtype, mixture: Mixture
+) -> Passes:
+    """Build the passes over x, (B, N, C), and the weights of its positions, (B, N), for means of a type."""
     if engine == "triton":
         from hemnet.em.engine.triton_passes import TritonPasses  # here, because Triton is optional
 
-        return TritonPasses(x_BNC, mixture)
-    return TorchPasses(x_BNC.to(dtype), mixture)
+        return TritonPasses(x_BNC, mixture, weights_BN)
+    return TorchPasses(x_BNC.to(dtype), mixture, weights_BN)
 
 
 def _why_not_triton(x_BNC: Tensor, mu_BKC: Tensor) -> str | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hemnet.em.engine import products
+from hemnet.em.functional import weigh
 from hemnet.em.options import Mixture
 
 
@@ -31,27 +32,39 @@ def logit_factors(mu_BKC: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
     return w_BKC, -0.5 * (w_BKC * (mu_BKC + centre_B1C)).sum(dim=2)
 
 
-def common_log_normalizer(mu_BKC: Tensor, total_B1C: Tensor, positions: int, variance: float) -> Tensor:
+def common_log_normalizer(mu_BKC: Tensor, total_B1C: Tensor, count_B: Tensor, variance: float) -> Tensor:
     """What `logit_factors` leaves out of the Gaussian log-normalizer, (B,).
 
-    It is Σ_n (x_n·c - |c|²/2) / σ² with c the centre of the means.
+    It is Σ_n v_n (x_n·c - |c|²/2) / σ² with c the centre of the means and v_n the weights of the positions.
 
     Args:
         mu_BKC: the means.
-        total_B1C: Σ_n x_n.
-        positions: N.
+        total_B1C: Σ_n v_n x_n.
+        count_B: Σ_n v_n.
         variance: σ².
     """
     centre_B1C = mu_BKC.mean(dim=1, keepdim=True)
-    common_B1C = centre_B1C * (total_B1C - positions / 2 * centre_B1C)
+    common_B1C = centre_B1C * (total_B1C - count_B[:, None, None] / 2 * centre_B1C)
     return common_B1C.sum(dim=(1, 2)) / variance
 
 
+def weighted_total(x_BNC: Tensor, weights_BN: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return Σ_n v_n x_n, (B, 1, C), and Σ_n v_n, (B,), for weights v, 1 if None."""
+    if weights_BN is None:
+        count_B = torch.full_like(x_BNC[:, 0, 0], x_BNC.shape[1], dtype=dtype)
+        return x_BNC.sum(dim=1, keepdim=True, dtype=dtype), count_B
+    return weights_BN.unsqueeze(1) @ x_BNC.to(dtype), weights_BN.sum(dim=1)
+
+
 class Passes(Protocol):
-    """The passes over one batch of features x (B, N, C), in the dtype of the means (float32 or float64)."""
+    """The passes over one batch of features x (B, N, C), in the dtype of the means (float32 or float64).
+
+    Position n counts v_n times in all sums over positions, those of the readout and its gradient excepted;
+    once where no weights v are given. Without them the equations are as below.
+    """
 
     def sums(self, mu_BKC: Tensor) -> tuple[Tensor, Tensor]:
-        """E-step, eq (1), and the sums of eq (2): Σ_n z x (B, K, C) and N_k = Σ_n z (B, K)."""
+        """E-step, eq (1), and the sums of eq (2): Σ_n v z x (B, K, C) and N_k = Σ_n v z (B, K)."""
         ...
 
     def log_normalizer(self, mu_BKC: Tensor) -> Tensor:
@@ -81,7 +94,7 @@ class Passes(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Pull a gradient back through the E-step at mu and the sums after it.
 
-        The gradient with respect to z is dz_nk = x_n·a_k - offset_k, plus dy_n·mu'_k for
+        The gradient with respect to z is dz_nk = v_n (x_n·a_k - offset_k), plus dy_n·mu'_k for
         readout = (dy, mu'); through the softmax and 1/σ² it is dl = z∘(dz - Σ_k z∘dz) / σ².
 
         Args:
@@ -89,7 +102,7 @@ class Passes(Protocol):
             a_BKC: the gradient to the sums.
             offset_BK: as above, what `a` gives at the mean of the component.
             readout: as above, if there is one.
-            to_features: note z·a + dl·mu, this pull's part of the gradient to the features.
+            to_features: note v z·a + dl·mu, this pull's part of the gradient to the features.
             energy_B: if given, the squared norm of that part is added to it, per image, noted or not.
 
         Returns:
@@ -105,27 +118,27 @@ class Passes(Protocol):
 class TorchPasses:
     """Passes as matrix products, on any device. Temporaries are 2·B·N·K numbers."""
 
-    def __init__(self, x_BNC: Tensor, mixture: Mixture) -> None:
+    def __init__(self, x_BNC: Tensor, mixture: Mixture, weights_BN: Tensor | None = None) -> None:
         self._x_BNC = products.ready(x_BNC)
+        self._weights_BN = weights_BN
         self._mixture = mixture
         self._dx_BNC: Tensor | None = None
         self._latest: tuple[Tensor, Tensor] | None = None
-        self._total_B1C: Tensor | None = None
+        self._total: tuple[Tensor, Tensor] | None = None
 
     def sums(self, mu_BKC: Tensor) -> tuple[Tensor, Tensor]:
         """See `Passes`."""
-        return products.gather(self._responsibilities(mu_BKC), self._x_BNC)
+        return products.gather(weigh(self._responsibilities(mu_BKC), self._weights_BN), self._x_BNC)
 
     def log_normalizer(self, mu_BKC: Tensor) -> Tensor:
         """See `Passes`."""
         logits_BNK = products.affine(self._x_BNC, *logit_factors(mu_BKC, self._mixture))
         lse_BN1 = logits_BNK.logsumexp(dim=2, keepdim=True)
         self._latest = (mu_BKC, logits_BNK.sub_(lse_BN1).exp_())
-        if self._total_B1C is None:
-            self._total_B1C = self._x_BNC.sum(dim=1, keepdim=True)
-        return lse_BN1.sum(dim=(1, 2)) + common_log_normalizer(
-            mu_BKC, self._total_B1C, self._x_BNC.shape[1], self._mixture.variance
-        )
+        if self._total is None:
+            self._total = weighted_total(self._x_BNC, self._weights_BN, self._x_BNC.dtype)
+        own_B = weigh(lse_BN1, self._weights_BN).sum(dim=(1, 2))
+        return own_B + common_log_normalizer(mu_BKC, *self._total, self._mixture.variance)
 
     def readout(self, e_BKC: Tensor, mu_BKC: Tensor) -> Tensor:
         """See `Passes`."""
@@ -152,11 +165,14 @@ class TorchPasses:
         self._latest = None
         z_BNK = self._softmax(w_BKC, bias_BK)
         dl_BNK = products.affine(self._x_BNC, a_BKC, -offset_BK)
+        if self._weights_BN is not None:
+            dl_BNK *= self._weights_BN.unsqueeze(2)
         if readout is not None:
             dy_BNC, rows_BKC = readout
             dl_BNK += products.affine(self._ready(dy_BNC), rows_BKC, torch.zeros_like(offset_BK))
         # In place: each position needs nothing but its own row.
         torch.ops.aten._softmax_backward_data.out(dl_BNK, z_BNK, 2, z_BNK.dtype, grad_input=dl_BNK)
+        z_BNK = weigh(z_BNK, self._weights_BN)
         if to_features:
             self._note(z_BNK, a_BKC)
             self._note(dl_BNK, w_BKC)

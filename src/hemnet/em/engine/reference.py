@@ -10,14 +10,26 @@ Shape suffixes: B images, N positions, C channels, K components, T iterations, Q
 import torch
 from torch import Tensor
 
-from hemnet.em.functional import component_means, newton_step, normalize_means, reconstruct, responsibilities
+from hemnet.em.functional import (
+    component_means,
+    newton_step,
+    normalize_means,
+    reconstruct,
+    responsibilities,
+    weigh,
+)
 from hemnet.em.options import Mixture
 
 
 def plain_unroll(
-    x_BNC: Tensor, mu_BKC: Tensor, scale_TB: Tensor, mixture: Mixture, flow_QTB: Tensor | None = None
+    x_BNC: Tensor,
+    weights_BN: Tensor | None,
+    mu_BKC: Tensor,
+    scale_TB: Tensor,
+    mixture: Mixture,
+    flow_QTB: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return the reconstruction (B, N, C) and the T+1 means.
+    """Return the reconstruction (B, N, C) and the T+1 means, for positions of the given weights, if any.
 
     With `flow_QTB`, (2, T+1, B), the backward pass fills it as `GradientFlow` describes, except for means
     that are constants to it or that it has no reason to visit.
@@ -28,7 +40,7 @@ def plain_unroll(
         x_t_BNC = watch(x_BNC, flow_QTB, 1, t)
         mu_BKC = means[t] = watch(means[t], flow_QTB, 0, t)
         z_BNK = responsibilities(x_t_BNC, mu_BKC, variance=mixture.variance, assignment=mixture.assignment)
-        m_BKC = component_means(x_t_BNC, z_BNK, mu_BKC)
+        m_BKC = component_means(x_t_BNC, weigh(z_BNK, weights_BN), mu_BKC)
         stepped_BKC = newton_step(mu_BKC, m_BKC, h_B[:, None, None])
         means.append(normalize_means(stepped_BKC, mixture.normalize))
     last = max(len(scale_TB) - 1, 0)

@@ -36,7 +36,7 @@ if INTERPRETED:
 else:
     _GATHER = [_config(64, 1024, 8, 1), _config(64, 64, 8, 3), _config(128, 64, 8, 3), _config(32, 32, 4, 2)]
     _SCATTER = [_config(64, 1024, 8, 1), _config(64, 64, 8, 3), _config(128, 64, 8, 3), _config(32, 32, 4, 2)]
-_KEY = ["size", "K", "C", "PULL", "DY"]
+_KEY = ["size", "K", "C", "PULL", "DY", "WEIGHTED"]
 
 
 @triton.jit
@@ -44,6 +44,14 @@ def _tile(row_R1, in_R1, stride, first, C: tl.constexpr, COLUMNS: tl.constexpr):
     """Columns from `first` on of the rows at the given pointers; 0 outside."""
     c_1C = first + tl.arange(0, COLUMNS)[None, :]
     return tl.load(row_R1 + c_1C * stride, mask=in_R1 & (c_1C < C), other=0.0)
+
+
+@triton.jit
+def _weights(v_N1, in_N1, BLOCK_N: tl.constexpr, WEIGHTED: tl.constexpr):
+    """Weights of the positions at the given pointers; 1 where there are none."""
+    if WEIGHTED:
+        return tl.load(v_N1, mask=in_N1, other=0.0)
+    return tl.full([BLOCK_N, 1], 1.0, tl.float32)
 
 
 @triton.jit
@@ -93,11 +101,14 @@ def _add_channels(
 
 @triton.jit
 def _e_step(
-    x_N1, in_N1, x_stride, f_K1, part, bias_K, offset_K, in_K1, dy_N1, dy_stride, rows_K1, dy_end,
+    x_N1, in_N1, x_stride, f_K1, part, bias_K, offset_K, in_K1, dy_N1, dy_stride, rows_K1, dy_end, v_N1,
     C: tl.constexpr, STEP: tl.constexpr, PULL: tl.constexpr, DY: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Return z, its pulled gradient dl, both 0 outside the image, and the log normalizer of each position."""
+    """Return z, its pulled gradient dl, both 0 outside the image, and the log normalizer of each position.
+
+    The weights v of the positions count in dl alone.
+    """
     l_NK = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     dz_NK = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     if C <= STEP:
@@ -113,9 +124,9 @@ def _e_step(
     total_N = tl.sum(z_NK, axis=1)
     z_NK = tl.where(in_N1, z_NK / total_N[:, None], 0.0)
     if PULL:
+        dz_NK = v_N1 * (dz_NK - offset_K[None, :])
         if DY:
             dz_NK = _products(dy_N1, in_N1, dy_stride, rows_K1, in_K1, dz_NK, dy_end, C, STEP)
-        dz_NK -= offset_K[None, :]
         dz_NK = z_NK * (dz_NK - tl.sum(z_NK * dz_NK, axis=1)[:, None])
     return z_NK, dz_NK, top_N + tl.log(total_N)
 
@@ -123,12 +134,15 @@ def _e_step(
 @triton.autotune(_GATHER, key=_KEY)
 @triton.jit
 def gather(
-    x_ptr, dy_ptr, rows_ptr, f_ptr, bias_ptr, offset_ptr, sums_ptr, mass_ptr, lse_ptr,
+    x_ptr, v_ptr, dy_ptr, rows_ptr, f_ptr, bias_ptr, offset_ptr, sums_ptr, mass_ptr, lse_ptr,
     N, K, size, part, x_b, x_n, x_c, dy_b, dy_n, dy_c,
-    C: tl.constexpr, PULL: tl.constexpr, DY: tl.constexpr,
+    C: tl.constexpr, PULL: tl.constexpr, DY: tl.constexpr, WEIGHTED: tl.constexpr,
     BLOCK_K: tl.constexpr, OUT_C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Sums over a share of the positions: z^T x, or z^T dy (DY), or dl^T x (PULL), and of z or dl alone."""
+    """Sums over a share of the positions: z^T x, or z^T dy (DY), or dl^T x (PULL), and of z or dl alone.
+
+    For WEIGHTED positions z counts by its weight in z^T x, and so does the log normalizer.
+    """
     STEP: tl.constexpr = BLOCK_C if BLOCK_C < OUT_C else OUT_C
     share, b = tl.program_id(0), tl.program_id(2)
     # A constant where it can be: the compiler then sees that one tile of features serves both products.
@@ -150,21 +164,24 @@ def gather(
         n_N1 = n_N[:, None]
         in_N1 = n_N1 < N
         x_N1, dy_N1 = image + n_N1 * x_n, dy_image + n_N1 * dy_n
+        v_N1 = _weights(v_ptr + b * N + n_N1, in_N1, BLOCK_N, WEIGHTED)
         p_NK, dl_NK, log_N = _e_step(
             x_N1, in_N1, x_c, f_ptr + factor, part, bias_K, offset_K, in_K1,
-            dy_N1, dy_c, rows_ptr + factor, C, C, STEP, PULL, DY, BLOCK_N, BLOCK_K,
+            dy_N1, dy_c, rows_ptr + factor, C, v_N1, C, STEP, PULL, DY, BLOCK_N, BLOCK_K,
         )  # fmt: skip
         if PULL:
             p_NK = dl_NK
+        elif not DY:
+            p_NK = v_N1 * p_NK
         if DY and not PULL:
-            v_NC = _tile(dy_N1, in_N1, dy_c, block, C, OUT_C)
+            value_NC = _tile(dy_N1, in_N1, dy_c, block, C, OUT_C)
         else:
-            v_NC = _tile(x_N1, in_N1, x_c, block, C, OUT_C)
+            value_NC = _tile(x_N1, in_N1, x_c, block, C, OUT_C)
         # Rounded before the weights are summed, so that a mean stays a convex combination.
         q_NK = _round(p_NK, f_ptr.dtype.element_ty)
-        sums_KC = _dot(tl.trans(q_NK), v_NC.to(q_NK.dtype), sums_KC)
+        sums_KC = _dot(tl.trans(q_NK), value_NC.to(q_NK.dtype), sums_KC)
         mass_K += tl.sum(q_NK.to(tl.float32), axis=0)
-        lse_N += tl.where(n_N < N, log_N, 0.0)
+        lse_N += tl.where(n_N < N, log_N * tl.sum(v_N1, axis=1), 0.0)
     row = share * images + b
     c_1C = block + tl.arange(0, OUT_C)[None, :]
     tl.store(sums_ptr + (row * K + k_K1) * C + c_1C, sums_KC, mask=in_K1 & (c_1C < C))
@@ -177,14 +194,14 @@ def gather(
 @triton.autotune(_SCATTER, key=[*_KEY, "ADD"], restore_value=["out_ptr"])
 @triton.jit
 def scatter(
-    x_ptr, dy_ptr, rows_ptr, f_ptr, bias_ptr, offset_ptr, out_ptr,
+    x_ptr, v_ptr, dy_ptr, rows_ptr, f_ptr, bias_ptr, offset_ptr, out_ptr,
     N, K, R, with_dy, size, part, x_b, x_n, x_c, dy_b, dy_n, dy_c, out_b, out_n, out_c,
-    C: tl.constexpr, PULL: tl.constexpr, DY: tl.constexpr, ADD: tl.constexpr,
+    C: tl.constexpr, PULL: tl.constexpr, DY: tl.constexpr, WEIGHTED: tl.constexpr, ADD: tl.constexpr,
     BLOCK_K: tl.constexpr, OUT_C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Block of z·a, plus dl·w for PULL, summed over R pulls, the one at `with_dy` with a readout.
 
-    With ADD the sum starts from what `out` holds.
+    For PULL the z of WEIGHTED positions counts by its weight. With ADD the sum starts from what `out` holds.
     """
     STEP: tl.constexpr = BLOCK_C if BLOCK_C < OUT_C else OUT_C
     tile, b = tl.program_id(0), tl.program_id(2)
@@ -197,6 +214,7 @@ def scatter(
     x_N1 = x_ptr + b.to(tl.int64) * x_b + n_N1 * x_n
     dy_N1 = dy_ptr + b.to(tl.int64) * dy_b + n_N1 * dy_n
     rows_K1 = rows_ptr + (b * K + k_K[:, None]) * C
+    v_N1 = _weights(v_ptr + b * N + n_N1, in_N1, BLOCK_N, WEIGHTED)
     c_1C = block + tl.arange(0, OUT_C)[None, :]
     out_NC = out_ptr + b.to(tl.int64) * out_b + n_N1 * out_n + c_1C * out_c
     in_NC = in_N1 & (c_1C < C)
@@ -211,8 +229,10 @@ def scatter(
         dy_end = tl.where(r == with_dy, C, 0)
         z_NK, dl_NK, _ = _e_step(
             x_N1, in_N1, x_c, f_ptr + factor, part, bias_K, offset_K, in_K1,
-            dy_N1, dy_c, rows_K1, dy_end, C, STEP, PULL, DY, BLOCK_N, BLOCK_K,
+            dy_N1, dy_c, rows_K1, dy_end, v_N1, C, STEP, PULL, DY, BLOCK_N, BLOCK_K,
         )  # fmt: skip
+        if PULL:
+            z_NK = v_N1 * z_NK
         # z·a, then dl·w: in a loop, because two such products in a row take too many registers.
         for second in tl.range(0, 2 if PULL else 1, num_stages=1):
             p_NK = tl.where(second == 0, z_NK, dl_NK)

@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from hemnet.em.engine.passes import common_log_normalizer, logit_factors
+from hemnet.em.engine.passes import common_log_normalizer, logit_factors, weighted_total
 from hemnet.em.engine.triton_kernels import INTERPRETED, gather, scatter
 from hemnet.em.options import Mixture
 
@@ -73,12 +73,13 @@ class TritonPasses:
     would move 8 bytes per feature each time.
     """
 
-    def __init__(self, x_BNC: Tensor, mixture: Mixture) -> None:
+    def __init__(self, x_BNC: Tensor, mixture: Mixture, weights_BN: Tensor | None = None) -> None:
         self._x_BNC = x_BNC
+        self._weights_BN = weights_BN
         self._mixture = mixture
         self._dtype = torch.bfloat16 if x_BNC.dtype == torch.bfloat16 else torch.float32
         self._latest: tuple[Tensor, Tensor, Tensor] | None = None
-        self._total_B1C: Tensor | None = None
+        self._total: tuple[Tensor, Tensor] | None = None
         self._pulls: list[_Pull] = []
         self._readout: tuple[int, _Readout] | None = None
         self._dx_BNC: Tensor | None = None
@@ -93,11 +94,9 @@ class TritonPasses:
         """See `Passes`."""
         sums_BKC, mass_BK, lse_B = self._gather(self._prepare(mu_BKC))
         self._latest = (mu_BKC, sums_BKC, mass_BK)
-        if self._total_B1C is None:
-            self._total_B1C = self._x_BNC.sum(dim=1, keepdim=True, dtype=torch.float32)
-        return lse_B + common_log_normalizer(
-            mu_BKC, self._total_B1C, self._x_BNC.shape[1], self._mixture.variance
-        )
+        if self._total is None:
+            self._total = weighted_total(self._x_BNC, self._weights_BN, torch.float32)
+        return lse_B + common_log_normalizer(mu_BKC, *self._total, self._mixture.variance)
 
     def readout(self, e_BKC: Tensor, mu_BKC: Tensor) -> Tensor:
         """See `Passes`; in the type of x."""
@@ -180,10 +179,11 @@ class TritonPasses:
         dy_BNC, rows_BKC = readout or (x_BNC, pull.offset_BK)
         with torch.cuda.device_of(x_BNC):
             gather[(shares, blocks, images)](
-                x_BNC, dy_BNC, rows_BKC, *pull, sums_SBKC, mass_SBK, lse_SB,
+                x_BNC, self._weights(), dy_BNC, rows_BKC, *pull, sums_SBKC, mass_SBK, lse_SB,
                 positions, components, triton.next_power_of_2(positions), pull.factors_PBKC[0].numel(),
                 *x_BNC.stride(), *dy_BNC.stride(),
-                channels, gradient, readout is not None, _block(components), width,
+                channels, gradient, readout is not None, self._weights_BN is not None, _block(components),
+                width,
             )  # fmt: skip
         return sums_SBKC.sum(dim=0), mass_SBK.sum(dim=0), lse_SB.sum(dim=0)
 
@@ -207,11 +207,16 @@ class TritonPasses:
         blocks = triton.cdiv(channels, width)
         with torch.cuda.device_of(x_BNC):
             scatter[lambda meta: (triton.cdiv(positions, meta["BLOCK_N"]), blocks, images)](
-                x_BNC, dy_BNC, rows_BKC, factors_PRBKC, bias_RBK, offset_RBK, out_BNC,
+                x_BNC, self._weights(), dy_BNC, rows_BKC, factors_PRBKC, bias_RBK, offset_RBK, out_BNC,
                 positions, components, len(pulls), with_dy, triton.next_power_of_2(positions),
                 factors_PRBKC[0].numel(), *x_BNC.stride(), *dy_BNC.stride(), *out_BNC.stride(),
-                channels, gradient, readout is not None, add, _block(components), width,
+                channels, gradient, readout is not None, self._weights_BN is not None, add,
+                _block(components), width,
             )  # fmt: skip
+
+    def _weights(self) -> Tensor:
+        """What the kernels read as weights; nothing, where there are none."""
+        return self._x_BNC if self._weights_BN is None else self._weights_BN
 
     def _width(self, components: int, channels: int) -> int:
         """Channels of a block of sums; twice the bytes per feature, half the width."""

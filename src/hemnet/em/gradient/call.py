@@ -15,6 +15,7 @@ from hemnet.em.functional import promote
 from hemnet.em.gradient.operators import em_forward
 from hemnet.em.gradient.unrolled import UnrolledFunction
 from hemnet.em.options import Options
+from hemnet.em.transforms import no_gradient
 
 
 class Outcome(NamedTuple):
@@ -39,12 +40,14 @@ class Call:
 
     Attributes:
         x_BNC: the features.
+        weights_BN: how often each position counts, in the type of the state; once if None.
         options: how they are fitted; the engine is chosen.
         whole: whether all T+1 means are wanted, not only those that the result needs.
         flow_QTB: (2, T+1, B) for the backward pass to fill as `GradientFlow` describes, or None.
     """
 
     x_BNC: Tensor
+    weights_BN: Tensor | None
     options: Options
     whole: bool
     flow_QTB: Tensor | None
@@ -58,18 +61,24 @@ class Call:
             return self.quietly(mu_BKC, scale_TB)
         return Outcome(
             *UnrolledFunction.apply(
-                self.x_BNC, mu_BKC, scale_TB, self.options, self._rows(scale_TB), self.flow_QTB
+                self.x_BNC,
+                mu_BKC,
+                scale_TB,
+                self.weights_BN,
+                self.options,
+                self._rows(scale_TB),
+                self.flow_QTB,
             )
         )
 
     def quietly(self, mu_BKC: Tensor, scale_TB: Tensor, *, readout: bool = True) -> Outcome:
         """All iterations without a graph; the reconstruction may be left out."""
-        with torch.no_grad():
+        with no_gradient():
             if self.options.engine == "reference":
                 return replace(self, flow_QTB=None)._plain(mu_BKC, scale_TB)
             rows = self._rows(scale_TB)
             y_BNC, tail_RBKC, *_, count_B = em_forward(
-                self.x_BNC, mu_BKC, scale_TB, self.options, rows=rows, readout=readout
+                self.x_BNC, self.weights_BN, mu_BKC, scale_TB, self.options, rows=rows, readout=readout
             )
         return Outcome(y_BNC, tail_RBKC, count_B)
 
@@ -87,9 +96,11 @@ class Call:
         if self.options.tolerance is not None:
             # Where to stop is a matter of numbers alone, so any engine may decide it.
             options = replace(self.options, engine="recompute")
-            with torch.no_grad():
-                *_, count_B = em_forward(self.x_BNC, mu_BKC, scale_TB, options, readout=False)
+            with no_gradient():
+                *_, count_B = em_forward(
+                    self.x_BNC, self.weights_BN, mu_BKC, scale_TB, options, readout=False
+                )
             scale_TB = zero_length_where_stopped(scale_TB, count_B)
         x_BNC = promote(self.x_BNC, mu_BKC)[0]
-        y_BNC, means = plain_unroll(x_BNC, mu_BKC, scale_TB, self.options, self.flow_QTB)
+        y_BNC, means = plain_unroll(x_BNC, self.weights_BN, mu_BKC, scale_TB, self.options, self.flow_QTB)
         return Outcome(y_BNC.to(self.x_BNC.dtype), torch.stack(means[-self._rows(scale_TB) :]), count_B)

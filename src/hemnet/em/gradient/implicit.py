@@ -27,6 +27,7 @@ from hemnet.em.gradient.operators import FLAT, flat, like
 from hemnet.em.gradient.solvers import gmres, neumann, relative
 from hemnet.em.gradient.step import Step, pull_step, take_step
 from hemnet.em.options import Options
+from hemnet.em.transforms import is_exporting
 
 Solver = Literal["gmres", "neumann"]
 OnFailure = Literal["warn", "raise"]
@@ -87,9 +88,11 @@ class Implicit(GradientMode):
             raise ValueError(
                 "gradient='implicit' needs iterations: means that were not moved are no fixed point"
             )
-        if options.engine == "reference":
+        if options.engine == "reference" and not is_exporting():
             raise ValueError(
-                "gradient='implicit' solves a linear system and has no plain autograd form; use engine='auto'"
+                "gradient='implicit' solves a linear system and has no form in plain torch operators, "
+                "which engine='reference', torch.func and forward-mode differentiation take; use "
+                "gradient='unrolled'"
             )
         super().check(iterations, options)
 
@@ -102,8 +105,11 @@ class Implicit(GradientMode):
         fit = call.quietly(mu_BKC, scale_TB, readout=False)
         residual_B = torch.full_like(mu_BKC[:, 0, 0], math.nan)
         ends_2BKC = fit.tail_RBKC[-2:]
-        if call.x_BNC.requires_grad and torch.is_grad_enabled():
-            ends_2BKC = FixedPoint.apply(call.x_BNC, ends_2BKC, call.options, self, residual_B, call.flow_QTB)
+        plain = call.options.engine == "reference"  # an export, which has the forward pass alone
+        if call.x_BNC.requires_grad and torch.is_grad_enabled() and not plain:
+            ends_2BKC = FixedPoint.apply(
+                call.x_BNC, ends_2BKC, call.weights_BN, call.options, self, residual_B, call.flow_QTB
+            )
         x_BNC = watch(call.x_BNC, call.flow_QTB, 1, -1)
         z_BNK = responsibilities(
             x_BNC, ends_2BKC[0], variance=call.options.variance, assignment=call.options.assignment
@@ -115,15 +121,16 @@ class Implicit(GradientMode):
 @torch.library.custom_op(
     "hemnet::em_fixed_point",
     mutates_args=(),
-    schema=f"(Tensor x, Tensor mu, float within, str on_failure, {FLAT}) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor x, Tensor? weights, Tensor mu, float within, str on_failure, {FLAT})"
+    " -> (Tensor, Tensor, Tensor)",
 )
 def em_fixed_point(  # type: ignore[no-untyped-def]
-    x_BNC: Tensor, mu_BKC: Tensor, within: float, on_failure: str, *flat_options
+    x_BNC: Tensor, weights_BN: Tensor | None, mu_BKC: Tensor, within: float, on_failure: str, *flat_options
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take one plain step from mu, and complain if it is not a short one; fields of a `Step`."""
     options = Options(*flat_options)
     with autocast_off(x_BNC):
-        passes = make_passes(options.engine, x_BNC, mu_BKC.dtype, options)
+        passes = make_passes(options.engine, x_BNC, weights_BN, mu_BKC.dtype, options)
         step = take_step(passes, mu_BKC, torch.zeros_like(mu_BKC[:, 0, 0]), options)
     worst = relative(step.mu_BKC - mu_BKC, mu_BKC).max().item() if len(mu_BKC) else 0.0
     _complain(
@@ -138,18 +145,20 @@ def em_fixed_point(  # type: ignore[no-untyped-def]
 
 
 @em_fixed_point.register_fake
-def _(x_BNC, mu_BKC, *_):  # type: ignore[no-untyped-def]
+def _(x_BNC, weights_BN, mu_BKC, *_):  # type: ignore[no-untyped-def]
     return torch.empty_like(mu_BKC), mu_BKC.new_empty(mu_BKC.shape[:2]), mu_BKC.new_empty(mu_BKC.shape[:2])
 
 
 @torch.library.custom_op(
     "hemnet::em_implicit_vjp",
     mutates_args=(),
-    schema="(Tensor x, Tensor mu, Tensor next, Tensor mass, Tensor length, Tensor d, str solver,"
-    f" float residual, int max_iterations, float within, str on_failure, {FLAT}) -> (Tensor, Tensor)",
+    schema="(Tensor x, Tensor? weights, Tensor mu, Tensor next, Tensor mass, Tensor length, Tensor d,"
+    f" str solver, float residual, int max_iterations, float within, str on_failure, {FLAT})"
+    " -> (Tensor, Tensor)",
 )
 def em_implicit_vjp(  # type: ignore[no-untyped-def]
     x_BNC: Tensor,
+    weights_BN: Tensor | None,
     mu_BKC: Tensor,
     next_BKC: Tensor,
     mass_BK: Tensor,
@@ -163,7 +172,7 @@ def em_implicit_vjp(  # type: ignore[no-untyped-def]
     zero_B = torch.zeros_like(mu_BKC[:, 0, 0])
     all_B = torch.ones_like(zero_B, dtype=torch.bool)
     with autocast_off(x_BNC):
-        passes = make_passes(options.engine, x_BNC, mu_BKC.dtype, options)
+        passes = make_passes(options.engine, x_BNC, weights_BN, mu_BKC.dtype, options)
 
         def jacobian_vjp(w_BKC: Tensor, to_features: bool = False) -> Tensor:
             pulled = pull_step(passes, mu_BKC, zero_B, all_B, step, w_BKC, options, to_features=to_features)
@@ -187,7 +196,7 @@ def em_implicit_vjp(  # type: ignore[no-untyped-def]
 
 
 @em_implicit_vjp.register_fake
-def _(x_BNC, mu_BKC, *_):  # type: ignore[no-untyped-def]
+def _(x_BNC, weights_BN, mu_BKC, *_):  # type: ignore[no-untyped-def]
     return torch.empty_like(x_BNC), mu_BKC.new_empty(mu_BKC.shape[0])
 
 
@@ -207,6 +216,7 @@ class FixedPoint(torch.autograd.Function):
         ctx: Any,
         x_BNC: Tensor,
         ends_2BKC: Tensor,
+        weights_BN: Tensor | None,
         options: Options,
         how: Implicit,
         residual_B: Tensor,
@@ -214,9 +224,9 @@ class FixedPoint(torch.autograd.Function):
     ) -> Tensor:
         """Return the last two means, (2, B, K, C), both taken for the fixed point."""
         plain_step = em_fixed_point(
-            x_BNC, ends_2BKC[1], how.forward_tolerance, how.on_failure, *flat(options)
+            x_BNC, weights_BN, ends_2BKC[1], how.forward_tolerance, how.on_failure, *flat(options)
         )
-        ctx.save_for_backward(x_BNC, ends_2BKC, *plain_step)
+        ctx.save_for_backward(x_BNC, weights_BN, ends_2BKC, *plain_step)
         ctx.options, ctx.how, ctx.residual_B, ctx.flow_QTB = options, how, residual_B, flow_QTB
         return ends_2BKC.clone()
 
@@ -231,14 +241,14 @@ class FixedPoint(torch.autograd.Function):
             raise RuntimeError(
                 "gradient='implicit' has no second derivative (create_graph=True); use gradient='unrolled'"
             )
-        x_BNC, ends_2BKC, *plain_step = ctx.saved_tensors
+        x_BNC, weights_BN, ends_2BKC, *plain_step = ctx.saved_tensors
         d_BKC = d_2BKC.sum(dim=0)
         dx_BNC, residual_B = em_implicit_vjp(
-            x_BNC, ends_2BKC[1], *plain_step, d_BKC, *astuple(ctx.how), *flat(ctx.options)
+            x_BNC, weights_BN, ends_2BKC[1], *plain_step, d_BKC, *astuple(ctx.how), *flat(ctx.options)
         )
         ctx.residual_B.copy_(residual_B)
         if ctx.flow_QTB is not None:
             ctx.flow_QTB[0, -2] = 0.0
             ctx.flow_QTB[0, -1] = d_BKC.flatten(1).norm(dim=1)
             ctx.flow_QTB[1, -2] = dx_BNC.flatten(1).norm(dim=1)
-        return dx_BNC, *(None,) * 5
+        return dx_BNC, *(None,) * 6

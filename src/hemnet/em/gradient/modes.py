@@ -37,8 +37,9 @@ class GradientMode(ABC):
         """
         if options.acceleration != "none" and not (self.accelerates and options.engine != "reference"):
             raise ValueError(
-                f"acceleration={options.acceleration!r} has neither an unrolled gradient nor a plain "
-                "autograd form; use gradient='implicit', 'one_step' or 'detached', and engine='auto'"
+                f"acceleration={options.acceleration!r} has neither an unrolled gradient nor a form in plain "
+                "torch operators, which engine='reference', torch.func, forward-mode differentiation and "
+                "exports take; use gradient='implicit', 'one_step' or 'detached', or acceleration='none'"
             )
 
     @abstractmethod

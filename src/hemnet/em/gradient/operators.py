@@ -40,6 +40,7 @@ def flat(options: Options) -> Flat:
 
 def em_forward(
     x_BNC: Tensor,
+    weights_BN: Tensor | None,
     mu_BKC: Tensor,
     scale_TB: Tensor,
     options: Options,
@@ -52,6 +53,7 @@ def em_forward(
 
     Args:
         x_BNC: the features.
+        weights_BN: how often each position counts, in the type of the state; once if None.
         mu_BKC: the initial means, in the type of the state.
         scale_TB: h per iteration and image.
         options: the engine is "recompute" or "triton"; acceleration goes only with stride 0.
@@ -64,22 +66,29 @@ def em_forward(
         (S, B, K, C); the masses and the lengths before "l2" (T, B, K); the number of iterations each image
         took before it stopped (B,), int64.
     """
-    return _forward_operator(x_BNC, mu_BKC, scale_TB, readout, rows, stride, *flat(options))
+    return _forward_operator(x_BNC, weights_BN, mu_BKC, scale_TB, readout, rows, stride, *flat(options))
 
 
 @torch.library.custom_op(
     "hemnet::em_forward",
     mutates_args=(),
-    schema=f"(Tensor x, Tensor mu, Tensor scale, bool readout, int rows, int stride, {FLAT})"
+    schema=f"(Tensor x, Tensor? weights, Tensor mu, Tensor scale, bool readout, int rows, int stride, {FLAT})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _forward_operator(  # type: ignore[no-untyped-def]
-    x_BNC: Tensor, mu_BKC: Tensor, scale_TB: Tensor, readout: bool, rows: int, stride: int, *flat_options
+    x_BNC: Tensor,
+    weights_BN: Tensor | None,
+    mu_BKC: Tensor,
+    scale_TB: Tensor,
+    readout: bool,
+    rows: int,
+    stride: int,
+    *flat_options,
 ) -> State:
     options = Options(*flat_options)
     take = walk if options.acceleration == "none" else accelerated_walk
     with autocast_off(x_BNC):
-        passes = make_passes(options.engine, x_BNC, mu_BKC.dtype, options)
+        passes = make_passes(options.engine, x_BNC, weights_BN, mu_BKC.dtype, options)
         path = take(passes, mu_BKC, scale_TB, options, options.tolerance)
         y_BNC = x_BNC.new_empty(0, 0, 0)
         if readout:
@@ -110,7 +119,7 @@ def _pack(path: Path, rows: int, stride: int) -> tuple[Tensor, Tensor, Tensor, T
 
 
 @_forward_operator.register_fake
-def _(x_BNC, mu_BKC, scale_TB, readout, rows, stride, *_):  # type: ignore[no-untyped-def]
+def _(x_BNC, weights_BN, mu_BKC, scale_TB, readout, rows, stride, *_):  # type: ignore[no-untyped-def]
     iterations, images = scale_TB.shape[0], mu_BKC.shape[0]
     kept = math.ceil(iterations / stride) if stride else 0
     saved = iterations if stride else 0
@@ -126,6 +135,7 @@ def _(x_BNC, mu_BKC, scale_TB, readout, rows, stride, *_):  # type: ignore[no-un
 
 def em_backward(
     x_BNC: Tensor,
+    weights_BN: Tensor | None,
     history: History,
     options: Options,
     dy_BNC: Tensor | None,
@@ -138,6 +148,7 @@ def em_backward(
 
     Args:
         x_BNC: the features.
+        weights_BN: those of the forward pass.
         history: what the forward pass kept; with T = 0 it may be empty but for the last means.
         options: those of the forward pass.
         dy_BNC: gradient to the reconstruction, or None.
@@ -150,18 +161,21 @@ def em_backward(
         `GradientFlow`, empty if not recorded.
     """
     *kept, stride = history
-    return _backward_operator(x_BNC, *kept, dy_BNC, dtail_RBKC, to_features, record, stride, *flat(options))
+    return _backward_operator(
+        x_BNC, weights_BN, *kept, dy_BNC, dtail_RBKC, to_features, record, stride, *flat(options)
+    )
 
 
 @torch.library.custom_op(
     "hemnet::em_backward",
     mutates_args=(),
-    schema="(Tensor x, Tensor kept, Tensor mass, Tensor length, Tensor scale, Tensor count, Tensor final,"
-    f" Tensor? dy, Tensor? dtail, bool to_features, bool record, int stride, {FLAT})"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor x, Tensor? weights, Tensor kept, Tensor mass, Tensor length, Tensor scale,"
+    f" Tensor count, Tensor final, Tensor? dy, Tensor? dtail, bool to_features, bool record, int stride,"
+    f" {FLAT}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward_operator(  # type: ignore[no-untyped-def]
     x_BNC: Tensor,
+    weights_BN: Tensor | None,
     kept_SBKC: Tensor,
     mass_TBK: Tensor,
     length_TBK: Tensor,
@@ -180,7 +194,7 @@ def _backward_operator(  # type: ignore[no-untyped-def]
     flow_QTB = final_BKC.new_zeros((2, iterations + 1, images) if record else (0, 0, 0))
     history = History(kept_SBKC, mass_TBK, length_TBK, scale_TB, count_B, final_BKC, stride)
     with autocast_off(x_BNC):
-        passes = make_passes(options.engine, x_BNC, final_BKC.dtype, options)
+        passes = make_passes(options.engine, x_BNC, weights_BN, final_BKC.dtype, options)
         dmu_BKC, dscale_TB = pull_history(
             passes,
             history if iterations else History.standing(final_BKC),
@@ -198,8 +212,8 @@ def _backward_operator(  # type: ignore[no-untyped-def]
 
 @_backward_operator.register_fake
 def _(  # type: ignore[no-untyped-def]
-    x_BNC, kept_SBKC, mass_TBK, length_TBK, scale_TB, count_B, final_BKC, dy_BNC, dtail_RBKC, to_features,
-    record, *_,
+    x_BNC, weights_BN, kept_SBKC, mass_TBK, length_TBK, scale_TB, count_B, final_BKC, dy_BNC, dtail_RBKC,
+    to_features, record, *_,
 ):  # fmt: skip
     flow_shape = (2, scale_TB.shape[0] + 1, final_BKC.shape[0]) if record else (0, 0, 0)
     return (

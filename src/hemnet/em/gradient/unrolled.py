@@ -33,6 +33,7 @@ class UnrolledFunction(torch.autograd.Function):
         x_BNC: Tensor,
         mu_BKC: Tensor,
         scale_TB: Tensor,
+        weights_BN: Tensor | None,
         options: Options,
         rows: int,
         flow_QTB: Tensor | None,
@@ -40,9 +41,9 @@ class UnrolledFunction(torch.autograd.Function):
         """Return the reconstruction, the last `rows` means, and the iterations each image took."""
         stride = kept_every(x_BNC, mu_BKC, len(scale_TB))
         y_BNC, tail_RBKC, *kept, count_B = em_forward(
-            x_BNC, mu_BKC, scale_TB, options, rows=rows, stride=stride
+            x_BNC, weights_BN, mu_BKC, scale_TB, options, rows=rows, stride=stride
         )
-        ctx.save_for_backward(x_BNC, mu_BKC, *kept, scale_TB, count_B, tail_RBKC[-1])
+        ctx.save_for_backward(x_BNC, weights_BN, mu_BKC, *kept, scale_TB, count_B, tail_RBKC[-1])
         ctx.options, ctx.rows, ctx.stride, ctx.flow_QTB = options, rows, stride, flow_QTB
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(count_B)
@@ -53,13 +54,14 @@ class UnrolledFunction(torch.autograd.Function):
         ctx: Any, dy_BNC: Tensor | None, dtail_RBKC: Tensor | None, _: None = None
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients to x, mu and the scale."""
-        x_BNC, mu_BKC, *kept = ctx.saved_tensors
+        x_BNC, weights_BN, mu_BKC, *kept = ctx.saved_tensors
         history = History._make((*kept, ctx.stride))
-        nothing = (None,) * 3
+        nothing = (None,) * 4
         if not torch.compiler.is_compiling() and torch.is_grad_enabled():
-            return *_plain_vjp(ctx, x_BNC, mu_BKC, history, dy_BNC, dtail_RBKC), *nothing
+            return *_plain_vjp(ctx, x_BNC, weights_BN, mu_BKC, history, dy_BNC, dtail_RBKC), *nothing
         dx_BNC, dmu_BKC, dscale_TB, flow_QTB = em_backward(
             x_BNC,
+            weights_BN,
             history,
             ctx.options,
             dy_BNC,
@@ -75,6 +77,7 @@ class UnrolledFunction(torch.autograd.Function):
 def _plain_vjp(
     ctx: Any,
     x_BNC: Tensor,
+    weights_BN: Tensor | None,
     mu_BKC: Tensor,
     history: History,
     dy_BNC: Tensor | None,
@@ -82,7 +85,7 @@ def _plain_vjp(
 ) -> list[Tensor | None]:
     inputs = x_BNC, mu_BKC, history.scale_TB
     scale_TB = zero_length_where_stopped(history.scale_TB, history.count_B)
-    y_BNC, means = plain_unroll(x_BNC.to(mu_BKC.dtype), mu_BKC, scale_TB, ctx.options)
+    y_BNC, means = plain_unroll(x_BNC.to(mu_BKC.dtype), weights_BN, mu_BKC, scale_TB, ctx.options)
     outputs = [(y_BNC.to(x_BNC.dtype), dy_BNC), (torch.stack(means[-ctx.rows :]), dtail_RBKC)]
     given = [(out, grad) for out, grad in outputs if grad is not None]
     wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
