@@ -14,7 +14,7 @@ from _helpers.tiny import call, tiny
 from omegaconf import OmegaConf
 from PIL import Image
 
-from hemnet import evaluate, predict
+from hemnet import evaluate as door
 from hemnet.config.build import restore
 from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
@@ -28,6 +28,8 @@ from hemnet.runs.run import Run
 from hemnet.sweeps.evaluate_runs import read_sweep
 from hemnet.sweeps.jobs import Evaluation
 from hemnet.train import train
+from hemnet.using.evaluation import evaluate
+from hemnet.using.prediction import predict
 
 VAL = 5
 
@@ -66,7 +68,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr("sys.argv", ["evaluate", *map(str, arguments)])
-    evaluate._entry()
+    door._entry()
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -139,7 +141,7 @@ def test_the_report_agrees_with_the_masks_it_wrote(
     assert f"{100 * mean:.2f}" in capsys.readouterr().out
     assert "scores 21 classes, this network has 11" in caplog.text
 
-    same = predict.predict(run_dir, run_dir.parent / "camvid" / "val", "last", tmp_path / "p",
+    same = predict(run_dir, run_dir.parent / "camvid" / "val", "last", tmp_path / "p",
                            ["inference.scales=[0.5,1,1.5]", "inference.flip=true"])  # fmt: skip
     for name, (_, guess) in pairs.items():
         np.testing.assert_array_equal(np.asarray(Image.open(same / f"{name}_mask.png")), guess)
@@ -167,7 +169,7 @@ def test_a_sweep_over_iterations_has_a_row_each(
     out = run_dir / "evaluation" / "last"
     rows = table(out / "iterations.csv")
     assert [row["iterations"] for row in rows] == ["0", "3", "8"]
-    plain = evaluate.evaluate(run_dir, "last", [])  # the network was trained with T = 3
+    plain = evaluate(run_dir, "last", [])  # the network was trained with T = 3
     assert float(rows[1]["val/loss"]) == pytest.approx(plain["val/loss"], abs=1e-6)
     assert len({row["val/loss"] for row in rows}) == 3
     for row in rows:
@@ -181,10 +183,10 @@ def test_a_sweep_over_iterations_has_a_row_each(
 def test_earlier_rows_stay_and_other_images_have_a_folder_of_their_own(run_dir: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     for how in ({"iterations": [4]}, {"iterations": [2]}, {}):
-        evaluate.evaluate(copy, "last", [], worst=0, **how)
+        evaluate(copy, "last", [], worst=0, **how)
     rows = table(copy / "evaluation/last/iterations.csv")
     assert [row["iterations"] for row in rows] == ["2", "4"]
-    evaluate.evaluate(copy, "last", ["data.val.split=train", "data.eval_batch_size=2"], worst=0)
+    evaluate(copy, "last", ["data.val.split=train", "data.eval_batch_size=2"], worst=0)
     assert {path.name for path in (copy / "evaluation").iterdir()} == {"last", "last-split-train"}
     before = json.loads((copy / "evaluation/last/result.json").read_text())
     assert (before["images"], before["iterations_eval"]) == (VAL, None)
@@ -196,7 +198,7 @@ def test_earlier_rows_stay_and_other_images_have_a_folder_of_their_own(run_dir: 
         ["model.head.iterations_eval=1"],
         ["data.val.split=val"],
     ):
-        evaluate.evaluate(copy, "last", how, worst=0)
+        evaluate(copy, "last", how, worst=0)
     assert {path.name for path in (copy / "evaluation").iterdir()} == {
         "last", "last-split-train", "last-iterations_eval-1"
     }  # fmt: skip
@@ -209,7 +211,7 @@ def test_earlier_rows_stay_and_other_images_have_a_folder_of_their_own(run_dir: 
     checkpoints.write(
         checkpoints.read(copy / "checkpoints/last.ckpt") | {"epoch": 7}, copy / "checkpoints/last.ckpt"
     )
-    evaluate.evaluate(copy, "last", [], iterations=[1], worst=0)
+    evaluate(copy, "last", [], iterations=[1], worst=0)
     assert [row["iterations"] for row in table(copy / "evaluation/last/iterations.csv")] == ["1"]
 
 
@@ -217,15 +219,13 @@ def test_other_images_at_another_root_have_a_folder_of_their_own(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
-    first = evaluate.evaluate(copy, "last", [], worst=0)
+    first = evaluate(copy, "last", [], worst=0)
     root = write_camvid(tmp_path / "other" / "camvid", {"train": 4, "val": VAL}, (48, 64))
     moved = shutil.copytree(run_dir.parent / "camvid", tmp_path / "moved")
     for path in (root / "valannot").iterdir():
         Image.fromarray(np.full((48, 64), 7, np.uint8)).save(path)
-    second = evaluate.evaluate(copy, "last", [f"data.root={root}"], worst=0)
-    assert evaluate.evaluate(copy, "last", [f"data.root={moved}"], worst=0) == pytest.approx(
-        first, nan_ok=True
-    )
+    second = evaluate(copy, "last", [f"data.root={root}"], worst=0)
+    assert evaluate(copy, "last", [f"data.root={moved}"], worst=0) == pytest.approx(first, nan_ok=True)
     kept, other = sorted((copy / "evaluation").iterdir())
     assert kept.name == "last"
     assert other.name.startswith("last-data-")
@@ -239,25 +239,25 @@ def test_an_evaluation_or_submission_of_another_origin_is_not_overwritten(
     run_dir: Path, tmp_path: Path
 ) -> None:
     place = tmp_path / "out"
-    evaluate.evaluate(run_dir, "last", [], output=place, submission=tmp_path, worst=0)
+    evaluate(run_dir, "last", [], output=place, submission=tmp_path, worst=0)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for which, how in (("best", []), ("last", ["inference.flip=true"]), ("last", ["data.val.split=train"])):
         with pytest.raises(HemnetError, match=r"out was made from another .*: choose another --output"):
-            evaluate.evaluate(run_dir, which, how, output=place, worst=0)
+            evaluate(run_dir, which, how, output=place, worst=0)
     with pytest.raises(HemnetError, match=r"comp5_val_cls was made from another checkpoint, last, not best"):
-        evaluate.evaluate(run_dir, "best", [], output=tmp_path / "new", submission=tmp_path, worst=0)
+        evaluate(run_dir, "best", [], output=tmp_path / "new", submission=tmp_path, worst=0)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_an_evaluation_of_an_older_version_is_read_and_renewed(run_dir: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
-    evaluate.evaluate(copy, "last", [], worst=0)
+    evaluate(copy, "last", [], worst=0)
     path = copy / "evaluation/last/result.json"
     new = json.loads(path.read_text())
     older = {key: new[key] for key in ("checkpoint", "checkpoint_sha256", "overrides", "metrics", "images")}
     path.write_text(json.dumps(older | {"inference": new["inference"], "iterations_eval": None}))
     assert results_of(copy)[None]["metrics"] == new["metrics"]
-    evaluate.evaluate(copy, "last", [], worst=0)
+    evaluate(copy, "last", [], worst=0)
     assert json.loads(path.read_text())["changes"] == {}
 
 
@@ -269,7 +269,7 @@ def test_an_image_that_needs_too_much_memory_is_named(
 
     monkeypatch.setattr(Segmenter, "forward", fail)
     with pytest.raises(HemnetError, match=r"out of memory on val_0 .*--window 512 512"):
-        evaluate.evaluate(run_dir, "last", ["data.eval_batch_size=1"], output=tmp_path / "out", worst=0)
+        evaluate(run_dir, "last", ["data.eval_batch_size=1"], output=tmp_path / "out", worst=0)
 
 
 def test_of_many_runs_only_what_is_left_is_evaluated(
@@ -284,7 +284,7 @@ def test_of_many_runs_only_what_is_left_is_evaluated(
     config = Run.open(fcn).config
     config.model.head = {"_target_": "hemnet.nets.FCNHead", "channels": 8, "dropout": 0.1}
     OmegaConf.save(config, fcn / "config.yaml")
-    evaluate.evaluate(one, "last", [], iterations=[2], worst=0)
+    evaluate(one, "last", [], iterations=[2], worst=0)
 
     given: list[dict[str, list[str]]] = []
 
@@ -371,30 +371,30 @@ def test_an_older_run_and_a_recipe_s_own_inference(run_dir: Path, tmp_path: Path
         else:
             del changed["inference"]
         (older / "config.yaml").write_text(OmegaConf.to_yaml(changed))
-        return evaluate.evaluate(older, "last", list(assignments), worst=0)["val/loss"]
+        return evaluate(older, "last", list(assignments), worst=0)["val/loss"]
 
-    assert score() == evaluate.evaluate(run_dir, "last", [], worst=0)["val/loss"]
+    assert score() == evaluate(run_dir, "last", [], worst=0)["val/loss"]
     assert score(flip=True) == score("inference.flip=true") != score()
 
 
 def test_mistakes_are_named(run_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"inference: stride without a window"):
-        evaluate.evaluate(run_dir, "last", ["inference.stride=[4,4]"])
+        evaluate(run_dir, "last", ["inference.stride=[4,4]"])
     with pytest.raises(ConfigError, match=r"did you mean inference\.scales"):
-        evaluate.evaluate(run_dir, "last", ["inference.scale=[1]"])
+        evaluate(run_dir, "last", ["inference.scale=[1]"])
     with pytest.raises(ConfigError, match=r"inference\.window"):
-        evaluate.evaluate(run_dir, "last", ["inference.window=[4]"])
+        evaluate(run_dir, "last", ["inference.window=[4]"])
     for wrong in ([-1], [2, 2]):
         with pytest.raises(HemnetError, match="different numbers, 0 or more"):
-            evaluate.evaluate(run_dir, "last", [], iterations=wrong)
+            evaluate(run_dir, "last", [], iterations=wrong)
     (tmp_path / "taken").write_text("")
     with pytest.raises(HemnetError, match=r"cannot write to .*taken.*choose another --output"):
-        evaluate.evaluate(run_dir, "last", [], output=tmp_path / "taken", worst=0)
+        evaluate(run_dir, "last", [], output=tmp_path / "taken", worst=0)
     with pytest.raises(HemnetError, match="one prediction per image"):
-        evaluate.evaluate(run_dir, "last", [], iterations=[1, 2], submission=tmp_path)
+        evaluate(run_dir, "last", [], iterations=[1, 2], submission=tmp_path)
     train(load(tiny(run_dir.parent / "camvid", tmp_path / "fcn", "model/head=fcn", "trainer.max_epochs=1")))
     with pytest.raises(HemnetError, match="no EM layer"):
-        evaluate.evaluate(tmp_path / "fcn", "last", [], iterations=[1])
+        evaluate(tmp_path / "fcn", "last", [], iterations=[1])
 
 
 def test_training_validates_plainly_whatever_the_inference(run_dir: Path, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from _helpers.tiny import call, tiny
 from PIL import Image
 from torch import nn
 
-from hemnet import export as entry
 from hemnet.config.build import build_inference, build_network, restore
 from hemnet.config.command_line import override
 from hemnet.config.compose import load
@@ -29,6 +28,7 @@ from hemnet.nets import Segmenter
 from hemnet.nets.portable import BinMeans, portable_copy
 from hemnet.runs.run import Run
 from hemnet.training.task import CHECKPOINT_FORMAT
+from hemnet.using import exporting as entry
 from hemnet.using.exporting import TOLERANCE, describe, export
 from hemnet.using.prediction import predict
 

@@ -26,6 +26,13 @@ from _helpers.waiting import CEILING
 
 TESTS = str(Path(__file__).parents[1])
 COMMANDS = ("hemnet.train", "hemnet.evaluate", "hemnet.predict", "hemnet.datasets")
+# What they import once they know what to do.
+NEEDED = (
+    "albumentations", "torch._dynamo", "hemnet.callbacks.em_convergence", "hemnet.callbacks.finite",
+    "hemnet.callbacks.gradient_flow", "hemnet.callbacks.label_check", "hemnet.callbacks.run_record",
+    "hemnet.config.build", "hemnet.config.feasible", "hemnet.config.finetune", "hemnet.config.refusals",
+    "hemnet.figures.scores", "hemnet.using.evaluation", "hemnet.using.prediction",
+)  # fmt: skip
 
 
 def start_anew(
@@ -69,7 +76,7 @@ def _server() -> subprocess.Popen[str]:
 
 def _serve() -> dict[str, Any] | None:
     """Fork a process for each request, and return the request in it; return None at the end."""
-    for name in COMMANDS:
+    for name in (*COMMANDS, *NEEDED):
         importlib.import_module(name)
     gc.freeze()  # else the first collection of each process copies all that was imported
     for line in iter(sys.stdin.readline, ""):

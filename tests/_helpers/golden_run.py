@@ -96,6 +96,7 @@ def _train(*overrides: str) -> None:
     import torch
 
     from hemnet import train as command
+    from hemnet.config import build
     from hemnet.config.build import build_network
     from hemnet.config.compose import load
     from hemnet.em.initial_means import InitialMeans
@@ -112,7 +113,7 @@ def _train(*overrides: str) -> None:
                 module.reset_parameters()
         return network
 
-    command.build_network = in_float64  # type: ignore[attr-defined]
+    build.build_network = in_float64  # type: ignore[attr-defined]
     command.train(load(list(overrides)))
 
 

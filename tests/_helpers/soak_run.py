@@ -16,6 +16,7 @@ import torch
 from _helpers.process_tree import descendants
 
 from hemnet import train as command
+from hemnet.config import build
 from hemnet.config.build import build_trainer
 from hemnet.config.compose import load
 
@@ -68,7 +69,7 @@ def main(file: str, *overrides: str) -> None:
         trainer.callbacks.append(sampler)  # type: ignore[attr-defined]
         return trainer
 
-    command.build_trainer = with_sampler  # type: ignore[attr-defined]
+    build.build_trainer = with_sampler  # type: ignore[attr-defined]
     command.train(load(list(overrides)))
     Path(file).write_text(json.dumps(sampler.samples))
 

@@ -12,7 +12,6 @@ from _helpers.tiny import TINY
 from omegaconf import OmegaConf
 from PIL import Image
 
-from hemnet import predict as entry
 from hemnet.config.build import build_network
 from hemnet.config.command_line import SUMMARY, print_scores
 from hemnet.config.compose import load
@@ -24,6 +23,7 @@ from hemnet.errors import HemnetError
 from hemnet.figures.predictions import Row, legend, predictions_page
 from hemnet.figures.scores import confusion_figure
 from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
+from hemnet.using import prediction as entry
 from hemnet.using.prediction import predict
 
 pytestmark = pytest.mark.usefixtures("bounded")

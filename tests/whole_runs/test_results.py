@@ -126,7 +126,7 @@ def test_a_run_that_stops_has_its_steps_and_last_scores(
     assert found.result["metrics"]["val/miou"] == pytest.approx(found.curves()["val/miou"][-1, 1], abs=1e-7)
     # Stopped again before another step: what it had is not lost.
     with monkeypatch.context() as patched:
-        patched.setattr("hemnet.train.build_data", lambda config: {}["stop"])
+        patched.setattr("hemnet.config.build.build_data", lambda config: {}["stop"])
         with pytest.raises(KeyError):
             run(tmp_path / "run", "trainer.max_epochs=2", "resume=auto")
     assert found.result["steps"] == 2  # what the checkpoint and metrics.csv have

@@ -116,7 +116,7 @@ def _changes(stored: DictConfig, used: DictConfig) -> dict[str, Any]:
         before, after = (_leaves(config, top) for config in (stored, used))
         for key in after | before:
             value = after.get(key)
-            # As JSON, in which 1 is not 1.0: trainer.limit_val_batches tells one batch from all by that.
+            # As JSON, in which 1 is not 1.0.
             changed = json.dumps(before.get(key)) != json.dumps(value)
             if changed and not key.endswith(".root") and not is_secret(key):
                 found[key] = redact(value) if isinstance(value, str) else value
