@@ -1,6 +1,7 @@
 """HighwayEM: the layer around the functions."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from _helpers.fits import CHANNELS, COMPONENTS, expected_means, features, layer,
 from torch import nn
 
 import hemnet.em
-from hemnet.em import HighwayEM, Implicit, unroll
+from hemnet.em import HighwayEM, Implicit, OneStep, unroll
 from hemnet.em.highway import LARGEST_SCALE
 
 # --- forward ------------------------------------------------------------------------------------------------
@@ -149,6 +150,10 @@ def test_compiles_to_one_graph_and_still_updates(backend):
         ({"momentum": float("nan")}, "momentum is nan"),
         ({"num_components": 0}, "num_components is 0"),
         ({"highway_scale": [0.5]}, "1 values for 3 iterations"),
+        ({"highway_scale": torch.tensor(0.5)}, "give numbers, or let the layer learn"),
+        ({"highway_scale": nn.Parameter(torch.tensor(0.5))}, "give numbers, or let the layer learn"),
+        ({"channel_dim": 2}, "channel_dim is 2"),
+        ({"process_group": "all"}, "process_group is 'all'"),
         ({"engine": "cuda"}, "engine is 'cuda'"),
         ({"means": "learned", "gradient": "implicit"}, "moving_average"),
         ({"iterations_eval": -1}, "iterations_eval is -1"),
@@ -245,7 +250,13 @@ def test_repr_rebuilds_the_layer():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("assignment", "gaussian"), ("variance", 2.5), ("engine", "reference"), ("tolerance", 1e-3)],
+    [
+        ("assignment", "gaussian"),
+        ("variance", 2.5),
+        ("normalize", "l2"),
+        ("engine", "reference"),
+        ("tolerance", 1e-3),
+    ],
 )
 def test_an_option_that_is_assigned_is_an_option_of_the_layer(name: str, value: object) -> None:
     made = HighwayEM(CHANNELS, COMPONENTS)
@@ -254,3 +265,35 @@ def test_an_option_that_is_assigned_is_an_option_of_the_layer(name: str, value: 
     assert getattr(made, name) == getattr(made.options, name) == value
     with pytest.raises(ValueError, match=name):
         setattr(made, name, "none of these")
+
+
+def test_normalize_has_one_value_wherever_it_is_assigned():
+    for assign in (
+        lambda em: setattr(em, "normalize", "l2"),
+        lambda em: setattr(em, "options", replace(em.options, normalize="l2")),
+    ):
+        em, x = layer(normalize="none"), features()
+        assign(em)
+        assert "normalize='l2'" in repr(em)
+        expected = layer(normalize="l2")
+        with torch.no_grad():
+            expected.means.copy_(em.means)  # of no length in particular: the start makes them unit vectors
+        torch.testing.assert_close(em(x), expected(x))
+        torch.testing.assert_close(em.start().norm(dim=2), torch.ones(1, COMPONENTS))
+
+
+def test_learned_unit_means_start_at_unit_length_after_any_step():
+    em = layer(means="learned", normalize="l2")
+    with torch.no_grad():
+        em.means.mul_(3.0)
+    torch.testing.assert_close(em.start().norm(dim=2), torch.ones(1, COMPONENTS))
+
+
+def test_a_gradient_mode_may_be_assigned_by_its_name():
+    em, x = layer(), features(requires_grad=True)
+    em.gradient = "one_step"
+    assert em.gradient == OneStep()
+    (found,) = torch.autograd.grad(em(x).sum(), x)
+    torch.testing.assert_close(found, torch.autograd.grad(layer(gradient="one_step")(x).sum(), x)[0])
+    with pytest.raises(ValueError, match="gradient is 'exact'"):
+        em.gradient = "exact"

@@ -16,9 +16,9 @@ from hemnet.em import HighwayEM
 from hemnet.em.initial_means import PASSES_UNTIL_WARNING, _moving_averages
 
 
-@pytest.mark.parametrize("normalize", ["none", "l2"])
-def test_means_move_once_per_optimizer_step(normalize):
-    em, x = layer(normalize=normalize), features()
+@pytest.mark.parametrize(("normalize", "momentum"), [("none", 0.9), ("none", 0.5), ("l2", 0.9), ("l2", 0.0)])
+def test_means_move_once_per_optimizer_step(normalize, momentum):
+    em, x = layer(normalize=normalize, momentum=momentum), features()
     before, expected = em.means.clone(), expected_means(em, x)
     if normalize == "l2":
         expected = expected / expected.norm(dim=1, keepdim=True)

@@ -40,7 +40,10 @@ OTHER: dict[str, Any] = {
     "momentum": 0.75,
 }
 # The same for `unroll`, where its default is another, and for what it alone has.
-OTHER_OF_UNROLL = OTHER | {"assignment": "dot", "return_trajectory": True, "record_gradient_flow": True}
+OTHER_OF_UNROLL = OTHER | {
+    "assignment": "dot", "return_trajectory": True, "record_gradient_flow": True,
+    "weights_BN": torch.ones(1, 4),
+}  # fmt: skip
 # What has to be chosen beside an option for it to be accepted.
 BESIDE = {"acceleration": {"assignment": "gaussian", "gradient": OneStep()}}
 # How a gradient mode is written in a configuration.
@@ -153,3 +156,13 @@ def test_the_operators_get_every_option() -> None:
     assert [word.split()[1] for word in FLAT.split(", ")] == names
     options = Options(**{name: OTHER[name] for name in names} | {"normalize": "none"})
     assert Options(*flat(options)) == options
+
+
+def test_dropout_reaches_the_head_from_the_configuration() -> None:
+    network = build_network(load(["model/head=hem", "logger=csv", "model.head.dropout=0.4"]), 3)
+    assert [m.p for m in network.head.modules() if isinstance(m, torch.nn.Dropout2d | torch.nn.Dropout)] == [
+        0.4
+    ]
+    default = build_network(load(["model/head=hem", "logger=csv"]), 3)
+    (dropout,) = (m for m in default.head.modules() if isinstance(m, torch.nn.Dropout2d | torch.nn.Dropout))
+    assert dropout.p == OF_HEAD["dropout"].default

@@ -51,9 +51,9 @@ def per_iteration(highway_scale: HighwayScale, iterations: int, like_BKC: Tensor
     if isinstance(highway_scale, Tensor):
         return highway_scale.to(like_BKC).expand(iterations).unsqueeze(1).expand(-1, images)
     if isinstance(highway_scale, Sequence):
-        rows = [like_BKC.new_full((1, images), h) for h in highway_scale]
+        rows = [like_BKC.new_full((1, images), float(h)) for h in highway_scale]
         return torch.cat(rows) if rows else like_BKC.new_empty(0, images)
-    return like_BKC.new_full((iterations, images), highway_scale)
+    return like_BKC.new_full((iterations, images), float(highway_scale))
 
 
 def continued(highway_scale: float | tuple[float, ...], iterations: int) -> float | tuple[float, ...]:

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from inspect import signature
-from operator import attrgetter
 from typing import Any, get_args
 
 import torch
@@ -37,10 +36,13 @@ from hemnet.em.unrolling import unroll_with
 
 
 def _option(name: str) -> property:
+    def read(layer: "HighwayEM") -> Any:
+        return getattr(layer.options, name)
+
     def write(layer: "HighwayEM", value: Any) -> None:
         layer.options = replace(layer.options, **{name: value})
 
-    return property(attrgetter(f"options.{name}"), write, doc=f"`Options.{name}`.")
+    return property(read, write, doc=f"`Options.{name}`.")
 
 
 class HighwayEM(InitialMeans):
@@ -104,9 +106,8 @@ class HighwayEM(InitialMeans):
     Attributes:
         options: assignment, variance (a number), normalize, engine, acceleration and tolerance, as one value;
             to change some, assign `dataclasses.replace(layer.options, ...)`.
-        assignment, variance, engine, acceleration, tolerance: those of `options`; assigning one makes new
-            options, and checks them.
-        gradient: the gradient mode, an object.
+        assignment, variance, normalize, engine, acceleration, tolerance: those of `options`; assigning one
+            makes new options, and checks them.
 
     Raises:
         ValueError: if an option is out of range, or something is to be learned that no gradient reaches.
@@ -133,15 +134,20 @@ class HighwayEM(InitialMeans):
         process_group: Group = "default",
         channel_dim: ChannelDim = 1,
     ) -> None:
+        channels = as_count("channels", channels, 1)
+        # Before the means are drawn, since they are subject to `normalize`, which is one of the options.
+        self.options = Options(
+            temperature(variance, channels), assignment, normalize, engine, acceleration, tolerance
+        )
         super().__init__(num_components, channels, means, normalize, momentum, process_group)
-        sigma2 = temperature(variance, channels)
-        self.options = Options(sigma2, assignment, normalize, engine, acceleration, tolerance)
-        self.gradient: GradientMode = choose_mode(gradient)
+        self.gradient = gradient
         self.iterations = iterations = as_count("iterations", iterations)
         self.iterations_eval = (
             None if iterations_eval is None else as_count("iterations_eval", iterations_eval)
         )
         self.gradient.check(iterations, self.options)
+        if isinstance(highway_scale, Tensor):
+            raise ValueError("highway_scale is a tensor; give numbers, or let the layer learn: learn_scale")
         check_scale(iterations, highway_scale)
         _check_learning(iterations, self.gradient, means, learn_scale)
         self.highway_scale = tuple(highway_scale) if isinstance(highway_scale, Sequence) else highway_scale
@@ -156,9 +162,19 @@ class HighwayEM(InitialMeans):
 
     assignment = _option("assignment")
     variance = _option("variance")
+    normalize = _option("normalize")
     engine = _option("engine")
     acceleration = _option("acceleration")
     tolerance = _option("tolerance")
+
+    @property
+    def gradient(self) -> GradientMode:
+        """The gradient mode; its name may be assigned too."""
+        return self._mode
+
+    @gradient.setter
+    def gradient(self, mode: Gradient) -> None:
+        self._mode = choose_mode(mode)
 
     def scale(self, iterations: int) -> float | Sequence[float] | Tensor:
         """The highway scale for a number of iterations, as `hemnet.em.unroll` takes it."""
@@ -262,7 +278,8 @@ class HighwayEM(InitialMeans):
 
     def extra_repr(self) -> str:
         """The constructor's arguments, in its order; with the names of `hemnet.em` they rebuild it."""
-        told = vars(self) | vars(self.options) | {"means": "moving_average" if self.averages else "learned"}
+        told = vars(self) | vars(self.options) | {"gradient": self.gradient}
+        told |= {"means": "moving_average" if self.averages else "learned"}
         return ", ".join(f"{name}={told[name]!r}" for name in signature(HighwayEM).parameters)
 
     def _report(self, flow: GradientFlow) -> None:

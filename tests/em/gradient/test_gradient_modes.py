@@ -1,6 +1,9 @@
 """The gradient modes: one forward pass, and what each mode says of its derivative."""
 
+import math
+import re
 import warnings
+from dataclasses import dataclass
 from typing import get_args
 
 import pytest
@@ -202,23 +205,54 @@ def test_second_derivatives_of_implicit_are_refused():
         torch.autograd.grad(loss, x, create_graph=True)
 
 
+def test_every_mode_can_be_called_by_its_name() -> None:
+    names, _ = get_args(Gradient)
+    assert set(get_args(names)) == set(MODES)
+    assert {mode.__name__ for mode in MODES.values()} <= set(hemnet.em.__all__)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"solver": "cg"}, "solver is 'cg'"),
         ({"on_failure": "ignore"}, "on_failure 'ignore'"),
-        ({"tolerance": 0.0}, r"tolerance is 0\.0"),
-        ({"forward_tolerance": float("nan")}, "forward_tolerance nan"),
+        ({"tolerance": "1e-4"}, "tolerance is '1e-4'"),
+        ({"tolerance": True}, "tolerance is True"),
+        ({"tolerance": None}, "tolerance is None"),
+        ({"tolerance": 0.0}, "tolerance is 0.0"),
+        ({"forward_tolerance": 0.0}, "forward_tolerance is 0.0"),
+        ({"forward_tolerance": math.nan}, "forward_tolerance is nan"),
+        ({"max_iterations": 2.5}, "max_iterations is 2.5"),
+        ({"max_iterations": True}, "max_iterations is True"),
         ({"max_iterations": 0}, "max_iterations is 0"),
     ],
     ids=str,
 )
-def test_implicit_refuses(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_an_option_of_implicit_out_of_range_is_refused(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         Implicit(**options)
 
 
-def test_every_mode_can_be_called_by_its_name() -> None:
-    names, _ = get_args(Gradient)
-    assert set(get_args(names)) == set(MODES)
-    assert {mode.__name__ for mode in MODES.values()} <= set(hemnet.em.__all__)
+def test_the_forward_tolerance_decides_whether_means_have_converged():
+    x, mu = draw(1, 20, 4).requires_grad_(), draw(1, 3, 4, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unroll(x, mu, iterations=2, gradient=Implicit(forward_tolerance=10.0))
+    with pytest.raises(ConvergenceError, match=r"tolerance 1\.0e-12"):
+        unroll(x, mu, iterations=2, gradient=Implicit(forward_tolerance=1e-12, on_failure="raise"))
+
+
+@dataclass(frozen=True)
+class Noted(Implicit):
+    """A mode of a user's own, with a field more."""
+
+    note: str = "none"
+
+
+def test_a_mode_derived_from_implicit_may_have_fields_of_its_own():
+    x, mu = draw(1, 20, 4).requires_grad_(), draw(1, 3, 4, seed=1)
+    found = []
+    for mode in (Implicit(forward_tolerance=10.0), Noted(forward_tolerance=10.0, note="mine")):
+        y = unroll(x, mu, iterations=8, gradient=mode).reconstruction
+        found.append(torch.autograd.grad(y.square().sum(), x)[0])
+    assert torch.equal(*found)

@@ -12,7 +12,7 @@ Shape suffixes: B images, N positions, C channels, K components, T iterations, Q
 
 import math
 import warnings
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import torch
@@ -26,7 +26,7 @@ from hemnet.em.gradient.modes import GradientMode
 from hemnet.em.gradient.operators import FLAT, flat, like
 from hemnet.em.gradient.solvers import gmres, neumann, relative
 from hemnet.em.gradient.step import Step, pull_step, take_step
-from hemnet.em.options import Options
+from hemnet.em.options import Options, as_count, is_number
 from hemnet.em.transforms import is_exporting
 
 Solver = Literal["gmres", "neumann"]
@@ -74,13 +74,11 @@ class Implicit(GradientMode):
                 f"solver is {self.solver!r} and on_failure {self.on_failure!r}; they must be one of "
                 f"{get_args(Solver)} and {get_args(OnFailure)}"
             )
-        if not (0 < self.tolerance < math.inf and 0 < self.forward_tolerance < math.inf):
-            raise ValueError(
-                f"tolerance is {self.tolerance!r} and forward_tolerance {self.forward_tolerance!r}; "
-                "both must be finite numbers above 0"
-            )
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations is {self.max_iterations!r}; it must be 1 or more")
+        for name in ("tolerance", "forward_tolerance"):
+            number = getattr(self, name)
+            if not is_number(number) or not 0 < number < math.inf:
+                raise ValueError(f"{name} is {number!r}; it must be a finite number above 0")
+        as_count("max_iterations", self.max_iterations, 1)
 
     def check(self, iterations: int, options: Options) -> None:
         """See `GradientMode`."""
@@ -95,6 +93,10 @@ class Implicit(GradientMode):
                 "gradient='unrolled'"
             )
         super().check(iterations, options)
+
+    def flat(self) -> tuple[str | float | int, ...]:
+        """The settings as `SETTINGS` declares them for an operator."""
+        return tuple(getattr(self, field.name) for field in fields(Implicit))
 
     def flow_rows(self, iterations: int) -> int:
         """The reconstruction's, and the last iteration's for the solve."""
@@ -116,6 +118,10 @@ class Implicit(GradientMode):
         )
         y_BNC = reconstruct(z_BNK, ends_2BKC[1]).to(x_BNC.dtype)
         return Outcome(y_BNC, torch.cat([fit.tail_RBKC[:-2], ends_2BKC]), fit.count_B, residual_B)
+
+
+SETTINGS = ", ".join(f"{type(field.default).__name__} implicit_{field.name}" for field in fields(Implicit))
+"""The settings of `Implicit` in an operator's schema, in the order of its fields."""
 
 
 @torch.library.custom_op(
@@ -153,7 +159,7 @@ def _(x_BNC, weights_BN, mu_BKC, *_):  # type: ignore[no-untyped-def]
     "hemnet::em_implicit_vjp",
     mutates_args=(),
     schema="(Tensor x, Tensor? weights, Tensor mu, Tensor next, Tensor mass, Tensor length, Tensor d,"
-    f" str solver, float residual, int max_iterations, float within, str on_failure, {FLAT})"
+    f" {SETTINGS}, {FLAT})"
     " -> (Tensor, Tensor)",
 )
 def em_implicit_vjp(  # type: ignore[no-untyped-def]
@@ -167,7 +173,8 @@ def em_implicit_vjp(  # type: ignore[no-untyped-def]
     *flat_settings,
 ) -> tuple[Tensor, Tensor]:
     """Solve eq (6) for d = ∂loss/∂mu*: the gradient to x (B, N, C) and the relative residual (B,)."""
-    how, options = Implicit(*flat_settings[:5]), Options(*flat_settings[5:])
+    count = len(fields(Implicit))
+    how, options = Implicit(*flat_settings[:count]), Options(*flat_settings[count:])
     step = Step(next_BKC, mass_BK, length_BK)
     zero_B = torch.zeros_like(mu_BKC[:, 0, 0])
     all_B = torch.ones_like(zero_B, dtype=torch.bool)
@@ -244,7 +251,7 @@ class FixedPoint(torch.autograd.Function):
         x_BNC, weights_BN, ends_2BKC, *plain_step = ctx.saved_tensors
         d_BKC = d_2BKC.sum(dim=0)
         dx_BNC, residual_B = em_implicit_vjp(
-            x_BNC, weights_BN, ends_2BKC[1], *plain_step, d_BKC, *astuple(ctx.how), *flat(ctx.options)
+            x_BNC, weights_BN, ends_2BKC[1], *plain_step, d_BKC, *ctx.how.flat(), *flat(ctx.options)
         )
         ctx.residual_B.copy_(residual_B)
         if ctx.flow_QTB is not None:
