@@ -125,10 +125,14 @@ def test_a_recipe_of_the_working_folder_goes_before_a_shipped_one(own: Path, tmp
 
 
 @pytest.mark.parametrize("content", ["- a list", "seed: [1", "\x00"])
-def test_a_recipe_that_is_none_is_named(content: str, own: Path, tmp_path: Path) -> None:
+def test_a_recipe_that_is_none_is_named_and_stops_no_other(
+    content: str, own: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (own / "wrong.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=r"experiments/wrong\.yaml is no experiment"):
-        configured(tmp_path)
+    assert configured(tmp_path, "experiment=camvid_hem").name == "camvid_hem"
+    assert "experiments/wrong.yaml is no experiment, and is left out" in caplog.text
+    with pytest.raises(ConfigError, match="unknown option experiment=wrong"):
+        configured(tmp_path, "experiment=wrong")
 
 
 def test_a_constructor_s_refusal_names_the_node(tmp_path: Path) -> None:

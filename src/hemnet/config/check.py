@@ -52,6 +52,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "data": ("hemnet.data",),
     "model": ("hemnet.nets",),
     "model.head.gradient": ("hemnet.em.gradient",),
+    "model.auxiliary.gradient": ("hemnet.em.gradient",),
     "optim": ("hemnet.training.optim", "torch.optim"),
     "task": ("hemnet.training.task", "hemnet.training.loss"),
     "inference": ("hemnet.training.inference",),
@@ -205,7 +206,10 @@ def _signature(target: str, path: str) -> tuple[set[str], dict[str, Any]]:
         hints = get_type_hints(call.__init__ if inspect.isclass(call) else call)
     except (NameError, TypeError):
         hints = {}  # some packages have annotations that only type checkers can resolve
-    return set(inspect.signature(call).parameters), hints
+    try:
+        return set(inspect.signature(call).parameters), hints
+    except ValueError as error:
+        raise ConfigError(f"{path}._target_ is {target}, which takes no arguments by name") from error
 
 
 def _find(target: Any, path: str) -> Any:

@@ -3,6 +3,7 @@
 A recipe is one file, ``experiments/NAME.yaml``, and is chosen with ``experiment=NAME``.
 """
 
+import logging
 import os
 import secrets
 import time
@@ -18,13 +19,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hemnet.config.check import ConfigError, absolute_path, check, explain
+from hemnet.config.check import absolute_path, check, explain
 from hemnet.config.overrides import readable
 from hemnet.config.paths import CONF, recipes
 from hemnet.config.resuming import resumed
 from hemnet.errors import HemnetError
 from hemnet.processes.launch import in_slurm
 from hemnet.runs.identity import job_name
+
+log = logging.getLogger(__name__)
 
 
 # The resolvers of conf/. A job on a cluster imports this module, and has them without calling a function.
@@ -70,8 +73,8 @@ def register_recipes() -> None:
     ``experiments/sweeps/NAME.yaml`` is chosen with ``sweep=NAME``, which also sets ``sweep: NAME``, goes on
     with the jobs that exist, and keeps them in a folder of that name.
 
-    Raises:
-        ConfigError: a file cannot be read as YAML, or holds no keys.
+    A file that cannot be read as YAML, or holds no keys, is left out with a warning: it may be another
+    program's, or not the one that is asked for.
     """
     for name, path in recipes().items():
         _register("experiment", path, {"name": name})
@@ -84,7 +87,8 @@ def _register(group: str, path: Path, added: dict[str, Any]) -> None:
     try:
         node = OmegaConf.merge(OmegaConf.load(path), added)
     except (yaml.YAMLError, OSError, ValueError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} is no {group}: {error}; correct the file, or move it away") from error
+        log.warning("%s is no %s, and is left out: %s", path, group, " ".join(str(error).split()))
+        return
     ConfigStore.instance().store(
         group=group, name=path.stem, node=node, package="_global_", provider="experiments"
     )

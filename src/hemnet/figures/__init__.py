@@ -2,6 +2,8 @@
 
 import matplotlib as mpl
 
-mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 # Names of images and classes are plain text; one with two dollar signs would be parsed as a formula.
-mpl.rcParams["text.parse_math"] = False
+styled = mpl.rc_context(
+    {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}
+)
+"""Decorates a function that draws, so that the settings of a program's own figures stay as they are."""

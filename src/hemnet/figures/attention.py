@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from hemnet.figures import styled
+
 # Inches: width of the page, and sizes around the maps of an image.
 WIDTH, LABEL, TITLE, GAP, FOOT, LARGEST_MAP = 10.0, 0.75, 0.3, 0.04, 0.65, 1.7
 # Width of the image before the maps, in maps.
@@ -34,6 +36,7 @@ class Attention(NamedTuple):
     maps: np.ndarray
 
 
+@styled
 def attention_page(
     images: Sequence[Attention], iterations: Sequence[int], path: Path, *, show_images: bool = True
 ) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hemnet.data import IGNORE_INDEX, DatasetSpec, Item, denormalize
+from hemnet.figures import styled
 from hemnet.storage.files import replacing
 
 ORIGIN = "hemnet"
@@ -35,6 +36,7 @@ class Row(NamedTuple):
     prediction: np.ndarray
 
 
+@styled
 def predictions_page(
     rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show_images: bool = True, title: str = ""
 ) -> None:
@@ -79,6 +81,7 @@ def overlay(image_HWC: np.ndarray, mask_HW: np.ndarray, spec: DatasetSpec) -> np
     return cv2.addWeighted(spec.colorize(mask_HW), OPACITY, image_HWC, 1 - OPACITY, 0)
 
 
+@styled
 def contact_sheet(items: Sequence[Item], spec: DatasetSpec, path: Path) -> None:
     """Write the network's input: each item's image, and beside it the grey image blended with the mask.
 
@@ -103,6 +106,7 @@ def contact_sheet(items: Sequence[Item], spec: DatasetSpec, path: Path) -> None:
     figure.savefig(path, format="png")
 
 
+@styled
 def legend(spec: DatasetSpec, path: Path, origin: str = "{}") -> None:
     """Write a legend of the classes and their colours, with its origin inside, see `write_mask`."""
     columns = -(-spec.num_classes // 20)

@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from hemnet.data import DatasetSpec
+from hemnet.figures import styled
 
 # Most classes with which a confusion matrix has numbers in its cells, and names at its sides.
 MOST_NUMBERS, MOST_NAMES = 12, 64
 
 
+@styled
 def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path, title: str = "") -> None:
     """Write a confusion matrix as shares of each true class: rows sum to 1; a row without pixels is grey.
 
@@ -56,6 +58,7 @@ def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path, title: str
     figure.savefig(path)
 
 
+@styled
 def learning_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
     """Write loss, scores and learning rate against the optimizer step, from the rows of a metrics.csv."""
     figure = Figure(figsize=(11, 3.4), layout="constrained", dpi=110)

@@ -184,10 +184,10 @@ def _lines(wr: Any, pattern: str, column: str, title: str, log_y: bool | None = 
     )  # fmt: skip
 
 
-def _laid_out(wr: Any, panels: list[Any], per_row: int = 2, width: int = 12, height: int = 8) -> list[Any]:
-    """Place panels in rows on W&B's grid of 24 columns."""
+def _laid_out(wr: Any, panels: list[Any]) -> list[Any]:
+    """Place panels in rows of two on W&B's grid of 24 columns."""
     for i, panel in enumerate(panels):
-        panel.layout = wr.Layout(x=i % per_row * width, y=i // per_row * height, w=width, h=height)
+        panel.layout = wr.Layout(x=i % 2 * 12, y=i // 2 * 8, w=12, h=8)
     return panels
 
 

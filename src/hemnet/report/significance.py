@@ -113,15 +113,15 @@ def holm(family: Sequence[Comparison]) -> list[Comparison]:
     return corrected
 
 
-def sentence(found: Comparison, unit: str = "mIoU", digits: int = 3) -> str:
+def sentence(found: Comparison) -> str:
     """Return a comparison in words, such as ``hem vs em at T=8: +0.021 mIoU (...): supported.``"""
     start = f"{found.first} vs {found.second}" + (f" at {found.where}" if found.where else "")
     if found.difference is None:
         return f"{start}: no seed finished in both, so nothing to compare."
-    mean = f"{found.difference.mean:+.{digits}f} {unit}"
+    mean = f"{found.difference.mean:+.3f} mIoU"
     if found.difference.low is None or found.p is None or found.p_holm is None:
         return f"{start}: {mean} on seed {found.seeds[0]} alone: no interval from one seed."
-    interval = f"95% interval {found.difference.low:+.{digits}f} to {found.difference.high:+.{digits}f}"
+    interval = f"95% interval {found.difference.low:+.3f} to {found.difference.high:+.3f}"
     after = "" if found.p_holm == found.p else f", {p_text(found.p_holm)} after Holm"
     p = p_text(found.p)
     tested = f"n={len(found.seeds)} seeds, p{p if p.startswith('<') else f'={p}'}{after}"

@@ -40,9 +40,9 @@ class Variant:
         scales = [group.scale for group in self.usual if group.head == "hem"]
         return max(dict.fromkeys(scales), key=lambda h: (scales.count(h), -_distance(h)), default=None)
 
-    def at(self, head: str, iterations: int, scale: float | str | None = None) -> Group | None:
-        """Return the group with this head and T; for ``hem`` with this h, by default `Variant.scale`."""
-        wanted = 0.0 if head == "em" else self.scale if scale is None else scale
+    def at(self, head: str, iterations: int) -> Group | None:
+        """Return the group with this head and T; for ``hem`` that with the h of `Variant.scale`."""
+        wanted = 0.0 if head == "em" else self.scale
         for group in self.usual:
             if (group.head, group.iterations, group.scale) == (head, iterations, wanted):
                 return group

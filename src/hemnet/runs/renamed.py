@@ -1,5 +1,6 @@
 """Translates class names and keys that older versions wrote into config.yaml to those of this version."""
 
+import re
 from typing import Any
 
 # By their beginnings.
@@ -10,6 +11,7 @@ RENAMED = {
     "hemnet.optim.": "hemnet.training.optim.",
     "hemnet.records.MetricsFile": "hemnet.loggers.metrics_file.MetricsFile",
     "hemnet.records.SafeCheckpoints": "hemnet.runs.checkpoint_io.SafeCheckpoints",
+    "hemnet.training.optim.HardPixels": "hemnet.training.loss.HardPixels",
     "hemnet.task.": "hemnet.training.task.",
 }
 
@@ -21,7 +23,7 @@ def with_present_names(node: Any) -> Any:
         if isinstance(target := named.get("_target_"), str):
             old = next((old for old in RENAMED if target.startswith(old)), "")
             named["_target_"] = RENAMED.get(old, "") + target.removeprefix(old)
-            if named["_target_"].endswith(".EMHead"):
+            if re.fullmatch(r"hemnet\..*\.EMHead", named["_target_"]):
                 _fold_implicit(named)
         return named
     return [with_present_names(item) for item in node] if isinstance(node, list) else node
