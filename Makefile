@@ -12,8 +12,12 @@ FORMAT ?= onnx
 export RUN INPUT DEST resume
 .PHONY: help setup data train sweep search evaluate predict export report bench test test-all test-quick lint format clean
 
-help: ## list the commands
+names = $(sort $(basename $(notdir $(wildcard experiments/$(1)*.yaml))))
+
+help: ## list the commands, recipes, sweeps and searches
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@printf '%s\n' '' 'EXP=, recipes:' '  $(call names,)' 'SWEEP=, that train:' '  $(call names,sweeps/)' \
+		'SWEEP=, that evaluate:' '  $(call names,evaluations/)' 'SEARCH=:' '  $(call names,searches/)' | fold -s -w 110
 
 setup: $(VENV)/.installed ## make .venv with the tested versions of every dependency
 

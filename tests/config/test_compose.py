@@ -177,3 +177,19 @@ def test_the_root_of_a_data_set_follows_the_environment(
     assert configured(tmp_path, "data=camvid").data.root == "/sets/camvid"
     monkeypatch.delenv("HEMNET_DATA")
     assert configured(tmp_path, "data=camvid").data.root == str(Path.cwd() / "data" / "camvid")
+
+
+def test_the_keys_that_help_shows_first_can_be_set(tmp_path: Path) -> None:
+    help_text = yaml.safe_load((CONF / "train.yaml").read_text())["hydra"]["help"]["template"]
+    shown = help_text.partition("Keys that are changed first:")[2].partition("\n\n")[0]
+    words = [word.rstrip(";,") for word in shown.split() if "=" in word and not word.startswith("resume=")]
+    assert len(words) >= 10
+    config = configured(tmp_path, "data=camvid", *[word.replace("FOLDER", str(tmp_path)) for word in words])
+    assert (config.model.head.iterations, config.trainer.devices, config.seed) == (8, 2, 1)
+
+
+def test_a_sweep_that_evaluates_is_told_from_one_that_trains(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hemnet evaluate --sweep table2_eval"):
+        configured(tmp_path, "sweep=table2_eval")
+    with pytest.raises(ConfigError, match="unknown option sweep=table2_evl"):
+        configured(tmp_path, "sweep=table2_evl")

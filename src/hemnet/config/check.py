@@ -16,6 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from hemnet.config.overrides import ConfigError
+from hemnet.config.paths import recipes
 from hemnet.errors import HemnetError
 from hemnet.runs.redaction import learn
 from hemnet.storage.places import absolute
@@ -80,6 +81,10 @@ def explain(error: Exception) -> HemnetError:
     """Turn an error of Hydra or OmegaConf into one that names the key, and suggests a similar name."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
+        if group == "sweep" and option in recipes("evaluations"):
+            return ConfigError(
+                f"sweep={option} evaluates trained runs and trains none: hemnet evaluate --sweep {option}"
+            )
         return ConfigError(f"unknown option {group}={option}: {nearest(option, error.options)}")
     cause: BaseException | None = error
     while cause is not None:

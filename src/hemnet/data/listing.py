@@ -32,7 +32,10 @@ UNLABELLED_SPLIT = "test"
 """The split whose labels a benchmark may keep to itself: without any mask, its images are read alone."""
 MOST_PIXELS = 2**26
 """The largest image or mask: 8192 x 8192 pixels, 192 MiB as RGB. A header may claim any size."""
-_REMEDY = "set data.root=<folder> or the environment variable HEMNET_DATA"
+_REMEDY = (
+    "set data.root=<folder> or the environment variable HEMNET_DATA. To get a published set: make data "
+    "DATASET=NAME, or hemnet data get NAME"
+)
 
 _noted: ContextVar[list[str] | None] = ContextVar("noted", default=None)
 
