@@ -15,12 +15,13 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.config.check import explain
 from hemnet.config.compose import register_recipes
 from hemnet.config.overrides import for_hydra, parse_override
+from hemnet.config.paths import CONF
 from hemnet.storage.places import absolute
 
 _failures: list[Exception] = []
@@ -34,6 +35,10 @@ def start(application: Callable[[], object]) -> None:
         ConfigError: Hydra refuses an argument or the configuration.
         Exception: that of the run, see `as_job`.
     """
+    if {"--help", "-h"} & {*sys.argv[1:]}:
+        # Hydra would compose the configuration, and copy it a hundred times to list the groups.
+        print(OmegaConf.load(CONF / "train.yaml").hydra.help.template)
+        return
     sys.argv[1:] = for_hydra(sys.argv[1:])
     register_recipes()
     _existing.update(_folders(sys.argv[1:]))
