@@ -31,7 +31,7 @@ OF_VARIANTS = {
     "mIoU against T (em or hem)": against_depth,
     "mIoU against h (two highway scales at one T)": against_scale,
     "T of training and step size (two of each)": trained_grid,
-    "T of evaluation and step size (two of each; make sweep SWEEP=table2_eval)": evaluated_grid,
+    "T of evaluation and step size (two of each; hemnet evaluate --sweep table2_eval)": evaluated_grid,
     "gradient modes (two of them)": gradient_modes,
     "gradient flow (gradient/means, T of 2 or more)": gradient_flow,
     "gradient of the backbone (gradient/backbone)": backbone,

@@ -97,7 +97,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Record], list[Unreadable]]:
             unreadable.append(Unreadable(path, f"{type(error).__name__}: {error}"))
     if not records and not unreadable:
         named = " ".join(map(str, folders))
-        raise HemnetError(f"no run in {named}: train first (make train, make sweep), or name other folders")
+        raise HemnetError(f"no run in {named}: train first (hemnet train), or name other folders")
     return records, unreadable
 
 

@@ -149,7 +149,7 @@ def _images(source: Path) -> tuple[list[Path], str]:
     if source.is_file():
         return [source], ""
     if not source.is_dir():
-        raise DataError(f"no image or folder at {source}: give INPUT=<image or folder>")
+        raise DataError(f"no image or folder at {source}: name an image or a folder")
     files, left_out = scan(source, IMAGE_SUFFIXES)
     if not files:
         held = f", and it holds {left_out}" if left_out else ""
