@@ -30,7 +30,9 @@ def main() -> None:
         print(__version__)
     elif name in COMMANDS:
         del sys.argv[1]
-        runpy.run_module(f"hemnet.{name}", run_name="__main__", alter_sys=True)
+        # Python would import hemnet.data as a package first, where a missing lab is an ImportError.
+        module = "datasets" if name == "data" else name
+        runpy.run_module(f"hemnet.{module}", run_name="__main__", alter_sys=True)
     else:
         print(f"error: hemnet has no command {name}: there are {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -11,7 +11,9 @@ import hemnet.lab
 import argparse
 
 from hemnet.config.command_line import parse, run_entry
+from hemnet.config.compose import load
 from hemnet.errors import HemnetError
+from hemnet.runs.run import Run
 from hemnet.storage.places import absolute
 
 
@@ -32,7 +34,10 @@ def _entry() -> None:
     options, assignments = parse(parser)
     if min(*options.size, options.batch, options.repeats) < 1:
         raise HemnetError("--size, --batch and --repeats take numbers of at least 1")
-    from hemnet.using.costing import report_cost  # here, as it takes seconds, which --help does without
+    Run.open(options.run) if options.run else load(
+        [*assignments]
+    )  # an error before what takes seconds to import
+    from hemnet.using.costing import report_cost
 
     report_cost(
         options.run,

@@ -20,8 +20,9 @@ if missing := [name for name in PACKAGES if find_spec(name) is None]:
         f"hemnet's commands and data sets need the Python packages {', '.join(missing)}, which are not "
         "installed: pip install 'hemnet[lab]'"
     )
-    running = getattr(sys.modules["__main__"], "__spec__", None)
-    if running is None or running.name.partition(".")[0] != "hemnet":
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    by_option = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if "-m" in sys.orig_argv else []
+    if not any(name.partition(".")[0] == "hemnet" for name in [*by_option, spec.name if spec else ""]):
         raise ImportError(message)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

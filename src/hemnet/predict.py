@@ -5,6 +5,7 @@ import hemnet.lab
 import argparse
 
 from hemnet.config.command_line import add_run_arguments, log_to_terminal, parse, run_entry
+from hemnet.runs.run import Run
 from hemnet.storage.places import absolute
 
 
@@ -15,7 +16,8 @@ def _entry() -> None:
     parser.add_argument("--output", type=absolute, help="folder to write to; default: RUN/predictions[-...]")
     options, assignments = parse(parser)
     log_to_terminal()
-    from hemnet.using.prediction import predict  # here, as it takes seconds, which --help does without
+    Run.open(options.run)  # an error before what takes seconds to import
+    from hemnet.using.prediction import predict
 
     predict(options.run, options.input, options.checkpoint, options.output, assignments)
 

@@ -69,7 +69,8 @@ def _train_on(config: DictConfig, count: int) -> float:
         if not began or (said and getattr(error, "rank", 0) == 0):
             raise  # there is no run, or its first rank has recorded the error
         with Run.open(path) as run:
-            run.record(seconds=round(time.monotonic() - started, 1), **run.progress())
+            known = {key: said[key] for key in ("steps", "metrics") if said.get(key)}
+            run.record(seconds=round(time.monotonic() - started, 1), **(run.progress() | known))
             if isinstance(error, RankError) and "error" in said:
                 # Either error may be the cause of the other, so the user sees both.
                 raise RankError(f"{error}. Rank 0: {said['error']}", error.rank) from error

@@ -46,8 +46,8 @@ def data(train: int = 8, val: int = 5, eval_size: int | None = 24) -> Segmentati
     )
 
 
-def task(auxiliary: bool = False, lr: float = 0.05, **options: bool) -> SegmentationTask:
-    backbone = ResNet(18, output_stride=8, width=4)
+def task(auxiliary: bool = False, lr: float = 0.05, width: int = 4, **options: bool) -> SegmentationTask:
+    backbone = ResNet(18, output_stride=8, width=width)
     head = EMHead(backbone.channels, 2, channels=8, num_components=4)
     extra = FCNHead(backbone.channels, 2, channels=8, stage=-2) if auxiliary else None
     optimization = Optimization(partial(torch.optim.SGD, lr=lr, momentum=0.9), power=0.9)

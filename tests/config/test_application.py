@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet import train
@@ -31,6 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Return a function that is ``hemnet train WORDS``."""
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     root = logging.getLogger()
     before = root.handlers[:], root.level, os.environ.get("HYDRA_FULL_ERROR")
 

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from hemnet.config.build import build_data, build_evaluator, build_inference, build_network, restore
+from hemnet.config.build import (
+    build_data,
+    build_evaluator,
+    build_inference,
+    build_network,
+    build_trainer,
+    restore,
+)
 from hemnet.config.check import ConfigError, check
 from hemnet.config.compose import load
 from hemnet.errors import HemnetError
@@ -77,7 +84,7 @@ def test_the_builders_refuse_what_was_never_checked(tmp_path: Path) -> None:
         ("model.backbone.stem", lambda c: build_network(c, 3)),
         ("inference", build_inference),
         ("trainer.plugins", build_evaluator),
-        ("trainer.profiler", build_evaluator),
+        ("trainer.profiler", build_trainer),
     ):
         config = configured(tmp_path)
         for node in (order, [order], {"deep": [order]}, {"_target_": "functools.partial", "_args_": [order]}):
@@ -113,7 +120,7 @@ def test_an_interpolation_makes_no_node_that_nobody_looked_at(
         ("model.backbone.weights", lambda c: build_network(c, 3, pretrained=False)),
         ("model.head.gradient", lambda c: build_network(c, 3)),
         ("data.train.root", build_data),
-        ("trainer.default_root_dir", build_evaluator),
+        ("trainer.default_root_dir", build_trainer),
     ):
         config = configured(tmp_path, "data=camvid")
         value = escaped + "${oc.create:" + order.replace("RAN", str(tmp_path / "ran")) + "}"

@@ -343,7 +343,7 @@ def test_command_line(
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("hemnet.report", run_name="__main__")
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("error: runs is no folder")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'runs'} is no folder")
     write_run(tmp_path / "runs/a", HEM)
     done = subprocess.run(
         [sys.executable, "-m", "hemnet.report", "--no-images"], capture_output=True, text=True, check=True

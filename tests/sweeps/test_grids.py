@@ -27,7 +27,7 @@ def jobs(folder: Path, params: dict, grids: dict, *arguments: str) -> list[list[
     sweeper = GridSweeper(params, grids)
     loader = SimpleNamespace(load_sweep_config=lambda **_: None)
     sweeper.hydra_context = SimpleNamespace(config_loader=loader)
-    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
+    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder), "subdir": "named"}}})
     sweeper.launcher = SimpleNamespace(launch=launch)
     sweeper.sweep(list(arguments))
     assert (folder / "multirun.yaml").is_file()

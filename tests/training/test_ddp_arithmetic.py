@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
 RANKS, BATCH, STEPS = 2, 4, 6
-COMMIT = InitialMeans._commit
+COMMIT = InitialMeans.update
 # An entry of a gradient is a sum of up to 1e5 float64 terms, 1e-16 of them each, and six steps hand them on;
 # observed is 1e-14.
 FLOAT64 = {"rtol": 1e-10, "atol": 1e-12}
@@ -136,7 +136,7 @@ def fit(
 
 def fit_apart(folder: str, ranks: int) -> dict[str, Any]:
     """Train without the all-reduce in the EM layer, but with those of the loss and of DDP."""
-    with mock.patch("hemnet.em.initial_means.InitialMeans._commit", commit_apart):
+    with mock.patch("hemnet.em.initial_means.InitialMeans.update", commit_apart):
         return fit(folder, ranks, task("moving_average"))
 
 

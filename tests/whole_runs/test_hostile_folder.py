@@ -128,12 +128,12 @@ def test_predictions_of_one_origin_never_replace_those_of_another(run: Path, tmp
         predict(run, tmp_path / "photos", "last", out, ["inference.flip=true"])
     # Another photograph of the same name; and a file of the user's own.
     photograph(tmp_path / "further" / "a.png", 1)
-    with pytest.raises(DataError, match="none of the 1 images"):
+    with pytest.raises(DataError, match="none of 1 image in"):
         predict(run, tmp_path / "further", "last", out)
     assert before == {path: path.read_bytes() for path in out.iterdir()}
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "a_mask.png").write_bytes((tmp_path / "photos" / "a.png").read_bytes())
-    with pytest.raises(DataError, match="none of the 1 images"):
+    with pytest.raises(DataError, match="none of 1 image in"):
         predict(run, tmp_path / "photos", "last", tmp_path / "own")
     predict(run, tmp_path / "photos", "last", out)
     assert before == {path: path.read_bytes() for path in out.iterdir()}

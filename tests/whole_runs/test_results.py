@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hemnet.config.compose import load
 from hemnet.data import Batch
-from hemnet.evaluate import evaluate
 from hemnet.processes.signals import Interrupted
 from hemnet.report.collect import read
 from hemnet.report.groups import sections
@@ -20,6 +19,7 @@ from hemnet.runs.run import Run
 from hemnet.sweeps.jobs import Job
 from hemnet.train import train
 from hemnet.training.task import SegmentationTask
+from hemnet.using.evaluation import evaluate
 
 SMALL = [
     "data=synthetic", "data.train.length=8", "data.train.size=64", "data.train.cells=4", "data.val.length=4",

@@ -70,7 +70,10 @@ def test_two_deterministic_runs_are_the_same_to_the_bit(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_that_is_not_finite_is_failed_and_says_where(tmp_path: Path) -> None:
     """The first step is so large that the second has no loss; where it was the only one, that is seen too."""
-    for steps, said in ((8, "step 1: the loss is not finite for train-0"), (1, "validation: the network's")):
+    for steps, said in (
+        (8, "step 1: the loss is not finite for train-0"),
+        (1, "validation after 1 step: the network's"),
+    ):
         name = f"run{steps}"
         words = (f"run_dir={name}", "trainer.max_epochs=-1", f"trainer.max_steps={steps}")
         process = start(tmp_path, *words, "optim.optimizer.lr=3e37", "optim.optimizer.momentum=0")

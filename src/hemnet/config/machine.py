@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.check import ConfigError
@@ -34,6 +33,8 @@ def on_this_machine(config: DictConfig, assignments: Sequence[str] = ()) -> Dict
     Raises:
         ConfigError: the user asked for GPUs that are not there.
     """
+    import torch  # here, as it takes seconds, which commands that only look at configurations do without
+
     asked = {assignment.partition("=")[0].lstrip("+") for assignment in assignments}
     trainer, gpus = config.trainer, torch.cuda.device_count() if torch.cuda.is_available() else 0
     on_gpu = trainer.accelerator in ("gpu", "cuda") or (

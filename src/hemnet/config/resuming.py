@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.check import ConfigError
+from hemnet.errors import HemnetError
 from hemnet.runs.identity import leaves
 from hemnet.runs.redaction import REDACTED
 from hemnet.runs.stored_config import read_config
@@ -32,6 +33,8 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     if config.resume in (None, "auto"):
         return config
+    if not (Path(config.resume) / "config.yaml").is_file():
+        raise HemnetError(f"resume={config.resume}: there is no run; give a run directory, or auto")
     stored = read_config(Path(config.resume) / "config.yaml")
     for part in PATHS:
         if OmegaConf.select(stored, part) is not None:

@@ -455,7 +455,7 @@ def test_the_protocol_s_defaults(tmp_path):
         crop = {"cityscapes": 769, "folder": 512}.get(name, 513)
         assert (config.train_transform.crop_size, config.batch_size, config.eval_batch_size) == (crop, 16, 1)
         assert config.train_transform.scale == [0.5, 2.0]
-        assert config.root == f"{os.environ.get('HEMNET_DATA', 'data')}/{name}"
+        assert config.root == os.path.abspath(f"{os.environ.get('HEMNET_DATA', 'data')}/{name}")
 
 
 # --- real files ---------------------------------------------------------------------------------------------

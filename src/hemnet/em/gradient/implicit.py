@@ -96,7 +96,7 @@ class Implicit(GradientMode):
 
     def flat(self) -> tuple[str | float | int, ...]:
         """The settings as `SETTINGS` declares them for an operator."""
-        return tuple(getattr(self, field.name) for field in fields(Implicit))
+        return tuple(getattr(self, name) for name in _FIELDS)
 
     def flow_rows(self, iterations: int) -> int:
         """The reconstruction's, and the last iteration's for the solve."""
@@ -120,6 +120,7 @@ class Implicit(GradientMode):
         return Outcome(y_BNC, torch.cat([fit.tail_RBKC[:-2], ends_2BKC]), fit.count_B, residual_B)
 
 
+_FIELDS = tuple(field.name for field in fields(Implicit))
 SETTINGS = ", ".join(f"{type(field.default).__name__} implicit_{field.name}" for field in fields(Implicit))
 """The settings of `Implicit` in an operator's schema, in the order of its fields."""
 
@@ -173,8 +174,7 @@ def em_implicit_vjp(  # type: ignore[no-untyped-def]
     *flat_settings,
 ) -> tuple[Tensor, Tensor]:
     """Solve eq (6) for d = ∂loss/∂mu*: the gradient to x (B, N, C) and the relative residual (B,)."""
-    count = len(fields(Implicit))
-    how, options = Implicit(*flat_settings[:count]), Options(*flat_settings[count:])
+    how, options = Implicit(*flat_settings[: len(_FIELDS)]), Options(*flat_settings[len(_FIELDS) :])
     step = Step(next_BKC, mass_BK, length_BK)
     zero_B = torch.zeros_like(mu_BKC[:, 0, 0])
     all_B = torch.ones_like(zero_B, dtype=torch.bool)
