@@ -21,7 +21,7 @@ def jobs(folder: Path, params: dict, grids: dict, *arguments: str) -> list[list[
     launched: list[list[str]] = []
 
     def launch(overrides: list[list[str]], initial_job_idx: int) -> list[SimpleNamespace]:
-        launched.extend(overrides)
+        launched.extend([word for word in job if not word.startswith("hydra.sweep.")] for job in overrides)
         return [SimpleNamespace(return_value=None) for _ in overrides]
 
     sweeper = GridSweeper(params, grids)

@@ -32,6 +32,14 @@ class RunRecord(pl.Callback):
         """Have training end with a validation of the whole split."""
         after_training(trainer, lambda: self._conclude(trainer))
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that a run that stopped after its last validation makes no other."""
+        return {"scores": self.scores, "validated_step": self._validated_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.scores, self._validated_step = state_dict["scores"], state_dict["validated_step"]
+
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Record the number of steps."""
         self.run.record(steps=trainer.global_step)

@@ -38,7 +38,7 @@ def start(application: Callable[[], object]) -> None:
     if {"--help", "-h"} & {*sys.argv[1:]}:
         # Hydra would compose the configuration, and copy it a hundred times to list the groups.
         print(OmegaConf.load(CONF / "train.yaml").hydra.help.template)
-        return
+        sys.exit(0)
     sys.argv[1:] = for_hydra(sys.argv[1:])
     register_recipes()
     _existing.update(_folders(sys.argv[1:]))
