@@ -1,6 +1,7 @@
 """The whole path: train, evaluate, predict, as functions and as a user calls them."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,7 @@ def test_predict_reports_unreadable_images_and_goes_on(make_camvid: MakeCamVid, 
     output = tmp_path / "out"
     assert sorted(p.name for p in output.iterdir()) == ["grey_mask.png", "grey_overlay.png", "legend.png"]
     Image.new("L", (30, 20)).save(photos / "grey.jpg")
-    with pytest.raises(DataError, match="several images named grey"):
+    with pytest.raises(DataError, match="has the same stem, so both would be the sample grey"):
         predict(run_dir, photos, "last", None)
     with pytest.raises(DataError, match="no image or folder"):
         predict(run_dir, tmp_path / "nothing", "last", None)
@@ -244,4 +245,4 @@ def test_a_user_s_mistake_ends_in_one_message(arguments: list[str], said: str, t
 def test_help(entry: str, tmp_path: Path) -> None:
     done = call(f"hemnet.{entry}", "--help", cwd=tmp_path, way=start_anew)
     assert done.returncode == 0
-    assert f"hemnet.{entry}" in done.stdout
+    assert re.search(rf"hemnet[. ]{entry}", done.stdout)
