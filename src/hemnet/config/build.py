@@ -51,7 +51,7 @@ def _call(node: Any, key: str, **given: Any) -> Any:
     """Instantiate a node; an error of the constructor becomes one that names the node's key."""
     require_known_targets(node, key)
     try:
-        # Hydra would merge the given arguments into the node, and so copy them; a call hands on the objects.
+        # A partial, called: Hydra would copy arguments that are passed to `instantiate`.
         return instantiate(node, _convert_="all", _partial_=True)(**given)
     except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from hemnet.em.options import Assignment, Normalization, check_shapes, check_variance, check_weights
 
-# A component with less mass than this, in positions, is empty. As small as float32 allows with room for
-# its reciprocal times features and gradients: EM moves a far component to the data, so it must not be
-# declared dead early.
+# Below this mass, in positions, a component counts as empty. It is about the smallest whose reciprocal,
+# times features and gradients, stays finite in float32. EM can still move a far component to the data, so a
+# larger value would give up components too early.
 EMPTY_MASS = 1e-20
 # Means shorter than this are divided by it, not by their length, so that a zero mean stays finite.
 SHORTEST_MEAN = 1e-6

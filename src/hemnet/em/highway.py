@@ -57,14 +57,14 @@ def per_iteration(highway_scale: HighwayScale, iterations: int, like_BKC: Tensor
 
 
 def continued(highway_scale: float | tuple[float, ...], iterations: int) -> float | tuple[float, ...]:
-    """A schedule for any number of iterations: cut short, or going on with its last number."""
+    """The schedule cut to `iterations` numbers, or its last number repeated; one number stays one."""
     if not isinstance(highway_scale, tuple):
         return highway_scale
     return (highway_scale + highway_scale[-1:] * max(iterations - len(highway_scale), 0))[:iterations]
 
 
 def learned(logit: Tensor, iterations: int) -> Tensor:
-    """The scale 0.99·tanh(logit), (T,), of a parameter (1,) or (T,): it goes on with its last number."""
+    """The scale 0.99·tanh(logit), (iterations,), of a parameter (1,) or (T,), its last number repeated."""
     scale = LARGEST_SCALE * logit.tanh()
     return scale[torch.arange(iterations, device=scale.device).clamp(max=len(scale) - 1)]
 

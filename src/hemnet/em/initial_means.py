@@ -41,8 +41,8 @@ class InitialMeans(nn.Module):
 
     Attributes:
         pending: (K·C + 1,) float32, the sum of the final means of all images since the last step, flat, and
-            at the end their number; set to what it was before, it forgets the images since. There only
-            where `averages`.
+            at the end their number. To drop the images noted since some moment, restore the value of then.
+            Exists only if `averages`.
 
     Raises:
         ValueError: if a number or a name is out of range.

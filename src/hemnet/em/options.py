@@ -18,7 +18,7 @@ Acceleration = Literal["none", "anderson"]
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a fit is, besides features, means and highway scale: the mixture and its E-step.
+    """The fixed settings of the model: variance, E-step, normalisation.
 
     Attributes:
         variance: σ², a finite number above 0.

@@ -72,8 +72,8 @@ class EMUnit(nn.Module):
         for conv in (self.conv1, self.conv2):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.conv1.bias)  # type: ignore[arg-type]
-        # No gradient passes a detached EM layer, so conv1 is a fixed random projection, as in EMANet.
-        # Said openly, it takes no weight decay and DDP does not wait for its gradient.
+        # No gradient passes a detached EM layer, so conv1 is a fixed random projection, as in EMANet. Without
+        # requires_grad it gets no weight decay, and DDP does not wait for its gradient.
         self.conv1.requires_grad_("features" in em.gradient.reaches)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

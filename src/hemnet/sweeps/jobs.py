@@ -115,7 +115,7 @@ class Job:
 
 
 class Evaluation(Job):
-    """The evaluation of a run: ``path`` is the folder of its console.log, ``overrides`` all its arguments."""
+    """An evaluation: ``path`` is the folder for console.log, ``overrides`` has all arguments."""
 
     @property
     def command(self) -> list[str]:

@@ -39,7 +39,7 @@ class History(NamedTuple):
 
     @classmethod
     def standing(cls, mu_BKC: Tensor) -> "History":
-        """The history of means that were never moved: one iteration in which every image had stopped."""
+        """The history for T = 0: one iteration in which no image moved."""
         one_1BK = torch.ones_like(mu_BKC[None, :, :, 0])
         none_B = torch.zeros_like(mu_BKC[:, 0, 0], dtype=torch.int64)
         return cls(mu_BKC.unsqueeze(0), one_1BK, one_1BK, one_1BK[:, :, 0], none_B, mu_BKC, 1)
@@ -97,8 +97,8 @@ def pull_history(
         if flow_QTB is not None and t == len(dscale_TB) - 1:
             flow_QTB[0, -1] = _norm(d_BKC)
             if readout is not None and energy_B is not None:
-                # The readout shares responsibilities with this iteration and is pulled together with it. Each
-                # is measured apart, beside that pull and not in its place, so that recording rounds nothing.
+                # The readout and the last iteration share responsibilities, and one pull below serves both.
+                # Their parts are measured in two extra pulls, so that recording changes no bit of it.
                 _measure_readout(passes, mu_BKC, readout, mixture, flow_QTB[1, -1])
                 pull_step(
                     passes, mu_BKC, scale_B, moving_B, step, d_BKC, mixture,

@@ -66,7 +66,7 @@ def accelerated_walk(
 
     The likelihood of a proposal is a by-product of its E-step, so the guard costs no pass. An image whose
     proposal was refused stays for that iteration, forgets its past, and takes the plain step next, which
-    eq (3) guarantees. The last step is always plain: z of the last E-step and the last means belong to
+    eq (3) guarantees. The last step is always plain, so that the reconstruction uses z and means of
     one step of EM, as without acceleration.
     """
     mixer = _Mixer()

@@ -1,9 +1,8 @@
 """T iterations and their gradient as two torch custom operators, so that torch.compile keeps one graph.
 
-A torch operator takes tensors, numbers and words, no objects. So `Options` crosses this border as the flat
-list that `FLAT` declares, `flat` writes, and `Options(*list)` reads inside the operator; no other module
-spells the options out for an operator. The list comes last in every schema, so that shapes, fakes and the
-FLOP formula can be told by what stands before it.
+A torch operator takes tensors, numbers and strings, no objects: `flat` turns `Options` into the arguments
+that `FLAT` declares, and the operator makes `Options(*arguments)` of them. No other module does this. These
+arguments come last in every schema, so that fakes and FLOP formulas need to name only those before them.
 
 Shape suffixes: B images, N positions, C channels, K components, T iterations, R rows of a trajectory's
 tail, S kept means, Q the two quantities of `GradientFlow`.

@@ -65,7 +65,7 @@ def pull_step(
     """Pull the gradient d of the means after a step back to the means before it and to h.
 
     With D the gradient before normalisation and A = (1-h) D / N_k, the gradient to z is x Aᵀ minus
-    A·m per component; (1-h) m = v - h·mu, v the means before normalisation, saves keeping m.
+    A·m per component. m is not stored: (1-h) m = v - h·mu, where v are the means before normalisation.
 
     Args:
         passes: what the step was taken with, as the following two.
@@ -80,8 +80,8 @@ def pull_step(
         energy_B: as in `Passes.pull`.
 
     Returns:
-        The gradients (B, K, C) to mu and (B,) to h. The latter is 0 where an image had stopped, and by
-        convention where h = 1, a step of no length, whose slope cannot be told from its result.
+        The gradients (B, K, C) to mu and (B,) to h. The gradient to h is 0 for an image that had stopped. For
+        h = 1 it cannot be computed from the result of the step, and is set to 0.
     """
     h_B = torch.where(moving_B, h_B, 1.0)  # the step of an image that had stopped has no length
     h_B11, mass_BK1, length_BK1 = h_B[:, None, None], step.mass_BK.unsqueeze(2), step.length_BK.unsqueeze(2)
