@@ -34,7 +34,7 @@ train: setup ## train: EXP=<recipe> ARGS="key=value ..." [resume=<run directory>
 sweep: setup ## train many: SWEEP=<smoke, unroll_depth, highway_scale, table2_train, ...>; or evaluate many: SWEEP=table2_eval [ARGS=..]
 	@test -n "$(SWEEP)" || { echo "name a sweep: make sweep SWEEP=smoke"; exit 2; }
 	@test -n "$(wildcard experiments/sweeps/$(SWEEP).yaml experiments/evaluations/$(SWEEP).yaml)" || \
-		{ echo "no sweep $(SWEEP); there are: $(sort $(basename $(notdir $(wildcard experiments/sweeps/*.yaml experiments/evaluations/*.yaml))))"; exit 2; }
+		{ echo "no sweep $(SWEEP); there are: $(sort $(call names,sweeps/) $(call names,evaluations/))"; exit 2; }
 	$(PY) -m $(if $(wildcard experiments/evaluations/$(SWEEP).yaml),hemnet.evaluate --sweep $(SWEEP),\
 		hemnet.train --multirun sweep=$(SWEEP)) $(ARGS)
 

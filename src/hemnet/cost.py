@@ -10,7 +10,7 @@ import hemnet.lab
 
 import argparse
 
-from hemnet.config.command_line import parse, run_entry
+from hemnet.config.command_line import override, parse, run_entry
 from hemnet.config.compose import load
 from hemnet.errors import HemnetError
 from hemnet.runs.run import Run
@@ -34,13 +34,13 @@ def _entry() -> None:
     options, assignments = parse(parser)
     if min(*options.size, options.batch, options.repeats) < 1:
         raise HemnetError("--size, --batch and --repeats take numbers of at least 1")
-    Run.open(options.run) if options.run else load(
-        [*assignments]
-    )  # an error before what takes seconds to import
-    from hemnet.using.costing import report_cost
+    run = Run.open(options.run) if options.run else None
+    config = override(run.config, assignments) if run else load([*assignments])
+    from hemnet.using.costing import report_cost  # here, as it takes seconds, which --help does without
 
     report_cost(
-        options.run,
+        run,
+        config,
         assignments,
         size=tuple(options.size),
         batch=options.batch,

@@ -11,3 +11,9 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 def examples(items: Sequence[object], most: int = 3) -> str:
     """Return the first ``most`` items, with "..." after them if there are more."""
     return ", ".join([*map(str, items[:most]), *(["..."] if len(items) > most else [])])
+
+
+def shortened(items: Sequence[object], most: int = 5) -> str:
+    """Return the first ``most`` items, and how many others there are: "a, b and 3 more"."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more

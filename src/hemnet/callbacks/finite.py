@@ -19,8 +19,8 @@ from hemnet.data import Batch
 from hemnet.errors import HemnetError
 from hemnet.processes.ranks import all_ranks
 from hemnet.runs import checkpoints
-from hemnet.training.task import SegmentationTask, shortened
-from hemnet.wording import counted
+from hemnet.training.task import SegmentationTask
+from hemnet.wording import counted, shortened
 
 log = logging.getLogger(__name__)
 Policy = Literal["stop", "skip"]

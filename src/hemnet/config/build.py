@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -189,6 +190,22 @@ def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -
     return _call(OmegaConf.to_container(kept, resolve=True), "trainer", callbacks=[*callbacks], **off)
 
 
+def read_network(path: Path) -> tuple[dict[str, Any], DatasetSpec]:
+    """Return what a checkpoint of a run holds of its network: the tensors by their names, and the classes.
+
+    Raises:
+        HemnetError: the checkpoint is damaged, or lacks one of the two.
+    """
+    checkpoint, prefix = checkpoints.read(path), "network."
+    try:
+        spec = DatasetSpec.from_dict(checkpoint["hemnet"]["spec"])
+        every = {str(name): value for name, value in checkpoint["state_dict"].items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise HemnetError(f"{path} lacks the weights or their classes ({error!r}): use another") from error
+    state = {name.removeprefix(prefix): value for name, value in every.items() if name.startswith(prefix)}
+    return state, spec
+
+
 def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpec]:
     """Return the trained network of a run, in eval mode on the CPU, and its classes; no data set is needed.
 
@@ -199,15 +216,8 @@ def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpe
     if missing := [key for key in PARTS if key not in run.config]:
         raise ConfigError(f"{run.path / 'config.yaml'} lacks {', '.join(missing)}: restore the file")
     path = run.checkpoint(which)
-    checkpoint = checkpoints.read(path)
-    try:
-        spec = DatasetSpec.from_dict(checkpoint["hemnet"]["spec"])
-        state = {str(k): v for k, v in checkpoint["state_dict"].items()}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise HemnetError(f"{path} lacks the weights or their classes ({error!r}): use another") from error
+    state, spec = read_network(path)
     network = build_network(run.config, spec.num_classes, pretrained=False)
-    prefix = "network."
-    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     try:
         network.load_state_dict(state)
     except (RuntimeError, NotImplementedError) as error:

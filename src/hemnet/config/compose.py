@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hemnet.config.check import absolute_path, check, explain
 from hemnet.config.overrides import readable
 from hemnet.config.paths import CONF, recipes
-from hemnet.config.resuming import resumed
+from hemnet.config.resuming import require_run, resumed
 from hemnet.errors import HemnetError
 from hemnet.processes.launch import in_slurm
 from hemnet.runs.identity import job_name
@@ -57,8 +57,7 @@ def _place(resume: str | None, fresh: str) -> str:
         return str(HydraConfig.get().runtime.output_dir)
     if resume in (None, "auto"):
         return fresh
-    if not Path(absolute_path(str(resume)), "config.yaml").is_file():
-        raise HemnetError(f"resume={resume}: there is no run; give a run directory, or auto")
+    require_run(str(resume))
     return str(resume)
 
 

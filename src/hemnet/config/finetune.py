@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from hemnet.config.build import read_network
 from hemnet.config.check import ConfigError
 from hemnet.data import DatasetSpec
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.processes.ranks import rank
-from hemnet.runs import checkpoints
 from hemnet.runs.run import Run
 from hemnet.storage.files import file_digest, read_json, write_json
 
@@ -59,12 +59,7 @@ def start_from(network: Segmenter, spec: DatasetSpec, source: str) -> dict[str, 
         HemnetError: there is no such run or checkpoint, it is damaged, or its backbone is another.
     """
     path = _checkpoint(source)
-    content = checkpoints.read(path)
-    try:
-        trained = DatasetSpec.from_dict(content["hemnet"]["spec"])
-        state = {str(name).removeprefix("network."): value for name, value in content["state_dict"].items()}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise HemnetError(f"{path} lacks the weights or their classes ({error!r}): use another") from error
+    state, trained = read_network(path)
     same = trained.classes == spec.classes
     own = network.state_dict()
     taken = {name: state[name] for name, value in own.items() if _fits(name, value, state.get(name), same)}

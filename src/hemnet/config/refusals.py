@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet.config.check import ConfigError
 from hemnet.errors import HemnetError
 from hemnet.runs.identity import leaves
+from hemnet.training.inference import SHORTAGE
 
 LIGHTNING = {"pytorch_lightning", "lightning_fabric", "lightning_utilities", "torchmetrics"}
 # Errors that torch raises for an argument that it does not take. Its RuntimeErrors may also be faults of this
@@ -27,7 +28,7 @@ EXPLAINED = (
      "give as many as this machine has"),
     (r"more than 1 value per channel", "data.batch_size",
      "batch normalisation has a single value per channel: give 2 or more images, or larger crops"),
-    (r"out of memory|not enough memory|can't allocate memory", "data.batch_size",
+    ("|".join(SHORTAGE), "data.batch_size",
      "the memory does not suffice: give fewer images, or data.train_transform.crop_size smaller, and "
      "trainer.accumulate_grad_batches larger"),
     (r"deterministic", "trainer.deterministic",

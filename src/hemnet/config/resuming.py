@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config.check import ConfigError
+from hemnet.config.check import ConfigError, absolute_path
 from hemnet.errors import HemnetError
 from hemnet.runs.identity import leaves
 from hemnet.runs.redaction import REDACTED
@@ -15,6 +15,18 @@ from hemnet.runs.stored_config import read_config
 
 PATHS = ("callbacks", "logger", "trainer")
 """The parts of a configuration that hold paths inside the run directory."""
+
+
+def require_run(resume: str) -> Path:
+    """Return the run directory that ``resume`` names.
+
+    Raises:
+        HemnetError: there is no run.
+    """
+    path = Path(absolute_path(resume))
+    if not (path / "config.yaml").is_file():
+        raise HemnetError(f"resume={resume}: there is no run; give a run directory, or auto")
+    return path
 
 
 def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -33,9 +45,7 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     if config.resume in (None, "auto"):
         return config
-    if not (Path(config.resume) / "config.yaml").is_file():
-        raise HemnetError(f"resume={config.resume}: there is no run; give a run directory, or auto")
-    stored = read_config(Path(config.resume) / "config.yaml")
+    stored = read_config(require_run(config.resume) / "config.yaml")
     for part in PATHS:
         if OmegaConf.select(stored, part) is not None:
             stored[part] = _moved(OmegaConf.to_container(stored[part]), stored.get("run_dir"), config.run_dir)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from hemnet.errors import HemnetError
+from hemnet.wording import shortened
 
 log = logging.getLogger(__name__)
 
 # Of two networks trained together, the one whose features their authors use: MoCo's and DINO's.
 PREFERRED = ("encoder_q", "teacher")
-MOST_PREFIXES = 5
 REMEDY = "set model.backbone.weights to the path of a downloaded checkpoint, or to null for random weights"
 Names = Callable[[str], str | None]
 
@@ -49,7 +49,7 @@ def find_backbone(
         tops = sorted({name.partition(".")[0] for name in tensors})
         raise HemnetError(
             f"{path} does not fit this backbone: none of its names ends as {next(iter(own))} does; they "
-            f"begin with {_few(tops)}: {REMEDY}"
+            f"begin with {shortened(tops)}: {REMEDY}"
         )
     found = [_under(own, counters, tensors, each, own_name) for each in seen]
     fitting = _distinct([each for each in found if not each.faults])
@@ -60,7 +60,7 @@ def find_backbone(
     prefixes = [repr(each.prefix) for each in fitting]
     if len(chosen) > 1:
         raise HemnetError(
-            f"{path} holds {len(fitting)} backbones that fit, under {_few(prefixes)}: choose one with "
+            f"{path} holds {len(fitting)} backbones that fit, under {shortened(prefixes)}: choose one with "
             f"model.backbone.weights='{path}#{fitting[0].prefix.rstrip('.')}'"
         )
     (backbone,) = chosen
@@ -70,7 +70,7 @@ def find_backbone(
         f" under {backbone.prefix!r}" if backbone.prefix else "",
     )
     if len(fitting) > 1:
-        log.warning("%s: taken are those under %r, of %s", path, backbone.prefix, _few(prefixes))
+        log.warning("%s: taken are those under %r, of %s", path, backbone.prefix, shortened(prefixes))
     return counters | backbone.state
 
 
@@ -143,7 +143,9 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def _misfit(path: Path, best: _Found, seen: list[str]) -> str:
     where = (
-        f" under {best.prefix!r}, which matches best of {_few(list(map(repr, seen)))}" if seen != [""] else ""
+        f" under {best.prefix!r}, which matches best of {shortened([*map(repr, seen)])}"
+        if seen != [""]
+        else ""
     )
     example = (best.missing or best.unknown or best.misshaped)[0]
     return (
@@ -151,8 +153,3 @@ def _misfit(path: Path, best: _Found, seen: list[str]) -> str:
         f"unknown, {len(best.misshaped)} of another shape (first: {example}); set model.backbone.depth, stem "
         "and width (or variant) to those of the checkpoint"
     )
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_PREFIXES} more" if len(names) > MOST_PREFIXES else ""
-    return ", ".join(names[:MOST_PREFIXES]) + more

@@ -234,8 +234,7 @@ class Run:
         """
         steps, scores = 0, dict[str, float]()
         with suppress(HemnetError):  # a damaged checkpoint is for those to report who need it
-            found = checkpoints.latest(self.path / "checkpoints")
-            steps = int(found[1]["global_step"]) if found else 0
+            steps = self.saved_step
         with suppress(ValueError, KeyError):  # a process that was killed may leave an incomplete row
             for row in self.metrics():
                 steps = max(steps, int(row["step"]) + 1)

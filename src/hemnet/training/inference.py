@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hemnet.errors import HemnetError
+from hemnet.wording import shortened
 
 # What allocators say, of torch, OpenCV and the operating system, if memory is short.
 SHORTAGE = (
@@ -206,10 +207,9 @@ def explain_memory(images: Sequence[str]) -> Iterator[None]:
     # Outside of the handler, since the error keeps the tensors of the frames that it passed through.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    names = ", ".join(images[:5]) + (f" and {len(images) - 5} more" if len(images) > 5 else "")
     raise HemnetError(
-        f"out of memory on {names} ({found}): evaluate and predict with a sliding window, such as "
-        f"--window 512 512, or with a smaller data.eval_transform.size"
+        f"out of memory on {shortened(images)} ({found}): evaluate and predict with a sliding window, such "
+        "as --window 512 512, or with a smaller data.eval_transform.size"
         + (", or first one image at a time, with data.eval_batch_size=1" if len(images) > 1 else "")
     )
 

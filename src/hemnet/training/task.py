@@ -4,7 +4,6 @@ Shapes: B images, K classes, H and W pixels.
 """
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,6 +20,7 @@ from hemnet.training.inference import PLAIN, Inference, explain_memory
 from hemnet.training.loss import HardPixels, PixelSum, cross_entropy_sum
 from hemnet.training.metrics import ConfusionMatrix, PixelMean, summarize
 from hemnet.training.optim import Optimization
+from hemnet.wording import shortened
 
 log = logging.getLogger(__name__)
 
@@ -189,12 +189,6 @@ def crashes_channels_last(network: nn.Module) -> list[str]:
         if isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1} and max(module.stride) > 1
         and module.in_channels // module.groups < 16
     ]  # fmt: skip
-
-
-def shortened(names: Sequence[str], most: int = 5) -> str:
-    """Return the first ``most`` names and the number of the others, as text."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _size(mask_BHW: Tensor) -> tuple[int, int]:

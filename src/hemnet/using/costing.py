@@ -19,8 +19,6 @@ from torch import Tensor
 
 from hemnet.bench.timing import peak_extra_memory, seconds
 from hemnet.config.build import build_data, build_network, restore
-from hemnet.config.command_line import override
-from hemnet.config.compose import load
 from hemnet.config.machine import on_this_machine
 from hemnet.data import DataError
 from hemnet.errors import HemnetError
@@ -82,12 +80,12 @@ def cost(
     }
 
 
-def _network(run: Path | None, assignments: list[str], classes: int | None) -> tuple[Segmenter, str]:
+def _network(
+    run: Run | None, config: DictConfig, assignments: list[str], classes: int | None
+) -> tuple[Segmenter, str]:
     if run is not None:
-        opened = Run.open(run)
-        opened.config = on_this_machine(override(opened.config, assignments), assignments)
-        return restore(opened)[0], str(opened.path)
-    config = load([*assignments])
+        run.config = on_this_machine(config, assignments)
+        return restore(run)[0], str(run.path)
     classes = classes or _classes(config)
     return build_network(
         config, classes, pretrained=False
@@ -139,7 +137,8 @@ def _print(found: dict[str, Any], name: str) -> None:
 
 
 def report_cost(
-    run: Path | None,
+    run: Run | None,
+    config: DictConfig,
     assignments: list[str],
     *,
     size: tuple[int, int],
@@ -152,8 +151,9 @@ def report_cost(
     """Print what a network costs, and write it as JSON if there is a file for it.
 
     Args:
-        run: the run directory; None for a configuration composed of the assignments.
-        assignments: ``key=value`` changes to the configuration.
+        run: the trained run; None for a network of the configuration with random weights.
+        config: the configuration, that of the run changed by the assignments or composed of them.
+        assignments: the ``key=value`` that the user gave.
         size: height and width of the images.
         batch: images per pass.
         repeats: timed passes.
@@ -162,11 +162,11 @@ def report_cost(
         output: the JSON file.
 
     Raises:
-        HemnetError: the run or the device is missing, or the configuration is wrong.
+        HemnetError: the checkpoint or the device is missing.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _require_device(device)
-    network, name = _network(run, assignments, classes)
+    network, name = _network(run, config, assignments, classes)
     found = cost(network, size, batch=batch, repeats=repeats, device=device)
     _print(found, name)
     if output is not None:
