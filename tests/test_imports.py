@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ ONLY = {
     "wandb": {"loggers"},
     "wandb_workspaces": {"report/dashboards.py"},
     "triton": {"em/engine/triton_passes.py", "em/engine/triton_kernels.py"},
+}
+# File names that two rooms have, each with a content of its own that the folder tells. All others occur once.
+SHARED_NAMES = {
+    "choose.py": "which engine, which gradient mode: the same question about the folder's subject",
+    "flops.py": "the operations of em's operators, those of a whole network",
+    "gradient_flow.py": "the callback that logs it, the chapter that shows what was logged",
+    "heads.py": "the heads, the chapter that compares them",
+    "training.py": "not the room training/: the chapter on learning curves",
+    "transforms.py": "of functions in em/ (torch.func), of samples in data/",
 }
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 # By this name users call the door `hemnet.datasets`.
@@ -66,6 +76,13 @@ def test_imports_point_downwards(path: Path) -> None:
 
 def test_every_room_has_a_floor() -> None:
     assert {room(path) for path in FILES} == set(FLOOR)
+
+
+def test_a_file_s_name_is_that_of_another_only_where_the_folders_tell_them_apart() -> None:
+    rooms = {path.parent for path in FILES} - {SOURCE}
+    names = Counter([path.name for path in FILES] + [f"{folder.name}.py" for folder in rooms])
+    twice = {name for name, count in names.items() if count > 1 and not name.startswith("__")}
+    assert twice == SHARED_NAMES.keys(), "find another name, or say in SHARED_NAMES what tells them apart"
 
 
 def test_only_the_composition_root_instantiates() -> None:

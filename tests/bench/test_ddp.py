@@ -11,8 +11,8 @@ import pytest
 from _helpers.waiting import CEILING
 
 from hemnet.bench import __main__ as command
+from hemnet.bench.arguments import BenchError
 from hemnet.bench.ddp_steps import Measured, measure
-from hemnet.bench.options import BenchError
 from hemnet.bench.scaling import Assumptions, Workload, project, workload
 from hemnet.config.build import build_network
 from hemnet.config.check import ConfigError

@@ -14,8 +14,8 @@ from _helpers.waiting import CEILING
 
 from hemnet.bench import __main__ as command
 from hemnet.bench import input_path
+from hemnet.bench.arguments import BenchError
 from hemnet.bench.input_path import InputFindings, InputStage, LoaderTimes
-from hemnet.bench.options import BenchError
 from hemnet.config.check import ConfigError
 from hemnet.data import CamVid, DataError, Sample
 

@@ -16,7 +16,7 @@ from hemnet.config.compose import load
 from hemnet.data import DataError, Sample
 from hemnet.data.degenerate import LabelCounts, degenerate
 from hemnet.datasets import check
-from hemnet.report.build import build
+from hemnet.report.write import write_report
 from hemnet.train import train
 from hemnet.using.evaluation import evaluate
 
@@ -140,7 +140,7 @@ def test_result_json_evaluation_and_report_have_the_warnings(tmp_path: Path) -> 
         warnings = json.loads(path.read_text())["warnings"]
         assert any(w.startswith("val: every labelled pixel of all 2 images is background") for w in warnings)
         assert "labels: [0, 255]" in warnings[0]
-    page = build([run], tmp_path / "report", images=False)
+    page = write_report([run], tmp_path / "report", images=False)
     assert "every labelled pixel of all 2 images is background" in page.read_text()
     with pytest.raises(DataError, match=r"has 1 class .background., and a network needs two or more"):
         train(load([*own[:-3], "data.train.classes=[background]", f"run_dir={tmp_path / 'other'}"]))
@@ -148,5 +148,5 @@ def test_result_json_evaluation_and_report_have_the_warnings(tmp_path: Path) -> 
 
 def test_a_report_without_warnings_has_no_chapter_on_them(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
-    page = build([tmp_path / "run"], tmp_path / "report", images=False)
+    page = write_report([tmp_path / "run"], tmp_path / "report", images=False)
     assert "nothing can be learnt" not in page.read_text()

@@ -15,10 +15,10 @@ from PIL import Image
 from scipy import stats
 
 from hemnet.errors import HemnetError
-from hemnet.report.build import build
 from hemnet.report.collect import collect
 from hemnet.report.groups import sections, settings
 from hemnet.report.variants import variants
+from hemnet.report.write import write_report
 
 EM, HEM = ("model/head=em",), ("model/head=hem",)
 
@@ -71,7 +71,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     write_run(folder / "runs/sweeps/depth/hem_T3_h0.5_s0/evaluation/inner", HEM, seed=5)
     (folder / "runs/broken").mkdir()
     (folder / "runs/broken/config.yaml").write_text("a: [")
-    build([folder / "runs"], folder / "report")
+    write_report([folder / "runs"], folder / "report")
     return folder / "runs", folder / "report"
 
 
@@ -194,15 +194,15 @@ def test_the_same_runs_give_the_same_bytes_and_old_files_go(tmp_path: Path) -> N
             write_run(
                 path, overrides, seed=seed, miou=0.7 + h / 9 + seed / 8, rows=plausible_rows(3, h, seed)
             )
-    build([runs], one)
+    write_report([runs], one)
     (two / "tables").mkdir(parents=True)
     (two / "tables/mine.csv").write_text("kept")
-    build([runs], two)
+    write_report([runs], two)
     written = [path.relative_to(one) for path in one.rglob("*.*")]
     assert len(written) > 20
     for path in written:
         assert (two / path).read_bytes() == (one / path).read_bytes()
-    build([runs / "hem0"], two)
+    write_report([runs / "hem0"], two)
     assert not (two / "tables/synthetic_hem_cost_ratio.csv").exists()
     assert len(list(two.rglob("*.*"))) < len(written)
     assert (two / "tables/mine.csv").read_text() == "kept"
@@ -226,7 +226,7 @@ def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
         ("lr=0.002, max_epochs=9", "hem, T=3, h=0.5, variance=1"): [0, 1, 2, 3],
         ("lr=0.002, max_epochs=9", "hem, T=3, h=0.5, variance=4"): [0, 1],
     }
-    build([tmp_path], tmp_path / "report")
+    write_report([tmp_path], tmp_path / "report")
     lone = table_of(tmp_path / "report", "synthetic_hem_lone_settings")
     assert sorted(float(row["mIoU"]) for row in lone) == pytest.approx([0.6, 0.8])
 
@@ -248,7 +248,7 @@ def test_the_settings_of_a_gradient_mode_make_no_variant(tmp_path: Path) -> None
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     write_run(tmp_path / "em", EM, miou=0.7)
     write_run(tmp_path / "hem", HEM, miou=0.72)
-    build([tmp_path], tmp_path / "report")
+    write_report([tmp_path], tmp_path / "report")
     page = page_of(tmp_path / "report")
     assert "hem (h=0.5) vs em at T=3: +0.020 mIoU on seed 0 alone: no interval from one seed." in page.text
     assert {value for _, name, value in page.attributes if name == "class"}.isdisjoint({"supported", "noise"})
@@ -263,7 +263,7 @@ def test_a_repeated_seed_counts_once_and_a_missing_score_never(tmp_path: Path) -
     write_run(tmp_path / "b", HEM, miou=0.7, started="2026-01-03T00:00:00+0000")
     write_run(tmp_path / "c", HEM, miou=0.2, started="2026-01-02T00:00:00+0000")
     write_run(tmp_path / "d", HEM, seed=1, miou=None)
-    build([tmp_path], tmp_path / "report")
+    write_report([tmp_path], tmp_path / "report")
     (row,) = table_of(tmp_path / "report", "synthetic_hem_settings")
     assert (float(row["mIoU"]), row["n"], row["without score"]) == (0.7, "1", "1")
     reasons = {Path(row["run"]).name: row["reason"] for row in table_of(tmp_path / "report", "problems")}
@@ -281,7 +281,7 @@ def test_hostile_names_and_torn_files(tmp_path: Path) -> None:
     # What Pillow would hand to Ghostscript.
     (tmp_path / "hem0/figures/attention.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     (tmp_path / "hem1/metrics.csv").write_text("step,val/miou\n1,0.5\n2,1e-")
-    build([tmp_path], tmp_path / "report")
+    write_report([tmp_path], tmp_path / "report")
     page = page_of(tmp_path / "report")
     assert "script" not in page.tags
     assert "$\\frac{$" in page.text
@@ -298,7 +298,7 @@ def test_a_report_removes_nothing_but_parts_of_a_report(listing: str, tmp_path: 
     (tmp_path / "kept").write_text("")
     (tmp_path / "report").mkdir()
     (tmp_path / "report/files.json").write_text(listing.replace("/KEPT", str(tmp_path / "kept")))
-    build([tmp_path / "runs"], tmp_path / "report")
+    write_report([tmp_path / "runs"], tmp_path / "report")
     assert (tmp_path / "kept").is_file()
 
 
@@ -308,8 +308,8 @@ def test_pictures_stay_within_the_budget_and_may_be_left_out(tmp_path: Path) -> 
     (tmp_path / "runs/hem/figures").mkdir()
     noise = rng.integers(0, 256, (1500, 1100, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "runs/hem/figures/predictions.png")
-    build([tmp_path / "runs"], tmp_path / "with")
-    build([tmp_path / "runs"], tmp_path / "without", images=False)
+    write_report([tmp_path / "runs"], tmp_path / "with")
+    write_report([tmp_path / "runs"], tmp_path / "without", images=False)
     assert "data:image/webp" in (tmp_path / "with/index.html").read_text()
     assert "data:image/webp" not in (tmp_path / "without/index.html").read_text()
     assert (tmp_path / "with/index.html").stat().st_size < 8e6
@@ -317,21 +317,21 @@ def test_pictures_stay_within_the_budget_and_may_be_left_out(tmp_path: Path) -> 
 
 def test_errors_for_users(tmp_path: Path) -> None:
     with pytest.raises(HemnetError, match="is no folder"):
-        build([tmp_path / "nowhere"], tmp_path / "report")
+        write_report([tmp_path / "nowhere"], tmp_path / "report")
     (tmp_path / "runs").mkdir()
     with pytest.raises(HemnetError, match="no run in"):
-        build([tmp_path / "runs"], tmp_path / "report")
+        write_report([tmp_path / "runs"], tmp_path / "report")
     assert not (tmp_path / "report").exists()
     write_run(tmp_path / "runs/a", HEM)
     (tmp_path / "index.html").write_text("a page of one's own")
     with pytest.raises(HemnetError, match="is not replaced"):
-        build([tmp_path / "runs"], tmp_path)
+        write_report([tmp_path / "runs"], tmp_path)
     assert (tmp_path / "index.html").read_text() == "a page of one's own"
 
 
 def test_nothing_finished_still_gives_a_report(tmp_path: Path) -> None:
     write_run(tmp_path / "runs/a", HEM, status="failed", error="ValueError: no")
-    build([tmp_path / "runs"], tmp_path / "report")
+    write_report([tmp_path / "runs"], tmp_path / "report")
     assert "No run has finished yet" in page_of(tmp_path / "report").text
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from _helpers.fake_runs import write_evaluation, write_run
 
-from hemnet.report.build import build
+from hemnet.report.write import write_report
 
 T_975_1 = 12.706204736  # Student's t for two seeds, from a table
 
@@ -48,7 +48,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for T_eval, mious in scores.items():
             for seed, miou in enumerate(mious):
                 write_evaluation(runs / f"T{T}_{eta}_{seed}", T_eval, miou)
-    build([runs], folder / "report")
+    write_report([runs], folder / "report")
     return folder / "report"
 
 
@@ -118,7 +118,7 @@ def test_what_was_evaluated_of_another_checkpoint_does_not_count(tmp_path: Path)
             write_evaluation(run, 1, 0.4, checkpoint="a" * 64)
             write_evaluation(run, 2, 0.5, checkpoint="a" * 64)
             write_evaluation(run, 3, 0.6, checkpoint="b" * 64)
-    build([tmp_path / "runs"], tmp_path / "report")
+    write_report([tmp_path / "runs"], tmp_path / "report")
     assert list(table_of(tmp_path / "report", "grid_eval_T2")) == ["1", "2"]
 
 
@@ -126,7 +126,7 @@ def test_without_two_of_each_there_is_no_grid(tmp_path: Path) -> None:
     scored(tmp_path / "runs", 1, 0.5, 0.5)
     scored(tmp_path / "runs", 1, 1.0, 0.5)
     scored(tmp_path / "runs", 2, None, 0.5)
-    build([tmp_path / "runs"], tmp_path / "report")
+    write_report([tmp_path / "runs"], tmp_path / "report")
     assert not list((tmp_path / "report/tables").glob("*grid*"))
     assert "T of training and step size (two of each)" in (tmp_path / "report/index.html").read_text()
 
@@ -138,7 +138,7 @@ def test_emanets_of_two_kinds_are_two_columns(tmp_path: Path) -> None:
         scored(tmp_path / "runs", T, None, 0.3)
         other = ("model/head=emanet", f"model.head.iterations={T}", "model.head.momentum=0.5")
         write_run(tmp_path / f"runs/other{T}", other, miou=0.4)
-    build([tmp_path / "runs"], tmp_path / "report")
+    write_report([tmp_path / "runs"], tmp_path / "report")
     rows = table_of(tmp_path / "report", "grid_train")
     assert (rows["1"]["EMANet, momentum=0.9"], rows["1"]["EMANet, momentum=0.5"]) == ("0.3", "0.4")
 
@@ -152,7 +152,7 @@ def test_emanet_with_damped_steps_is_a_column_of_its_own(tmp_path: Path) -> None
             path = write_run(tmp_path / "runs" / f"emanet_{T}_{h}", overrides, miou=miou)
             for T_eval in (1, 4):
                 write_evaluation(path, T_eval, miou)
-    build([tmp_path / "runs"], tmp_path / "report")
+    write_report([tmp_path / "runs"], tmp_path / "report")
     heads = [head for head in table_of(tmp_path / "report", "grid_train")["1"] if head.startswith("EMANet")]
     assert len([head for head in heads if not head.endswith(("low", "high", "n"))]) == 2
 
@@ -163,5 +163,5 @@ def test_a_key_that_heads_share_splits_no_section(tmp_path: Path) -> None:
         for h in (0.0, 0.5):
             overrides = (f"model.highway_scale={h}", f"model.head.iterations={T}")
             write_run(tmp_path / "runs" / f"T{T}_{h}", overrides, miou=0.5)
-    build([tmp_path / "runs"], tmp_path / "report")
+    write_report([tmp_path / "runs"], tmp_path / "report")
     assert {"η=0.5", "η=1"} <= table_of(tmp_path / "report", "grid_train")["1"].keys()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from _helpers.waiting import CEILING
 
-from hemnet.report.build import build
+from hemnet.report.write import write_report
 
 SMALL = [
     "experiment=synthetic_hem_short", "seed=0", "model.head.iterations=1,2",
@@ -60,7 +60,7 @@ def test_trained_then_evaluated_then_reported(tmp_path: Path) -> None:
         own = "2" if "iterations-2" in path.name else "1"
         assert float(losses[own]) == pytest.approx(trained, abs=1e-6)
 
-    build([folder], tmp_path / "report", images=False)
+    write_report([folder], tmp_path / "report", images=False)
     for name, axis in (("grid_train", "T_train"), ("grid_eval_T1", "T_eval"), ("grid_eval_T2", "T_eval")):
         rows = table(tmp_path / f"report/tables/synthetic_hem_short_{name}.csv")
         assert [row[axis] for row in rows] == ["1", "2"]

@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 
 from hemnet.bench import scaling
+from hemnet.bench.arguments import BenchError, count, require_place, setting, whole, write_findings
 from hemnet.bench.ddp_steps import Measured, measure
-from hemnet.bench.options import BenchError, count, require_place, setting, whole, write_findings
 from hemnet.bench.scaling import Assumptions, Projection, Workload, project, workload
 from hemnet.bench.tables import markdown, wide_console
 from hemnet.config.command_line import log_to_terminal

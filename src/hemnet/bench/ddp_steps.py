@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hemnet.bench.options import BenchError, say
+from hemnet.bench.arguments import BenchError, say
 from hemnet.bench.timing import Ratio, paired, seconds
 from hemnet.config.build import build_data, build_evaluator, build_network, build_task
 from hemnet.config.command_line import log_to_terminal

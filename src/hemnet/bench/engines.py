@@ -12,8 +12,8 @@ from functools import partial
 import torch
 
 from hemnet.bench import agreement, roofline
+from hemnet.bench.arguments import BenchError, count, positive, require_place, say, setting, write_findings
 from hemnet.bench.contenders import HIGHWAY_SCALE, NAMES, Contender, LeftOut, enlist
-from hemnet.bench.options import BenchError, count, positive, require_place, say, setting, write_findings
 from hemnet.bench.problem import Problem, Shape, draw
 from hemnet.bench.results import Absence, EngineFindings, EngineTimes, HighwayPair
 from hemnet.bench.tables import print_findings

@@ -18,7 +18,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from hemnet.bench.options import positive, require_place, say, setting, whole, write_findings
+from hemnet.bench.arguments import positive, require_place, say, setting, whole, write_findings
 from hemnet.bench.results import Verdict
 from hemnet.bench.tables import markdown, verdict_table, wide_console
 from hemnet.bench.timing import Budget, interleave

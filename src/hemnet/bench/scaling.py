@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from hemnet.bench.options import count, positive
+from hemnet.bench.arguments import count, positive
 from hemnet.bench.tables import markdown
 from hemnet.config.build import build_network
 from hemnet.config.compose import load

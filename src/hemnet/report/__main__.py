@@ -27,9 +27,9 @@ def _page() -> None:
     parser.add_argument("--no-images", action="store_true", help="leave predictions and attention maps out")
     parser.epilog = "python -m hemnet.report wandb --help: the dashboard on a W&B server"
     options = parser.parse_args()
-    from hemnet.report.build import build  # here, so that --help does not load matplotlib
+    from hemnet.report.write import write_report  # here, so that --help does not load matplotlib
 
-    build(options.folders, options.out, images=not options.no_images)
+    write_report(options.folders, options.out, images=not options.no_images)
 
 
 def _entry() -> None:

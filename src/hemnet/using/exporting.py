@@ -36,10 +36,10 @@ from hemnet.nets.segmenter import at_size
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.files import replacing
-from hemnet.training.agreement import TOLERANCE as TOLERANCE
-from hemnet.training.agreement import compare_logits, compare_masks, first_line
 from hemnet.training.inference import Forward as Sized
 from hemnet.training.inference import Inference
+from hemnet.using.export_check import TOLERANCE as TOLERANCE
+from hemnet.using.export_check import compare_logits, compare_masks, first_line
 
 log = logging.getLogger(__name__)
 

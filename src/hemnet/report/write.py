@@ -9,19 +9,19 @@ from pathlib import Path
 import matplotlib as mpl
 
 from hemnet.errors import HemnetError
+from hemnet.report.chapters.costs import costs
+from hemnet.report.chapters.gradient_flow import backbone, gradient_flow
+from hemnet.report.chapters.heads import against_heads, every_group, gradient_modes, per_class
+from hemnet.report.chapters.miou_curves import against_depth, against_scale
+from hemnet.report.chapters.overview import overview, problems, warnings
+from hemnet.report.chapters.table2 import evaluated_grid, trained_grid
+from hemnet.report.chapters.training import convergence, learning
 from hemnet.report.collect import collect
 from hemnet.report.contents import Block, Chart, Table
-from hemnet.report.costs import costs
-from hemnet.report.gradient_flow import backbone, gradient_flow
-from hemnet.report.grids import evaluated_grid, trained_grid
 from hemnet.report.groups import Section, sections
-from hemnet.report.heads import against_heads, every_group, gradient_modes, per_class
 from hemnet.report.images import Album
-from hemnet.report.overview import overview, problems, warnings
 from hemnet.report.page import MARK, PagePart, render
 from hemnet.report.plots import STYLE, save
-from hemnet.report.scores import against_depth, against_scale
-from hemnet.report.training import convergence, learning
 from hemnet.report.variants import variants
 from hemnet.wording import counted
 
@@ -48,7 +48,7 @@ LISTED = "files.json"
 OWN_FILE = re.compile(r"(figures/\w+\.(pdf|svg)|tables/\w+\.(csv|tex))")
 
 
-def build(folders: Sequence[Path], out: Path, *, images: bool = True) -> Path:
+def write_report(folders: Sequence[Path], out: Path, *, images: bool = True) -> Path:
     """Write the report on all runs at or below the folders and return the path of its page.
 
     Args:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from hemnet.report.chapters.miou_curves import TESTS, named, summary, test_cells
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section
 from hemnet.report.plots import class_bars, forest, head_colour
-from hemnet.report.scores import TESTS, named, summary, test_cells
 from hemnet.report.significance import compare, estimate, holm, sentence
 from hemnet.report.variants import Variant, others
 
