@@ -1,5 +1,6 @@
 """Composition: every shipped recipe and part builds, and a wrong key, value or choice is named."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import pytest
 import torch
 import yaml
 
+import hemnet
 from hemnet.config.build import build_network, build_task, build_trainer, local_processes
 from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
 from hemnet.config.paths import CONF, EXPERIMENTS, recipe
 from hemnet.data import CAMVID
 from hemnet.em import Detached, HighwayEM, Unrolled
+from hemnet.runs.run import Run
 
 RECIPES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 HEADS = sorted(path.stem for path in (CONF / "model" / "head").glob("*.yaml"))
@@ -55,6 +58,17 @@ def test_every_option_of_every_group_composes(tmp_path: Path) -> None:
         group = path.parent.relative_to(CONF).as_posix()
         if group != ".":
             configured(tmp_path, f"{group}={path.stem}")
+
+
+def test_resolvers_have_a_prefix_and_stored_configurations_none_of_them(tmp_path: Path) -> None:
+    """A process has one set of resolvers, and a stored name would have to be read by later versions."""
+    sources = "".join(path.read_text() for path in Path(hemnet.__file__).parent.rglob("*.py"))
+    names = set(re.findall(r"register_new_resolver\(\s*[\"']([^\"']+)", sources)) - {"oc.env"}
+    assert len(names) > 5
+    assert all(name.startswith("hemnet.") for name in names), names
+    with Run.create(tmp_path, load([f"run_dir={tmp_path}", "experiment=synthetic_hem"])):
+        pass
+    assert "${" not in (tmp_path / "config.yaml").read_text()
 
 
 def test_heads_differ_in_what_they_say(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def _run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
-OmegaConf.register_new_resolver("run_id", _run_id, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+OmegaConf.register_new_resolver("hemnet.run_id", _run_id, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("hemnet.job_name", job_name, replace=True)
 
 
 def _place(resume: str | None, fresh: str) -> str:
@@ -61,8 +61,8 @@ def _place(resume: str | None, fresh: str) -> str:
     return str(resume)
 
 
-OmegaConf.register_new_resolver("place", _place, replace=True)
-OmegaConf.register_new_resolver("absolute", absolute_path, replace=True)
+OmegaConf.register_new_resolver("hemnet.place", _place, replace=True)
+OmegaConf.register_new_resolver("hemnet.absolute", absolute_path, replace=True)
 
 
 def _parts() -> str:
@@ -79,7 +79,7 @@ def _parts() -> str:
     return "\n".join(f"{group}: {', '.join(options)}" for group, options in sorted(groups.items()))
 
 
-OmegaConf.register_new_resolver("parts", _parts, replace=True)
+OmegaConf.register_new_resolver("hemnet.parts", _parts, replace=True)
 
 
 def register_recipes() -> None:

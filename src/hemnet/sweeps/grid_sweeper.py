@@ -71,7 +71,7 @@ class GridSweeper(Sweeper):
         """Return the overrides of each job with those of its directory, for whichever launcher runs it."""
         assert self.config is not None
         pinned = [f"hydra.sweep.dir={quoted(folder)}"]
-        if "${job_name:" not in OmegaConf.to_container(self.config.hydra.sweep)["subdir"]:  # type: ignore[call-overload, index]
+        if "${hemnet.job_name:" not in OmegaConf.to_container(self.config.hydra.sweep)["subdir"]:  # type: ignore[call-overload, index]
             return [[*job, *pinned] for job in jobs]
         names = job_names(jobs, axes, folder, self._compose)
         return [

@@ -18,7 +18,7 @@ NAMESPACE = "hydra_plugins.hemnet"
 
 def register() -> None:
     """Register the launcher and the sweeper under the names that conf/hydra gives them, and its resolver."""
-    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+    OmegaConf.register_new_resolver("hemnet.sweep_name", sweep_name, replace=True)
     plugins = Plugins.instance()
     for plugin in (ProcessLauncher, GridSweeper):
         plugins.register(plugin)
