@@ -1,7 +1,8 @@
 """Segment an image with an exported network and onnxruntime alone: run_onnx.py MODEL.onnx IMAGE MASK.png.
 
 The mask is that of ``hemnet predict``: the metadata of the file say how the network was evaluated, in which
-size (``eval_size``) and over which scales, mirror images and windows (``inference``); this does the same.
+size (``eval_size`` or ``eval_longest``) and over which scales, mirror images and windows (``inference``);
+this does the same.
 
 Shapes: K classes, H and W pixels of the image, h and w of what the network is given, n and m of its scores.
 """
@@ -86,7 +87,9 @@ class Network:
     def segment(self, image_HWC):
         """Return the class of each pixel, (H, W) uint8."""
         about, how = self.about, self.about["inference"]
-        size, given = image_HWC.shape[:2], about["eval_size"]
+        size, given, longest = image_HWC.shape[:2], about["eval_size"], about.get("eval_longest")
+        if longest:  # the longer side; halves are rounded up
+            given = [max(1, (side * longest + max(size) // 2) // max(size)) for side in size]
         if given:
             image_HWC = resize(image_HWC, (given, given) if isinstance(given, int) else tuple(given))
         image_Chw = ((image_HWC / 255 - about["mean"]) / about["std"]).astype(np.float32).transpose(2, 0, 1)

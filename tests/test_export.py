@@ -157,6 +157,7 @@ def photograph(path: Path, size: tuple[int, int]) -> None:
 WAYS = [
     [], ["data.eval_transform.size=[60,80]"], ["data.eval_transform.size=45"],
     ["data.eval_transform.size=[200,70]"], ["data.eval_transform.size=[120,150]"],
+    ["data.eval_transform.longest=75"], ["data.eval_transform.longest=131", "inference.flip=true"],
     ["inference.window=[32,48]"],
     ["inference.flip=true", "inference.scales=[0.75,1.5]"],
     ["inference.window=[200,48]", "inference.stride=[200,20]", "inference.flip=true"],

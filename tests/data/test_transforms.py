@@ -1,6 +1,8 @@
+import math
 import pickle
 import subprocess
 import sys
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -15,6 +17,7 @@ from hemnet.data.transforms import (
     MEAN_RGB,
     STD_RGB,
     EvalTransform,
+    Target,
     TrainTransform,
     denormalize,
     normalize,
@@ -209,6 +212,27 @@ def test_eval_resizes_the_image_and_leaves_the_mask():
     )
 
 
+@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 2000))
+def test_the_longer_side_is_the_one_asked_for_and_the_ratio_is_kept(height, width, longest):
+    size = Target("size", None, longest).of(height, width)
+    assert max(size) == longest
+    for got, side in zip(size, (height, width), strict=True):
+        exact = Fraction(side * longest, max(height, width))
+        assert got == max(1, math.floor(exact + Fraction(1, 2)))
+
+
+@pytest.mark.parametrize("size", [(60, 80), (80, 60), (33, 91)])
+def test_longest_stretches_no_image_in_training_or_evaluation(size):
+    sample = ramp(*size)
+    height, width = (round(side * 40 / max(size)) for side in size)
+    image = EvalTransform(longest=40)(sample)["image"]
+    assert torch.equal(image, normalize(resize_image(sample.image_HWC, (height, width))))
+    plain = {"scale": (1, 1), "flip": False, "color_jitter": 0}
+    item = TrainTransform((height, width), longest=40, **plain)(sample, np.random.default_rng(0))
+    assert torch.equal(item["image"], image)
+    assert (item["mask"] != IGNORE_INDEX).all()
+
+
 def test_shrinking_does_not_alias():
     stripes = np.zeros((30, 60, 3), np.uint8)
     stripes[:, ::2] = 200
@@ -238,6 +262,11 @@ def test_bad_arguments_are_refused(options, match):
         TrainTransform(**options)
     with pytest.raises(ValueError, match="size must be positive"):
         EvalTransform((0, 1))
+    for made in (lambda: EvalTransform(8, longest=8), lambda: TrainTransform(8, base_size=8, longest=8)):
+        with pytest.raises(ValueError, match="size is 8 and longest is 8: give one"):
+            made()
+    with pytest.raises(ValueError, match="longest must be positive"):
+        EvalTransform(longest=0)
 
 
 def test_albumentations_refuses_misnamed_arguments_when_strict():

@@ -74,6 +74,35 @@ def resize_mask(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(mask_HW, size[::-1], interpolation=NEAREST)
 
 
+class Target:
+    """The size that images are resized to: the same for all, or a longer side, or their own.
+
+    Args:
+        name: the key of `size`, named in errors.
+        size: (height, width), or one number for a square, whatever the shape of the image; None for none.
+        longest: length of the longer side; the shorter one keeps the ratio of the sides. None for none.
+
+    Raises:
+        ValueError: a size that is not positive, or both are given.
+    """
+
+    def __init__(self, name: str, size: int | tuple[int, int] | None, longest: int | None) -> None:
+        if size is not None and longest is not None:
+            raise ValueError(f"{name} is {size} and longest is {longest}: give one, and null for the other")
+        if longest is not None and longest < 1:
+            raise ValueError(f"longest must be positive, got {longest}; give the longer side in pixels")
+        self._size = None if size is None else _pair(size, name)
+        self._longest = longest
+
+    def of(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) that an image of this size gets; halves are rounded up."""
+        if self._longest is None:
+            return self._size or (height, width)
+        longer = max(height, width)
+        to, half = self._longest, longer // 2
+        return max(1, (height * to + half) // longer), max(1, (width * to + half) // longer)
+
+
 def _pair(size: int | tuple[int, int], name: str) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
@@ -84,9 +113,10 @@ def _pair(size: int | tuple[int, int], name: str) -> tuple[int, int]:
 class TrainTransform:
     """Random scale, crop, flip and colour for training.
 
-    In this order: resize to `base_size`; scale both sides by one factor, uniform in `scale`; crop at random
-    (a smaller image is placed at random in the crop, padded with the ImageNet mean colour and IGNORE_INDEX);
-    flip left to right with probability 1/2; jitter brightness, contrast, saturation and hue; normalise.
+    In this order: resize to `base_size` or `longest`; scale both sides by one factor, uniform in `scale`;
+    crop at random (a smaller image is placed at random in the crop, padded with the ImageNet mean colour and
+    IGNORE_INDEX); flip left to right with probability 1/2; jitter brightness, contrast, saturation and
+    hue; normalise.
 
     Args:
         crop_size: (height, width) of the result, or one number for a square.
@@ -95,9 +125,11 @@ class TrainTransform:
         flip: whether to flip.
         color_jitter: strength j in 0..1: brightness, contrast and saturation are multiplied by factors in
             1-j..1+j, the hue is rotated by up to j/10 of the colour circle; 0 keeps colours.
+        longest: longer side to resize to first, in pixels, in place of `base_size`; the ratio of the sides is
+            kept, so photographs of several shapes are not stretched.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument out of its range, or both `base_size` and `longest`.
     """
 
     def __init__(
@@ -107,13 +139,14 @@ class TrainTransform:
         scale: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
         color_jitter: float = 0.3,
+        longest: int | None = None,
     ) -> None:
         low, high = scale
         if not 0 < low <= high:
             raise ValueError(f"TrainTransform: scale must be 0 < least <= greatest, got {tuple(scale)}")
         if not 0 <= color_jitter <= 1:
             raise ValueError(f"TrainTransform: color_jitter must be in 0..1, got {color_jitter}")
-        self._base_size = None if base_size is None else _pair(base_size, "base_size")
+        self.target = Target("base_size", base_size, longest)
         # The least factor must leave every side at least one pixel: thinner images are enlarged first.
         self._least = 1 if low >= 1 else int(1 / low) + 1
         self._pipeline = _augmentation(_pair(crop_size, "crop_size"), (low, high), flip, color_jitter)
@@ -121,9 +154,9 @@ class TrainTransform:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
         """Return image (3, h, w) float32, mask (h, w) int64 with (h, w) = crop_size, and name."""
         image_HWC, mask_HW = sample.image_HWC, sample.mask_HW
-        size = self._base_size or (mask_HW.shape[0], mask_HW.shape[1])
+        size = self.target.of(*mask_HW.shape)
         size = (max(size[0], self._least), max(size[1], self._least))
-        if self._base_size is not None or size != mask_HW.shape:
+        if size != mask_HW.shape:
             image_HWC, mask_HW = resize_image(image_HWC, size), resize_mask(mask_HW, size)
         # All transforms of the pipeline draw from these two generators in turn. With a seed each, or their
         # default state, they would draw the same numbers as each other or in every worker process.
@@ -137,18 +170,23 @@ class EvalTransform:
     """Resize the image for the network; the mask keeps its resolution, at which metrics are computed.
 
     Args:
-        size: (height, width) of the network's input, or None for the file's own size.
+        size: (height, width) of the network's input, to which images of another shape are stretched; or None
+            for the file's own size.
+        longest: longer side of the network's input, in pixels, in place of `size`; the ratio of the sides is
+            kept.
 
     Raises:
-        ValueError: a size that is not positive.
+        ValueError: a size that is not positive, or both `size` and `longest`.
     """
 
-    def __init__(self, size: int | tuple[int, int] | None = None) -> None:
-        self._size = None if size is None else _pair(size, "size")
+    def __init__(self, size: int | tuple[int, int] | None = None, longest: int | None = None) -> None:
+        self.target = Target("size", size, longest)
 
     def prepare(self, image_HWC: np.ndarray) -> torch.Tensor:
-        """Map (H, W, 3) uint8 RGB to (3, h, w) float32 with (h, w) = size, for evaluation and prediction."""
-        return normalize(image_HWC if self._size is None else resize_image(image_HWC, self._size))
+        """Map (H, W, 3) uint8 RGB to (3, h, w) float32 for evaluation and prediction."""
+        height, width = image_HWC.shape[:2]
+        size = self.target.of(height, width)
+        return normalize(image_HWC if size == (height, width) else resize_image(image_HWC, size))
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Item:
         """Return image (3, h, w) float32, mask (H, W) int64 and name; `rng` is not used."""

@@ -121,8 +121,9 @@ def describe(
 ) -> dict[str, Any]:
     """Return what a user of the file must know about checkpoint ``which`` of a run, as plain containers.
 
-    `examples/run_onnx.py` obeys it: images are resized to ``eval_size`` as `hemnet.data.transforms` does, the
-    network is run as ``inference`` says, and its scores are interpolated to the size that the image had.
+    `examples/run_onnx.py` obeys it: images are resized to ``eval_size`` or ``eval_longest`` as
+    `hemnet.data.transforms` does, the network is run as ``inference`` says, and its scores are interpolated
+    to the size that the image had.
     """
     return {
         "hemnet": hemnet.__version__,
@@ -139,6 +140,8 @@ def describe(
         "output": "logits: float32 (batch, classes, height, width); the class is the argmax over axis 1",
         # Size that images had in evaluation, (height, width) or one number; null is their own size.
         "eval_size": _plain_config(run, "data.eval_transform.size"),
+        # In place of it, the longer side that images had, the ratio of the sides being kept; null is none.
+        "eval_longest": _plain_config(run, "data.eval_transform.longest"),
         # See `hemnet.training.inference.Inference`.
         "inference": asdict(inference),
         # Of ONNX: the second output, "scores", is (batch, classes, h, w), of the images padded below and on
