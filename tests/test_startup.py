@@ -24,7 +24,10 @@ except SystemExit:
                                         "bench", "data")),
         ["data", "get", "nosuch"], ["train", "trainer.max_epoch=1"], ["train", "experiment=nosuch"],
         ["train", "--multirun", "experiment=nosuch"], ["evaluate", "nowhere"], ["predict", "nowhere", "x"],
-        ["search", "nosuch"], ["cost", "experiment=nosuch"], ["data", "check", "data=nosuch"],
+        *(["bench", name, "--help"] for name in ("em", "data", "ddp")), ["bench", "ddp", "--processes", "1"],
+        ["bench", "em", "--json", "nowhere/x.json"], ["report", "nowhere"],
+        ["train", "trainer.max_epochs=0"], ["search", "nosuch"], ["cost", "experiment=nosuch"],
+        ["data", "check", "data=nosuch"],
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from hemnet.bench import __main__ as command
-from hemnet.bench import contenders, engines, timing
-from hemnet.bench.agreement import QUANTITIES, Disagreement, check, limits, truth
+from hemnet.bench import bench_em, contenders, timing
+from hemnet.bench.agreement import QUANTITIES, check, limits, truth
+from hemnet.bench.arguments import BenchError, Disagreement
 from hemnet.bench.contenders import LeftOut, enlist
 from hemnet.bench.problem import Shape, draw
 from hemnet.bench.results import Absence, EngineFindings, EngineTimes, HighwayPair
@@ -119,7 +120,7 @@ def test_a_wrong_option_exits_with_2_and_the_remedy(
 
 def test_cuda_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(engines.BenchError, match="use --device cpu"):
+    with pytest.raises(BenchError, match="use --device cpu"):
         call(["em", "--device", "cuda"], monkeypatch)
 
 
@@ -303,7 +304,7 @@ def test_the_problem_is_the_same_in_every_type() -> None:
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parser = argparse.ArgumentParser()
-    engines.add_arguments(parser)
+    bench_em.add_arguments(parser)
     with pytest.raises(SystemExit):
         call(["em", "--help"], monkeypatch)
     text = capsys.readouterr().out

@@ -6,29 +6,25 @@ import argparse
 import sys
 from importlib import import_module
 
+from hemnet.bench.arguments import Disagreement
 from hemnet.config.command_line import run_entry
 
 DISAGREED = 1
 """Exit status when an engine disagrees with the reference, so that there is nothing to report."""
-SUBJECTS = {"em": "engines", "data": "input_path", "ddp": "ddp"}
-"""What can be measured, by the module of this package that does it."""
+SUBJECTS = ("em", "data", "ddp")
+"""What can be measured; the module bench_SUBJECT has its options and imports the rest when it runs."""
 
 
 def _entry() -> None:
     parser = argparse.ArgumentParser(prog="hemnet bench", description=__doc__)
     subparsers = parser.add_subparsers(dest="subject", required=True)
     raw = argparse.RawDescriptionHelpFormatter
-    for name, module in SUBJECTS.items():
-        if name in sys.argv:  # no other, since they take seconds to import
-            subject = import_module(f"hemnet.bench.{module}")
-            described = subparsers.add_parser(name, description=subject.__doc__, formatter_class=raw)
-            subject.add_arguments(described)
-            described.set_defaults(run=subject.run)
-        else:
-            subparsers.add_parser(name)
+    for name in SUBJECTS:
+        subject = import_module(f"hemnet.bench.bench_{name}")
+        described = subparsers.add_parser(name, description=subject.__doc__, formatter_class=raw)
+        subject.add_arguments(described)
+        described.set_defaults(run=subject.run)
     options = parser.parse_args()
-    from hemnet.bench.agreement import Disagreement
-
     try:
         options.run(options)
     except Disagreement as error:

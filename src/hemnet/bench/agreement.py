@@ -18,15 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hemnet.bench.arguments import Disagreement
 from hemnet.bench.contenders import Contender, enlist
 from hemnet.bench.problem import Problem
-from hemnet.errors import HemnetError
 
 QUANTITIES = ("reconstruction", "gradient to x", "gradient to mu")
-
-
-class Disagreement(HemnetError):
-    """A contender computes something else than the reference, so its times mean nothing."""
 
 
 def limits(dtype: torch.dtype, iterations: int) -> dict[str, float]:

@@ -10,9 +10,16 @@ from hemnet.errors import HemnetError
 from hemnet.runs.provenance import environment
 from hemnet.runs.run import write_json
 
+CONTENDERS = ("reference", "recompute", "triton", "compiled", "checkpointed")
+"""The names of what the benchmark of the EM engines compares."""
+
 
 class BenchError(HemnetError):
     """An option that cannot be satisfied on this machine, or a benchmark process that ended."""
+
+
+class Disagreement(HemnetError):
+    """A contender computes something else than the reference, so its times mean nothing."""
 
 
 def require_place(file: Path | None) -> None:

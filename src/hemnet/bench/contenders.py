@@ -18,7 +18,6 @@ from hemnet.em.engine.choose import choose_engine
 from hemnet.em.functional import component_means, newton_step, promote, reconstruct, responsibilities
 from hemnet.em.options import Engine
 
-NAMES = ("reference", "recompute", "triton", "compiled", "checkpointed")
 HIGHWAY_SCALE = 0.5
 
 Reconstruction = Callable[[Tensor, Tensor], Tensor]
@@ -33,7 +32,7 @@ class Contender:
     """One way to compute the reconstruction and its gradient.
 
     Attributes:
-        name: one of `NAMES`.
+        name: one of `hemnet.bench.arguments.CONTENDERS`.
         reconstruction: from x (B, N, C) and mu (B, K, C) to y (B, N, C).
         multiplies_in: the dtype of the factors of its matrix products.
         compile_seconds: time to compile and first run both passes; None if it is not compiled. Short where
@@ -68,7 +67,7 @@ def enlist(
     """Return a contender that is ready to run; compiling happens here.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `hemnet.bench.arguments.CONTENDERS`.
         problem: the inputs that it will run on.
         iterations: T.
         highway_scale: h; 0 is plain EM.

@@ -1,14 +1,9 @@
-"""Images per second of the input path: reading, augmentation, batches, and the whole training loader.
-
-The stages run in turns in one thread; their CPU time is measured too, which load on the machine changes less
-than the clock. Then the training loader runs by itself, for each number of workers. Figures are medians over
-blocks of batches, after one block that is not counted.
-"""
+"""The benchmark of the input path: the stages in one thread, and the training loader."""
 
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import count, cycle
 from statistics import median, quantiles
 from time import process_time
@@ -18,16 +13,14 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from hemnet.bench.arguments import positive, require_place, say, setting, whole, write_findings
+from hemnet.bench.arguments import say, setting
 from hemnet.bench.results import Verdict
 from hemnet.bench.tables import markdown, verdict_table, wide_console
 from hemnet.bench.timing import Budget, interleave
 from hemnet.config.build import build_data, build_train_transform
-from hemnet.config.command_line import log_to_terminal
 from hemnet.config.compose import load
 from hemnet.data import Batch, Cached, Reader, SegmentationData, Transform, collate
 from hemnet.data.random_streams import stream
-from hemnet.storage.places import absolute
 
 CPU = torch.device("cpu")
 MOST_BLOCKS = 1000
@@ -81,34 +74,6 @@ class InputFindings:
         """CPU seconds that an image of a training batch costs."""
         unused = DECODE if self.data["cached"] else READ_CACHE
         return sum(median(stage.cpu_seconds) for stage in self.stages if stage.name != unused)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    option = parser.add_argument
-    option("overrides", nargs="+", metavar="key=value", help="as for training: data=NAME data.root=FOLDER, "
-           "experiment=NAME, data.cache=FOLDER ...")  # fmt: skip
-    option("--workers", type=whole, nargs="+", default=[0, 1, 2], metavar="N", help="of the loader; "
-           "default: 0 1 2")  # fmt: skip
-    option("--seconds", type=positive, default=10.0, help="for the stages, and for each loader; up to four "
-           "times that to complete five blocks; default: 10")  # fmt: skip
-    option("--need", type=positive, metavar="R", help="images per second that training consumes, which is "
-           "batch size over seconds per step; prints whether the loader delivers them")  # fmt: skip
-    option("--json", type=absolute, metavar="FILE", help="write everything that was measured there")
-
-
-def run(options: argparse.Namespace) -> None:
-    """Measure, print, and write the JSON file if one was asked for.
-
-    Raises:
-        hemnet.errors.HemnetError: the configuration or the data are wrong, or the folder of the JSON file
-            does not exist.
-    """
-    require_place(options.json)
-    log_to_terminal()
-    found = measure(options)
-    print_findings(found)
-    write_findings(options.json, asdict(found))
 
 
 def measure(options: argparse.Namespace) -> InputFindings:

@@ -13,7 +13,7 @@ class EngineTimes:
     Attributes:
         dtype: of the features.
         iterations: T.
-        contender: one of `hemnet.bench.contenders.NAMES`.
+        contender: one of `hemnet.bench.arguments.CONTENDERS`.
         forward: times without a graph.
         forward_backward: times with the gradients to x and mu.
         errors: against float64, see `hemnet.bench.agreement`.

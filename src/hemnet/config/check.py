@@ -127,14 +127,7 @@ def check(config: DictConfig) -> None:
             has the wrong type, or a ``_target_`` does not exist or is not allowed.
         HemnetError: a path begins with ``~user``, and there is no such user.
     """
-    learn(config)  # first, since an error may quote a secret value
-    try:
-        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise explain(error) from error
-    for key in REQUIRED:
-        if not isinstance(node := OmegaConf.select(config, key, default={}), DictConfig | dict):
-            raise ConfigError(f"{key} is {node}: it must have keys, _target_ or others")
+    resolved = check_parts(config)
     paths: dict[str, str] = {}
     try:
         _check_node(resolved, "", paths)
@@ -145,6 +138,26 @@ def check(config: DictConfig) -> None:
     for key, value in paths.items():
         if (whole := absolute_path(value)) != value:
             OmegaConf.update(config, key, whole)
+
+
+def check_parts(config: DictConfig) -> Any:
+    """Check that a configuration has its parts and can be resolved, without importing anything slow.
+
+    Returns:
+        the resolved configuration, as plain containers.
+
+    Raises:
+        ConfigError: a value or a part is missing, or a reference leads nowhere.
+    """
+    learn(config)  # first, since an error may quote a secret value
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    for key in REQUIRED:
+        if not isinstance(node := OmegaConf.select(config, key, default={}), DictConfig | dict):
+            raise ConfigError(f"{key} is {node}: it must have keys, _target_ or others")
+    return resolved
 
 
 def absolute_path(value: str) -> str:

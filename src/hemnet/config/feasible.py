@@ -1,11 +1,13 @@
 """What can be known of a training before it starts: that a number means nothing, that it has no end."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from hemnet.config.check import ConfigError, nearest
-from hemnet.training.task import SegmentationTask
+
+if TYPE_CHECKING:  # slow to import
+    from hemnet.training.task import SegmentationTask
 
 # The least value of numbers that Lightning takes, and then divides by or takes for something else.
 LEAST: dict[str, float] = {
@@ -42,7 +44,7 @@ def check_feasible(config: DictConfig) -> None:
         )
 
 
-def check_monitors(config: DictConfig, task: SegmentationTask) -> None:
+def check_monitors(config: DictConfig, task: "SegmentationTask") -> None:
     """Check that every metric that a callback monitors is one that training logs.
 
     A callback from a package of the user's own may log further metrics, so nothing is checked beside one.

@@ -9,8 +9,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hemnet.report.contents import Block
 
-MARK = '<meta name="generator" content="hemnet.report">'
-
 
 @dataclass(frozen=True)
 class PagePart:
@@ -21,13 +19,18 @@ class PagePart:
 
 
 def render(
-    parts: Sequence[PagePart], opening: Sequence[Block], closing: Sequence[Block], svgs: Mapping[str, str]
+    parts: Sequence[PagePart],
+    first: Sequence[Block],
+    opening: Sequence[Block],
+    closing: Sequence[Block],
+    svgs: Mapping[str, str],
 ) -> str:
     """Return the page as HTML; all text from runs is escaped.
 
     Args:
         parts: the parts, in order.
-        opening: blocks before them.
+        first: blocks at the top of the page, before its findings.
+        opening: blocks between the findings and the parts.
         closing: blocks after them.
         svgs: the charts' SVG by their names.
     """
@@ -42,7 +45,7 @@ def render(
         for name, svg in svgs.items()
     }
     template = environment.get_template("page.html.jinja")
-    return template.render(parts=parts, opening=opening, closing=closing, uris=uris)
+    return template.render(parts=parts, first=first, opening=opening, closing=closing, uris=uris)
 
 
 def _verdict(finding: str) -> str:

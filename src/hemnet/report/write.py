@@ -1,48 +1,15 @@
 """The whole report: from folders of runs to a page, figures and tables on disk."""
 
 import json
-import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
 from hemnet.errors import HemnetError
-from hemnet.report.chapters.costs import costs
-from hemnet.report.chapters.gradient_flow import backbone, gradient_flow
-from hemnet.report.chapters.heads import against_heads, every_group, gradient_modes, per_class
-from hemnet.report.chapters.miou_curves import against_depth, against_scale
-from hemnet.report.chapters.overview import overview, problems, warnings
-from hemnet.report.chapters.table2 import evaluated_grid, trained_grid
-from hemnet.report.chapters.training import convergence, learning
 from hemnet.report.collect import collect
-from hemnet.report.contents import Block, Chart, Table
-from hemnet.report.groups import Section, sections
-from hemnet.report.images import Album
-from hemnet.report.page import MARK, PagePart, render
-from hemnet.report.plots import STYLE, save
-from hemnet.report.variants import variants
-from hemnet.wording import counted
 
-log = logging.getLogger(__name__)
-# What each chapter shows and needs, for the sentence on what is left out.
-OF_VARIANTS = {
-    "mIoU against T (em or hem)": against_depth,
-    "mIoU against h (two highway scales at one T)": against_scale,
-    "T of training and step size (two of each)": trained_grid,
-    "T of evaluation and step size (two of each; hemnet evaluate --sweep table2_eval)": evaluated_grid,
-    "gradient modes (two of them)": gradient_modes,
-    "gradient flow (gradient/means, T of 2 or more)": gradient_flow,
-    "gradient of the backbone (gradient/backbone)": backbone,
-    "convergence (em/log_likelihood)": convergence,
-}
-OF_SECTIONS = {
-    "heads (one besides em and hem)": against_heads,
-    "classes (val/iou)": per_class,
-    "learning curves (val/miou)": learning,
-    "cost (cost/...)": costs,
-}
+MARK = '<meta name="generator" content="hemnet.report">'
+"""A line of the page, by which a later report knows that it may replace it."""
 LISTED = "files.json"
 """Lists the files of a report, so that the next report in the same folder can remove outdated ones."""
 OWN_FILE = re.compile(r"(figures/\w+\.(pdf|svg)|tables/\w+\.(csv|tex))")
@@ -61,19 +28,10 @@ def write_report(folders: Sequence[Path], out: Path, *, images: bool = True) -> 
     """
     _refuse_foreign(out)
     records, unreadable = collect(folders)
-    made = sections(records)
-    album = Album() if images else None
-    parts = list(_parts(made, album))
-    opening = [overview(records, unreadable, made)]
-    found_wrong = (problems(records, unreadable, Path.cwd()), warnings(records, Path.cwd()))
-    closing = [block for block in found_wrong if block]
-    svgs, files = _write_items([*opening, *closing, *(block for part in parts for block in part.blocks)], out)
+    from hemnet.report.assemble import write_page  # here, as it takes seconds, which errors do without
+
     page = out / "index.html"
-    page.write_text(render(parts, opening, closing, svgs), encoding="utf-8")
-    _forget_old(out, files)
-    finished = sum(len(section.runs) for section in made)
-    found = len(records) + len(unreadable)
-    log.info("%s found, %d finished and counted; the report is %s", counted(found, "run"), finished, page)
+    _forget_old(out, write_page(records, unreadable, page, images=images))
     return page
 
 
@@ -85,62 +43,6 @@ def _refuse_foreign(out: Path) -> None:
         raise HemnetError(
             f"{page} is not a report of hemnet and is not replaced: name another folder with --out"
         )
-
-
-def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
-    """Yield a part per section; sections with one group, such as the trials of a search, share a part."""
-    for experiment in dict.fromkeys(section.experiment for section in made):
-        mine = [section for section in made if section.experiment == experiment]
-        lone = [section for section in mine if len(section.groups) == 1]
-        if len(lone) == 1:
-            lone = []
-        slug = re.sub("[^0-9A-Za-z]", "_", experiment)
-        for i, section in enumerate(section for section in mine if section not in lone):
-            yield _part(section, f"{slug}_{i}" if i else slug, album)
-        if lone:
-            title = f"{experiment}, settings with nothing to compare"
-            yield PagePart(title, [every_group(lone, f"{slug}_lone")])
-
-
-def _part(section: Section, slug: str, album: Album | None) -> PagePart:
-    blocks: list[Block] = []
-    made: set[str] = set()
-    found = variants(section)
-    for i, variant in enumerate(found):
-        for name, write in OF_VARIANTS.items():
-            if block := write(section, variant, f"{slug}_v{i}" if i else slug):
-                made.add(name)
-                block.title += f" ({variant.label})" if variant.label else ""
-                blocks.append(block)
-    first = found[0] if found else None
-    for name, write_one in OF_SECTIONS.items():
-        if block := write_one(section, first, slug):
-            made.add(name)
-            blocks.append(block)
-    blocks.append(every_group([section], slug))
-    if album is not None and (pictures := album.block(section, first)):
-        blocks.append(pictures)
-    if left_out := [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in made]:
-        blocks.append(Block("Left out", [f"These runs have no data for: {'; '.join(left_out)}."]))
-    return PagePart(section.title, blocks)
-
-
-def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], list[str]]:
-    """Write every table and chart; return the SVG of each chart, and the files relative to ``out``."""
-    for folder in ("figures", "tables"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    svgs: dict[str, str] = {}
-    files: list[str] = []
-    with mpl.rc_context(STYLE):
-        for item in (item for block in blocks for item in block.items):
-            if isinstance(item, Chart):
-                svgs[item.name] = save(item.draw(), out / "figures", item.name)
-                files += [f"figures/{item.name}.{end}" for end in ("pdf", "svg")]
-            elif isinstance(item, Table):
-                for end, text in (("csv", item.csv()), ("tex", item.tex())):
-                    (out / "tables" / f"{item.name}.{end}").write_text(text, encoding="utf-8")
-                    files.append(f"tables/{item.name}.{end}")
-    return svgs, files
 
 
 def _forget_old(out: Path, files: Sequence[str]) -> None:

@@ -11,17 +11,18 @@ and FLOPs of its network and from assumptions about the hardware, each an option
 import argparse
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from hemnet.bench import scaling
+from hemnet.bench import assumptions
 from hemnet.bench.arguments import BenchError, count, require_place, setting, whole, write_findings
-from hemnet.bench.ddp_steps import Measured, measure
-from hemnet.bench.scaling import Assumptions, Projection, Workload, project, workload
-from hemnet.bench.tables import markdown, wide_console
 from hemnet.config.command_line import log_to_terminal
 from hemnet.storage.places import absolute
+
+if TYPE_CHECKING:  # slow to import
+    from hemnet.bench.ddp_steps import Measured
+    from hemnet.bench.scaling import Projection, Workload
 
 MEASURED = ["experiment=synthetic_hem"]
 
@@ -31,10 +32,10 @@ class DDPFindings:
     """What was measured and projected; ``measured`` is None without rounds."""
 
     environment: dict[str, Any]
-    measured: Measured | None
-    workload: Workload
-    assumptions: Assumptions
-    projections: list[Projection] = field(default_factory=list)
+    measured: "Measured | None"
+    workload: "Workload"
+    assumptions: assumptions.Assumptions
+    projections: list["Projection"] = field(default_factory=list)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     option("--rounds", type=whole, default=30, metavar="N", help="0 measures nothing; default: 30")
     option("--json", type=absolute, metavar="FILE", help="write all results there")
-    scaling.add_arguments(parser)
+    assumptions.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -60,8 +61,12 @@ def run(options: argparse.Namespace) -> None:
     require_place(options.json)
     if options.processes < 2:
         raise BenchError("--processes: one process is measured in any case; give 2 or more")
+    from hemnet.bench.ddp_steps import measure  # here, as they take seconds, which --help does without
+    from hemnet.bench.scaling import print_projections, project, workload
+    from hemnet.bench.tables import wide_console
+
     log_to_terminal()
-    work, given = workload(options.project, options.classes), scaling.assumptions(options)
+    work, given = workload(options.project, options.classes), assumptions.of(options)
     measured = measure(options.overrides, options.processes, options.rounds) if options.rounds else None
     projections = [project(work, given, *machines) for machines in options.machines]
     found = DDPFindings(setting(), measured, work, given, projections)
@@ -69,11 +74,13 @@ def run(options: argparse.Namespace) -> None:
     if measured is not None:
         console.print(f"{found.environment['device']}, gloo, one thread a process\n")
         _print_measured(console, measured)
-    scaling.print_projections(console, work, given, projections)
+    print_projections(console, work, given, projections)
     write_findings(options.json, asdict(found))
 
 
-def _print_measured(console: Console, found: Measured) -> None:
+def _print_measured(console: Console, found: "Measured") -> None:
+    from hemnet.bench.tables import markdown
+
     about, size = found.about, found.processes
     height, width = about["crop"]
     console.print(f"MEASURED: the training step of {about['name']}, {about['batch']} x {height} x {width} a "

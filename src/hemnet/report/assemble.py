@@ -1,0 +1,132 @@
+"""The page of a report with its chapters, and the files of their tables and charts."""
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+from hemnet.report.chapters.costs import costs
+from hemnet.report.chapters.gradient_flow import backbone, gradient_flow
+from hemnet.report.chapters.heads import against_heads, every_group, gradient_modes, per_class
+from hemnet.report.chapters.miou_curves import against_depth, against_scale
+from hemnet.report.chapters.overview import overview, problems, warnings
+from hemnet.report.chapters.table2 import evaluated_grid, trained_grid
+from hemnet.report.chapters.training import convergence, learning
+from hemnet.report.collect import Record, Unreadable
+from hemnet.report.contents import Block, Chart, Table
+from hemnet.report.groups import Section, sections
+from hemnet.report.images import Album
+from hemnet.report.page import PagePart, render
+from hemnet.report.plots import STYLE, save
+from hemnet.report.variants import variants
+from hemnet.wording import counted
+
+log = logging.getLogger(__name__)
+# What each chapter shows and needs, for the sentence on what is left out.
+OF_VARIANTS = {
+    "mIoU against T (em or hem)": against_depth,
+    "mIoU against h (two highway scales at one T)": against_scale,
+    "T of training and step size (two of each)": trained_grid,
+    "T of evaluation and step size (two of each; hemnet evaluate --sweep table2_eval)": evaluated_grid,
+    "gradient modes (two of them)": gradient_modes,
+    "gradient flow (gradient/means, T of 2 or more)": gradient_flow,
+    "gradient of the backbone (gradient/backbone)": backbone,
+    "convergence (em/log_likelihood)": convergence,
+}
+OF_SECTIONS = {
+    "heads (one besides em and hem)": against_heads,
+    "classes (val/iou)": per_class,
+    "learning curves (val/miou)": learning,
+    "cost (cost/...)": costs,
+}
+
+
+def write_page(
+    records: Sequence[Record], unreadable: Sequence[Unreadable], page: Path, *, images: bool
+) -> list[str]:
+    """Write the page on all runs, and its tables and charts in folders beside it.
+
+    Args:
+        records: the runs.
+        unreadable: run directories that cannot be read.
+        page: the file to write.
+        images: whether the page shows predictions and attention maps.
+
+    Returns:
+        the files of tables and charts, relative to the page's folder.
+    """
+    made = sections(records)
+    parts = list(_parts(made, Album() if images else None))
+    here = Path.cwd()
+    # Before any score, what makes scores mean little.
+    blocks = (
+        warnings(records, here),
+        overview(records, unreadable, made),
+        problems(records, unreadable, here),
+    )
+    first, opening, closing = ([block] if block else [] for block in blocks)
+    shown = [*first, *opening, *closing, *(block for part in parts for block in part.blocks)]
+    svgs, files = _write_items(shown, page.parent)
+    page.write_text(render(parts, first, opening, closing, svgs), encoding="utf-8")
+    finished = sum(len(section.runs) for section in made)
+    found = len(records) + len(unreadable)
+    log.info("%s found, %d finished and counted; the report is %s", counted(found, "run"), finished, page)
+    return files
+
+
+def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
+    """Yield a part per section; sections with one group, such as the trials of a search, share a part."""
+    for experiment in dict.fromkeys(section.experiment for section in made):
+        mine = [section for section in made if section.experiment == experiment]
+        lone = [section for section in mine if len(section.groups) == 1]
+        if len(lone) == 1:
+            lone = []
+        slug = re.sub("[^0-9A-Za-z]", "_", experiment)
+        for i, section in enumerate(section for section in mine if section not in lone):
+            yield _part(section, f"{slug}_{i}" if i else slug, album)
+        if lone:
+            title = f"{experiment}, settings with nothing to compare"
+            yield PagePart(title, [every_group(lone, f"{slug}_lone")])
+
+
+def _part(section: Section, slug: str, album: Album | None) -> PagePart:
+    blocks: list[Block] = []
+    made: set[str] = set()
+    found = variants(section)
+    for i, variant in enumerate(found):
+        for name, write in OF_VARIANTS.items():
+            if block := write(section, variant, f"{slug}_v{i}" if i else slug):
+                made.add(name)
+                block.title += f" ({variant.label})" if variant.label else ""
+                blocks.append(block)
+    first = found[0] if found else None
+    for name, write_one in OF_SECTIONS.items():
+        if block := write_one(section, first, slug):
+            made.add(name)
+            blocks.append(block)
+    blocks.append(every_group([section], slug))
+    if album is not None and (pictures := album.block(section, first)):
+        blocks.append(pictures)
+    if left_out := [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in made]:
+        blocks.append(Block("Left out", [f"These runs have no data for: {'; '.join(left_out)}."]))
+    return PagePart(section.title, blocks)
+
+
+def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], list[str]]:
+    """Write every table and chart; return the SVG of each chart, and the files relative to ``out``."""
+    for folder in ("figures", "tables"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    svgs: dict[str, str] = {}
+    files: list[str] = []
+    with mpl.rc_context(STYLE):
+        for item in (item for block in blocks for item in block.items):
+            if isinstance(item, Chart):
+                svgs[item.name] = save(item.draw(), out / "figures", item.name)
+                files += [f"figures/{item.name}.{end}" for end in ("pdf", "svg")]
+            elif isinstance(item, Table):
+                for end, text in (("csv", item.csv()), ("tex", item.tex())):
+                    (out / "tables" / f"{item.name}.{end}").write_text(text, encoding="utf-8")
+                    files.append(f"tables/{item.name}.{end}")
+    return svgs, files
