@@ -118,6 +118,24 @@ def test_padding_is_ignored_and_of_mean_colour():
     assert len(places) > 10
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_what_is_inside_is_the_photograph_whatever_its_labels(ignored):
+    transform = TrainTransform((50, 40), scale=(0.5, 1.5), color_jitter=0)
+    sample = ramp(20, 30)
+    sample.image_HWC[:] = 255
+    if ignored:
+        sample.mask_HW[:] = IGNORE_INDEX
+    parts = []
+    for seed in range(20):
+        item = transform(sample, np.random.default_rng(seed))
+        white = (denormalize(item["image"]) == 255).all(2)
+        assert item["inside"].dtype == torch.bool
+        assert np.array_equal(item["inside"].numpy(), white)
+        parts.append(white.mean())
+    assert 0 < min(parts) < max(parts) < 1
+    assert TrainTransform((8, 8), scale=(1, 1))(sample, np.random.default_rng(0))["inside"].all()
+
+
 def test_base_size_comes_first():
     item = TrainTransform((30, 40), (30, 40), scale=(1, 1), flip=False, color_jitter=0)(
         ramp(60, 80), np.random.default_rng(0)

@@ -97,7 +97,9 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]]
 
 
 def test_the_head_has_every_option_of_the_layer_with_its_default() -> None:
-    assert set(OF_HEAD) == set(OF_LAYER) - LAYER_ALONE | (set(signature(FCNHead).parameters) - {"stage"})
+    assert set(OF_HEAD) == set(OF_LAYER) - LAYER_ALONE | (
+        set(signature(FCNHead).parameters) - {"stage"} | {"mask_padding"}
+    )
     for name in set(SHARED) - {"channels"}:
         assert OF_HEAD[name].default == OF_LAYER[name].default, name
 

@@ -142,3 +142,47 @@ def test_a_backbone_without_a_stride_is_given_the_image_as_it_is() -> None:
             return (image_BCHW,)
 
     assert Segmenter(Plain(), Last())(images()).logits.shape[-2:] == (33, 40)
+
+
+class TellsInside(nn.Module):
+    """A head that keeps what it is told of padding."""
+
+    mask_padding = True
+
+    def forward(self, features: tuple[Tensor, ...], inside_B1hw: Tensor | None = None) -> Tensor:
+        self.told = inside_B1hw
+        return features[-1]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("stride", [16, None])
+def test_a_head_is_told_which_part_of_each_cell_is_of_the_image(training: bool, stride: int | None) -> None:
+    """By counting pixels: padding of a crop on the left, labels aside, and that of the segmenter below."""
+    backbone, head = Cells(), TellsInside()
+    backbone.output_stride = stride or 1
+    network = Segmenter(backbone, head).train(training)
+    inside_BHW = torch.ones(2, 40 if stride else 48, 64, dtype=torch.bool)
+    inside_BHW[1, :, :24] = False
+    network(torch.zeros(2, 3, *inside_BHW.shape[1:]), inside_BHW=inside_BHW)
+    expected = torch.zeros(2, 1, 3, 4)
+    for b in range(2):
+        for i in range(3):
+            for j in range(4):
+                cell = inside_BHW[b, 16 * i : 16 * i + 16, 16 * j : 16 * j + 16]
+                expected[b, 0, i, j] = int(cell.sum()) / 256
+    assert torch.equal(head.told, expected)
+    assert 0 < expected[1, 0, 0, 1] < 1
+
+
+def test_padding_to_the_stride_is_told_without_a_crop_s_and_nothing_where_there_is_none() -> None:
+    network = Segmenter(Cells(), head := TellsInside()).eval()
+    network(torch.zeros(1, 3, 40, 64))
+    assert head.told[0, 0, :, 0].tolist() == [1, 1, 0.5]
+    network(torch.zeros(1, 3, 48, 64))
+    assert head.told is None
+
+
+def test_a_head_without_the_option_is_told_nothing() -> None:
+    network = segmenter()
+    assert not network.head.mask_padding  # as in runs older than the option
+    network(images(), inside_BHW=torch.zeros(2, 33, 40, dtype=torch.bool))

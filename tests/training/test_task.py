@@ -62,6 +62,23 @@ def test_the_auxiliary_loss_is_weighted_in() -> None:
     assert losses[0.5] == pytest.approx((losses[0.0] + losses[1.0]) / 2, rel=1e-5)
 
 
+def test_the_padding_of_training_crops_reaches_the_em_layer() -> None:
+    network = Segmenter(Stem(), EMHead(Stem.channels, 2, channels=8, num_components=4, mask_padding=True))
+    module = SegmentationTask(network, SPEC, Optimization(partial(torch.optim.SGD, lr=0.05)))
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    seen: list[Tensor | None] = []
+    network.head.context.em.register_forward_pre_hook(lambda _, given: seen.append(given[2]))
+    batch = collate([data().train_dataset[i] for i in (0, 1)])
+    inside_BHW = torch.ones_like(batch["mask"], dtype=torch.bool)
+    inside_BHW[1, : inside_BHW.shape[1] // 2] = False
+    module.training_step(batch | {"inside": inside_BHW}, 0)
+    (weights_Bhw,) = seen
+    assert weights_Bhw is not None
+    assert weights_Bhw[0].min() == 1
+    assert weights_Bhw[1, 0].max() == 0
+    assert weights_Bhw[1, -1].min() == 1
+
+
 def test_every_parameter_gets_a_gradient() -> None:
     module = task(auxiliary=True)
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]

@@ -94,16 +94,17 @@ def fits(trainer: pl.Trainer, task: SegmentationTask, item: Item) -> dict[str, F
     layers = em_layers(task.network)
     if not layers:
         return {}
-    features_BChw: dict[str, Tensor] = {}
+    inputs: dict[str, tuple[Tensor, Tensor | None]] = {}
 
-    def keep(prefix: str, x_BChw: Tensor) -> None:
-        features_BChw[prefix] = x_BChw.clone()  # later modules may change x_BChw in place
+    def keep(prefix: str, x_BChw: Tensor, means_BKC: Tensor | None = None, *weights: Tensor | None) -> None:
+        # Later modules may change x_BChw in place.
+        inputs[prefix] = (x_BChw.clone(), weights[0] if weights else None)
 
     precision = trainer.precision_plugin
     image_BCHW = precision.convert_input(item["image"][None].to(task.device))
     with evaluating(task.network):
         handles = [
-            layer.register_forward_pre_hook(lambda _, given, prefix=prefix: keep(prefix, given[0]))
+            layer.register_forward_pre_hook(lambda _, given, prefix=prefix: keep(prefix, *given))
             for prefix, layer in layers.items()
         ]
         try:
@@ -113,8 +114,8 @@ def fits(trainer: pl.Trainer, task: SegmentationTask, item: Item) -> dict[str, F
             for handle in handles:
                 handle.remove()
         found: dict[str, Fit] = {}
-        for prefix, x_BChw in features_BChw.items():
+        for prefix, (x_BChw, weights_Bhw) in inputs.items():
             x_BChw = x_BChw.to(torch.promote_types(x_BChw.dtype, torch.float32))
-            result = layers[prefix].run(x_BChw, return_trajectory=True)
+            result = layers[prefix].run(x_BChw, None, weights_Bhw, return_trajectory=True)
             found[prefix] = Fit(result, (x_BChw.shape[-2], x_BChw.shape[-1]))
     return found

@@ -28,7 +28,7 @@ GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks",
 # The nodes without a constructor, and the keys that each may have; None allows any key.
 CONTAINERS: dict[str, set[str] | None] = {
     "": {"name", "sweep", "seed", "runs", "run_dir", "resume", "finetune", *GROUPS},
-    "model": {"backbone", "head", "auxiliary", "num_components", "highway_scale"},
+    "model": {"backbone", "head", "auxiliary", "num_components", "highway_scale", "mask_padding"},
     "callbacks": None,
     "logger": None,
 }

@@ -5,7 +5,7 @@ Shapes: B images in a batch, H, W height and width.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -26,12 +26,14 @@ from hemnet.wording import counted
 class Batch(TypedDict):
     """A batch: image (B, 3, H, W) float32 normalised, mask (B, H', W') int64, name: B strings.
 
-    In training (H', W') = (H, W); in evaluation the mask keeps its own resolution.
+    In training (H', W') = (H, W); in evaluation the mask keeps its own resolution. Where the transform pads,
+    `inside`, (B, H, W) bool, says which pixels are of the photographs.
     """
 
     image: torch.Tensor
     mask: torch.Tensor
     name: list[str]
+    inside: NotRequired[torch.Tensor]
 
 
 class SampleDataset(Dataset[Item]):
@@ -134,11 +136,14 @@ def collate(items: list[Item]) -> Batch:
             f"samples of one batch differ in size (image/mask, height by width): {listed}; "
             "set eval_batch_size=1, or give the training transform a crop_size"
         )
-    return Batch(
+    batch = Batch(
         image=torch.stack([item["image"] for item in items]),
         mask=torch.stack([item["mask"] for item in items]),
         name=[item["name"] for item in items],
     )
+    if all("inside" in item for item in items):
+        batch["inside"] = torch.stack([item["inside"] for item in items])
+    return batch
 
 
 class SegmentationData(pl.LightningDataModule):

@@ -5,7 +5,7 @@ Shapes: H, W image height and width, C = 3 colour channels.
 
 import os
 import random
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import cv2
 import numpy as np
@@ -28,11 +28,16 @@ _NORMALIZED = ((np.arange(256)[:, None] / 255 - MEAN_RGB) / STD_RGB).astype(np.f
 
 
 class Item(TypedDict):
-    """A sample as tensors: image (3, H, W) float32 normalised, mask (H, W) int64, name."""
+    """A sample as tensors: image (3, H, W) float32 normalised, mask (H, W) int64, name.
+
+    A transform that pads also gives `inside`, (H, W) bool: which pixels are of the photograph. Without it a
+    network cannot tell padding from the photograph, since labels ignore other pixels too.
+    """
 
     image: torch.Tensor
     mask: torch.Tensor
     name: str
+    inside: NotRequired[torch.Tensor]
 
 
 class Transform(Protocol):
@@ -152,7 +157,7 @@ class TrainTransform:
         self._pipeline = _augmentation(_pair(crop_size, "crop_size"), (low, high), flip, color_jitter)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
-        """Return image (3, h, w) float32, mask (h, w) int64 with (h, w) = crop_size, and name."""
+        """Return image (3, h, w) float32, mask (h, w) int64, inside (h, w) bool, (h, w) = crop_size; name."""
         image_HWC, mask_HW = sample.image_HWC, sample.mask_HW
         size = self.target.of(*mask_HW.shape)
         size = (max(size[0], self._least), max(size[1], self._least))
@@ -161,9 +166,14 @@ class TrainTransform:
         # All transforms of the pipeline draw from these two generators in turn. With a seed each, or their
         # default state, they would draw the same numbers as each other or in every worker process.
         self._pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-        augmented = self._pipeline(image=image_HWC, mask=mask_HW)
-        image, mask = normalize(augmented["image"]), _mask_tensor(augmented["mask"])
-        return Item(image=image, mask=mask, name=sample.name)
+        # A mask without labels, so that what is IGNORE_INDEX afterwards is padding.
+        augmented = self._pipeline(image=image_HWC, mask=mask_HW, padding=np.zeros_like(mask_HW))
+        return Item(
+            image=normalize(augmented["image"]),
+            mask=_mask_tensor(augmented["mask"]),
+            name=sample.name,
+            inside=torch.from_numpy(augmented["padding"] != IGNORE_INDEX),
+        )
 
 
 class EvalTransform:
@@ -231,4 +241,4 @@ def _augmentation(crop: tuple[int, int], scale: tuple[float, float], flip: bool,
         steps.append(
             A.ColorJitter(around_one, around_one, around_one, hue=(-jitter / 10, jitter / 10), p=1.0)
         )
-    return A.Compose(steps, strict=True)
+    return A.Compose(steps, strict=True, additional_targets={"padding": "mask"})

@@ -76,9 +76,13 @@ class EMUnit(nn.Module):
         # requires_grad it gets no weight decay, and DDP does not wait for its gradient.
         self.conv1.requires_grad_("features" in em.gradient.reaches)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Map (B, C, h, w) to the same shape."""
-        y = self.relu(self.em(self.conv1(x_BCHW)))
+    def forward(self, x_BCHW: Tensor, inside_B1hw: Tensor | None = None) -> Tensor:
+        """Map (B, C, h, w) to the same shape.
+
+        Positions count in the EM fit by the part of them that is inside the image, (B, 1, h, w), if given.
+        """
+        weights_BP = None if inside_B1hw is None else inside_B1hw[:, 0]
+        y = self.relu(self.em(self.conv1(x_BCHW), None, weights_BP))
         return self.relu(x_BCHW + self.bn(self.conv2(y)))
 
 
@@ -105,6 +109,8 @@ class EMHead(FCNHead):
         means: ``learned`` or ``moving_average`` initial means.
         momentum: of the moving average.
         dropout: probability of dropping a channel before the classifier.
+        mask_padding: whether positions count in the fit by the part of them that is of the image, so that
+            padding is in no mean. Without it padding is fitted like the rest, as it was before this option.
     """
 
     def __init__(
@@ -128,9 +134,17 @@ class EMHead(FCNHead):
         means: Means = "moving_average",
         momentum: float = 0.9,
         dropout: float = 0.1,
+        mask_padding: bool = False,
     ) -> None:
         given = locals()  # every argument by its name, so that none can be forgotten on its way to the layer
         super().__init__(in_channels, num_classes, channels=channels, dropout=dropout)
         self.context = EMUnit(
             HighwayEM(**{name: given[name] for name in signature(HighwayEM).parameters if name in given})
         )
+        self.mask_padding = mask_padding
+
+    def forward(self, features: Sequence[Tensor], inside_B1hw: Tensor | None = None) -> Tensor:
+        """Return logits of the feature map; see :class:`hemnet.nets.Segmenter` for ``inside``."""
+        told = () if inside_B1hw is None else (inside_B1hw,)
+        x = self.context(self.reduce(features[self.stage]), *told)
+        return self.classifier(self.dropout(self.refine(x)))

@@ -29,6 +29,10 @@ class Segmenter(nn.Module):
     covers the same number of pixels for any image size. Stretching, say, a map of 23 rows over 360 pixels
     instead would shift the logits by up to half a cell.
 
+    A head whose attribute ``mask_padding`` is true gets a second argument wherever there is padding, this
+    one or that of training crops: the part of each cell that is of the image, (B, 1, h, w) in 0..1, with
+    the height and width of the last map.
+
     Args:
         backbone: maps images to a tuple of feature maps. Its ``output_stride`` is the size of an image over
             the size of the last map; without that attribute images are not padded.
@@ -42,32 +46,65 @@ class Segmenter(nn.Module):
         self.head = head
         self.auxiliary = auxiliary
 
-    def forward(self, image_BCHW: Tensor, size: tuple[int, int] | None = None) -> SegmenterOutput:
-        """Return logits for normalised images (B, 3, H, W), at ``size``, by default that of the images."""
-        outputs, filled = self.scores(image_BCHW)
+    def forward(
+        self, image_BCHW: Tensor, size: tuple[int, int] | None = None, inside_BHW: Tensor | None = None
+    ) -> SegmenterOutput:
+        """Return logits for normalised images (B, 3, H, W), at ``size``, by default that of the images.
+
+        ``inside_BHW`` (bool) says which of their pixels are not padding; all, if it is None.
+        """
+        outputs, filled = self.scores(image_BCHW, inside_BHW)
         image = (image_BCHW.shape[-2], image_BCHW.shape[-1])
         return SegmenterOutput(*(at_size(logits, filled, image, size) for logits in outputs))
 
-    def scores(self, image_BCHW: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+    def scores(
+        self, image_BCHW: Tensor, inside_BHW: Tensor | None = None
+    ) -> tuple[list[Tensor], tuple[int, int]]:
         """Return the logits (B, K, h, w) of each head at its own resolution, and the padded images' size.
 
         Images are padded below and on the right to multiples of `output_stride`.
         """
         height, width = image_BCHW.shape[-2:]
         stride = self.output_stride
-        filled_BCHW = F.pad(image_BCHW, (0, -width % stride, 0, -height % stride))
+        margins = (0, -width % stride, 0, -height % stride)
+        filled_BCHW = F.pad(image_BCHW, margins)
         features = self.backbone(filled_BCHW)
-        outputs = [self.head(features)]
+        heads = [self.head]
         if self.auxiliary is not None and self.training:
-            outputs.append(self.auxiliary(features))
+            heads.append(self.auxiliary)
+        told: tuple[Tensor, ...] = ()
+        if any(_masks_padding(head) for head in heads) and (
+            inside_BHW is not None or torch.compiler.is_exporting() or any(margins)
+        ):
+            told = (self._inside_cells(image_BCHW, inside_BHW, margins, features[-1]),)
+        outputs = [head(features, *told) if _masks_padding(head) else head(features) for head in heads]
         # At least float32: interpolating in half precision would round the logits that decide the argmax.
         outputs = [logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in outputs]
         return outputs, (filled_BCHW.shape[-2], filled_BCHW.shape[-1])
+
+    def _inside_cells(
+        self,
+        image_BCHW: Tensor,
+        inside_BHW: Tensor | None,
+        margins: tuple[int, int, int, int],
+        map_BChw: Tensor,
+    ) -> Tensor:
+        """Return the part of each cell of the map that is of the image, (B, 1, h, w) in 0..1, in its type."""
+        whole_B1HW = torch.ones_like(image_BCHW[:, :1]) if inside_BHW is None else inside_BHW[:, None]
+        filled_B1HW = F.pad(whole_B1HW.to(image_BCHW.dtype), margins)
+        if self.output_stride > 1:
+            return F.avg_pool2d(filled_B1HW, self.output_stride)
+        # For a backbone that does not tell its stride; an exporter takes no pooling to a size.
+        return F.interpolate(filled_B1HW, size=map_BChw.shape[-2:], mode="area")
 
     @property
     def output_stride(self) -> int:
         """The number of which the sides of padded images are multiples."""
         return int(getattr(self.backbone, "output_stride", 1))
+
+
+def _masks_padding(head: nn.Module) -> bool:
+    return bool(getattr(head, "mask_padding", False))
 
 
 def at_size(

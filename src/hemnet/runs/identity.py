@@ -52,7 +52,7 @@ LENGTH = tuple(
     f"trainer.{name}" for name in ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")
 )
 # Keys that heads refer to; the values that a head has taken from them are under model.head.
-SHARED = ("model.num_components", "model.highway_scale")
+SHARED = ("model.num_components", "model.highway_scale", "model.mask_padding")
 # Options of Lightning's trainer that leave out batches, logging or checkpoints, to try the code.
 LIMITS = ("fast_dev_run", "overfit_batches", "limit_train_batches", "limit_val_batches", "barebones")
 LONGEST_NAME = 200  # characters; file systems allow 255 bytes

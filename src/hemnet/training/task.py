@@ -93,7 +93,7 @@ class SegmentationTask(pl.LightningModule):
         """
         image, mask = batch["image"], batch["mask"]
         run = self._compiled or self.network
-        output = run(image.contiguous(memory_format=self.memory_format), _size(mask))
+        output = run(image.contiguous(memory_format=self.memory_format), _size(mask), batch.get("inside"))
         logits = [found for found in output if found is not None]
         parts, means = _over_ranks([self.training_loss(found, mask, IGNORE_INDEX) for found in logits])
         for name, mean in zip(("train/loss", "train/loss_auxiliary"), means, strict=False):
