@@ -94,6 +94,7 @@ def _train(config: DictConfig) -> float:
     # Imported here, since they take seconds, which --help and an error of the configuration do without.
     import pytorch_lightning as pl
 
+    from hemnet.callbacks.class_frequencies import ClassFrequencies
     from hemnet.callbacks.label_check import LabelCheck
     from hemnet.callbacks.run_record import RunRecord
     from hemnet.config import finetune
@@ -119,7 +120,7 @@ def _train(config: DictConfig) -> float:
         task = build_task(config, network, data.spec)
         check_monitors(config, task)
         labels, record = LabelCheck(), RunRecord(run)
-        trainer = build_trainer(config, [labels, record])
+        trainer = build_trainer(config, [ClassFrequencies(), labels, record])
         if run.resumes_from:
             log.info("going on after step %d", run.saved_step)
         trainer.fit(task, datamodule=data, ckpt_path=run.resumes_from, weights_only=True)

@@ -43,7 +43,7 @@ RECIPE = [
     "model.head.normalize=none", "model.head.gradient=unrolled", "model.head.learn_scale=none",
     "model.head.means=moving_average", "model.head.momentum=0.9", "model.head.dropout=0.0",
     "model/auxiliary=fcn", "model.auxiliary.channels=32", "model.auxiliary.dropout=0.0",
-    "task.auxiliary_weight=0.4", "task.hard_pixels=null",
+    "task.auxiliary_weight=0.4", "task/loss=cross_entropy",
     "optim=adamw", "optim.optimizer.lr=2.0e-3", "optim.optimizer.betas=[0.9,0.999]",
     "optim.optimizer.weight_decay=0.01", "optim.head_lr_multiple=1.0", "optim.power=0.9",
     "optim.warmup_fraction=0.1", "callbacks.predictions=null", "callbacks.attention=null",

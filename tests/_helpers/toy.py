@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -46,7 +47,7 @@ def data(train: int = 8, val: int = 5, eval_size: int | None = 24) -> Segmentati
     )
 
 
-def task(auxiliary: bool = False, lr: float = 0.05, width: int = 4, **options: bool) -> SegmentationTask:
+def task(auxiliary: bool = False, lr: float = 0.05, width: int = 4, **options: Any) -> SegmentationTask:
     backbone = ResNet(18, output_stride=8, width=width)
     head = EMHead(backbone.channels, 2, channels=8, num_components=4)
     extra = FCNHead(backbone.channels, 2, channels=8, stage=-2) if auxiliary else None

@@ -24,7 +24,7 @@ from hemnet.callbacks.finite import FiniteSteps, NotFiniteError, _not_finite
 from hemnet.callbacks.last_checkpoint import LastCheckpoint
 from hemnet.runs import checkpoints
 from hemnet.runs.checkpoint_io import SafeCheckpoints
-from hemnet.training.loss import PixelSum, cross_entropy_sum
+from hemnet.training.loss import CrossEntropy, LossSum, PixelSum
 from hemnet.training.optim import Optimization
 from hemnet.training.task import SegmentationTask
 
@@ -51,7 +51,7 @@ class Damage(pl.Callback):
         chosen = len(self.seen) in self.batches and self.rank in (None, trainer.global_rank)
         if chosen and not self.hidden:
             batch["image"][0, :, 3, 4] = self.value
-        pl_module.training_loss = partial(loss_with, self.value if chosen and self.hidden else 0.0)
+        pl_module.training_loss = LossSum({"ce": LossWith(self.value if chosen and self.hidden else 0.0)})
         self.seen.append(batch["name"])
         self.before.append(state(trainer, pl_module))
 
@@ -59,9 +59,16 @@ class Damage(pl.Callback):
         self.after.append(state(trainer, pl_module))
 
 
-def loss_with(extra: float, logits: torch.Tensor, target: torch.Tensor, ignore_index: int) -> PixelSum:
-    total, pixels = cross_entropy_sum(logits, target, ignore_index)
-    return PixelSum(total + extra, pixels)
+class LossWith(CrossEntropy):
+    """Cross-entropy, to whose sum a number is added."""
+
+    def __init__(self, extra: float) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def sums(self, *given: Any) -> PixelSum:
+        total, pixels = super().sums(*given)
+        return PixelSum(total + self.extra, pixels)
 
 
 def state(trainer: pl.Trainer, task: SegmentationTask) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from _helpers.tiny import tiny
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -95,3 +96,19 @@ def test_a_config_of_an_older_version_is_read_with_present_names(tmp_path: Path)
     for target in targets:
         get_object(target)
     assert targets[-1] == "hemnet.nets.EMHead"
+
+
+@pytest.mark.parametrize("hard", [None, {"_target_": "hemnet.training.optim.HardPixels", "threshold": 0.6}])
+def test_a_choice_of_pixels_becomes_one_of_the_losses_and_a_run_from_before_goes_on(
+    tmp_path: Path, hard: dict[str, object] | None
+) -> None:
+    now = ["task/loss=hard_pixels", "task.loss.hard_pixels.threshold=0.6"] if hard else []
+    config = load(tiny(tmp_path, tmp_path / "run", *now))
+    with Run.create(tmp_path / "run", config) as run:
+        pass
+    stored = OmegaConf.load(run.path / "config.yaml")
+    del stored.task.loss
+    stored.task.hard_pixels = hard and hard | {"at_least": 0.0625}
+    OmegaConf.save(stored, run.path / "config.yaml")
+    assert Run.open(run.path).config.task == config.task
+    assert Run.create(run.path, config, "auto").path == run.path

@@ -21,10 +21,21 @@ from _helpers import toy
 from _helpers.gloo import process_group
 from torch import Tensor, nn
 
+from hemnet.callbacks.class_frequencies import ClassFrequencies
 from hemnet.data import EvalTransform, Sample, SegmentationData, TrainTransform
 from hemnet.em.initial_means import InitialMeans
 from hemnet.nets import EMHead, FCNHead, ResNet, Segmenter
-from hemnet.training.loss import HardPixels, PixelSum
+from hemnet.training.loss import (
+    CrossEntropy,
+    Dice,
+    Focal,
+    HardPixels,
+    Loss,
+    LossSum,
+    Lovasz,
+    PixelSum,
+    class_weights,
+)
 from hemnet.training.optim import Optimization
 from hemnet.training.task import SegmentationTask
 
@@ -86,17 +97,33 @@ def constant_task() -> SegmentationTask:
     return model
 
 
-def hard_task(ranks: int) -> SegmentationTask:
-    """Each rank chooses hard pixels among its own; one process imitates two ranks by choosing twice."""
-    model = task()
-    hard = HardPixels(0.6, 0.25)
+class Twice(HardPixels):
+    """What two ranks choose among their own pixels, in one process."""
 
-    def twice(logits: Tensor, target: Tensor, ignore_index: int) -> PixelSum:
-        halves = [hard(logits[r::RANKS], target[r::RANKS], ignore_index) for r in range(RANKS)]
+    def sums(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int) -> PixelSum:
+        halves = [super(Twice, self).sums(logits_BKHW[r::RANKS], target_BHW[r::RANKS], ignore_index)
+                  for r in range(RANKS)]  # fmt: skip
         return PixelSum(*(sum(values) for values in zip(*halves, strict=True)))
 
-    model.training_loss = hard if ranks > 1 else twice
+
+def task_with(**losses: Loss) -> SegmentationTask:
+    model = task()
+    model.training_loss = LossSum(losses)
+    for weights in class_weights(model.training_loss):
+        weights.fit(2)
     return model
+
+
+def hard_task(ranks: int) -> SegmentationTask:
+    return task_with(hard=(HardPixels if ranks > 1 else Twice)(0.6, 0.25))
+
+
+def summed_task() -> SegmentationTask:
+    """Losses whose values are no means over pixels, and sums of all kinds."""
+    return task_with(
+        ce=CrossEntropy(0.5, [0.3, 2.0], label_smoothing=0.2), focal=Focal(class_weights="median_frequency"),
+        dice=Dice(2.0), lovasz=Lovasz(), per_image=Lovasz(0.7, per_image=True),
+    )  # fmt: skip
 
 
 class Witness(pl.Callback):
@@ -115,7 +142,9 @@ class Witness(pl.Callback):
         if trainer.fit_loop._should_accumulate():
             return
         self.steps[-1]["loss"] = {
-            name: trainer.callback_metrics[name].item() for name in ("train/loss", "train/loss_auxiliary")
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("train/loss")
         }
         self.steps[-1]["means"] = pl_module.network.head.context.em.means.detach().clone()
 
@@ -126,8 +155,8 @@ def fit(
     witness = Witness()
     several = {"devices": ranks, "strategy": "ddp"} if ranks > 1 else {}
     trainer = toy.trainer(
-        Path(folder), callbacks=[witness], max_epochs=2, precision="64-true", enable_checkpointing=False,
-        log_every_n_steps=1, num_sanity_val_steps=0, **several, **options,
+        Path(folder), callbacks=[witness, ClassFrequencies()], max_epochs=2, precision="64-true",
+        enable_checkpointing=False, log_every_n_steps=1, num_sanity_val_steps=0, **several, **options,
     )  # fmt: skip
     trainer.fit(model, datamodule=data(BATCH // ranks, blind))
     scores = {name: value.item() for name, value in trainer.callback_metrics.items()}
@@ -152,6 +181,8 @@ CASES: dict[str, Fit] = {
     "accumulated": lambda folder, ranks: fit(folder, ranks, task(), accumulate_grad_batches=2),
     "checkpointing": lambda folder, ranks: fit(folder, ranks, task(checkpointing=ranks > 1)),
     "hard pixels": lambda folder, ranks: fit(folder, ranks, hard_task(ranks)),
+    "sum of losses": lambda folder, ranks: fit(folder, ranks, summed_task()),
+    "sum of nothing": lambda folder, ranks: fit(folder, ranks, summed_task(), blind=True),
     "nothing valid": lambda folder, ranks: fit(folder, ranks, task(), blind=True),
     "without all-reduce": fit_apart,
     "constant": lambda folder, ranks: fit(folder, ranks, constant_task()),
@@ -182,7 +213,9 @@ def assert_same(case: list[dict[str, Any]], part: str, **tolerance: float) -> No
             torch.testing.assert_close(other[part], mine[part], **tolerance)
 
 
-@pytest.mark.parametrize("name", ["learned means", "accumulated", "checkpointing", "hard pixels"])
+@pytest.mark.parametrize(
+    "name", ["learned means", "accumulated", "checkpointing", "hard pixels", "sum of losses"]
+)
 def test_two_ranks_take_the_steps_of_one_process(results: Results, name: str) -> None:
     assert len(results[name][0]["steps"]) == STEPS - 2 * (name == "accumulated")
     for part in ("loss", "gradients", "rates", "means"):
@@ -221,10 +254,12 @@ def test_without_the_layer_s_all_reduce_a_rank_s_images_would_be_lost(results: R
     assert not torch.equal(first["steps"][0]["means"], second["steps"][0]["means"])
 
 
-def test_without_a_valid_pixel_anywhere_loss_and_gradients_are_0(results: Results) -> None:
-    for process in results["nothing valid"]:
+@pytest.mark.parametrize("name", ["nothing valid", "sum of nothing"])
+def test_without_a_valid_pixel_anywhere_loss_and_gradients_are_0(results: Results, name: str) -> None:
+    for process in results[name]:
         for step in process["steps"]:
-            assert step["loss"] == {"train/loss": 0.0, "train/loss_auxiliary": 0.0}
+            assert {"train/loss", "train/loss_auxiliary"} <= step["loss"].keys()
+            assert set(step["loss"].values()) == {0.0}
             assert all((gradient == 0).all() for gradient in step["gradients"].values())
 
 

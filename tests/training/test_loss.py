@@ -3,7 +3,9 @@
 Shapes: B images, K classes, H and W pixels.
 """
 
+import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from hemnet.training.loss import HardPixels, cross_entropy_sum
+from hemnet.callbacks.class_frequencies import count
+from hemnet.data import Sample
+from hemnet.training.loss import (
+    ClassWeights,
+    CrossEntropy,
+    Dice,
+    Focal,
+    HardPixels,
+    Lovasz,
+    cross_entropy_sum,
+)
 
 VOID = 255
 
@@ -109,13 +121,13 @@ def test_hard_pixels_are_those_below_the_threshold_or_the_hardest(threshold, at_
     losses = sorted(-np.log(p[b, target[b, i, j], i, j]) for b, i, j in np.argwhere(target != VOID))
     count = math.ceil(at_least * len(losses))
     hard = [loss for n, loss in enumerate(reversed(losses)) if n < count or loss > -math.log(threshold)]
-    found = mean(HardPixels(threshold, at_least))(torch.tensor(logits), torch.tensor(target), VOID).item()
+    found = HardPixels(threshold, at_least)(torch.tensor(logits), torch.tensor(target), VOID).item()
     assert found == pytest.approx(np.mean(hard) if hard else 0.0, rel=1e-5, abs=1e-6)
 
 
 def test_all_pixels_hard_is_plain_cross_entropy():
     logits, target = torch.randn(2, 4, 5, 3), torch.randint(0, 4, (2, 5, 3))
-    torch.testing.assert_close(mean(HardPixels(1.0, 1.0))(logits, target), cross_entropy(logits, target))
+    torch.testing.assert_close(HardPixels(1.0, 1.0)(logits, target), cross_entropy(logits, target))
 
 
 @pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": 1.1}, {"at_least": 0.0}], ids=str)
@@ -135,7 +147,7 @@ def test_sums_of_parts_are_the_sum():
     torch.testing.assert_close(total / pixels, cross_entropy(logits, target), rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, mean(HardPixels(0.5, 0.25))], ids=["plain", "hard"])
+@pytest.mark.parametrize("loss", [cross_entropy, HardPixels(0.5, 0.25)], ids=["plain", "hard"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_logit_that_is_not_finite_is_not_left_out(loss, bad):
     logits, target = torch.randn(2, 3, 5, 4), torch.zeros(2, 5, 4, dtype=torch.int64)
@@ -150,7 +162,7 @@ def deterministic():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, mean(HardPixels(0.5, 0.25))], ids=["plain", "hard"])
+@pytest.mark.parametrize("loss", [cross_entropy, HardPixels(0.5, 0.25)], ids=["plain", "hard"])
 def test_deterministic_algorithms_change_neither_loss_nor_gradient(loss, request):
     logits, target = draw(1, (3, 4, 6, 5), 0.3)
     found = []
@@ -178,3 +190,160 @@ def test_deterministic_algorithms_have_no_loss_of_images(deterministic, monkeypa
     assert cross_entropy(logits, target).isfinite()
     assert mean(HardPixels())(logits, target).isfinite()
     assert shapes == [2, 2]
+
+
+def nested_means(values: list[list[float]]) -> float:
+    return float(np.mean([np.mean(of_classes) for of_classes in values])) if values else 0.0
+
+
+def cross_entropy_by_pixel(p_BKHW, target_BHW, weights_K, smoothing: float, gamma: float) -> float:
+    total = weight = 0.0
+    for b, i, j in np.argwhere(target_BHW != VOID):
+        k, p_K = target_BHW[b, i, j], p_BKHW[b, :, i, j]
+        hit = (1 - p_K[k]) ** gamma * -np.log(p_K[k]) * weights_K[k]
+        spread = np.mean(weights_K[: len(p_K)] * -np.log(p_K))
+        total += (1 - smoothing) * hit + (smoothing * spread if smoothing else 0)
+        weight += weights_K[k]
+    return total / weight if weight else 0.0
+
+
+def dice_by_class(p_BKHW, target_BHW) -> float:
+    p_PK, target_P = p_BKHW.transpose(0, 2, 3, 1)[target_BHW != VOID], target_BHW[target_BHW != VOID]
+    found = []
+    for k in sorted(set(target_P.tolist())):
+        true_P = target_P == k
+        found.append(1 - 2 * p_PK[true_P, k].sum() / (p_PK[:, k].sum() + true_P.sum()))
+    return float(np.mean(found)) if found else 0.0
+
+
+def lovasz_by_thresholds(p_BKHW, target_BHW, per_image: bool) -> float:
+    """The extension as the integral over levels t in [0, 1] of 1 - IoU, those of error above t being wrong.
+
+    Another form of it than the loss is computed by.
+    """
+    groups = [slice(b, b + 1) for b in range(len(target_BHW))] if per_image else [slice(None)]
+    found = []
+    for group in groups:
+        valid = target_BHW[group] != VOID
+        p_PK, target_P = p_BKHW[group].transpose(0, 2, 3, 1)[valid], target_BHW[group][valid]
+        classes = []
+        for k in sorted(set(target_P.tolist())):
+            true_P = target_P == k
+            error_P = np.where(true_P, 1 - p_PK[:, k], p_PK[:, k])
+            levels, area = np.unique(np.append(error_P, 0.0)), 0.0
+            for low, high in itertools.pairwise(levels):
+                wrong_P = error_P > low
+                right = (true_P & ~wrong_P).sum()
+                area += (high - low) * (1 - right / (true_P | wrong_P).sum())
+            classes.append(area)
+        if classes:
+            found.append(classes)
+    return nested_means(found)
+
+
+WEIGHTS = np.array([0.5, 2.0, 1.0, 3.0, 0.25])
+REFERENCES = {
+    "weights": (lambda k: CrossEntropy(class_weights=WEIGHTS[:k].tolist()),
+                lambda p, y: cross_entropy_by_pixel(p, y, WEIGHTS, 0.0, 0.0)),
+    "smoothing": (lambda k: CrossEntropy(label_smoothing=0.3),
+                  lambda p, y: cross_entropy_by_pixel(p, y, np.ones(p.shape[1]), 0.3, 0.0)),
+    "both": (lambda k: CrossEntropy(class_weights=WEIGHTS[:k].tolist(), label_smoothing=0.1),
+             lambda p, y: cross_entropy_by_pixel(p, y, WEIGHTS[: p.shape[1]], 0.1, 0.0)),
+    "focal": (lambda k: Focal(gamma=2.0), lambda p, y: cross_entropy_by_pixel(p, y, np.ones(5), 0.0, 2.0)),
+    "focal, weights": (lambda k: Focal(gamma=0.5, class_weights=WEIGHTS[:k].tolist()),
+                       lambda p, y: cross_entropy_by_pixel(p, y, WEIGHTS, 0.0, 0.5)),
+    "dice": (lambda k: Dice(), dice_by_class),
+    "lovasz": (lambda k: Lovasz(), lambda p, y: lovasz_by_thresholds(p, y, False)),
+    "lovasz, per image": (lambda k: Lovasz(per_image=True), lambda p, y: lovasz_by_thresholds(p, y, True)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), shape=shapes, share=st.floats(0, 1))
+def test_losses_are_those_of_loops_in_float64(name, seed, shape, share):
+    make, reference = REFERENCES[name]
+    logits, target = draw(seed, shape, share)
+    expected = reference(softmax(logits.numpy()), target.numpy())
+    # In float64 sums of 75 terms; in float32 the same of roundings of 6e-8, times logits of up to 20.
+    assert make(shape[1])(logits, target).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    half = logits.to(torch.bfloat16)
+    expected = reference(softmax(half.double().numpy()), target.numpy())
+    assert make(shape[1])(half, target).item() == pytest.approx(expected, rel=2e-5, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("void", [0.0, 0.4])
+def test_gradients_are_those_of_finite_differences(name, void):
+    logits, target = draw(3, (2, 4, 3, 3), void)
+    loss = REFERENCES[name][0](4)
+    assert torch.autograd.gradcheck(lambda x: loss(x, target), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("sure", [0.0, 300.0])
+def test_gradients_are_finite_where_the_network_is_sure_and_0_without_a_valid_pixel(name, sure):
+    target = torch.randint(0, 4, (2, 5, 5))
+    logits = (sure * F.one_hot(target, 4).movedim(-1, 1).float()).requires_grad_()
+    for labels in (target, torch.full_like(target, VOID)):
+        logits.grad = None
+        loss = REFERENCES[name][0](4)(logits, labels)
+        loss.backward()
+        assert loss.isfinite()
+        assert logits.grad.isfinite().all()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+def test_weighted_and_smoothed_cross_entropy_is_torch_s_mean():
+    logits, target = draw(1, (3, 4, 6, 5), 0.3)
+    loss = CrossEntropy(class_weights=[1.0, 2.0, 0.0, 0.5], label_smoothing=0.1)
+    expected = F.cross_entropy(logits, target, torch.tensor([1.0, 2.0, 0.0, 0.5]).double(), ignore_index=VOID,
+                               label_smoothing=0.1)  # fmt: skip
+    torch.testing.assert_close(loss(logits, target), expected)
+    torch.testing.assert_close(Focal(gamma=0.0)(logits, target), cross_entropy(logits, target))
+
+
+def test_a_perfect_and_a_wrong_prediction_have_the_ends_of_the_range():
+    target = torch.tensor([[[0, 0, 1], [2, VOID, 1]]])
+    right = 100 * F.one_hot(target.clamp(max=3), 4)[..., :3].movedim(-1, 1).double()
+    for loss in (Dice(), Lovasz(), Lovasz(per_image=True)):
+        assert loss(right, target).item() == pytest.approx(0, abs=1e-12)
+        assert loss(right.roll(1, 1), target).item() == pytest.approx(1, abs=1e-12)
+
+
+def test_balanced_weights_are_scikit_learn_s_formula_and_median_frequency_that_of_eigen_and_fergus():
+    labels = [np.array([0, 0, 0, 0, 0, 0, 1, 1]), np.array([0, 0, 3, VOID])]
+    masks = [Sample(np.zeros((1, len(row), 3), np.uint8), row[None].astype(np.uint8), "") for row in labels]
+    reader = SimpleNamespace(spec=SimpleNamespace(num_classes=4), read=masks.__getitem__)
+    pixels, around = count(reader, range(2))
+    assert pixels.tolist() == [8, 2, 0, 1]
+    assert around.tolist() == [11, 8, 0, 3]
+    for rule, expected in (
+        ("balanced", [11 / (3 * 8), 11 / (3 * 2), 0, 11 / 3]),
+        # Of the frequencies 8/11, 2/8 and 1/3 the median is 1/3.
+        ("median_frequency", [11 / 24, 4 / 3, 0, 1]),
+    ):
+        weights = ClassWeights(rule)
+        weights.fit(4)
+        assert weights.missing
+        weights.count(pixels, around)
+        assert not weights.missing
+        np.testing.assert_allclose(weights.weights_K, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: CrossEntropy(class_weights=[1.0, -1.0]), "0 or more"),
+        (lambda: CrossEntropy(class_weights=[0.0, 0.0]), "one of them above"),
+        (lambda: CrossEntropy(class_weights="rare"), "balanced or median_frequency"),
+        (lambda: CrossEntropy(label_smoothing=1.0), "label_smoothing is 1.0"),
+        (lambda: Focal(gamma=-1.0), "gamma is -1.0"),
+        (lambda: Dice(factor=-1.0), "factor is -1.0"),
+        (lambda: ClassWeights([1.0, 2.0]).fit(3), "2 numbers for 3 classes"),
+    ],
+)
+def test_options_out_of_range_are_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

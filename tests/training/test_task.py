@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from _helpers.toy import SPEC, data, task, trainer
+from _helpers.toy import SPEC, Halves, data, task, trainer
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from hemnet.callbacks.class_frequencies import ClassFrequencies
 from hemnet.data import collate
+from hemnet.errors import HemnetError
 from hemnet.nets import EMHead, FCNHead, ResNet, Segmenter
+from hemnet.training.loss import CrossEntropy, Dice, Focal, class_weights
 from hemnet.training.metrics import mean_iou
 from hemnet.training.optim import Optimization
 from hemnet.training.task import SegmentationTask, crashes_channels_last
@@ -242,3 +245,40 @@ def test_convolutions_that_crash_in_channels_last_are_found_and_the_format_avoid
     network = Segmenter(wide, FCNHead(wide.channels, 2, channels=8))
     module = SegmentationTask(network, SPEC, task().optimization)
     assert module.memory_format == torch.channels_last
+
+
+def test_class_weights_by_a_rule_are_counted_once_and_kept_in_the_checkpoint(tmp_path: Path) -> None:
+    def weighted() -> SegmentationTask:
+        return task(loss={"ce": CrossEntropy(class_weights="balanced"), "dice": Dice(0.5)})
+
+    module, source = weighted(), data()
+    fit = trainer(tmp_path, max_epochs=1, callbacks=[ClassFrequencies()], log_every_n_steps=1)
+    fit.fit(module, datamodule=source)
+    masks = torch.stack([torch.from_numpy(source.train_dataset.reader.read(i).mask_HW) for i in range(8)])
+    pixels = torch.stack([(masks == k).sum() for k in (0, 1)])
+    expected = pixels.sum() / (2 * pixels)
+    (weights,) = class_weights(module.training_loss)
+    torch.testing.assert_close(weights.weights_K, expected.float())
+    logged = fit.callback_metrics
+    parts = logged["train/loss/ce"] + 0.5 * logged["train/loss/dice"]
+    torch.testing.assert_close(logged["train/loss"], parts)
+    assert set(module.metric_names()) >= {name for name in logged if name.startswith("train/loss")}
+
+    source.train_dataset.reader = Halves(8, seed=9)  # other masks: whoever counts again, finds other weights
+    again = weighted()
+    path = fit.checkpoint_callback.best_model_path
+    trainer(tmp_path, max_epochs=2, callbacks=[ClassFrequencies()]).fit(
+        again, datamodule=source, ckpt_path=path
+    )
+    (kept,) = class_weights(again.training_loss)
+    assert torch.equal(kept.weights_K, weights.weights_K)
+
+
+def test_class_weights_that_nothing_has_counted_are_an_error(tmp_path: Path) -> None:
+    module = task(loss={"focal": Focal(class_weights="median_frequency")})
+    with pytest.raises(HemnetError, match=r"were not counted.*ClassFrequencies"):
+        trainer(tmp_path, max_epochs=1, enable_checkpointing=False).fit(module, datamodule=data())
+    with pytest.raises(ValueError, match="3 numbers for 2 classes"):
+        task(loss={"ce": CrossEntropy(class_weights=[1.0, 2.0, 3.0])})
+    with pytest.raises(ValueError, match="loss is empty"):
+        task(loss={})

@@ -25,6 +25,8 @@ def with_present_names(node: Any) -> Any:
             named["_target_"] = RENAMED.get(old, "") + target.removeprefix(old)
             if re.fullmatch(r"hemnet\..*\.EMHead", named["_target_"]):
                 _fold_implicit(named)
+            if named["_target_"] == "hemnet.training.task.SegmentationTask":
+                _name_losses(named)
         return named
     return [with_present_names(item) for item in node] if isinstance(node, list) else node
 
@@ -37,3 +39,12 @@ def _fold_implicit(head: dict[str, Any]) -> None:
     settings = head.pop("implicit", None)
     if settings is not None and head.get("gradient") == "implicit":
         head["gradient"] = settings
+
+
+def _name_losses(task: dict[str, Any]) -> None:
+    """Make of `hard_pixels`, once a loss in the place of cross-entropy, one of the losses by name."""
+    if "hard_pixels" in task and "loss" not in task:
+        hard = task.pop("hard_pixels")
+        plain = {"_target_": "hemnet.training.loss.CrossEntropy", "factor": 1.0, "class_weights": None,
+                 "label_smoothing": 0.0}  # fmt: skip
+        task["loss"] = {"hard_pixels": hard | {"factor": 1.0}} if hard else {"cross_entropy": plain}

@@ -4,6 +4,7 @@ Shapes: B images, K classes, H and W pixels.
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hemnet.data import IGNORE_INDEX, Batch, DatasetSpec
+from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.processes.ranks import distributed
 from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
 from hemnet.training.inference import PLAIN, Inference, explain_memory
-from hemnet.training.loss import HardPixels, PixelSum, cross_entropy_sum
+from hemnet.training.loss import CrossEntropy, Loss, LossSum, class_weights, cross_entropy_sum
 from hemnet.training.metrics import ConfusionMatrix, PixelMean, summarize
 from hemnet.training.optim import Optimization
 from hemnet.wording import shortened
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class SegmentationTask(pl.LightningModule):
-    """Trains a segmenter with cross-entropy and scores it with one confusion matrix.
+    """Trains a segmenter with a loss or a sum of losses, and scores it with one confusion matrix.
 
     Masks may have another size than the images of their batch: logits are resized to the masks, so that
     evaluation is at the resolution of the labels.
@@ -35,7 +37,8 @@ class SegmentationTask(pl.LightningModule):
         network: the segmenter.
         spec: the classes.
         optimization: optimizer, parameter groups and schedule.
-        hard_pixels: which pixels of a training batch count in the loss; None is every valid pixel.
+        loss: the losses of training by a name, which are added; None is cross-entropy alone, and ``val/loss``
+            is that in any case.
         auxiliary_weight: the weight of the auxiliary head's loss.
         channels_last: whether convolutions use this memory format, which is faster on most hardware. A
             network with convolutions of `crashes_channels_last` does without, which a log line says.
@@ -55,7 +58,7 @@ class SegmentationTask(pl.LightningModule):
         spec: DatasetSpec,
         optimization: Optimization,
         *,
-        hard_pixels: HardPixels | None = None,
+        loss: Mapping[str, Loss] | None = None,
         auxiliary_weight: float = 0.4,
         channels_last: bool = True,
         compile: bool = False,
@@ -64,7 +67,11 @@ class SegmentationTask(pl.LightningModule):
         self.network = network
         self.spec = spec
         self.optimization = optimization
-        self.training_loss = hard_pixels or cross_entropy_sum
+        if loss is not None and not loss:
+            raise ValueError("loss is empty: choose one or more, such as task/loss=cross_entropy")
+        self.training_loss = LossSum(loss or {"cross_entropy": CrossEntropy()})
+        for weights in class_weights(self.training_loss):
+            weights.fit(spec.num_classes)
         self.auxiliary_weight = auxiliary_weight
         if channels_last and (narrow := crashes_channels_last(network)):
             log.info("without channels_last, in which torch crashes for %s", shortened(narrow, 2))
@@ -87,25 +94,49 @@ class SegmentationTask(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return this rank's part of the loss, a scalar.
 
-        The loss is the mean over the counted pixels of all ranks' batches. It equals the mean over the ranks
-        of their parts; so the gradients that DDP averages give its gradient. With accumulated batches, the
-        loss of a step is the mean of their losses.
+        The loss is that of the counted pixels of all ranks' batches, as `over_ranks` says; the gradients that
+        DDP averages give its gradient. With accumulated batches, the loss of a step is the mean of theirs.
         """
         image, mask = batch["image"], batch["mask"]
         run = self._compiled or self.network
+<<<<<<< HEAD
         output = run(image.contiguous(memory_format=self.memory_format), _size(mask), batch.get("inside"))
         logits = [found for found in output if found is not None]
         parts, means = _over_ranks([self.training_loss(found, mask, IGNORE_INDEX) for found in logits])
         for name, mean in zip(("train/loss", "train/loss_auxiliary"), means, strict=False):
             self.log(name, mean, on_step=True, on_epoch=False, batch_size=len(image))
         loss = parts[0] if len(parts) == 1 else parts[0] + self.auxiliary_weight * parts[1]
+=======
+        output = run(image.contiguous(memory_format=self.memory_format), _size(mask))
+        found = self.training_loss.evaluate([x for x in output if x is not None], mask, IGNORE_INDEX)
+        main, *auxiliary = found
+        values = [
+            main.value,
+            *(main.terms[term] for term in self._terms()),
+            *(each.value for each in auxiliary),
+        ]
+        for name, value in zip(self._loss_names(), values, strict=False):
+            self.log(name, value, on_step=True, on_epoch=False, batch_size=len(image))
+        loss = main.part
+        for each in auxiliary:
+            loss = loss + self.auxiliary_weight * each.part
+>>>>>>> 9243722 (Losses by config: class weights, label smoothing, focal, Dice, Lovász and sums of them, each exact over ranks)
         # All ranks must notice if the loss of one is not finite, and the averaged gradient is all that they
         # share. A NaN in the forward pass need not reach the gradient: a maximum or a mask can drop it. This
         # factor, which is 1 or NaN, multiplies the whole gradient.
         return loss * (1 + (loss - loss).detach())
 
     def on_train_start(self) -> None:
-        """Set the learning rate to that of the schedule, which is a new one if the run is extended."""
+        """Set the learning rate to that of the schedule, which is a new one if the run is extended.
+
+        Raises:
+            HemnetError: class weights are to follow from frequencies, and nothing has counted them.
+        """
+        if any(weights.missing for weights in class_weights(self.training_loss)):
+            raise HemnetError(
+                "class_weights follow from the classes' frequencies, which were not counted: give the "
+                "trainer hemnet.callbacks.class_frequencies.ClassFrequencies, or give the weights"
+            )
         schedule: Any = self.lr_schedulers()
         for group, base, factor in zip(
             schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
@@ -170,8 +201,15 @@ class SegmentationTask(pl.LightningModule):
     def metric_names(self) -> list[str]:
         """Return the names of all metrics that the task logs."""
         scores = summarize(self.confusion.matrix, self.spec.classes, "val")
+        return [*self._loss_names(), "train/lr", *scores, "val/loss"]
+
+    def _terms(self) -> list[str]:
+        """Return the names of the losses that are logged apart: all, if there are several."""
+        return [*self.training_loss] if len(self.training_loss) > 1 else []
+
+    def _loss_names(self) -> list[str]:
         auxiliary = [] if self.network.auxiliary is None else ["train/loss_auxiliary"]
-        return ["train/loss", *auxiliary, "train/lr", *scores, "val/loss"]
+        return ["train/loss", *(f"train/loss/{term}" for term in self._terms()), *auxiliary]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the format's number and the classes, so that the network can be used without its data set."""
@@ -193,21 +231,3 @@ def crashes_channels_last(network: nn.Module) -> list[str]:
 
 def _size(mask_BHW: Tensor) -> tuple[int, int]:
     return mask_BHW.shape[-2], mask_BHW.shape[-1]
-
-
-def _over_ranks(sums: list[PixelSum]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return this rank's part of each loss's mean over the pixels of all ranks, and that mean.
-
-    A part is R · (sum over this rank's pixels) / (pixels of all R ranks), so the mean of the parts over the
-    ranks is the mean over all pixels.
-    """
-    if not distributed():
-        means = [loss.mean() for loss in sums]
-        return means, means
-    # float64 represents any number of pixels exactly.
-    everyone = torch.stack([value.detach().double() for loss in sums for value in loss])
-    dist.all_reduce(everyone)
-    totals, counts = everyone.view(-1, 2).unbind(1)
-    counts = counts.clamp(min=1)
-    shares = (counts / dist.get_world_size()).to(sums[0].total.dtype)
-    return [loss.total / share for loss, share in zip(sums, shares, strict=True)], list(totals / counts)
