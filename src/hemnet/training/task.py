@@ -99,15 +99,7 @@ class SegmentationTask(pl.LightningModule):
         """
         image, mask = batch["image"], batch["mask"]
         run = self._compiled or self.network
-<<<<<<< HEAD
         output = run(image.contiguous(memory_format=self.memory_format), _size(mask), batch.get("inside"))
-        logits = [found for found in output if found is not None]
-        parts, means = _over_ranks([self.training_loss(found, mask, IGNORE_INDEX) for found in logits])
-        for name, mean in zip(("train/loss", "train/loss_auxiliary"), means, strict=False):
-            self.log(name, mean, on_step=True, on_epoch=False, batch_size=len(image))
-        loss = parts[0] if len(parts) == 1 else parts[0] + self.auxiliary_weight * parts[1]
-=======
-        output = run(image.contiguous(memory_format=self.memory_format), _size(mask))
         found = self.training_loss.evaluate([x for x in output if x is not None], mask, IGNORE_INDEX)
         main, *auxiliary = found
         values = [
@@ -120,7 +112,6 @@ class SegmentationTask(pl.LightningModule):
         loss = main.part
         for each in auxiliary:
             loss = loss + self.auxiliary_weight * each.part
->>>>>>> 9243722 (Losses by config: class weights, label smoothing, focal, Dice, Lovász and sums of them, each exact over ranks)
         # All ranks must notice if the loss of one is not finite, and the averaged gradient is all that they
         # share. A NaN in the forward pass need not reach the gradient: a maximum or a mask can drop it. This
         # factor, which is 1 or NaN, multiplies the whole gradient.
