@@ -15,9 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.application import as_job, start
-from hemnet.config.check import check, check_parts
 from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
-from hemnet.config.feasible import check_feasible
+from hemnet.config.feasible import check_training
 from hemnet.config.paths import CONF
 from hemnet.config.resuming import resumed
 from hemnet.processes.launch import RankError, run_ranks
@@ -42,9 +41,7 @@ def train(config: DictConfig) -> float:
         Interrupted: a signal asked the run to stop; it is saved and can be resumed.
         HemnetError: the config is wrong, or the run cannot be made.
     """
-    check_parts(config)
-    check_feasible(config)  # before all constructors are imported, which takes seconds
-    check(config)
+    check_training(config)
     from hemnet.config.build import local_processes
 
     count = local_processes(config)

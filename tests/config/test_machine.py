@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from _helpers.camvid_files import MakeCamVid
 from _helpers.tiny import tiny
@@ -14,7 +15,7 @@ from hemnet import cost
 from hemnet.config.check import ConfigError
 from hemnet.config.command_line import override
 from hemnet.config.compose import load
-from hemnet.config.machine import on_this_machine
+from hemnet.config.machine import devices_to_use, on_this_machine
 from hemnet.errors import HemnetError
 from hemnet.runs.run import Run
 from hemnet.train import train
@@ -56,6 +57,36 @@ def test_every_command_uses_a_run_of_gpus_on_the_processor(
     monkeypatch.setattr("sys.argv", ["cost", str(run), "--device", "nonsense"])
     with pytest.raises(HemnetError, match=r"--device nonsense: .*give --device cpu"):
         cost._entry()
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "gpus", "count"),
+    [
+        ("cpu", 1, 4, 1), ("cpu", 3, 0, 3), ("cpu", "auto", 4, 1), ("cpu", "2", 0, 2), ("auto", 2, 0, 2),
+        ("gpu", "auto", 4, 4), ("gpu", -1, 4, 4), ("auto", "-1", 3, 3), ("cuda", [0, 2], 4, 2),
+        ("gpu", "0,3,", 4, 2), ("gpu", "2", 4, 2), ("gpu", 1, 1, 1),
+        ("gpu", 5, 4, r"trainer\.devices is 5: this machine has 4 GPUs"),
+        ("auto", 2, 1, r"trainer\.devices is 2: this machine has 1 GPU$"),
+        ("cuda", 1, 0, r"trainer\.accelerator: cuda is a GPU.*trainer=cpu runs without one"),
+        ("mps", 1, 4, r"trainer\.accelerator: mps is a GPU"),
+        ("cpu", 0, 0, r"trainer\.devices is 0: a run takes 1 or more"),
+        ("gpu", [], 2, r"trainer\.devices is \[\]"), ("cpu", -3, 0, r"trainer\.devices is -3"),
+    ],
+)  # fmt: skip
+def test_devices_are_counted_as_lightning_counts_them(
+    accelerator: str, devices: object, gpus: int, count: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    trainer = OmegaConf.create({"accelerator": accelerator, "devices": devices})
+    if isinstance(count, str):
+        with pytest.raises(ConfigError, match=count):
+            devices_to_use(trainer)
+        return
+    assert devices_to_use(trainer) == count
+    if not gpus:  # what Lightning itself says of a machine like this
+        assert pl.Trainer(accelerator=accelerator, devices=devices, logger=False).num_devices == count
 
 
 @pytest.mark.parametrize(

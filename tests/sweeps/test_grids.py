@@ -29,6 +29,7 @@ def jobs(folder: Path, params: dict, grids: dict, *arguments: str) -> list[list[
     sweeper.hydra_context = SimpleNamespace(config_loader=loader)
     sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder), "subdir": "named"}}})
     sweeper.launcher = SimpleNamespace(launch=launch)
+    sweeper._require_one_right = lambda jobs: None
     sweeper.sweep(list(arguments))
     assert (folder / "multirun.yaml").is_file()
     return launched

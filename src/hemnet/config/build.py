@@ -10,9 +10,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.strategies import DDPStrategy
 
 from hemnet.config.check import ConfigError, check_batch_statistics, require_known_targets
-from hemnet.config.machine import on_this_machine
+from hemnet.config.machine import devices_to_use, gpu_count, on_this_machine
 from hemnet.config.refusals import refusal
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
@@ -137,7 +139,8 @@ def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> 
         if hasattr(logger, "describe"):
             _describe(logger, config)
     trainer = _build(config, "trainer", default_root_dir=config.run_dir, **parts)
-    check_batch_statistics(config, trainer)
+    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
+    check_batch_statistics(config, ranks_on_cpu=on_cpu and isinstance(trainer.strategy, DDPStrategy))
     if trainer.world_size > 1 and not config.trainer.sync_batchnorm:
         log.info(
             "batch normalisation sees the %d images of its own process; trainer.sync_batchnorm=true shows it "
@@ -160,21 +163,22 @@ def local_processes(config: DictConfig) -> int:
 
     Raises:
         ConfigError: the run needs several machines, and neither torchrun nor srun started this process; or
-            the strategy would start processes by itself; or see `check_batch_statistics`.
+            the strategy would start processes by itself; or see `devices_to_use`, `check_batch_statistics`.
     """
     trainer = config.trainer
-    if launched() or (trainer.devices == 1 and trainer.num_nodes == 1):
+    if launched():
         return 1
     if trainer.num_nodes > 1:
         raise ConfigError(
             f"trainer.num_nodes is {trainer.num_nodes}: start the run on each machine, by torchrun or srun; "
             "docs/scaling.md has the commands"
         )
-    if any(way in str(trainer.strategy) for way in ("spawn", "fork", "notebook")):
+    count = devices_to_use(trainer)
+    if count > 1 and any(way in str(trainer.strategy) for way in ("spawn", "fork", "notebook")):
         raise ConfigError(f"trainer.strategy is {trainer.strategy}: processes are started here; use ddp")
-    asked = _build(config, "trainer", callbacks=[], logger=False)
-    check_batch_statistics(config, asked)  # here, since each process would repeat the error
-    return asked.num_devices
+    if count > 1:  # here, since each process would repeat the error
+        check_batch_statistics(config, ranks_on_cpu=gpu_count(trainer.accelerator) == 0)
+    return count
 
 
 def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
@@ -20,9 +20,6 @@ from hemnet.config.paths import recipes
 from hemnet.errors import HemnetError
 from hemnet.runs.redaction import learn
 from hemnet.storage.places import absolute
-
-if TYPE_CHECKING:  # slow to import
-    import pytorch_lightning as pl
 
 GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks", "logger")
 # The nodes without a constructor, and the keys that each may have; None allows any key.
@@ -293,17 +290,13 @@ def _check_value(value: Any, hint: Any, full_key: str) -> None:
         pass  # pydantic has no schema for this type; the constructor checks the value
 
 
-def check_batch_statistics(config: DictConfig, trainer: "pl.Trainer") -> None:
+def check_batch_statistics(config: DictConfig, *, ranks_on_cpu: bool) -> None:
     """Refuse synchronised batch normalisation on the CPU, which torch only refuses at the first batch.
 
     Raises:
-        ConfigError: ``trainer.sync_batchnorm`` is true, and several processes run on the CPU.
+        ConfigError: ``trainer.sync_batchnorm`` is true, and the run is of ``ranks_on_cpu``.
     """
-    from pytorch_lightning.accelerators import CPUAccelerator
-    from pytorch_lightning.strategies import DDPStrategy
-
-    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
-    if config.trainer.sync_batchnorm and on_cpu and isinstance(trainer.strategy, DDPStrategy):
+    if config.trainer.sync_batchnorm and ranks_on_cpu:
         raise ConfigError(
             "trainer.sync_batchnorm is true for processes on the CPU, where torch cannot do it: set it to "
             "false, or trainer.accelerator=gpu"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from hemnet.config.check import ConfigError, nearest
+from hemnet.config.check import ConfigError, check, check_parts, nearest
 
 if TYPE_CHECKING:  # slow to import
     from hemnet.training.task import SegmentationTask
@@ -19,13 +19,19 @@ SPECIAL = {"max_epochs": -1, "max_steps": -1, "num_sanity_val_steps": -1}
 OWN = ("hemnet.", "pytorch_lightning.")
 
 
-def check_feasible(config: DictConfig) -> None:
-    """Check the numbers of the trainer that say when something is done, and that training has an end.
+def check_training(config: DictConfig) -> None:
+    """Check a configuration for training: as `check` does, and the numbers of the trainer.
 
     Raises:
-        ConfigError: a number is below the least that has a meaning, or training has no end.
+        ConfigError: see `check`; a number that says when something is done is below the least that has a
+            meaning, or training has no end.
     """
-    trainer = config.trainer
+    check_parts(config)
+    _check_numbers(config.trainer)  # before all constructors are imported, which takes seconds
+    check(config)
+
+
+def _check_numbers(trainer: DictConfig) -> None:
     for name, least in LEAST.items():
         value = trainer.get(name)
         if isinstance(value, int | float) and value < least and value != SPECIAL.get(name):

@@ -1,4 +1,4 @@
-"""The configuration of a trained run, for the machine on which its network is used."""
+"""The devices of this machine: how many a run takes, and the configuration of a run that had others."""
 
 import logging
 from collections.abc import Sequence
@@ -8,8 +8,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.check import ConfigError
 from hemnet.processes.launch import launched
+from hemnet.processes.ranks import asked_devices
+from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
+GPUS = ("gpu", "cuda", "mps")
+"""Names of GPUs in ``trainer.accelerator``; "auto" is one of them where there is one."""
 ON_CPU = {
     "trainer.accelerator": "cpu", "trainer.devices": 1, "trainer.num_nodes": 1, "trainer.strategy": "auto",
     "trainer.sync_batchnorm": False,
@@ -18,6 +22,34 @@ ON_CPU = {
 ENGINES = ("model.head.engine", "model.auxiliary.engine")
 PRECISIONS = {"16": "bf16-mixed", "16-mixed": "bf16-mixed", "16-true": "32-true"}
 """What replaces float16, which processors cannot compute in."""
+
+
+def devices_to_use(trainer: DictConfig) -> int:
+    """Return how many devices of this machine, which are as many processes, a run with this trainer takes.
+
+    Raises:
+        ConfigError: the trainer asks for GPUs that are not there, or for no device.
+    """
+    name, asked = str(trainer.accelerator), asked_devices(trainer.devices)
+    gpus = gpu_count(name)
+    if gpus == 0 and name in GPUS:
+        raise ConfigError(
+            f"trainer.accelerator: {name} is a GPU, and there is none here that torch can use; "
+            "trainer=cpu runs without one"
+        )
+    if asked is not None and not 0 < asked <= (gpus or asked):
+        there = f"this machine has {counted(gpus, 'GPU')}" if gpus else "a run takes 1 or more"
+        raise ConfigError(f"trainer.devices is {trainer.devices}: {there}")
+    return asked or gpus or 1
+
+
+def gpu_count(accelerator: str) -> int:
+    """Return the number of GPUs of this machine that ``trainer.accelerator`` means."""
+    import torch  # here, as it takes seconds, which commands that only look at configurations do without
+
+    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return int(accelerator in ("gpu", "mps", "auto") and torch.backends.mps.is_available())
 
 
 def on_this_machine(config: DictConfig, assignments: Sequence[str] = ()) -> DictConfig:
@@ -33,20 +65,15 @@ def on_this_machine(config: DictConfig, assignments: Sequence[str] = ()) -> Dict
     Raises:
         ConfigError: the user asked for GPUs that are not there.
     """
-    import torch  # here, as it takes seconds, which commands that only look at configurations do without
-
     asked = {assignment.partition("=")[0].lstrip("+") for assignment in assignments}
-    trainer, gpus = config.trainer, torch.cuda.device_count() if torch.cuda.is_available() else 0
-    on_gpu = trainer.accelerator in ("gpu", "cuda") or (
-        trainer.accelerator == "mps" and not torch.backends.mps.is_available()
-    )
-    wanted = _count(trainer.devices)
+    trainer, on_gpu = config.trainer, config.trainer.accelerator in GPUS
+    gpus = gpu_count(trainer.accelerator if on_gpu else "gpu")
     changes: dict[str, Any] = {}
     if not gpus:
         changes = {key: "auto" for key in ENGINES if OmegaConf.select(config, key) == "triton"}
     if on_gpu and not gpus:
         changes |= ON_CPU | {"trainer.precision": PRECISIONS.get(str(trainer.precision), trainer.precision)}
-    elif on_gpu and wanted > gpus:
+    elif on_gpu and (asked_devices(trainer.devices) or 1) > gpus:
         changes = {"trainer.devices": gpus}
     elif trainer.num_nodes > 1 and not launched():
         changes = {"trainer.num_nodes": 1}
@@ -60,12 +87,3 @@ def on_this_machine(config: DictConfig, assignments: Sequence[str] = ()) -> Dict
         OmegaConf.update(changed, key, value)
         log.info("%s is %s here, not %s as in training: this machine has %d GPUs", key, value, before, gpus)
     return changed
-
-
-def _count(devices: Any) -> int:
-    """Return how many devices Lightning's ``trainer.devices`` asks for; 1 if it takes what there is."""
-    if OmegaConf.is_list(devices) or isinstance(devices, list):
-        return len(devices)
-    if isinstance(devices, str) and "," in devices:
-        return len([part for part in devices.split(",") if part.strip()])
-    return int(devices) if str(devices).isdecimal() else 1

@@ -3,9 +3,23 @@
 torch and Lightning are imported where they are needed: commands that train nothing import this module too.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def asked_devices(devices: Any) -> int | None:
+    """Return how many devices ``trainer.devices`` asks for, as Lightning reads it; None is all of them.
+
+    A list, also as a string such as "0,2", has the numbers of the devices; "auto" and -1 are None.
+    """
+    if isinstance(devices, str) and "," in devices:
+        return sum(bool(part.strip()) for part in devices.split(","))
+    if isinstance(devices, Sequence) and not isinstance(devices, str):
+        return len(devices)
+    text = str(devices).strip()
+    return int(text) if text.removeprefix("-").isdecimal() and text != "-1" else None
 
 
 def rank() -> int:

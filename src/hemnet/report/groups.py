@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hemnet.processes.ranks import asked_devices
 from hemnet.report.collect import Record
 from hemnet.report.significance import Estimate, estimate
 from hemnet.runs.identity import PLACES, SHARED, below, is_watcher, leaves
@@ -49,16 +50,10 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
         for key, value in leaves({**config, "callbacks": acting})
         if not below(key, LEFT_OUT) and key.rpartition(".")[2] not in LEFT_OUT_NAMES
     }
-    processes = _count(trainer.get("devices", 1)) * _count(trainer.get("num_nodes", 1))
+    processes = (asked_devices(trainer.get("devices")) or 1) * (trainer.get("num_nodes") or 1)
     if (batch := (config.get("data") or {}).get("batch_size")) is not None:
         kept["data.batch_size"] = str(batch * processes)
     return kept
-
-
-def _count(devices: Any) -> int:
-    if isinstance(devices, list):
-        return len(devices)
-    return devices if isinstance(devices, int) and devices > 0 else 1
 
 
 def _text(value: Any) -> str:

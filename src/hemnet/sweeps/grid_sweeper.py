@@ -13,7 +13,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hemnet.config.check import absolute_path
+from hemnet.config.feasible import check_training
 from hemnet.config.overrides import quoted
+from hemnet.errors import HemnetError
 from hemnet.sweeps.grids import union
 from hemnet.sweeps.names import Jobs, job_names
 
@@ -59,7 +61,9 @@ class GridSweeper(Sweeper):
         folder = Path(absolute_path(self.config.hydra.sweep.dir))
         axes = {key: values for grid in (shared, *grids.values()) for key, values in grid.items()}
         jobs = self._placed(jobs, axes, folder)
-        self.validate_batch_is_legal(jobs)  # composes each job: an error comes before anything is written
+        # Errors of composing, and those that all jobs have, come before anything is written.
+        self.validate_batch_is_legal(jobs)
+        self._require_one_right(jobs)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml", resolve=False)
         done = self.launcher.launch(jobs, initial_job_idx=0)
@@ -78,6 +82,22 @@ class GridSweeper(Sweeper):
             [*job, *pinned, f"hydra.sweep.subdir={quoted(name)}"]
             for job, name in zip(jobs, names, strict=True)
         ]
+
+    def _require_one_right(self, jobs: Jobs) -> None:
+        """Raise an error if no job can start; if one can, each other one fails by itself.
+
+        Raises:
+            HemnetError: the configuration of every job is wrong.
+        """
+        errors: dict[str, HemnetError] = {}
+        for job in jobs:
+            try:
+                return check_training(self._compose(job))
+            except HemnetError as error:
+                errors[str(error)] = error
+        if len(errors) == 1:
+            raise next(iter(errors.values()))
+        raise HemnetError(f"none of the {len(jobs)} jobs can start:\n  " + "\n  ".join(errors))
 
     def _compose(self, job: Sequence[str]) -> DictConfig:
         assert self.hydra_context is not None

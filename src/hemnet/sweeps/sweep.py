@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from hemnet.errors import HemnetError
+from hemnet.processes.ranks import asked_devices
 from hemnet.runs.identity import differences
 from hemnet.runs.redaction import redacted
 from hemnet.runs.run import Run
@@ -66,7 +67,7 @@ def run_and_report(jobs: Sequence[Job], slots: Sequence[Slot], folder: Path) -> 
 def slots_for(config: DictConfig, parallel: int | None, devices: Sequence[int | str] | None) -> list[Slot]:
     """Return the slots of `make_slots` for jobs with this configuration's trainer."""
     trainer = config.trainer
-    per_job = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
+    per_job = asked_devices(trainer.devices) or 1
     return make_slots(parallel, devices, gpu=trainer.accelerator != "cpu", per_job=per_job)
 
 
