@@ -9,6 +9,7 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterable
+from email.parser import Parser
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
@@ -138,6 +139,28 @@ def test_the_wheel_has_the_parts_and_recipes_and_no_results(built: Path) -> None
     assert "hemnet/py.typed" in names
     # All Hydra programs of an environment would import what is in hydra_plugins.
     assert {name.split("/")[0] for name in names} == {"hemnet"}
+
+
+@BUILT
+def test_the_description_has_no_links_into_the_repository(built: Path) -> None:
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        about = Parser().parsestr(wheel.read(name).decode())
+    text = about.get_payload()
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert links
+    assert all(link.startswith("https://") for link in links)
+    readme = (ROOT / "README.md").read_text()
+    targets = [link for link in re.findall(r"\]\(([^)]*)\)", readme) if "://" not in link]
+    assert len(targets) > 15
+    # What is lost is a target that a longer text of the link does not name.
+    shown = [re.search(rf"\[([^\]]*)\]\({re.escape(target)}\)", readme)[1] for target in targets]
+    assert all(
+        f"`{target}`" in text or (f"`{said}`" in text and target.startswith(said.rstrip("/")))
+        for target, said in zip(targets, shown, strict=True)
+    )
+    assert text.count("\n#") == readme.count("\n#")
+    assert about["Description-Content-Type"] == "text/markdown"
 
 
 @BUILT
