@@ -27,7 +27,7 @@ from hemnet.storage.files import hold, write_table
 from hemnet.sweeps.board import Board
 from hemnet.sweeps.jobs import Job
 from hemnet.sweeps.pool import run_jobs
-from hemnet.sweeps.sweep import slots_for
+from hemnet.sweeps.sweep import failures, slots_for
 
 if TYPE_CHECKING:  # an optional extra, and slow to import
     import optuna
@@ -226,9 +226,9 @@ class Search:
         try:
             return self._study.best_trial
         except ValueError as error:
-            errors = {job.error for job in self.jobs if job.error}
+            reason = failures(self.jobs) or "; ".join(sorted({job.error for job in self.jobs if job.error}))
             raise HemnetError(
-                f"no trial in {self.folder} has a score: {'; '.join(sorted(errors)) or 'none was run'}"
+                f"no trial in {self.folder} has a score:\n  {reason or 'none was run'}"
             ) from error
 
 
@@ -266,6 +266,8 @@ def search(name: str, assignments: Sequence[str], *, trials: int | None, paralle
         slots = slots_for(found.config, parallel, None)
         run_jobs(found.jobs_to_run(trials or found.trials), slots, board.update, found.tell)
     best = found.best()
+    if failed := failures(found.jobs):
+        print(f"failed trials, which count nowhere:\n  {failed}")
     settings = " ".join(f"{key}={value}" for key, value in best.params.items())
     print(
         f"best of {len(found._study.trials)}: val/miou {best.value:.4f}, trial-{best.number:04d}: {settings}"

@@ -44,7 +44,7 @@ def test_elsewhere_each_change_is_a_line(tmp_path: Path, capsys: pytest.CaptureF
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "[2/4] finished  seed-0  val/miou 0.8125",
-        "[2/4] failed    seed-1  ValueError: [no] such thing",
+        "[2/4] failed    seed-1",
         "[2/4] running   seed-2",
         "[3/4] preempted seed-2  12 s",
     ]

@@ -16,6 +16,7 @@ from hemnet.errors import HemnetError
 from hemnet.processes.signals import Interrupted
 from hemnet.sweeps.jobs import Job
 from hemnet.sweeps.pool import Slot, make_slots, run_jobs
+from hemnet.sweeps.sweep import run_and_report
 
 RESULT = {"status": "finished", "metrics": {"val/miou": 0.5}}
 FINISH = f"import json; json.dump({RESULT}, open('result.json', 'w'))"
@@ -48,6 +49,37 @@ def test_a_failure_is_reported_and_stops_no_other(tmp_path: Path) -> None:
     assert jobs[1].error == "killed by SIGKILL"
     assert jobs[2].error == "ended well, but without a result"
     assert jobs[3].miou == 0.5
+
+
+def test_each_error_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def failing(name: str, message: str) -> Script:
+        lines = f"print('a note'); print({'error: ' + message!r}, file=sys.stderr); sys.exit(2)"
+        return script(tmp_path, name, "import sys", lines)
+
+    jobs = [
+        failing("first", "seed is 'x': give a number"),
+        failing("second", "seed is 'x': give a number"),
+        failing("lines", "no run in a\n  b: name another"),
+        script(tmp_path, "raises", "raise ValueError('the reason')"),
+        script(tmp_path, "dies", "print('the last words', flush=True)", "import os; os.kill(os.getpid(), 9)"),
+        script(tmp_path, "works", FINISH),
+    ]
+    with pytest.raises(HemnetError) as caught:
+        run_and_report(jobs, [Slot(1)], tmp_path)
+    said = capsys.readouterr().out + str(caught.value)
+    for once in (
+        "seed is 'x'",
+        "name another",
+        "the reason",
+        "the last words",
+        "killed by SIGKILL",
+        "Traceback",
+    ):
+        assert said.count(once) == 1, said
+    assert "first, second: seed is 'x': give a number\n" in str(caught.value)
+    assert "lines: no run in a b: name another\n" in str(caught.value)
+    assert "a note" not in said
+    assert "5 of 6 jobs failed" in said
 
 
 def test_jobs_share_slots_and_no_more_run_than_there_are(tmp_path: Path) -> None:

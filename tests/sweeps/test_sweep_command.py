@@ -52,6 +52,7 @@ def test_failures_are_reported_and_only_they_run_again(make_camvid: MakeCamVid, 
         "0": "finished", "oops": "failed", "2": "finished",
     }  # fmt: skip
     assert "1 of 3 jobs failed" in done.stderr
+    assert (done.stdout + done.stderr).count("seed is 'oops'") == 1
     assert "seed" in jobs(folder)["oops"]["error"]
     assert float(jobs(folder)["2"]["val/miou"]) == pytest.approx(result(folder, "2")["metrics"]["val/miou"])
 

@@ -72,7 +72,9 @@ class Board:
         miou = job.miou
         facts = "" if miou is None else f"  val/miou {miou:.4f}"
         facts += f"  {job.seconds:.0f} s" if job.seconds else ""
-        print(f"[{over}/{len(self.jobs)}] {job.status:9} {job.name}{facts}  {job.error}".rstrip(), flush=True)
+        # The error of a failed job stands at the end, once: see `hemnet.sweeps.sweep.failures`.
+        facts += f"  {job.error}" if job.error and job.status != "failed" else ""
+        print(f"[{over}/{len(self.jobs)}] {job.status:9} {job.name}{facts}".rstrip(), flush=True)
 
     def _table(self) -> Table:
         counts = Counter(job.status for job in self.jobs)
@@ -85,10 +87,15 @@ class Board:
         for job in self._rows():
             miou = "" if (found := job.miou) is None else f"{found:.4f}"
             seconds = f"{job.seconds:.0f} s" if job.seconds else ""
-            latest = job.error or (job.console[-1:] or [""])[0] if job.status in ("running", "failed") else ""
+            latest = self._latest(job)
             style = COLOURS.get(job.status, "")
             table.add_row(escape(job.name), job.status, miou, seconds, escape(latest.strip()), style=style)
         return table
+
+    def _latest(self, job: Job) -> str:
+        if job.status == "failed" and any(other.status in ("waiting", "running") for other in self.jobs):
+            return job.error  # until the end, which has the errors in full
+        return (job.console[-1:] or [""])[0] if job.status == "running" else ""
 
     def _rows(self) -> list[Job]:
         rows = list(self.jobs)

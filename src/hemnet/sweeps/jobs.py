@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hemnet.config.command_line import USER_ERROR
 from hemnet.config.overrides import quoted
 from hemnet.processes.children import die_with_parent, signal_group
 from hemnet.runs.run import RESULT, counts
@@ -20,6 +21,9 @@ CONSOLE = "console.log"
 # How long an interrupted job may take to finish its step and write its checkpoint, W&B and result.json.
 GRACE_SECONDS = 60.0
 TAIL_BYTES = 8192
+TRACE_LINES = 25
+ERROR = "error: "
+"""How the message of a command begins that ended with `USER_ERROR`."""
 
 
 @dataclass
@@ -31,7 +35,7 @@ class Job:
         path: its run directory.
         overrides: the arguments of ``hemnet.train``, besides the run directory.
         status: ``skipped`` means that the run was already finished.
-        error: why it failed, in one line; ``console.log`` in its directory has all output.
+        error: why it failed, or why it was skipped; ``console.log`` in its directory has all output.
         seconds: how long its process has run.
     """
 
@@ -111,7 +115,21 @@ class Job:
     def _reason(self, code: int) -> str:
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        return self.console[-1].strip() if self.console else f"exit status {code}, without any output"
+        lines = self.console
+        if not lines:
+            return f"exit status {code}, without any output"
+        begins = [i for i, line in enumerate(lines) if line.startswith(ERROR)]
+        if code == USER_ERROR and begins:  # the message may have several lines
+            return " ".join(line.strip() for line in lines[begins[-1] :]).removeprefix(ERROR)
+        return lines[-1].strip()
+
+    @property
+    def trace(self) -> list[str]:
+        """The last lines of a failed job's output that its error does not have; [] if the error says all."""
+        if self._process is None or self._process.returncode == USER_ERROR:
+            return []
+        lines = self.console[-TRACE_LINES:]
+        return lines[:-1] if lines and lines[-1].strip() == self.error else lines
 
 
 class Evaluation(Job):

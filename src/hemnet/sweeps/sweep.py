@@ -15,9 +15,7 @@ from hemnet.runs.run import Run
 from hemnet.sweeps.board import Board
 from hemnet.sweeps.jobs import CONSOLE, Job
 from hemnet.sweeps.pool import Slot, make_slots, run_jobs
-from hemnet.wording import counted
-
-TRACEBACK_LINES = 25
+from hemnet.wording import counted, shortened
 
 
 def run_sweep(
@@ -98,11 +96,20 @@ def _report(jobs: Sequence[Job], folder: Path) -> None:
         print(f"upload the W&B runs with `wandb sync {shlex.quote(str(folder))}/*/wandb/offline-run-*`")
     failed = [job for job in jobs if job.status == "failed"]
     for job in failed:
-        print(f"\n--- {job.name}: the end of {job.path / CONSOLE}")
-        print("\n".join(job.console[-TRACEBACK_LINES:]))
+        if trace := job.trace:
+            print(f"\n--- {job.name}: the end of {job.path / CONSOLE}")
+            print("\n".join(trace))
     if failed:
-        names = "\n  ".join(f"{job.name}: {job.error}" for job in failed)
         raise HemnetError(
-            f"{len(failed)} of {counted(len(jobs), 'job')} failed:\n  {names}\n"
+            f"{len(failed)} of {counted(len(jobs), 'job')} failed:\n  {failures(failed)}\n"
             "The same command runs only these again"
         )
+
+
+def failures(jobs: Sequence[Job]) -> str:
+    """Return the error of each failed job, a line each; jobs that failed for the same reason share one."""
+    names: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.status == "failed":
+            names.setdefault(job.error, []).append(job.name)
+    return "\n  ".join(f"{shortened(failed)}: {error}" for error, failed in names.items())
