@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.application import as_job, start
 from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
-from hemnet.config.feasible import check_training
+from hemnet.config.feasible import check_batch_values, check_monitors, check_training
 from hemnet.config.paths import CONF
 from hemnet.config.resuming import resumed
 from hemnet.processes.launch import RankError, run_ranks
@@ -96,7 +96,6 @@ def _train(config: DictConfig) -> float:
     from hemnet.callbacks.run_record import RunRecord
     from hemnet.config import finetune
     from hemnet.config.build import build_data, build_network, build_task, build_trainer
-    from hemnet.config.feasible import check_monitors
     from hemnet.config.refusals import refusals
     from hemnet.figures.scores import learning_curves
 
@@ -118,6 +117,7 @@ def _train(config: DictConfig) -> float:
         check_monitors(config, task)
         labels, record = LabelCheck(), RunRecord(run)
         trainer = build_trainer(config, [ClassFrequencies(), labels, record])
+        check_batch_values(config, trainer, network, data)
         if run.resumes_from:
             log.info("going on after step %d", run.saved_step)
         trainer.fit(task, datamodule=data, ckpt_path=run.resumes_from, weights_only=True)

@@ -1,14 +1,19 @@
 """What Lightning, torch or the system refuse: an error that names the key, before the second step."""
 
+import copy
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch import nn
 
-from hemnet.config.build import build_evaluator, build_trainer
+from hemnet.config.build import build_data, build_evaluator, build_trainer
 from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
+from hemnet.config.feasible import check_batch_values
 from hemnet.config.refusals import refusal
 from hemnet.errors import HemnetError
 from hemnet.train import train
@@ -70,11 +75,42 @@ def test_without_a_gpu_training_names_the_key_and_evaluation_takes_the_cpu(tmp_p
 
 
 @pytest.mark.parametrize("head", ["pspnet", "deeplabv3plus"])
-def test_batch_statistics_of_one_value_name_the_batch_size(head: str, tmp_path: Path) -> None:
+def test_batch_statistics_of_one_value_are_known_before_the_first_step(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = [override for override in SMALL if "components" not in override and "width" not in override]
     overrides = [f"model/head={head}", "model.backbone.width=16", "data.batch_size=1"]
-    with pytest.raises(ConfigError, match=r"^data\.batch_size: .*give 2 or more images"):
+    # Before Lightning has anything to do, so before the first step.
+    monkeypatch.setattr(pl.Trainer, "fit", lambda *_, **__: pytest.fail("training began"))
+    with pytest.raises(ConfigError, match=r"^data\.batch_size: .*\(head\..*give 2 or more images"):
         train(load([*small, f"run_dir={tmp_path / 'run'}", *overrides]))
+
+
+def test_one_image_is_enough_where_no_layer_pools_it_to_one_value(tmp_path: Path) -> None:
+    assert (
+        train(load([*SMALL, f"run_dir={tmp_path / 'run'}", "data.batch_size=1", "trainer.max_steps=2"])) >= 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "processes", "synchronised", "refused"),
+    [(1, 1, False, True), (1, 4, False, True), (1, 4, True, False), (2, 1, False, False)],
+)
+def test_values_per_channel_are_those_of_a_process_or_of_all(
+    images: int, processes: int, synchronised: bool, refused: bool
+) -> None:
+    config = load([*SMALL, f"data.batch_size={images}", f"trainer.sync_batchnorm={synchronised}"])
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8))
+    before = copy.deepcopy(network.state_dict())
+    trainer = SimpleNamespace(world_size=processes)
+    arguments = (config, trainer, network, build_data(config))
+    if refused:
+        with pytest.raises(ConfigError, match=r"^data\.batch_size: 1 image .*\(3\)"):
+            check_batch_values(*arguments)  # type: ignore[arg-type]
+    else:
+        check_batch_values(*arguments)  # type: ignore[arg-type]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
 
 
 def test_a_group_that_is_null_is_none(tmp_path: Path) -> None:

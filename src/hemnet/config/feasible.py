@@ -1,5 +1,7 @@
 """What can be known of a training before it starts: that a number means nothing, that it has no end."""
 
+import contextlib
+import copy
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -7,6 +9,10 @@ from omegaconf import DictConfig
 from hemnet.config.check import ConfigError, check, check_parts, nearest
 
 if TYPE_CHECKING:  # slow to import
+    import pytorch_lightning as pl
+    from torch import nn
+
+    from hemnet.data import SegmentationData
     from hemnet.training.task import SegmentationTask
 
 # The least value of numbers that Lightning takes, and then divides by or takes for something else.
@@ -66,3 +72,44 @@ def check_monitors(config: DictConfig, task: "SegmentationTask") -> None:
         monitor = node.get("monitor")
         if monitor is not None and monitor not in known:
             raise ConfigError(f"callbacks.{name}.monitor is {monitor}: {nearest(monitor, known)}")
+
+
+def check_batch_values(
+    config: DictConfig, trainer: "pl.Trainer", network: "nn.Module", data: "SegmentationData"
+) -> None:
+    """Check that every batch normalisation has several values per channel, without which torch cannot train.
+
+    Heads that pool the whole image, such as pspnet, have one value per channel and image. All batches of
+    training have the same size, since an incomplete one is left out.
+
+    Raises:
+        ConfigError: a normalisation has a single value per channel.
+    """
+    images = config.data.batch_size * (trainer.world_size if config.trainer.sync_batchnorm else 1)
+    if images > 1:
+        return
+    if name := _single_value(network, tuple(data.train_dataset[0]["image"].shape)):
+        raise ConfigError(
+            "data.batch_size: 1 image in the step of a process gives batch normalisation a single value per "
+            f"channel ({name}), from which it learns nothing: give 2 or more images, or another model/head"
+        )
+
+
+def _single_value(network: "nn.Module", image_CHW: tuple[int, ...]) -> str | None:
+    """Return the name of a batch normalisation that gets one value per channel from a single image."""
+    import torch  # here, as it takes seconds, which errors of the configuration do without
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    # A copy whose tensors have shapes alone, on the device "meta": it takes no memory and computes nothing.
+    tensors = [*network.parameters(), *network.buffers()]
+    shapes = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
+    twin = copy.deepcopy(network, dict[int, Any](shapes)).train()
+    found: list[str] = []
+    for name, module in twin.named_modules():
+        if isinstance(module, _BatchNorm):
+            module.register_forward_pre_hook(
+                lambda _, given, name=name: found.append(name) if given[0][:, 0].numel() == 1 else None
+            )
+    with torch.no_grad(), contextlib.suppress(Exception):  # any other fault is the first step's to report
+        twin(torch.empty(1, *image_CHW, device="meta"))
+    return found[0] if found else None
