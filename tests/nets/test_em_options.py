@@ -36,16 +36,21 @@ OTHER: dict[str, Any] = {
     "iterations_eval": 7,
     "tolerance": 0.01,
     "learn_scale": "per_iteration",
+    "learn_variance": "per_component",
+    "learn_prior": True,
     "means": "learned",
     "momentum": 0.75,
 }
 # The same for `unroll`, where its default is another, and for what it alone has.
 OTHER_OF_UNROLL = OTHER | {
     "assignment": "dot", "return_trajectory": True, "record_gradient_flow": True,
-    "weights_BN": torch.ones(1, 4),
+    "weights_BN": torch.ones(1, 4), "prior": torch.ones(3),
 }  # fmt: skip
 # What has to be chosen beside an option for it to be accepted.
-BESIDE = {"acceleration": {"assignment": "gaussian", "gradient": OneStep()}}
+BESIDE = {
+    "acceleration": {"assignment": "gaussian", "gradient": OneStep()},
+    "learn_variance": {"assignment": "gaussian"},
+}
 # How a gradient mode is written in a configuration.
 WRITTEN = {Implicit(tolerance=1e-6): "{_target_: hemnet.em.Implicit, tolerance: 1e-6}", OneStep(): "one_step"}
 OF_LAYER, OF_HEAD, OF_UNROLL = (signature(call).parameters for call in (HighwayEM, EMHead, unroll))
@@ -135,12 +140,22 @@ def test_an_option_reaches_unroll_from_the_layer(name: str, training: bool, rece
 def test_what_a_layer_makes_of_its_own_options_reaches_unroll(received: Callable) -> None:
     """The rest of the layer's options: `unroll` gets what becomes of them."""
     own = {name for name in OF_LAYER if name not in OF_UNROLL} - LAYER_ALONE
-    assert own == {"channels", "num_components", "iterations_eval", "learn_scale", "means", "momentum"}
-    layer = HighwayEM(CHANNELS, 5, iterations_eval=7, learn_scale="per_iteration", means="learned").eval()
+    assert own == {"channels", "num_components", "iterations_eval", "learn_scale", "means", "momentum"} | {
+        "learn_variance",
+        "learn_prior",
+    }
+    layer = HighwayEM(
+        CHANNELS, 5, iterations_eval=7, learn_scale="per_iteration", means="learned",
+        learn_variance="shared", learn_prior=True, variance=2.0,
+    ).eval()  # fmt: skip
     found = received(lambda: layer(torch.randn(1, CHANNELS, 2, 2)))
     assert found["iterations"] == 7
     assert (found["mu_BKC"].shape, found["mu_BKC"].requires_grad) == ((1, 5, CHANNELS), True)
     assert (found["highway_scale"].shape, found["highway_scale"].requires_grad) == ((7,), True)
+    torch.testing.assert_close(found["variances"].tolist(), [2.0])
+    torch.testing.assert_close(found["prior"].tolist(), [0.2] * 5)
+    assert found["variances"].requires_grad
+    assert found["prior"].requires_grad
 
 
 @pytest.mark.filterwarnings("ignore::hemnet.em.ConvergenceWarning")
@@ -154,7 +169,8 @@ def test_an_option_of_unroll_is_what_the_fit_gets(name: str, received: Callable)
 
 
 def test_the_operators_get_every_option() -> None:
-    names = [field.name for field in fields(Options)]
+    names = [field.name for field in fields(Options) if not field.kw_only]
+    assert {field.name for field in fields(Options)} - set(names) == {"variances", "prior"}  # tensors
     assert [word.split()[1] for word in FLAT.split(", ")] == names
     options = Options(**{name: OTHER[name] for name in names} | {"normalize": "none"})
     assert Options(*flat(options)) == options

@@ -19,12 +19,13 @@ float64, and autocast is off inside.
 import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hemnet.em.options import Assignment, Normalization, check_shapes, check_variance, check_weights
+from hemnet.em.options import Assignment, Normalization, check_model, check_shapes, check_weights
 
 # Below this mass, in positions, a component counts as empty. It is about the smallest whose reciprocal,
 # times features and gradients, stays finite in float32. EM can still move a far component to the data, so a
@@ -34,17 +35,34 @@ EMPTY_MASS = 1e-20
 SHORTEST_MEAN = 1e-6
 
 
-def responsibilities(x_BNC: Tensor, mu_BKC: Tensor, *, variance: float, assignment: Assignment) -> Tensor:
+def responsibilities(
+    x_BNC: Tensor,
+    mu_BKC: Tensor,
+    *,
+    variance: float | Tensor,
+    assignment: Assignment,
+    prior: Tensor | None = None,
+) -> Tensor:
     """E-step, eq (1): the share of each component in each position.
 
     "gaussian" is softmax_k((x_n·mu_k - |mu_k|²/2) / σ²), equal to (1) because |x_n|² cancels;
     "dot" is softmax_k(x_n·mu_k / σ²), the posterior under weights π_k ∝ exp(|mu_k|²/2σ²) instead of 1/K:
     Eq. 8 of Song, Kim and Shim (AAAI 2021), and at variance 1 the assignment of EMANet.
 
+    With a variance σ_k² per component, for "gaussian" alone, it is softmax_k(log N(x_n | mu_k, σ_k²I)); a
+    prior adds log π_k before the softmax.
+
+    Args:
+        x_BNC: features, (B, N, C).
+        mu_BKC: means, (B, K, C) or (1, K, C).
+        variance: σ², positive: a number, or a tensor of shape (), (1,), (K,) or (B or 1, K).
+        assignment: as above.
+        prior: π_k, (K,) or (B or 1, K), positive; divided by its sum. 1/K if None.
+
     Returns:
         z (B, N, K), float32 or float64, non-negative, summing to 1 over K.
     """
-    return torch.softmax(_logits(x_BNC, mu_BKC, variance, assignment), dim=-1)
+    return torch.softmax(_logits(x_BNC, mu_BKC, variance, assignment, prior), dim=-1)
 
 
 def component_means(x_BNC: Tensor, z_BNK: Tensor, mu_BKC: Tensor) -> Tensor:
@@ -85,15 +103,21 @@ def reconstruct(z_BNK: Tensor, mu_BKC: Tensor) -> Tensor:
 
 
 def log_likelihood(
-    x_BNC: Tensor, mu_BKC: Tensor, *, variance: float, weights_BN: Tensor | None = None
+    x_BNC: Tensor,
+    mu_BKC: Tensor,
+    *,
+    variance: float | Tensor,
+    weights_BN: Tensor | None = None,
+    prior: Tensor | None = None,
 ) -> Tensor:
     """Log-likelihood of the features under the mixture, eq (5), in nats, constants included.
 
     Args:
         x_BNC: features, (B, N, C).
         mu_BKC: means, (B, K, C) or (1, K, C).
-        variance: σ², positive.
+        variance: σ², positive; a number or a tensor, as in `responsibilities`.
         weights_BN: how often each position counts, (B, N) or (1, N); once if None.
+        prior: π_k in the place of 1/K, as in `responsibilities`.
 
     Returns:
         (B,), float32 or float64, summed over the N positions.
@@ -102,24 +126,56 @@ def log_likelihood(
         ValueError: if the shapes do not match or the variance is not positive.
     """
     check_shapes(x_BNC, mu_BKC)
-    check_variance(variance)
+    check_model(variance, prior, mu_BKC)
     if weights_BN is not None:
         check_weights(weights_BN, x_BNC)
     channels, components = mu_BKC.shape[-1], mu_BKC.shape[-2]
-    constant = -math.log(components) - 0.5 * channels * math.log(2 * math.pi * variance)
+    constant = -0.5 * channels * math.log(2 * math.pi) - (math.log(components) if prior is None else 0)
     (x_BNC,) = promote(x_BNC)
-    own_BN = x_BNC.square().sum(dim=-1) / (2 * variance)
-    shared_BN = torch.logsumexp(_logits(x_BNC, mu_BKC, variance, "gaussian"), dim=-1)
-    return weigh(shared_BN - own_BN + constant, weights_BN).sum(dim=-1)
+    shared_BN = torch.logsumexp(_logits(x_BNC, mu_BKC, variance, "gaussian", prior), dim=-1)
+    if not _differs(variance):
+        # What all components have in common, which the logits leave out.
+        variance_B1 = _rows(variance, x_BNC)[:, 0]
+        own_BN = x_BNC.square().sum(dim=-1) / (2 * variance_B1) + channels / 2 * variance_B1.log()
+        shared_BN = shared_BN - own_BN
+    return weigh(shared_BN + constant, weights_BN).sum(dim=-1)
 
 
-def _logits(x_BNC: Tensor, mu_BKC: Tensor, variance: float, assignment: Assignment) -> Tensor:
+def _logits(
+    x_BNC: Tensor,
+    mu_BKC: Tensor,
+    variance: float | Tensor,
+    assignment: Assignment,
+    prior: Tensor | None = None,
+) -> Tensor:
+    """Return the logits of the components, (B, N, K), without what they have in common."""
     x_BNC, mu_BKC = promote(x_BNC, mu_BKC)
     with autocast_off(x_BNC):
         products_BNK = x_BNC @ mu_BKC.mT
     if assignment == "gaussian":
         products_BNK = products_BNK - mu_BKC.square().sum(dim=-1).unsqueeze(1) / 2
-    return products_BNK / variance
+    if _differs(variance):
+        variance_B1K = _rows(variance, x_BNC)
+        products_BNK = products_BNK - x_BNC.square().sum(dim=-1, keepdim=True) / 2
+        logits_BNK = products_BNK / variance_B1K - x_BNC.shape[-1] / 2 * variance_B1K.log()
+    else:
+        logits_BNK = products_BNK / (_rows(variance, x_BNC) if isinstance(variance, Tensor) else variance)
+    if prior is None:
+        return logits_BNK
+    prior_B1K = _rows(prior, x_BNC)
+    return logits_BNK + (prior_B1K / prior_B1K.sum(dim=2, keepdim=True)).log()
+
+
+def _differs(variance: float | Tensor) -> TypeGuard[Tensor]:
+    """Whether each component has a variance of its own."""
+    return isinstance(variance, Tensor) and variance.shape[-1:].numel() > 1
+
+
+def _rows(values: float | Tensor, like_BNC: Tensor) -> Tensor:
+    """Return what is given once, per component or per image and component as (B or 1, 1, K or 1)."""
+    if not isinstance(values, Tensor):
+        return like_BNC.new_full((1, 1, 1), values)
+    return values.to(like_BNC).reshape(*(1,) * (2 - values.ndim), *values.shape).unsqueeze(1)
 
 
 def weigh(values: Tensor, weights_BN: Tensor | None) -> Tensor:

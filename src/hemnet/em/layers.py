@@ -19,6 +19,7 @@ from hemnet.em.gradient.modes import GradientMode
 from hemnet.em.highway import LearnScale, check_scale, continued, initial_logits, learned
 from hemnet.em.initial_means import Group, InitialMeans, Means
 from hemnet.em.layout import ChannelDim, from_positions, to_positions, weights_of
+from hemnet.em.learning import LearnVariance, check_learning, initial_log_variance, with_parameters
 from hemnet.em.options import (
     Acceleration,
     Assignment,
@@ -26,7 +27,6 @@ from hemnet.em.options import (
     Normalization,
     Options,
     as_count,
-    check_name,
     check_shapes,
     temperature,
 )
@@ -97,6 +97,10 @@ class HighwayEM(InitialMeans):
         tolerance: as in `hemnet.em.unroll`, in evaluation mode only. An attribute: may be set later.
         learn_scale: "none"; "shared", one scale for all iterations; or "per_iteration". The parameter is
             `scale_logit`, h = 0.99·tanh(scale_logit), started at `highway_scale`.
+        learn_variance: "none"; "shared", one σ²; or "per_component", one σ_k² each, for "gaussian" alone. The
+            parameter is `log_variance`, started at log `variance`. To give values of your own, write them to
+            it, and freeze it if they are to stay. This and the next take the engine "reference".
+        learn_prior: whether π_k = softmax_k(prior_logit) is learned in the place of 1/K, from equal ones on.
         means: "moving_average" or "learned".
         momentum: share of the old means that a step keeps, in [0, 1].
         process_group: the ranks over which the moving average is taken: "default" for all, a process group
@@ -129,6 +133,8 @@ class HighwayEM(InitialMeans):
         iterations_eval: int | None = None,
         tolerance: float | None = None,
         learn_scale: LearnScale = "none",
+        learn_variance: LearnVariance = "none",
+        learn_prior: bool = False,
         means: Means = "moving_average",
         momentum: float = 0.9,
         process_group: Group = "default",
@@ -149,7 +155,7 @@ class HighwayEM(InitialMeans):
         if isinstance(highway_scale, Tensor):
             raise ValueError("highway_scale is a tensor; give numbers, or let the layer learn: learn_scale")
         check_scale(iterations, highway_scale)
-        _check_learning(iterations, self.gradient, means, learn_scale)
+        check_learning(iterations, self.gradient, assignment, means, learn_scale, learn_variance, learn_prior)
         self.highway_scale = tuple(highway_scale) if isinstance(highway_scale, Sequence) else highway_scale
         self.learn_scale: LearnScale = learn_scale
         if channel_dim not in get_args(ChannelDim):
@@ -157,6 +163,14 @@ class HighwayEM(InitialMeans):
         self.channel_dim: ChannelDim = channel_dim
         if learn_scale != "none":
             self.scale_logit = nn.Parameter(initial_logits(self.highway_scale, iterations, learn_scale))
+        self.learn_variance, self.learn_prior = learn_variance, learn_prior
+        self.log_variance = self.prior_logit = None
+        if learn_variance != "none":
+            log_variance = initial_log_variance(self.variance, num_components, learn_variance)
+            self.log_variance = nn.Parameter(log_variance)
+        if learn_prior:
+            self.prior_logit = nn.Parameter(torch.zeros(num_components))
+        with_parameters(self.options, self.log_variance, self.prior_logit)  # so that it refuses now
         self._flow_hooks: OrderedDict[int, Callable[[GradientFlow], None]] = OrderedDict()
         self._is_watched = False  # torch.compile notices when this changes, not when a hook comes
 
@@ -219,7 +233,7 @@ class HighwayEM(InitialMeans):
             mu_BKC,
             iterations,
             self.scale(iterations),
-            options,
+            with_parameters(options, self.log_variance, self.prior_logit),
             self.gradient,
             return_trajectory=return_trajectory,
             record_gradient_flow=record_gradient_flow,
@@ -285,19 +299,3 @@ class HighwayEM(InitialMeans):
     def _report(self, flow: GradientFlow) -> None:
         for hook in list(self._flow_hooks.values()):
             hook(flow)
-
-
-def _check_learning(iterations: int, gradient: GradientMode, means: str, learn_scale: str) -> None:
-    check_name("learn_scale", learn_scale, get_args(LearnScale))
-    if means == "learned" and "means" not in gradient.reaches:
-        raise ValueError(
-            f"means='learned' with gradient={gradient.name!r} would never train: no gradient reaches the "
-            "means. Use means='moving_average', or gradient='unrolled'"
-        )
-    if learn_scale != "none" and iterations == 0:
-        raise ValueError(f"learn_scale={learn_scale!r} with iterations=0: there is no step to scale")
-    if learn_scale != "none" and "scale" not in gradient.reaches:
-        raise ValueError(
-            f"learn_scale={learn_scale!r} with gradient={gradient.name!r} would never train: no gradient "
-            "reaches the highway scale. Use gradient='unrolled' or 'one_step'"
-        )

@@ -4,7 +4,7 @@ Shape suffixes: B images, N positions, C channels, K components.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Literal, get_args
 
@@ -24,6 +24,9 @@ class Mixture:
         variance: σ², a finite number above 0.
         assignment: the E-step, see `hemnet.em.functional.responsibilities`.
         normalize: what happens to the means after each step, see `hemnet.em.functional.normalize_means`.
+        variances: σ² or one σ_k² per component as a tensor, in the place of `variance`; see
+            `hemnet.em.unroll`.
+        prior: π_k as a tensor, likewise; 1/K if None. The tensors are for the engine "reference" alone.
 
     Raises:
         ValueError: naming the option, the value and what is accepted.
@@ -32,11 +35,23 @@ class Mixture:
     variance: float
     assignment: Assignment
     normalize: Normalization
+    variances: Tensor | None = field(default=None, kw_only=True)
+    prior: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_name("assignment", self.assignment, get_args(Assignment))
         check_name("normalize", self.normalize, get_args(Normalization))
         check_variance(self.variance)
+
+    @property
+    def spread(self) -> float | Tensor:
+        """σ² as it was given, a number or a tensor."""
+        return self.variance if self.variances is None else self.variances
+
+    @property
+    def has_tensors(self) -> bool:
+        """Whether a part of the model is a tensor."""
+        return self.variances is not None or self.prior is not None
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,11 @@ class Options(Mixture):
         number = self.tolerance
         if number is not None and (not is_number(number) or not 0 < number < math.inf):
             raise ValueError(f"tolerance is {number!r}; it must be None or a finite number above 0")
+        if self.has_tensors and self.engine not in ("auto", "reference"):
+            raise ValueError(
+                f"engine={self.engine!r} takes the variance as a number and no prior; with tensors, and "
+                "where they are learned, take engine='auto', which is 'reference' then"
+            )
         if self.acceleration != "none" and (self.assignment, self.normalize) != ("gaussian", "none"):
             raise ValueError(
                 f"acceleration={self.acceleration!r} is guarded by the log-likelihood, which needs "
@@ -75,13 +95,13 @@ class Options(Mixture):
             )
 
 
-def temperature(variance: float | None, channels: int) -> float:
-    """Return the variance that was asked for, sqrt(C) if it was left open.
+def temperature(variance: float | Tensor | None, channels: int) -> float:
+    """Return the variance that was asked for, sqrt(C) if it was left open or is a tensor, see `Mixture`.
 
     Raises:
         ValueError: if it is not a finite number above 0.
     """
-    if variance is None:
+    if variance is None or isinstance(variance, Tensor):
         return math.sqrt(channels)
     check_variance(variance)
     return float(variance)
@@ -133,6 +153,37 @@ def check_weights(weights_BN: Tensor, x_BNC: Tensor) -> None:
         )
     if weights_BN.requires_grad:
         raise ValueError("the weights require a gradient, and none reaches them: give weights.detach()")
+
+
+def check_model(
+    variance: float | Tensor, prior: Tensor | None, mu_BKC: Tensor, assignment: Assignment = "gaussian"
+) -> None:
+    """Refuse with a ValueError a variance or a prior that does not fit the means, (B or 1, K, C).
+
+    The values of tensors are not read: that would wait for the device.
+    """
+    images, components, _ = mu_BKC.shape
+    each = [(components,), (1, components), (images, components)]
+    if isinstance(variance, Tensor):
+        _check_tensor("variance", variance, [(), (1,), (1, 1), (images, 1), *each], mu_BKC)
+        if assignment == "dot" and variance.ndim and variance.shape[-1] > 1:
+            raise ValueError(
+                "one variance per component needs assignment='gaussian': under 'dot' |x_n|² does not cancel, "
+                "and the responsibilities are those of no mixture. Give one variance, of shape () or (1,)"
+            )
+    else:
+        check_variance(variance)
+    if prior is not None:
+        _check_tensor("prior", prior, each, mu_BKC)
+
+
+def _check_tensor(name: str, tensor: Tensor, shapes: list[tuple[int, ...]], mu_BKC: Tensor) -> None:
+    if tuple(tensor.shape) not in shapes or not tensor.is_floating_point():
+        raise ValueError(
+            f"{name} is a {tensor.dtype} tensor of shape {tuple(tensor.shape)}; for means of shape "
+            f"{tuple(mu_BKC.shape)} it must be floating, of shape "
+            + " or ".join(map(str, dict.fromkeys(shapes)))
+        )
 
 
 def check_shapes(x_BNC: Tensor, mu_BKC: Tensor) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hemnet.em.functional import log_likelihood, responsibilities, weigh
+from hemnet.em.engine.reference import e_step
+from hemnet.em.functional import log_likelihood, weigh
 from hemnet.em.options import Engine, Mixture
 
 
@@ -90,8 +91,8 @@ class EMResult:
             ValueError: if the trajectory was not kept.
         """
         if iteration is None:
-            return _responsibilities(self._x_BNC, self._e_BKC, self._mixture)
-        return _responsibilities(self._x_BNC, self._kept()[iteration], self._mixture)
+            return e_step(self._x_BNC, self._e_BKC, self._mixture)
+        return e_step(self._x_BNC, self._kept()[iteration], self._mixture)
 
     @torch.no_grad()
     def diagnostics(self) -> Diagnostics:
@@ -103,12 +104,16 @@ class EMResult:
         trajectory_TBKC = self._kept()
         likelihood, occupancy, entropy = [], [], []
         for mu_BKC in trajectory_TBKC:
-            z_BNK = _responsibilities(self._x_BNC, mu_BKC, self._mixture)
+            z_BNK = e_step(self._x_BNC, mu_BKC, self._mixture)
             occupancy.append(self._mean(z_BNK))
             entropy.append(self._mean(torch.special.entr(z_BNK).sum(dim=2)))
             likelihood.append(
                 log_likelihood(
-                    self._x_BNC, mu_BKC, variance=self._mixture.variance, weights_BN=self._weights_BN
+                    self._x_BNC,
+                    mu_BKC,
+                    variance=self._mixture.spread,
+                    weights_BN=self._weights_BN,
+                    prior=self._mixture.prior,
                 )
             )
         return Diagnostics(
@@ -140,7 +145,3 @@ def unfilled_flow(iterations: int, like_BKC: Tensor, *, reached: int) -> Tensor:
     flow_QTB = like_BKC.new_zeros(2, iterations + 1, len(like_BKC))
     flow_QTB[:, iterations + 1 - reached :] = math.nan
     return flow_QTB
-
-
-def _responsibilities(x_BNC: Tensor, mu_BKC: Tensor, mixture: Mixture) -> Tensor:
-    return responsibilities(x_BNC, mu_BKC, variance=mixture.variance, assignment=mixture.assignment)

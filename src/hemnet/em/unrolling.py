@@ -21,6 +21,7 @@ from hemnet.em.options import (
     Normalization,
     Options,
     as_count,
+    check_model,
     check_shapes,
     check_weights,
     temperature,
@@ -37,7 +38,8 @@ def unroll(
     iterations: int,
     highway_scale: HighwayScale = 0.5,
     assignment: Assignment = "gaussian",
-    variance: float | None = None,
+    variance: float | Tensor | None = None,
+    prior: Tensor | None = None,
     normalize: Normalization = "none",
     gradient: Gradient = "unrolled",
     engine: Engine = "auto",
@@ -65,6 +67,10 @@ def unroll(
             divides squared distances by σ² where (1) divides by 2σ²: at their temperature it is
             "gaussian" with variance=sqrt(C)/2. Unit-length means ("l2") are shorter by sqrt(C) and call for
             a variance near 1.
+            A tensor, positive, gives one σ² of shape () or (1,), or one per component, (K,) or (B or 1, K),
+            the latter for "gaussian" alone; gradients reach it, and the engine is "reference".
+        prior: π_k in the place of 1/K, positive, (K,) or (B or 1, K); divided by its sum. As a variance that
+            is a tensor. Their values are not checked, which would wait for the device.
         normalize: "none", or "l2" for means of unit length after every step, which the theorem on (5)
             does not cover.
         gradient: how one and the same forward pass is differentiated, as an object or by its name.
@@ -90,14 +96,23 @@ def unroll(
         ConvergenceError: see `Implicit`.
     """
     check_shapes(x_BNC, mu_BKC)
-    sigma2 = temperature(variance, x_BNC.shape[-1])
+    options = Options(
+        temperature(variance, x_BNC.shape[-1]),
+        assignment,
+        normalize,
+        engine,
+        acceleration,
+        tolerance,
+        variances=variance if isinstance(variance, Tensor) else None,
+        prior=prior,
+    )
     return unroll_with(
         x_BNC,
         weights_BN,
         mu_BKC,
         iterations,
         highway_scale,
-        Options(sigma2, assignment, normalize, engine, acceleration, tolerance),
+        options,
         choose_mode(gradient),
         return_trajectory=return_trajectory,
         record_gradient_flow=record_gradient_flow,
@@ -135,7 +150,9 @@ def unroll_with(
         check_weights(weights_BN, x_BNC)
         weights_BN = weights_BN.to(mu_BKC).expand(x_BNC.shape[0], -1).contiguous()
     inputs = {"features": x_BNC, "means": mu_BKC, "scale": per_iteration(highway_scale, iterations, mu_BKC)}
-    options = replace(options, engine=choose_engine(options.engine, *inputs.values()))
+    check_model(options.spread, options.prior, mu_BKC, options.assignment)
+    engine = "reference" if options.has_tensors else choose_engine(options.engine, *inputs.values())
+    options = replace(options, engine=engine)
     mode.check(iterations, options)
     x_BNC, mu_BKC, scale_TB = (
         tensor if name in mode.reaches else tensor.detach() for name, tensor in inputs.items()

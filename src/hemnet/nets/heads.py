@@ -12,6 +12,7 @@ from hemnet.em import HighwayEM
 from hemnet.em.gradient.choose import Gradient
 from hemnet.em.highway import LearnScale
 from hemnet.em.initial_means import Means
+from hemnet.em.learning import LearnVariance
 from hemnet.em.options import Acceleration, Assignment, Engine, Normalization
 
 
@@ -106,6 +107,8 @@ class EMHead(FCNHead):
         iterations_eval: T in evaluation; null means ``iterations``.
         tolerance: relative step below which an image stops, in evaluation; null never stops.
         learn_scale: ``none``, ``shared`` or ``per_iteration``: whether the highway scale is trained.
+        learn_variance: ``none``, ``shared`` or ``per_component``: whether the variance is trained.
+        learn_prior: whether the weights of the components are trained, in the place of equal ones.
         means: ``learned`` or ``moving_average`` initial means.
         momentum: of the moving average.
         dropout: probability of dropping a channel before the classifier.
@@ -131,6 +134,8 @@ class EMHead(FCNHead):
         iterations_eval: int | None = None,
         tolerance: float | None = None,
         learn_scale: LearnScale = "none",
+        learn_variance: LearnVariance = "none",
+        learn_prior: bool = False,
         means: Means = "moving_average",
         momentum: float = 0.9,
         dropout: float = 0.1,

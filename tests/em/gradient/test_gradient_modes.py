@@ -69,16 +69,26 @@ def test_a_mode_reaches_what_it_says(mode, engine):
     x, mu, weight = problem()
     h = torch.full((3,), 0.2, dtype=torch.float64, requires_grad=True)
     mu.requires_grad_()
+    prior = None
+    if engine == "reference":  # which alone takes a model of tensors
+        prior = torch.ones(mu.shape[1], dtype=torch.float64, requires_grad=True)
+    inputs = {"features": x, "means": mu, "scale": h} | ({} if prior is None else {"model": prior})
     result = unroll(
-        x, mu, iterations=3, highway_scale=h, gradient=mode, engine=engine, record_gradient_flow=True
+        x,
+        mu,
+        iterations=3,
+        highway_scale=h,
+        prior=prior,
+        gradient=mode,
+        engine=engine,
+        record_gradient_flow=True,
     )
     reached = set()
     if result.reconstruction.requires_grad:
         loss = (result.reconstruction * weight).sum()
-        grads = torch.autograd.grad(loss, (x, mu, h), allow_unused=True)
-        names = ("features", "means", "scale")
-        reached = {name for name, grad in zip(names, grads, strict=True) if grad is not None}
-    assert reached == MODES[mode].reaches
+        grads = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
+        reached = {name for name, grad in zip(inputs, grads, strict=True) if grad is not None}
+    assert reached == MODES[mode].reaches & inputs.keys()
     rows = (result.gradient_flow.features > 0).all(dim=1).sum().item()
     assert rows == MODES[mode]().flow_rows(3)
 

@@ -7,6 +7,8 @@ Shape suffixes: B images, N positions, C channels, K components, T iterations, Q
 `hemnet.em.result.GradientFlow`.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,7 @@ def plain_unroll(
     for t, h_B in enumerate(scale_TB):
         x_t_BNC = watch(x_BNC, flow_QTB, 1, t)
         mu_BKC = means[t] = watch(means[t], flow_QTB, 0, t)
-        z_BNK = responsibilities(x_t_BNC, mu_BKC, variance=mixture.variance, assignment=mixture.assignment)
+        z_BNK = e_step(x_t_BNC, mu_BKC, mixture)
         m_BKC = component_means(x_t_BNC, weigh(z_BNK, weights_BN), mu_BKC)
         stepped_BKC = newton_step(mu_BKC, m_BKC, h_B[:, None, None])
         means.append(normalize_means(stepped_BKC, mixture.normalize))
@@ -48,9 +50,36 @@ def plain_unroll(
     if z_BNK is None or flow_QTB is not None:
         # Watched apart from the last iteration, whose responsibilities these are.
         x_T_BNC = watch(x_BNC, flow_QTB, 1, len(scale_TB))
-        e_BKC = means[last]
-        z_BNK = responsibilities(x_T_BNC, e_BKC, variance=mixture.variance, assignment=mixture.assignment)
+        z_BNK = e_step(x_T_BNC, means[last], mixture)
     return reconstruct(z_BNK, means[-1]), means
+
+
+def e_step(x_BNC: Tensor, mu_BKC: Tensor, mixture: Mixture) -> Tensor:
+    """Eq (1) for a mixture, (B, N, K)."""
+    return responsibilities(
+        x_BNC, mu_BKC, variance=mixture.spread, assignment=mixture.assignment, prior=mixture.prior
+    )
+
+
+def stopped_after(means: list[Tensor], scale_TB: Tensor, tolerance: float) -> Tensor:
+    """How many iterations each image takes before the first one that is too short, (B,), int64.
+
+    Args:
+        means: the T+1 means of a fit that did not stop.
+        scale_TB: h per iteration and image.
+        tolerance: see `hemnet.em.unroll`.
+    """
+    count_B = torch.zeros_like(means[0][:, 0, 0], dtype=torch.int64)
+    moving_B = torch.ones_like(count_B, dtype=torch.bool)
+    for h_B, (mu_BKC, next_BKC) in zip(scale_TB, pairwise(means), strict=True):
+        moving_B = moving_B & ~is_short(next_BKC - mu_BKC, mu_BKC, h_B, tolerance)
+        count_B += moving_B
+    return count_B
+
+
+def is_short(move_BKC: Tensor, mu_BKC: Tensor, h_B: Tensor, tolerance: float) -> Tensor:
+    """Whether a step from mu is at most tolerance·(1-h)·|mu| long, per image, (B,)."""
+    return move_BKC.flatten(1).norm(dim=1) <= tolerance * (1 - h_B) * mu_BKC.flatten(1).norm(dim=1)
 
 
 def zero_length_where_stopped(scale_TB: Tensor, count_B: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hemnet.em.engine.reference import plain_unroll, zero_length_where_stopped
+from hemnet.em.engine.reference import plain_unroll, stopped_after, zero_length_where_stopped
 from hemnet.em.functional import promote
 from hemnet.em.gradient.operators import em_forward
 from hemnet.em.gradient.unrolled import UnrolledFunction
@@ -92,15 +92,12 @@ class Call:
         return len(scale_TB) + 1 if self.whole else min(len(scale_TB), 1) + 1
 
     def _plain(self, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
+        x_BNC = promote(self.x_BNC, mu_BKC)[0]
         count_B = torch.full_like(mu_BKC[:, 0, 0], len(scale_TB), dtype=torch.int64)
         if self.options.tolerance is not None:
-            # Where to stop is a matter of numbers alone, so any engine may decide it.
-            options = replace(self.options, engine="recompute")
             with no_gradient():
-                *_, count_B = em_forward(
-                    self.x_BNC, self.weights_BN, mu_BKC, scale_TB, options, readout=False
-                )
+                _, means = plain_unroll(x_BNC, self.weights_BN, mu_BKC, scale_TB, self.options)
+                count_B = stopped_after(means, scale_TB, self.options.tolerance)
             scale_TB = zero_length_where_stopped(scale_TB, count_B)
-        x_BNC = promote(self.x_BNC, mu_BKC)[0]
         y_BNC, means = plain_unroll(x_BNC, self.weights_BN, mu_BKC, scale_TB, self.options, self.flow_QTB)
         return Outcome(y_BNC.to(self.x_BNC.dtype), torch.stack(means[-self._rows(scale_TB) :]), count_B)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hemnet.em.engine.passes import Passes
+from hemnet.em.engine.reference import is_short
 from hemnet.em.gradient.step import Step, take_step, where_moving
 from hemnet.em.options import Mixture
 
@@ -47,7 +48,7 @@ def walk(passes: Passes, mu_BKC: Tensor, scale_TB: Tensor, mixture: Mixture, tol
         mu_BKC = path.means[t]
         step = take_step(passes, mu_BKC, h_B, mixture)
         if tolerance is not None:
-            moving_B = moving_B & ~_is_short(step.mu_BKC - mu_BKC, mu_BKC, h_B, tolerance)
+            moving_B = moving_B & ~is_short(step.mu_BKC - mu_BKC, mu_BKC, h_B, tolerance)
             path.count_B += moving_B
             step = where_moving(step, mu_BKC, moving_B)
         path.means.append(step.mu_BKC)
@@ -86,7 +87,7 @@ def accelerated_walk(
         move_BKC = torch.where(taken_B[:, None, None], step.mu_BKC - proposal_BKC, move_BKC)
         path.means.append(mu_BKC)
         if tolerance is not None:
-            done_B = done_B | _is_short(move_BKC, mu_BKC, h_B, tolerance)
+            done_B = done_B | is_short(move_BKC, mu_BKC, h_B, tolerance)
             if done_B.all():
                 break
         count_B += ~done_B
@@ -94,10 +95,6 @@ def accelerated_walk(
     final_BKC = torch.where(done_B[:, None, None], mu_BKC, mu_BKC + move_BKC)
     path.means += [final_BKC] * (len(scale_TB) + 1 - len(path.means))
     return path
-
-
-def _is_short(move_BKC: Tensor, mu_BKC: Tensor, h_B: Tensor, tolerance: float) -> Tensor:
-    return move_BKC.flatten(1).norm(dim=1) <= tolerance * (1 - h_B) * mu_BKC.flatten(1).norm(dim=1)
 
 
 class _Mixer:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from hemnet.em.engine.choose import make_passes
-from hemnet.em.engine.reference import watch
-from hemnet.em.functional import autocast_off, reconstruct, responsibilities
+from hemnet.em.engine.reference import e_step, watch
+from hemnet.em.functional import autocast_off, reconstruct
 from hemnet.em.gradient.call import Call, Outcome
 from hemnet.em.gradient.modes import GradientMode
 from hemnet.em.gradient.operators import FLAT, flat, like
@@ -88,9 +88,9 @@ class Implicit(GradientMode):
             )
         if options.engine == "reference" and not is_exporting():
             raise ValueError(
-                "gradient='implicit' solves a linear system and has no form in plain torch operators, "
-                "which engine='reference', torch.func and forward-mode differentiation take; use "
-                "gradient='unrolled'"
+                "gradient='implicit' solves a linear system and has no form in plain torch operators, which "
+                "engine='reference', torch.func, forward-mode differentiation and a variance or prior given "
+                "as a tensor take; use gradient='unrolled'"
             )
         super().check(iterations, options)
 
@@ -113,9 +113,7 @@ class Implicit(GradientMode):
                 call.x_BNC, ends_2BKC, call.weights_BN, call.options, self, residual_B, call.flow_QTB
             )
         x_BNC = watch(call.x_BNC, call.flow_QTB, 1, -1)
-        z_BNK = responsibilities(
-            x_BNC, ends_2BKC[0], variance=call.options.variance, assignment=call.options.assignment
-        )
+        z_BNK = e_step(x_BNC, ends_2BKC[0], call.options)
         y_BNC = reconstruct(z_BNK, ends_2BKC[1]).to(x_BNC.dtype)
         return Outcome(y_BNC, torch.cat([fit.tail_RBKC[:-2], ends_2BKC]), fit.count_B, residual_B)
 

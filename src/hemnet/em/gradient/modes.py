@@ -21,7 +21,8 @@ class GradientMode(ABC):
 
     Attributes:
         name: the word that stands for the mode with its default options.
-        reaches: which inputs of a fit a gradient reaches: "features", "means" (the initial ones), "scale".
+        reaches: which inputs of a fit a gradient reaches: "features", "means" (the initial ones), "scale",
+            "model" (the variance and the prior, where these are tensors).
         accelerates: whether steps may be mixed, see `acceleration` of `hemnet.em.unroll`.
     """
 
@@ -38,8 +39,9 @@ class GradientMode(ABC):
         if options.acceleration != "none" and not (self.accelerates and options.engine != "reference"):
             raise ValueError(
                 f"acceleration={options.acceleration!r} has neither an unrolled gradient nor a form in plain "
-                "torch operators, which engine='reference', torch.func, forward-mode differentiation and "
-                "exports take; use gradient='implicit', 'one_step' or 'detached', or acceleration='none'"
+                "torch operators, which engine='reference', torch.func, forward-mode differentiation, an "
+                "export and a variance or prior given as a tensor take; use gradient='implicit', 'one_step' "
+                "or 'detached', or acceleration='none'"
             )
 
     @abstractmethod
@@ -62,7 +64,7 @@ class Unrolled(GradientMode):
     """The exact gradient through all T iterations, to the features, the initial means and every h."""
 
     name = "unrolled"
-    reaches = frozenset({"features", "means", "scale"})
+    reaches = frozenset({"features", "means", "scale", "model"})
     accelerates = False
 
     def flow_rows(self, iterations: int) -> int:
@@ -79,7 +81,7 @@ class OneStep(GradientMode):
     """The gradient of the last iteration and the reconstruction; the means before are constants."""
 
     name = "one_step"
-    reaches = frozenset({"features", "scale"})
+    reaches = frozenset({"features", "scale", "model"})
 
     def flow_rows(self, iterations: int) -> int:
         """The reconstruction's and the last iteration's."""
