@@ -3,6 +3,7 @@
 Derivatives are held against finite differences or against those of plain backward passes.
 """
 
+import io
 from collections import Counter
 from collections.abc import Callable
 
@@ -175,6 +176,25 @@ def test_a_trace_has_plain_operators_alone():
         traced = torch.jit.trace(network, features())
     assert "hemnet::" not in str(traced.inlined_graph)
     torch.testing.assert_close(traced(features()), network(features()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"assignment": "gaussian", "normalize": "l2"}, {"tolerance": 1e-2}, {"gradient": "implicit"}],
+)
+def test_torch_s_old_onnx_exporter_takes_the_layer(options):
+    """At another size and number of images than it was traced with."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    em, file = layer(**options).eval(), io.BytesIO()
+    axes = {0: "images", 2: "rows", 3: "columns"}
+    torch.onnx.export(
+        em, (features(),), file, dynamo=False, input_names=["x"], output_names=["y"],
+        dynamic_axes={"x": axes, "y": axes},
+    )  # fmt: skip
+    x = torch.randn(3, CHANNELS, 7, 2)
+    (found,) = onnxruntime.InferenceSession(file.getvalue()).run(None, {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), em(x).detach(), rtol=1e-5, atol=1e-5)
 
 
 # --- torch.compile ------------------------------------------------------------------------------------------

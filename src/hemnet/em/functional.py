@@ -78,7 +78,7 @@ def component_means(x_BNC: Tensor, z_BNK: Tensor, mu_BKC: Tensor) -> Tensor:
     # Dividing by 1 where empty keeps the unused branch of the outer `where` finite in the backward pass.
     safe_mass_BK1 = torch.where(empty_BK1, 1.0, mass_BK1)
     with autocast_off(x_BNC):
-        return torch.where(empty_BK1, mu_BKC, (z_BNK.mT @ x_BNC) / safe_mass_BK1)
+        return torch.where(empty_BK1, mu_BKC, (z_BNK.transpose(-2, -1) @ x_BNC) / safe_mass_BK1)
 
 
 def newton_step(mu_BKC: Tensor, m_BKC: Tensor, h: float | Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def _logits(
     """Return the logits of the components, (B, N, K), without what they have in common."""
     x_BNC, mu_BKC = promote(x_BNC, mu_BKC)
     with autocast_off(x_BNC):
-        products_BNK = x_BNC @ mu_BKC.mT
+        products_BNK = x_BNC @ mu_BKC.transpose(-2, -1)
     if assignment == "gaussian":
         products_BNK = products_BNK - mu_BKC.square().sum(dim=-1).unsqueeze(1) / 2
     if _differs(variance):

@@ -32,7 +32,7 @@ def to_positions(x_BCP: Tensor, channel_dim: ChannelDim, channels: int) -> Tenso
         raise ValueError(
             f"the features have shape {shape}; {layer} takes {wanted}: set {remedy}, if they are right"
         )
-    return x_BCP.flatten(2).mT if channel_dim == 1 else x_BCP.flatten(1, -2)
+    return x_BCP.flatten(2).transpose(-2, -1) if channel_dim == 1 else x_BCP.flatten(1, -2)
 
 
 def weights_of(x_BCP: Tensor, weights_BP: Tensor, channel_dim: ChannelDim) -> Tensor:
@@ -55,6 +55,10 @@ def from_positions(y_BNC: Tensor, x_BCP: Tensor, channel_dim: ChannelDim) -> Ten
     if channel_dim == -1:
         return y_BNC.unflatten(1, x_BCP.shape[1:-1]).contiguous()
     form = _CHANNELS_LAST.get(x_BCP.ndim, torch.contiguous_format)
-    return y_BNC.mT.unflatten(2, x_BCP.shape[2:]).contiguous(
-        memory_format=form if x_BCP.is_contiguous(memory_format=form) else torch.contiguous_format
+    return (
+        y_BNC.transpose(-2, -1)
+        .unflatten(2, x_BCP.shape[2:])
+        .contiguous(
+            memory_format=form if x_BCP.is_contiguous(memory_format=form) else torch.contiguous_format
+        )
     )
