@@ -15,8 +15,9 @@ import numpy as np
 
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import results_of
+from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import differences, identity
-from hemnet.runs.run import Run, find_runs
+from hemnet.runs.run import Run
 
 BACKBONE = "gradient/backbone/all"
 TENTHS = ("first", "middle", "last")

@@ -18,8 +18,8 @@ from _helpers.server import serve
 from PIL import Image
 
 from hemnet.config.build import build_data
-from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
+from hemnet.config.explain import ConfigError
 from hemnet.data import CAMVID, DataError, Sample
 from hemnet.data.survey import Survey, walk
 from hemnet.data.transforms import denormalize

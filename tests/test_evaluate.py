@@ -16,8 +16,8 @@ from PIL import Image
 
 from hemnet import evaluate as door
 from hemnet.config.build import restore
-from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
+from hemnet.config.explain import ConfigError
 from hemnet.config.paths import EXPERIMENTS
 from hemnet.data import CAMVID, normalize, read_image
 from hemnet.errors import HemnetError

@@ -15,8 +15,8 @@ from hemnet.bench.arguments import BenchError
 from hemnet.bench.ddp_steps import Measured, measure
 from hemnet.bench.scaling import Assumptions, Workload, project, workload
 from hemnet.config.build import build_network
-from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
+from hemnet.config.explain import ConfigError
 from hemnet.nets.flops import count_parameters
 
 # Round numbers: a step of 3 x 10 x 2e9 FLOPs at half of 1.2e12 a second takes 0.1 s; 80 MB in pieces of 30.

@@ -16,7 +16,7 @@ from hemnet.bench import __main__ as command
 from hemnet.bench import input_path
 from hemnet.bench.arguments import BenchError
 from hemnet.bench.input_path import InputFindings, InputStage, LoaderTimes
-from hemnet.config.check import ConfigError
+from hemnet.config.explain import ConfigError
 from hemnet.data import CamVid, DataError, Sample
 
 SMALL = ["data.train_transform.crop_size=32", "data.batch_size=2", "--seconds", "0.1"]

@@ -10,8 +10,8 @@ import yaml
 
 import hemnet
 from hemnet.config.build import build_network, build_task, build_trainer, local_processes
-from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
+from hemnet.config.explain import ConfigError
 from hemnet.config.paths import CONF, EXPERIMENTS, recipe
 from hemnet.data import CAMVID
 from hemnet.em import Detached, HighwayEM, Unrolled

@@ -13,8 +13,9 @@ from hemnet.config.build import (
     build_trainer,
     restore,
 )
-from hemnet.config.check import ConfigError, check
+from hemnet.config.check import check
 from hemnet.config.compose import load
+from hemnet.config.explain import ConfigError
 from hemnet.errors import HemnetError
 from hemnet.runs import checkpoints
 from hemnet.runs.run import Run

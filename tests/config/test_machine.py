@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from hemnet import cost
-from hemnet.config.check import ConfigError
 from hemnet.config.command_line import override
 from hemnet.config.compose import load
+from hemnet.config.explain import ConfigError
 from hemnet.config.machine import devices_to_use, on_this_machine
 from hemnet.errors import HemnetError
 from hemnet.runs.run import Run

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from hemnet.config.build import build_data, build_evaluator, build_trainer
-from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
+from hemnet.config.explain import ConfigError
 from hemnet.config.feasible import check_batch_values
 from hemnet.config.refusals import refusal
 from hemnet.errors import HemnetError

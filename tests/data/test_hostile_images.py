@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from hemnet.data import EvalTransform, Sample, TrainTransform
+from hemnet.data.decoding import read_image, read_labels
 from hemnet.data.listing import MOST_PIXELS, read_list
 from hemnet.data.mat import read_mat
-from hemnet.data.readers import read_image, read_labels
 from hemnet.data.sets.folder import own_classes
 from hemnet.data.spec import DataError
 

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import multiprocessing
 
-from hemnet.data import module
-from hemnet.data.module import EpochSampler, SampleDataset, SegmentationData, ShardSampler, collate
+from hemnet.data import module, samplers
+from hemnet.data.module import SampleDataset, SegmentationData, collate
 from hemnet.data.readers import Sample
+from hemnet.data.samplers import EpochSampler, ShardSampler
 from hemnet.data.sets.camvid import CamVid
 from hemnet.data.sets.synthetic import Mosaic
 from hemnet.data.spec import DataError
@@ -24,7 +25,8 @@ from hemnet.data.transforms import EvalTransform, TrainTransform
 
 
 def on_rank(monkeypatch, rank: int, world: int) -> None:
-    monkeypatch.setattr(module, "_rank_and_world", lambda: (rank, world))
+    for each in (module, samplers):
+        monkeypatch.setattr(each, "rank_and_world", lambda: (rank, world))
 
 
 # -- batches -----------------------------------------------------------------------------------------------

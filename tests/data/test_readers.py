@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hemnet.data.readers import read_image, read_labels
+from hemnet.data.decoding import read_image, read_labels
 from hemnet.data.sets.camvid import CAMVID, CamVid
 from hemnet.data.spec import IGNORE_INDEX, DataError
 

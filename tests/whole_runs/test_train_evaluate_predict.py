@@ -13,8 +13,8 @@ from _helpers.tiny import call, tiny
 from PIL import Image
 
 from hemnet.config.build import restore
-from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
+from hemnet.config.explain import ConfigError
 from hemnet.data import CAMVID, DataError
 from hemnet.errors import HemnetError
 from hemnet.runs import checkpoints

@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hemnet.config.check import explain
 from hemnet.config.compose import register_recipes
+from hemnet.config.explain import explain
 from hemnet.config.overrides import for_hydra, parse_override
 from hemnet.config.paths import CONF
 from hemnet.storage.places import absolute

@@ -13,9 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import DDPStrategy
 
-from hemnet.config.check import ConfigError, check_batch_statistics, require_known_targets
-from hemnet.config.machine import devices_to_use, gpu_count, on_this_machine
+from hemnet.config.explain import ConfigError
+from hemnet.config.machine import check_batch_statistics, devices_to_use, gpu_count, on_this_machine
 from hemnet.config.refusals import refusal
+from hemnet.config.targets import require_known_targets
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hemnet.config.check import ConfigError, check, explain
+from hemnet.config.check import check
+from hemnet.config.explain import ConfigError, explain
 from hemnet.config.overrides import parse_override, split
 from hemnet.errors import HemnetError
 from hemnet.runs.redaction import redacted_terminal

@@ -19,7 +19,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hemnet.config.check import absolute_path, check, explain
+from hemnet.config.check import absolute_path, check
+from hemnet.config.explain import explain
 from hemnet.config.overrides import readable
 from hemnet.config.paths import CONF, recipes
 from hemnet.config.resuming import require_run, resumed

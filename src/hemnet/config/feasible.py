@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from hemnet.config.check import ConfigError, check, check_parts, nearest
+from hemnet.config.check import check, check_parts
+from hemnet.config.explain import ConfigError, nearest
 
 if TYPE_CHECKING:  # slow to import
     import pytorch_lightning as pl

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from hemnet.config.build import read_network
-from hemnet.config.check import ConfigError
+from hemnet.config.explain import ConfigError
 from hemnet.data import DatasetSpec
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter

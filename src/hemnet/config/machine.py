@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config.check import ConfigError
+from hemnet.config.explain import ConfigError
 from hemnet.processes.launch import launched
 from hemnet.processes.ranks import asked_devices
 from hemnet.wording import counted
@@ -87,3 +87,16 @@ def on_this_machine(config: DictConfig, assignments: Sequence[str] = ()) -> Dict
         OmegaConf.update(changed, key, value)
         log.info("%s is %s here, not %s as in training: this machine has %d GPUs", key, value, before, gpus)
     return changed
+
+
+def check_batch_statistics(config: DictConfig, *, ranks_on_cpu: bool) -> None:
+    """Refuse synchronised batch normalisation on the CPU, which torch only refuses at the first batch.
+
+    Raises:
+        ConfigError: ``trainer.sync_batchnorm`` is true, and the run is of ``ranks_on_cpu``.
+    """
+    if config.trainer.sync_batchnorm and ranks_on_cpu:
+        raise ConfigError(
+            "trainer.sync_batchnorm is true for processes on the CPU, where torch cannot do it: set it to "
+            "false, or trainer.accelerator=gpu"
+        )

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from hemnet.errors import HemnetError
+from hemnet.config.explain import ConfigError
 from hemnet.runs.redaction import is_secret, redact_argument
 from hemnet.storage.places import absolute
 
@@ -26,10 +26,6 @@ PATH = re.compile(r"~|/|\.\.?/")
 # Hydra's options that are followed by a value, and of these the ones whose value is a folder.
 HYDRA_OPTIONS = {"--config-name", "-cn", "--package", "-p", "--cfg", "-c", "--info", "-i"}
 HYDRA_FOLDERS = {"--config-dir", "-cd", "--config-path", "-cp"}
-
-
-class ConfigError(HemnetError):
-    """A key, value or choice of the configuration is wrong."""
 
 
 def quoted(value: str | Path) -> str:

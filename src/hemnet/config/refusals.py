@@ -11,7 +11,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config.check import ConfigError
+from hemnet.config.explain import ConfigError
 from hemnet.errors import HemnetError
 from hemnet.runs.identity import leaves
 from hemnet.training.inference import SHORTAGE

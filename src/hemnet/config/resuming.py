@@ -7,7 +7,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config.check import ConfigError, absolute_path
+from hemnet.config.check import absolute_path
+from hemnet.config.explain import ConfigError
 from hemnet.errors import HemnetError
 from hemnet.runs.identity import leaves
 from hemnet.runs.redaction import REDACTED

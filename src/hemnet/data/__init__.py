@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hemnet.data.cache import Cached
+    from hemnet.data.decoding import read_image
     from hemnet.data.listing import IMAGE_SUFFIXES
-    from hemnet.data.module import Batch, EpochSampler, SampleDataset, SegmentationData, ShardSampler, collate
-    from hemnet.data.readers import Fingerprint, Reader, Sample, read_image
+    from hemnet.data.module import Batch, SampleDataset, SegmentationData, collate
+    from hemnet.data.readers import Fingerprint, Reader, Sample
+    from hemnet.data.samplers import EpochSampler, ShardSampler
     from hemnet.data.sets.ade20k import ADE20K
     from hemnet.data.sets.camvid import CAMVID, CamVid
     from hemnet.data.sets.cityscapes import Cityscapes
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "cache": "Cached",
+    "decoding": "read_image",
     "listing": "IMAGE_SUFFIXES",
-    "module": "Batch EpochSampler SampleDataset SegmentationData ShardSampler collate",
-    "readers": "Fingerprint Reader Sample read_image",
+    "module": "Batch SampleDataset SegmentationData collate",
+    "readers": "Fingerprint Reader Sample",
+    "samplers": "EpochSampler ShardSampler",
     "sets.ade20k": "ADE20K",
     "sets.camvid": "CAMVID CamVid",
     "sets.cityscapes": "Cityscapes",

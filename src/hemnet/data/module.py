@@ -3,23 +3,21 @@
 Shapes: B images in a batch, H, W height and width.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hemnet.data.cache import Cached
 from hemnet.data.degenerate import too_few_classes
 from hemnet.data.random_streams import stream
 from hemnet.data.readers import Reader, has_labels
+from hemnet.data.samplers import EpochSampler, ShardSampler, rank_and_world
 from hemnet.data.spec import DataError
 from hemnet.data.transforms import Item, Transform
 from hemnet.data.workers import WorkerLoader
-from hemnet.processes.ranks import distributed
 from hemnet.wording import counted
 
 
@@ -64,61 +62,6 @@ class SampleDataset(Dataset[Item]):
         except Exception as error:
             error.add_note(f"while preparing sample {index} of {self.reader.spec.name}")
             raise
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Shuffled (epoch, index) pairs for training, sharded over the ranks of torch.distributed, if any.
-
-    The order depends on (seed, epoch) alone. Rank r of R takes positions r, r + R, ... of it, so batch i of
-    all ranks together is batch i of a single process with the same total batch size. The last length % R
-    samples of the order are left out, so that every rank has the same number.
-
-    Lightning calls `set_epoch`. The trainer needs `use_distributed_sampler=False`, else it would shard again.
-
-    Args:
-        length: number of samples.
-        seed: seed of the order.
-        start: the first epoch, and how many samples of it each rank skips.
-    """
-
-    def __init__(self, length: int, seed: int, start: tuple[int, int] = (0, 0)) -> None:
-        self._length, self._seed, self._start, self._epoch = length, seed, start, start[0]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, >= 0, of the next iteration."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._length // _rank_and_world()[1]
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rank, world = _rank_and_world()
-        epoch = self._epoch
-        order = stream(self._seed, "shuffle", epoch).permutation(self._length).tolist()
-        shard = order[: self._length - self._length % world][rank::world]
-        first = self._start[1] if epoch == self._start[0] else 0
-        return iter([(epoch, index) for index in shard[first:]])
-
-
-class ShardSampler(Sampler[int]):
-    """Indices in order for evaluation, each on exactly one rank; ranks may differ by one sample."""
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-
-    def _shard(self) -> range:
-        rank, world = _rank_and_world()
-        return range(rank, self._length, world)
-
-    def __len__(self) -> int:
-        return len(self._shard())
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._shard())
-
-
-def _rank_and_world() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
 
 
 def collate(items: list[Item]) -> Batch:
@@ -235,7 +178,7 @@ class SegmentationData(pl.LightningDataModule):
         Raises:
             DataError: there are fewer samples than processes.
         """
-        if len(self.val_dataset) < (world := _rank_and_world()[1]):
+        if len(self.val_dataset) < (world := rank_and_world()[1]):
             raise DataError(
                 f"{self.spec.name}: {counted(len(self.val_dataset), 'evaluation sample')} for {world} "
                 "processes; evaluate on fewer, with trainer.devices"

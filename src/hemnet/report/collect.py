@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import results_of
+from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import Identity, debugging, identity
-from hemnet.runs.run import Run, find_runs
+from hemnet.runs.run import Run
 from hemnet.sweeps.jobs import CONSOLE, last_lines
 
 MARKS = ("config.yaml", CONSOLE)

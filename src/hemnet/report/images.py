@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hemnet.data.readers import read_image
+from hemnet.data.decoding import read_image
 from hemnet.data.spec import DataError
 from hemnet.report.contents import Block, Picture
 from hemnet.report.groups import Group, Section

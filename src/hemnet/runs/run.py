@@ -4,9 +4,8 @@ config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{l
 """
 
 import logging
-import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,20 +19,18 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet.errors import HemnetError
 from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted
-from hemnet.runs import checkpoints
+from hemnet.runs import checkpoints, metrics_csv
 from hemnet.runs.identity import LENGTH, below, debugging, differences
 from hemnet.runs.provenance import device_name, environment
 from hemnet.runs.redaction import redact, redacted
 from hemnet.runs.stored_config import read_config
-from hemnet.storage.files import hold, read_json, read_table, replacing, write_json, write_records
+from hemnet.storage.files import hold, read_json, replacing, write_json
 
 log = logging.getLogger(__name__)
 # To run.log alone: the command prints the error of its run itself (conf/train.yaml, hydra.job_logging).
 failures = logging.getLogger("hemnet.failure")
 Checkpoint = Literal["last", "best"]
 RESULT = "result.json"
-INNER = {"evaluation", "checkpoints", "figures", "wandb"}
-"""The folders inside a run directory, in which `find_runs` does not look for further runs."""
 
 
 @dataclass
@@ -120,7 +117,8 @@ class Run:
         busy = f"another process is training in {self.path}: wait for it or stop it"
         self._lock.enter_context(hold(self.path / ".lock", busy))
         checkpoints.clean(self.path / "checkpoints")
-        self._forget_unsaved_steps()
+        # Training repeats the steps after the last checkpoint.
+        metrics_csv.forget_from(self.path / "metrics.csv", self.saved_step)
         (self.path / RESULT).unlink(missing_ok=True)  # it says how the run ended before
         with replacing(self.path / "config.yaml") as part:  # a run without its config.yaml cannot be resumed
             OmegaConf.save(redacted(self.config), part)
@@ -134,19 +132,6 @@ class Run:
         write_json(
             self.path / "environment.json", environment() | ({"extended": extended} if extended else {})
         )
-
-    def _forget_unsaved_steps(self) -> None:
-        """Remove the rows of metrics.csv after the last checkpoint: training repeats those steps."""
-        path = self.path / "metrics.csv"
-        rows = read_table(path)
-        if rows and not path.read_bytes().endswith(b"\n"):
-            rows.pop()  # incomplete: the process was killed while it wrote this row, or the disk was full
-        saved = self.saved_step
-        kept = [row for row in rows if int(row["step"]) < saved]
-        if not kept:
-            path.unlink(missing_ok=True)
-            return
-        write_records(path, sorted(set().union(*kept)), kept)
 
     @property
     def resumes_from(self) -> Path | None:
@@ -262,45 +247,14 @@ class Run:
         return path
 
     def metrics(self) -> list[dict[str, float]]:
-        """Return the rows of metrics.csv in order, each without its empty cells; [] if there is no file."""
-        rows = read_table(self.path / "metrics.csv")
-        return [{key: float(value) for key, value in row.items()} for row in rows]
+        """Return the rows of metrics.csv, see `hemnet.runs.metrics_csv.read`."""
+        return metrics_csv.read(self.path / "metrics.csv")
 
     def curves(self, wanted: Callable[[str], object] = bool) -> dict[str, np.ndarray]:
-        """Return metrics.csv by metric.
-
-        Args:
-            wanted: takes a metric's name and returns whether to include it; by default all are included.
-
-        Returns:
-            (S, 2) float64 per metric: optimizer step and value at the S steps where it was logged.
-
-        Raises:
-            ValueError: a cell is not a number.
-        """
-        points: dict[str, list[tuple[float, float]]] = {}
-        for row in self.metrics():
-            step = row.pop("step", None)
-            for name, value in row.items():
-                if step is not None and wanted(name):
-                    points.setdefault(name, []).append((step, value))
-        return {name: np.array(found) for name, found in points.items()}
+        """Return metrics.csv by metric, see `hemnet.runs.metrics_csv.curves`."""
+        return metrics_csv.curves(self.metrics(), wanted)
 
 
 def counts(result: Mapping[str, Any]) -> bool:
     """Return whether a result.json is of a finished run, and not of one that was limited to try the code."""
     return result.get("status") == "finished" and not result.get("debug")
-
-
-def find_runs(folder: Path, marks: Collection[str] = ("config.yaml",)) -> Iterator[Path]:
-    """Yield the directories at or below a folder that hold a file with one of the names ``marks``.
-
-    Raises:
-        HemnetError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise HemnetError(f"{folder} is no folder: name run directories or folders that hold some")
-    for path, names, files in os.walk(folder):
-        if not {*marks}.isdisjoint(files):
-            yield Path(path).resolve()
-        names[:] = sorted(name for name in names if name not in INNER and not name.startswith("."))

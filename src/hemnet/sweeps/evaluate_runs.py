@@ -11,9 +11,10 @@ from hemnet.config.machine import on_this_machine
 from hemnet.config.paths import recipe
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import FOLDER, results_of
+from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import debugging, identity
 from hemnet.runs.outputs import Origin
-from hemnet.runs.run import Checkpoint, Run, find_runs
+from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.places import absolute
 from hemnet.sweeps.jobs import Evaluation
 from hemnet.sweeps.pool import Slot

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet.config.compose import load
 from hemnet.config.paths import EXPERIMENTS
 from hemnet.errors import HemnetError
-from hemnet.search import Search, Space
 from hemnet.sweeps.jobs import Job
+from hemnet.sweeps.trials import Search, Space
 
 RECIPE = {
     "experiment": "synthetic_hem", "trials": 4, "overrides": ["seed=1"],
