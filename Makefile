@@ -9,7 +9,7 @@ BENCH ?= em
 FORMAT ?= onnx
 .DEFAULT_GOAL := help
 # Recipes read these from the environment, so that spaces and quotes in them reach the commands as they are.
-export RUN INPUT DEST resume
+export EXP SWEEP SEARCH RUN INPUT CHECKPOINT FORMAT BENCH DATASET DEST resume
 .PHONY: help setup data train sweep search evaluate predict export report bench test test-all test-quick lint format clean
 
 names = $(sort $(basename $(notdir $(wildcard experiments/$(1)*.yaml))))
@@ -22,48 +22,48 @@ help: ## list the commands, recipes, sweeps and searches
 setup: $(VENV)/.installed ## make .venv with the tested versions of every dependency
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "hemnet needs Python 3.11 or later: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 train: setup ## train: EXP=<recipe> ARGS="key=value ..." [resume=<run directory>: go on with that run]
-	$(PY) -m hemnet.train $(if $(and $(resume),$(filter file,$(origin EXP))),,experiment=$(EXP)) $(if $(resume),"resume=$$resume") $(ARGS)
+	$(PY) -m hemnet.train $(if $(and $(resume),$(filter file,$(origin EXP))),,"experiment=$$EXP") $(if $(resume),"resume=$$resume") $(ARGS)
 
 sweep: setup ## train many: SWEEP=<smoke, unroll_depth, highway_scale, table2_train, ...>; or evaluate many: SWEEP=table2_eval [ARGS=..]
-	@test -n "$(SWEEP)" || { echo "name a sweep: make sweep SWEEP=smoke"; exit 2; }
-	@test -n "$(wildcard experiments/sweeps/$(SWEEP).yaml experiments/evaluations/$(SWEEP).yaml)" || \
-		{ echo "no sweep $(SWEEP); there are: $(sort $(call names,sweeps/) $(call names,evaluations/))"; exit 2; }
-	$(PY) -m $(if $(wildcard experiments/evaluations/$(SWEEP).yaml),hemnet.evaluate --sweep $(SWEEP),\
-		hemnet.train --multirun sweep=$(SWEEP)) $(ARGS)
+	@test -n "$$SWEEP" || { echo "name a sweep: make sweep SWEEP=smoke"; exit 2; }
+	@if test -f "experiments/evaluations/$$SWEEP.yaml"; then set -- hemnet.evaluate --sweep "$$SWEEP"; \
+	elif test -f "experiments/sweeps/$$SWEEP.yaml"; then set -- hemnet.train --multirun "sweep=$$SWEEP"; \
+	else echo "no sweep $$SWEEP; there are: $(sort $(call names,sweeps/) $(call names,evaluations/))"; exit 2; fi; \
+	set -x; $(PY) -m "$$@" $(ARGS)
 
 search: setup ## search for settings with Optuna: SEARCH=<experiments/searches/NAME> [ARGS="--trials 40 key=value ..."]
-	@test -n "$(SEARCH)" || { echo "name a search: make search SEARCH=hem"; exit 2; }
-	$(PY) -m hemnet.search $(SEARCH) $(ARGS)
+	@test -n "$$SEARCH" || { echo "name a search: make search SEARCH=hem"; exit 2; }
+	$(PY) -m hemnet.search "$$SEARCH" $(ARGS)
 
 evaluate: setup ## score a trained network, or a folder of them: RUN=<run directory> [CHECKPOINT=last|best] [ARGS=..]
 	@test -n "$$RUN" || { echo "name a run: make evaluate RUN=runs/..."; exit 2; }
-	$(PY) -m hemnet.evaluate "$$RUN" --checkpoint $(CHECKPOINT) $(ARGS)
+	$(PY) -m hemnet.evaluate "$$RUN" --checkpoint "$$CHECKPOINT" $(ARGS)
 
 predict: setup ## segment images: RUN=<run directory> INPUT=<image or folder> [CHECKPOINT=last|best]
 	@test -n "$$RUN" && test -n "$$INPUT" || \
 		{ echo "name a run and images: make predict RUN=runs/... INPUT=photos/"; exit 2; }
-	$(PY) -m hemnet.predict "$$RUN" "$$INPUT" --checkpoint $(CHECKPOINT) $(ARGS)
+	$(PY) -m hemnet.predict "$$RUN" "$$INPUT" --checkpoint "$$CHECKPOINT" $(ARGS)
 
 export: setup ## write a network for use without hemnet: RUN=<run directory> [FORMAT=onnx|torch] [CHECKPOINT=last|best]
 	@test -n "$$RUN" || { echo "name a run: make export RUN=runs/..."; exit 2; }
-	$(PY) -m hemnet.export "$$RUN" --format $(FORMAT) --checkpoint $(CHECKPOINT) $(ARGS)
+	$(PY) -m hemnet.export "$$RUN" --format "$$FORMAT" --checkpoint "$$CHECKPOINT" $(ARGS)
 
 report: setup ## one page on all runs, with figures and tables, in report/: [ARGS="runs/sweeps/smoke ..."]
 	$(PY) -m hemnet.report $(ARGS)
 
 bench: setup ## time and memory of the EM engines: [BENCH=data: the input path, BENCH=ddp: several processes] [ARGS=..]
-	$(PY) -m hemnet.bench $(BENCH) $(ARGS)
+	$(PY) -m hemnet.bench "$$BENCH" $(ARGS)
 
 data: setup ## get a data set: DATASET=<voc, camvid, ...> [DEST=<folder>] [ARGS=..]
-	@test -n "$(DATASET)" || { echo "name a data set: make data DATASET=voc"; exit 2; }
-	$(PY) -m hemnet.data get $(DATASET) $(if $(DEST),--root "$$DEST") $(ARGS)
+	@test -n "$$DATASET" || { echo "name a data set: make data DATASET=voc"; exit 2; }
+	$(PY) -m hemnet.data get "$$DATASET" $(if $(DEST),--root "$$DEST") $(ARGS)
 
 # One test a core: threads of one would take the cores of others.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal

@@ -1,6 +1,7 @@
 """Text is UTF-8 in every file, whatever the locale; a terminal shows the codes of letters that it lacks."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from _helpers.waiting import CEILING
+
+from hemnet.config.overrides import ConfigError, readable
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "experiments").glob("*.py")])
@@ -65,26 +68,34 @@ def test_a_run_and_its_evaluation_under_an_ascii_locale(tmp_path: Path) -> None:
     import numpy as np
     from PIL import Image
 
+    place = "Wände 木"
     for split in ("train", "val"):
         for kind in ("images", "masks"):
-            (folder := tmp_path / "data" / kind / split).mkdir(parents=True)
+            (folder := tmp_path / place / kind / split).mkdir(parents=True)
             for number in range(2):
                 shape = (32, 32, 3) if kind == "images" else (32, 32)
-                Image.fromarray(np.full(shape, number, np.uint8)).save(folder / f"{number}.png")
-    (tmp_path / "classes.yaml").write_text("[Straße, 木]", "utf-8")
+                Image.fromarray(np.full(shape, number, np.uint8)).save(folder / f"ü{number}.png")
     variables = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    words = ["data=folder", "data.root=data", "data.train.classes=./classes.yaml", "logger=csv",
-             "run_dir=run", "model.backbone.width=4", "model.head.channels=8", "model.num_components=2",
-             "data.batch_size=2",
+    words = ["data=folder", f"data.root=./{place}", 'data.train.classes=["Straße","木"]', "logger=csv",
+             "run_dir=./läufe", "model.backbone.width=4", "model.head.channels=8", "model.num_components=2",
+             "data.batch_size=2", 'name="Übung"',
              "data.train_transform.crop_size=32", "trainer.max_epochs=1", "data.num_workers=0"]  # fmt: skip
-    for command in (["train", *words], ["evaluate", "run"]):
+    shown = f"{place}/images/val"
+    for command in (["train", *words], ["evaluate", "läufe"], ["predict", "läufe", shown, "--output", "ö"]):
         done = subprocess.run(
             [sys.executable, "-m", f"hemnet.{command[0]}", *command[1:]], cwd=tmp_path, env=variables,
             capture_output=True, stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr.decode()
-        assert b"Stra\\xdfe" in done.stdout
-    run = tmp_path / "run"
+        assert command[0] == "predict" or b"Stra\\xdfe" in done.stdout
+    run = tmp_path / "läufe"
     for table in (run / "metrics.csv", run / "result.json", run / "evaluation" / "last" / "classes.csv"):
         text = table.read_text("utf-8")
         assert "Straße" in text or "Stra\\u00dfe" in text
+    assert json.loads((run / "result.json").read_text("utf-8"))["experiment"] == "Übung"
+    assert [*(tmp_path / "ö").glob("**/ü0*.png")]
+
+
+def test_an_argument_that_is_no_text_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"data\.root=\./\\udcff.*write it in UTF-8"):
+        readable(["seed=1", "data.root=./" + os.fsdecode(b"\xff")])

@@ -1,9 +1,11 @@
 """Shared by the commands: arguments, error messages, changes to a stored configuration, tables of scores."""
 
 import argparse
+import codecs
 import io
 import logging
 import math
+import os
 import sys
 import traceback
 import warnings
@@ -31,8 +33,9 @@ def run_entry(entry: Callable[[], None]) -> None:
     """Run a command; print an error meant for users without a traceback, and exit with status 2.
 
     Any other error is printed with its traceback, and the exit status is 1. Secrets are removed from all that
-    is printed.
+    is printed. Where the locale is ASCII, the process starts again, see `_read_utf8`.
     """
+    _read_utf8()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # The locale may lack letters of a class, and names of files may have undecodable bytes.
@@ -46,6 +49,20 @@ def run_entry(entry: Callable[[], None]) -> None:
         except Exception:
             traceback.print_exc()
             sys.exit(1)
+
+
+def _read_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode if arguments and file names are read as ASCII.
+
+    There, Python takes apart every other letter of an argument, and cannot open a file whose name has one.
+    The terminal still gets ASCII alone, with the codes of other letters.
+    """
+    ascii_alone = codecs.lookup(sys.getfilesystemencoding()).name == "ascii"
+    if not ascii_alone or os.environ.get("PYTHONUTF8") == "1" or not sys.executable:
+        return
+    shown = f"{getattr(sys.stdout, 'encoding', 'ascii')}:backslashreplace"
+    variables = {"PYTHONIOENCODING": shown} | os.environ | {"PYTHONUTF8": "1"}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)
 
 
 # Warnings about what this project does on purpose.

@@ -51,6 +51,8 @@ def parse_override(assignment: str) -> Override:
 
 def _readable(word: str) -> str:
     key, equals, value = word.partition("=")
+    if not _is_text(word):
+        raise ConfigError(f"{word!r}: not all of its bytes are text in UTF-8: write it in UTF-8")
     reason = _refusal(word)
     if reason is None:
         return word
@@ -71,6 +73,11 @@ def _readable(word: str) -> str:
     else:
         remedy = f"quote the value, for Hydra and for the shell: {key}={_for_shell(key, value)}"
     raise ConfigError(f"{shown}: Hydra cannot read this value ({reason}); {remedy}")
+
+
+def _is_text(word: str) -> bool:
+    """Return whether Python could read all of an argument; a byte that it could not is a lone surrogate."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _for_shell(key: str, value: str) -> str:
