@@ -29,7 +29,7 @@ ONLY = {
     "omegaconf": {"config", "runs", "sweeps", "report", "using", "train", "search"},
     "wandb": {"loggers"},
     "wandb_workspaces": {"report/dashboards.py"},
-    "triton": {"em/engine/triton_passes.py", "em/engine/triton_kernels.py"},
+    "triton": {f"em/engine/triton_{name}.py" for name in ("kernels", "launch", "limits", "passes", "steps")},
 }
 # File names that two rooms have, each with a content of its own that the folder tells. All others occur once.
 SHARED_NAMES = {

@@ -151,7 +151,8 @@ def unroll_with(
         weights_BN = weights_BN.to(mu_BKC).expand(x_BNC.shape[0], -1).contiguous()
     inputs = {"features": x_BNC, "means": mu_BKC, "scale": per_iteration(highway_scale, iterations, mu_BKC)}
     check_model(options.spread, options.prior, mu_BKC, options.assignment)
-    engine = "reference" if options.has_tensors else choose_engine(options.engine, *inputs.values())
+    engine = options.engine if not options.has_tensors else "reference"
+    engine = choose_engine(engine, *inputs.values(), weighted=weights_BN is not None)
     options = replace(options, engine=engine)
     mode.check(iterations, options)
     x_BNC, mu_BKC, scale_TB = (

@@ -8,6 +8,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from hemnet.em.engine.passes import Passes, TorchPasses
 from hemnet.em.options import Engine, Mixture
@@ -16,11 +17,13 @@ from hemnet.em.transforms import needs_plain_operators
 _log = logging.getLogger("hemnet.em")
 
 
-def choose_engine(engine: Engine, x_BNC: Tensor, mu_BKC: Tensor, *others: Tensor) -> Engine:
-    """Resolve "auto": "triton" on CUDA where it can, else "recompute", the reason in the log, once each.
+def choose_engine(
+    engine: Engine, x_BNC: Tensor, mu_BKC: Tensor, *others: Tensor, weighted: bool = False
+) -> Engine:
+    """Resolve "auto": "triton" on CUDA where it can and pays, else "recompute", with the reason in the log.
 
-    Under transforms of `torch.func`, in forward-mode differentiation (of any of the tensors) and in an export
-    it is "reference".
+    Every reason is logged once. Under transforms of `torch.func`, in forward-mode differentiation (of any of
+    the tensors) and in an export it is "reference".
 
     Raises:
         RuntimeError: if an engine is asked for by name that cannot run; says why.
@@ -37,7 +40,7 @@ def choose_engine(engine: Engine, x_BNC: Tensor, mu_BKC: Tensor, *others: Tensor
         return engine
     if engine == "auto" and not x_BNC.is_cuda:
         return "recompute"
-    reason = _why_not_triton(x_BNC, mu_BKC)
+    reason = _why_not_triton(x_BNC, mu_BKC, weighted, asked=engine == "triton")
     if reason is None:
         return "triton"
     if engine == "triton":
@@ -57,12 +60,31 @@ def make_passes(
     return TorchPasses(x_BNC.to(dtype), mixture, weights_BN)
 
 
-def _why_not_triton(x_BNC: Tensor, mu_BKC: Tensor) -> str | None:
+def _why_not_triton(x_BNC: Tensor, mu_BKC: Tensor, weighted: bool, *, asked: bool) -> str | None:
+    """Return a reason against the engine "triton": it cannot run, or if not asked for, does not pay."""
     try:
-        from hemnet.em.engine.triton_passes import why_not
-    except ImportError as error:
-        return f"Triton is not installed ({error}); pip install triton"
-    return why_not(x_BNC, mu_BKC)
+        from hemnet.em.engine import triton_limits
+    except Exception as error:  # an installation may be broken in any way
+        return f"Triton cannot be imported ({type(error).__name__}: {error}); pip install 'hemnet[triton]'"
+    if reason := triton_limits.why_not(x_BNC, mu_BKC):
+        return reason
+    if asked:
+        return None
+    if reason := triton_limits.why_slow(x_BNC, mu_BKC):
+        return reason
+    components, channels = mu_BKC.shape[1:]
+    return _trial(x_BNC.device, x_BNC.dtype, components, channels, weighted)
+
+
+@torch.compiler.assume_constant_result
+def _trial(
+    device: torch.device, dtype: torch.dtype, components: int, channels: int, weighted: bool
+) -> str | None:
+    """`triton_limits.trial`, which `torch.compile` and fake tensors do not look into."""
+    from hemnet.em.engine import triton_limits
+
+    with unset_fake_temporarily():
+        return triton_limits.trial(device, dtype, components, channels, weighted)
 
 
 @cache

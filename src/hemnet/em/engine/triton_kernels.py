@@ -2,8 +2,8 @@
 
 `gather` sums over positions, p^T v with p = z (the E-step) or p = dl (its gradient); `scatter` goes back to
 positions, z·a + dl·w. A program of `gather` owns a share of the positions of one image and writes its partial
-sums apart; a sum over the shares follows. So there are no atomics, and one configuration gives the same bits
-every time.
+sums apart; a sum over the shares follows. So there are no atomics, and with the one choice of blocks of
+`hemnet.em.engine.triton_launch` the same features give the same bits every time.
 
 Precision: sums are float32. bfloat16 features are multiplied on tensor cores in bfloat16, with the factors of
 the logits in two parts, w = high + low, so logits are as good as with a float32 w; z and dl are rounded
@@ -11,6 +11,8 @@ before they weight features, and what they sum to is taken after rounding. All o
 as float32, each product as three of TF32 ("tf32x3"): on tensor cores, at an error near that of float32,
 where "ieee" would leave them idle and plain "tf32" keeps 10 bits. float16 goes that way for its range:
 gradients divided by a mass underflow in it.
+
+The channels of a position lie side by side.
 
 Shape suffixes: N positions, K components, C channels, all of one block; 1 is a dimension to broadcast.
 """
@@ -26,24 +28,11 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 EMULATED = tl.constexpr(INTERPRETED)
 
 
-def _config(block_n: int, block_c: int, warps: int, stages: int) -> triton.Config:
-    return triton.Config({"BLOCK_N": block_n, "BLOCK_C": block_c}, num_warps=warps, num_stages=stages)
-
-
-# A BLOCK_C beyond C keeps the tile of features for both products; a smaller one streams it twice, pipelined.
-if INTERPRETED:
-    _GATHER = _SCATTER = [_config(32, 32, 1, 1)]
-else:
-    _GATHER = [_config(64, 1024, 8, 1), _config(64, 64, 8, 3), _config(128, 64, 8, 3), _config(32, 32, 4, 2)]
-    _SCATTER = [_config(64, 1024, 8, 1), _config(64, 64, 8, 3), _config(128, 64, 8, 3), _config(32, 32, 4, 2)]
-_KEY = ["size", "K", "C", "PULL", "DY", "WEIGHTED"]
-
-
 @triton.jit
-def _tile(row_R1, in_R1, stride, first, C: tl.constexpr, COLUMNS: tl.constexpr):
+def _tile(row_R1, in_R1, first, C: tl.constexpr, COLUMNS: tl.constexpr):
     """Columns from `first` on of the rows at the given pointers; 0 outside."""
     c_1C = first + tl.arange(0, COLUMNS)[None, :]
-    return tl.load(row_R1 + c_1C * stride, mask=in_R1 & (c_1C < C), other=0.0)
+    return tl.load(row_R1 + c_1C, mask=in_R1 & (c_1C < C), other=0.0)
 
 
 @triton.jit
@@ -63,7 +52,7 @@ def _dot(p, q, total):
 
 
 @triton.jit
-def _round(p, dtype: tl.constexpr):
+def round_to(p, dtype: tl.constexpr):
     """Float32 p in another type, to the nearest."""
     if EMULATED and dtype == tl.bfloat16:
         bits = p.to(tl.uint32, bitcast=True)
@@ -72,36 +61,36 @@ def _round(p, dtype: tl.constexpr):
 
 
 @triton.jit
-def _products(v_N1, in_N1, v_stride, w_K1, in_K1, p_NK, end, C: tl.constexpr, STEP: tl.constexpr):
+def _products(v_N1, in_N1, w_K1, in_K1, p_NK, end, C: tl.constexpr, STEP: tl.constexpr):
     """Add to p what v·w_k gives over the channels before `end`."""
     for first in tl.range(0, end, STEP):
-        w_KC = _tile(w_K1, in_K1, 1, first, C, STEP)
-        v_NC = _tile(v_N1, in_N1, v_stride, first, C, STEP).to(w_KC.dtype)
+        w_KC = _tile(w_K1, in_K1, first, C, STEP)
+        v_NC = _tile(v_N1, in_N1, first, C, STEP).to(w_KC.dtype)
         p_NK = _dot(v_NC, tl.trans(w_KC), p_NK)
     return p_NK
 
 
 @triton.jit
 def _add_channels(
-    l_NK, dz_NK, x_N1, in_N1, x_stride, f_K1, part, in_K1, first,
+    l_NK, dz_NK, x_N1, in_N1, f_K1, part, in_K1, first,
     C: tl.constexpr, STEP: tl.constexpr, PULL: tl.constexpr,
 ):  # fmt: skip
     """Add to logits and dz what the STEP channels from `first` on give, from one tile of features."""
-    w_KC = _tile(f_K1, in_K1, 1, first, C, STEP)
-    x_NC = _tile(x_N1, in_N1, x_stride, first, C, STEP).to(w_KC.dtype)
+    w_KC = _tile(f_K1, in_K1, first, C, STEP)
+    x_NC = _tile(x_N1, in_N1, first, C, STEP).to(w_KC.dtype)
     l_NK = _dot(x_NC, tl.trans(w_KC), l_NK)
     if w_KC.dtype == tl.bfloat16:
-        low_KC = _tile(f_K1 + 2 * part, in_K1, 1, first, C, STEP)
+        low_KC = _tile(f_K1 + 2 * part, in_K1, first, C, STEP)
         l_NK = _dot(x_NC, tl.trans(low_KC), l_NK)
     if PULL:
-        a_KC = _tile(f_K1 + part, in_K1, 1, first, C, STEP)
+        a_KC = _tile(f_K1 + part, in_K1, first, C, STEP)
         dz_NK = _dot(x_NC, tl.trans(a_KC), dz_NK)
     return l_NK, dz_NK
 
 
 @triton.jit
 def _e_step(
-    x_N1, in_N1, x_stride, f_K1, part, bias_K, offset_K, in_K1, dy_N1, dy_stride, rows_K1, dy_end, v_N1,
+    x_N1, in_N1, f_K1, part, bias_K, offset_K, in_K1, dy_N1, rows_K1, dy_end, v_N1,
     C: tl.constexpr, STEP: tl.constexpr, PULL: tl.constexpr, DY: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -112,12 +101,10 @@ def _e_step(
     l_NK = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     dz_NK = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     if C <= STEP:
-        l_NK, dz_NK = _add_channels(l_NK, dz_NK, x_N1, in_N1, x_stride, f_K1, part, in_K1, 0, C, STEP, PULL)
+        l_NK, dz_NK = _add_channels(l_NK, dz_NK, x_N1, in_N1, f_K1, part, in_K1, 0, C, STEP, PULL)
     else:
         for first in tl.range(0, C, STEP):
-            l_NK, dz_NK = _add_channels(
-                l_NK, dz_NK, x_N1, in_N1, x_stride, f_K1, part, in_K1, first, C, STEP, PULL
-            )
+            l_NK, dz_NK = _add_channels(l_NK, dz_NK, x_N1, in_N1, f_K1, part, in_K1, first, C, STEP, PULL)
     l_NK += bias_K[None, :]
     top_N = tl.max(l_NK, axis=1)
     z_NK = tl.exp(l_NK - top_N[:, None])
@@ -126,16 +113,16 @@ def _e_step(
     if PULL:
         dz_NK = v_N1 * (dz_NK - offset_K[None, :])
         if DY:
-            dz_NK = _products(dy_N1, in_N1, dy_stride, rows_K1, in_K1, dz_NK, dy_end, C, STEP)
+            dz_NK = _products(dy_N1, in_N1, rows_K1, in_K1, dz_NK, dy_end, C, STEP)
         dz_NK = z_NK * (dz_NK - tl.sum(z_NK * dz_NK, axis=1)[:, None])
     return z_NK, dz_NK, top_N + tl.log(total_N)
 
 
-@triton.autotune(_GATHER, key=_KEY)
-@triton.jit
+# A form of the kernel for each special value of these numbers would be compiled, to no gain.
+@triton.jit(do_not_specialize=["N", "K"])
 def gather(
     x_ptr, v_ptr, dy_ptr, rows_ptr, f_ptr, bias_ptr, offset_ptr, sums_ptr, mass_ptr, lse_ptr,
-    N, K, size, part, x_b, x_n, x_c, dy_b, dy_n, dy_c,
+    N, K, part, x_b, x_n, dy_b, dy_n,
     C: tl.constexpr, PULL: tl.constexpr, DY: tl.constexpr, WEIGHTED: tl.constexpr,
     BLOCK_K: tl.constexpr, OUT_C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -166,19 +153,19 @@ def gather(
         x_N1, dy_N1 = image + n_N1 * x_n, dy_image + n_N1 * dy_n
         v_N1 = _weights(v_ptr + b * N + n_N1, in_N1, BLOCK_N, WEIGHTED)
         p_NK, dl_NK, log_N = _e_step(
-            x_N1, in_N1, x_c, f_ptr + factor, part, bias_K, offset_K, in_K1,
-            dy_N1, dy_c, rows_ptr + factor, C, v_N1, C, STEP, PULL, DY, BLOCK_N, BLOCK_K,
+            x_N1, in_N1, f_ptr + factor, part, bias_K, offset_K, in_K1,
+            dy_N1, rows_ptr + factor, C, v_N1, C, STEP, PULL, DY, BLOCK_N, BLOCK_K,
         )  # fmt: skip
         if PULL:
             p_NK = dl_NK
         elif not DY:
             p_NK = v_N1 * p_NK
         if DY and not PULL:
-            value_NC = _tile(dy_N1, in_N1, dy_c, block, C, OUT_C)
+            value_NC = _tile(dy_N1, in_N1, block, C, OUT_C)
         else:
-            value_NC = _tile(x_N1, in_N1, x_c, block, C, OUT_C)
+            value_NC = _tile(x_N1, in_N1, block, C, OUT_C)
         # Rounded before the weights are summed, so that a mean stays a convex combination.
-        q_NK = _round(p_NK, f_ptr.dtype.element_ty)
+        q_NK = round_to(p_NK, f_ptr.dtype.element_ty)
         sums_KC = _dot(tl.trans(q_NK), value_NC.to(q_NK.dtype), sums_KC)
         mass_K += tl.sum(q_NK.to(tl.float32), axis=0)
         lse_N += tl.where(n_N < N, log_N * tl.sum(v_N1, axis=1), 0.0)
@@ -190,12 +177,10 @@ def gather(
     tl.store(lse_ptr + row, tl.sum(lse_N, axis=0))
 
 
-# Tuning runs a kernel many times: what it adds to must be put back between runs.
-@triton.autotune(_SCATTER, key=[*_KEY, "ADD"], restore_value=["out_ptr"])
-@triton.jit
+@triton.jit(do_not_specialize=["N", "K", "R", "with_dy"])
 def scatter(
     x_ptr, v_ptr, dy_ptr, rows_ptr, f_ptr, bias_ptr, offset_ptr, out_ptr,
-    N, K, R, with_dy, size, part, x_b, x_n, x_c, dy_b, dy_n, dy_c, out_b, out_n, out_c,
+    N, K, R, with_dy, part, x_b, x_n, dy_b, dy_n, out_b, out_n,
     C: tl.constexpr, PULL: tl.constexpr, DY: tl.constexpr, WEIGHTED: tl.constexpr, ADD: tl.constexpr,
     BLOCK_K: tl.constexpr, OUT_C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -216,7 +201,7 @@ def scatter(
     rows_K1 = rows_ptr + (b * K + k_K[:, None]) * C
     v_N1 = _weights(v_ptr + b * N + n_N1, in_N1, BLOCK_N, WEIGHTED)
     c_1C = block + tl.arange(0, OUT_C)[None, :]
-    out_NC = out_ptr + b.to(tl.int64) * out_b + n_N1 * out_n + c_1C * out_c
+    out_NC = out_ptr + b.to(tl.int64) * out_b + n_N1 * out_n + c_1C
     in_NC = in_N1 & (c_1C < C)
     sum_NC = tl.zeros([BLOCK_N, OUT_C], tl.float32)
     if ADD:
@@ -228,14 +213,14 @@ def scatter(
         offset_K = tl.load(offset_ptr + k_BK, mask=k_K < K, other=0.0)
         dy_end = tl.where(r == with_dy, C, 0)
         z_NK, dl_NK, _ = _e_step(
-            x_N1, in_N1, x_c, f_ptr + factor, part, bias_K, offset_K, in_K1,
-            dy_N1, dy_c, rows_K1, dy_end, v_N1, C, STEP, PULL, DY, BLOCK_N, BLOCK_K,
+            x_N1, in_N1, f_ptr + factor, part, bias_K, offset_K, in_K1,
+            dy_N1, rows_K1, dy_end, v_N1, C, STEP, PULL, DY, BLOCK_N, BLOCK_K,
         )  # fmt: skip
         if PULL:
             z_NK = v_N1 * z_NK
         # z·a, then dl·w: in a loop, because two such products in a row take too many registers.
         for second in tl.range(0, 2 if PULL else 1, num_stages=1):
             p_NK = tl.where(second == 0, z_NK, dl_NK)
-            f_KC = _tile(f_ptr + factor + (1 - second) * part, in_K1, 1, block, C, OUT_C)
-            sum_NC = _dot(_round(p_NK, f_KC.dtype), f_KC, sum_NC)
-    tl.store(out_NC, _round(sum_NC, out_ptr.dtype.element_ty), mask=in_NC)
+            f_KC = _tile(f_ptr + factor + (1 - second) * part, in_K1, block, C, OUT_C)
+            sum_NC = _dot(round_to(p_NK, f_KC.dtype), f_KC, sum_NC)
+    tl.store(out_NC, round_to(sum_NC, out_ptr.dtype.element_ty), mask=in_NC)

@@ -85,16 +85,17 @@ def pull_history(
     Returns:
         The gradients (B, K, C) to mu^(0) and (T, B) to the highway scale.
     """
-    dscale_TB = torch.zeros_like(history.scale_TB)
+    moving_TB = torch.arange(len(history.scale_TB), device=history.count_B.device)[:, None] < history.count_B
+    dscales: list[Tensor] = []
     direct = [] if dtail_RBKC is None else list(dtail_RBKC)
     d_BKC = direct.pop().clone() if direct else torch.zeros_like(history.final_BKC)
     readout = None if dy_BNC is None else (dy_BNC, history.final_BKC)
     for t, mu_BKC, step in history.backwards(passes, mixture):
-        scale_B, moving_B = history.scale_TB[t], t < history.count_B
+        scale_B, moving_B = history.scale_TB[t], moving_TB[t]
         if readout is not None:
             d_BKC += passes.readout_vjp(mu_BKC, readout[0])
         energy_B = flow_QTB[1, t] if flow_QTB is not None and to_features else None
-        if flow_QTB is not None and t == len(dscale_TB) - 1:
+        if flow_QTB is not None and t == len(moving_TB) - 1:
             flow_QTB[0, -1] = _norm(d_BKC)
             if readout is not None and energy_B is not None:
                 # The readout and the last iteration share responsibilities, and one pull below serves both.
@@ -105,7 +106,7 @@ def pull_history(
                     to_features=False, energy_B=energy_B,
                 )  # fmt: skip
                 energy_B = None
-        d_BKC, dscale_TB[t] = pull_step(
+        d_BKC, dscale_B = pull_step(
             passes,
             mu_BKC,
             scale_B,
@@ -118,11 +119,12 @@ def pull_history(
             energy_B=energy_B,
         )
         readout = None
+        dscales.append(dscale_B)
         if direct:
             d_BKC += direct.pop()
         if flow_QTB is not None:
             flow_QTB[0, t] = _norm(d_BKC)
-    return d_BKC, dscale_TB
+    return d_BKC, torch.stack(dscales[::-1])
 
 
 def _measure_readout(

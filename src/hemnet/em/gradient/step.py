@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hemnet.em.engine.fused import FusedSteps
 from hemnet.em.engine.passes import Passes
 from hemnet.em.functional import EMPTY_MASS, SHORTEST_MEAN
 from hemnet.em.options import Mixture
@@ -31,6 +32,8 @@ class Step(NamedTuple):
 
 def take_step(passes: Passes, mu_BKC: Tensor, h_B: Tensor, mixture: Mixture) -> Step:
     """Eqs (1) to (3) and the normalisation, from mu."""
+    if isinstance(passes, FusedSteps):
+        return Step(*passes.take_step(mu_BKC, h_B))
     h_B11 = h_B[:, None, None]
     sums_BKC, mass_BK = passes.sums(mu_BKC)
     # Not the negation of ">": a NaN mass must reach the result, not pass for an empty component.
@@ -83,6 +86,10 @@ def pull_step(
         The gradients (B, K, C) to mu and (B,) to h. The gradient to h is 0 for an image that had stopped. For
         h = 1 it cannot be computed from the result of the step, and is set to 0.
     """
+    if isinstance(passes, FusedSteps):
+        return passes.pull_step(
+            mu_BKC, h_B, moving_B, step, d_BKC, readout, to_features=to_features, energy_B=energy_B
+        )
     h_B = torch.where(moving_B, h_B, 1.0)  # the step of an image that had stopped has no length
     h_B11, mass_BK1, length_BK1 = h_B[:, None, None], step.mass_BK.unsqueeze(2), step.length_BK.unsqueeze(2)
     stopped_B11 = ~moving_B[:, None, None]
