@@ -15,6 +15,11 @@ from hemnet.config.explain import ConfigError
 # that this project consists of.
 TARGETS: dict[str, tuple[str, ...]] = {
     "data": ("hemnet.data",),
+    "data.train_transform.pipeline": (
+        "albumentations.augmentations",
+        "albumentations.core.composition",
+        "albumentations.core.transforms_interface",
+    ),
     "model": ("hemnet.nets",),
     "model.head.gradient": ("hemnet.em.gradient",),
     "model.auxiliary.gradient": ("hemnet.em.gradient",),
@@ -42,8 +47,9 @@ def _find(target: Any, path: str) -> Any:
     where = f"{path}._target_" if path else "_target_"
     own = tuple(filter(None, os.environ.get(OWN, "").split(",")))
     group, *inner = re.split(r"[.\[]", path)
+    inside = [key for key in TARGETS if "." in key and re.match(rf"{re.escape(key)}([.\[]|$)", path)]
     # Few classes may be named inside a part of a network: a backbone there could load weights from anywhere.
-    place = path if group == "model" and len(inner) > 1 else group
+    place = inside[0] if inside else "" if group == "model" and len(inner) > 1 else group
     allowed = (*TARGETS.get(place, ()), *own)
     packages = {module.partition(".")[0] for module in allowed}
     refused = ConfigError(

@@ -3,14 +3,14 @@
 Shapes: H, W image height and width, C = 3 colour channels.
 """
 
-import os
-import random
+from collections.abc import Callable, Sequence
 from typing import Any, NotRequired, Protocol, TypedDict
 
 import cv2
 import numpy as np
 import torch
 
+from hemnet.data.augmentation import compose, require_size, seed
 from hemnet.data.readers import Sample
 from hemnet.data.spec import IGNORE_INDEX
 
@@ -116,12 +116,15 @@ def _pair(size: int | tuple[int, int], name: str) -> tuple[int, int]:
 
 
 class TrainTransform:
-    """Random scale, crop, flip and colour for training.
+    """Random scale, crop, flip and colour for training, and any transforms of albumentations.
 
-    In this order: resize to `base_size` or `longest`; scale both sides by one factor, uniform in `scale`;
-    crop at random (a smaller image is placed at random in the crop, padded with the ImageNet mean colour and
-    IGNORE_INDEX); flip left to right with probability 1/2; jitter brightness, contrast, saturation and
-    hue; normalise.
+    Images are resized to `base_size` or `longest`, go through the pipeline, and are normalised. By name it
+    may have ``scale``, both sides by one factor, uniform in `scale`; ``crop``, at random (a smaller image is
+    placed at random in the crop, padded with the ImageNet mean colour and IGNORE_INDEX); ``flip``, left to
+    right with probability 1/2; ``color_jitter``, of brightness, contrast, saturation and hue.
+
+    Whatever is in the pipeline, masks take the label of the nearest pixel, what is filled is ignored, and all
+    random choices depend on the sample's generator alone.
 
     Args:
         crop_size: (height, width) of the result, or one number for a square.
@@ -132,9 +135,13 @@ class TrainTransform:
             1-j..1+j, the hue is rotated by up to j/10 of the colour circle; 0 keeps colours.
         longest: longer side to resize to first, in pixels, in place of `base_size`; the ratio of the sides is
             kept, so photographs of several shapes are not stretched.
+        pipeline: the steps in their order, these four names or transforms of albumentations, of which one
+            that would break masks is refused; None is the four in this order.
 
     Raises:
-        ValueError: an argument out of its range, or both `base_size` and `longest`.
+        ValueError: an argument out of its range, both `base_size` and `longest`, or a step that is refused,
+            see `hemnet.data.augmentation.compose`.
+        DataError: the pipeline gives another size than `crop_size`.
     """
 
     def __init__(
@@ -145,6 +152,7 @@ class TrainTransform:
         flip: bool = True,
         color_jitter: float = 0.3,
         longest: int | None = None,
+        pipeline: Sequence[Any] | None = None,
     ) -> None:
         low, high = scale
         if not 0 < low <= high:
@@ -154,7 +162,14 @@ class TrainTransform:
         self.target = Target("base_size", base_size, longest)
         # The least factor must leave every side at least one pixel: thinner images are enlarged first.
         self._least = 1 if low >= 1 else int(1 / low) + 1
-        self._pipeline = _augmentation(_pair(crop_size, "crop_size"), (low, high), flip, color_jitter)
+        self._crop = _pair(crop_size, "crop_size")
+        named: dict[str, Callable[[], Any]] = {
+            "scale": lambda: _scaling(low, high),
+            "crop": lambda: _cropping(self._crop),
+            "flip": lambda: _flipping() if flip else None,
+            "color_jitter": lambda: _jittering(color_jitter),
+        }
+        self._pipeline = compose(list(named) if pipeline is None else pipeline, named, self._crop)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
         """Return image (3, h, w) float32, mask (h, w) int64, inside (h, w) bool, (h, w) = crop_size; name."""
@@ -163,11 +178,10 @@ class TrainTransform:
         size = (max(size[0], self._least), max(size[1], self._least))
         if size != mask_HW.shape:
             image_HWC, mask_HW = resize_image(image_HWC, size), resize_mask(mask_HW, size)
-        # All transforms of the pipeline draw from these two generators in turn. With a seed each, or their
-        # default state, they would draw the same numbers as each other or in every worker process.
-        self._pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+        seed(self._pipeline, rng)
         # A mask without labels, so that what is IGNORE_INDEX afterwards is padding.
         augmented = self._pipeline(image=image_HWC, mask=mask_HW, padding=np.zeros_like(mask_HW))
+        require_size(augmented["mask"], self._crop)
         return Item(
             image=normalize(augmented["image"]),
             mask=_mask_tensor(augmented["mask"]),
@@ -207,38 +221,43 @@ def _mask_tensor(mask_HW: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(mask_HW.astype(np.int64))
 
 
-def _augmentation(crop: tuple[int, int], scale: tuple[float, float], flip: bool, jitter: float) -> Any:
-    # The import is slow, and without this variable it asks the package index for a newer version.
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+def _scaling(low: float, high: float) -> Any:
     import albumentations as A
 
-    steps: list[Any] = []
-    if scale != (1.0, 1.0):
-        steps.append(
-            A.RandomScale(
-                scale_limit=(scale[0] - 1, scale[1] - 1),
-                interpolation=LINEAR,
-                mask_interpolation=NEAREST,
-                area_for_downscale="image",
-                p=1.0,
-            )
-        )
-    steps.append(
-        A.RandomCrop(
-            *crop,
-            pad_if_needed=True,
-            pad_position="random",
-            border_mode=cv2.BORDER_CONSTANT,
-            fill=tuple(round(255 * mean) for mean in MEAN_RGB),
-            fill_mask=IGNORE_INDEX,
-            p=1.0,
-        )
+    if (low, high) == (1.0, 1.0):
+        return None
+    return A.RandomScale(
+        scale_limit=(low - 1, high - 1),
+        interpolation=LINEAR,
+        mask_interpolation=NEAREST,
+        area_for_downscale="image",
+        p=1.0,
     )
-    if flip:
-        steps.append(A.HorizontalFlip(p=0.5))
-    if jitter:
-        around_one = (1 - jitter, 1 + jitter)
-        steps.append(
-            A.ColorJitter(around_one, around_one, around_one, hue=(-jitter / 10, jitter / 10), p=1.0)
-        )
-    return A.Compose(steps, strict=True, additional_targets={"padding": "mask"})
+
+
+def _cropping(crop: tuple[int, int]) -> Any:
+    import albumentations as A
+
+    return A.RandomCrop(
+        *crop,
+        pad_if_needed=True,
+        pad_position="random",
+        border_mode=cv2.BORDER_CONSTANT,
+        fill=tuple(round(255 * mean) for mean in MEAN_RGB),
+        fill_mask=IGNORE_INDEX,
+        p=1.0,
+    )
+
+
+def _flipping() -> Any:
+    import albumentations as A
+
+    return A.HorizontalFlip(p=0.5)
+
+
+def _jittering(strength: float) -> Any:
+    import albumentations as A
+
+    around_one = (1 - strength, 1 + strength)
+    hue = (-strength / 10, strength / 10)
+    return A.ColorJitter(around_one, around_one, around_one, hue=hue, p=1.0) if strength else None
