@@ -3,6 +3,7 @@
 from hemnet.nets.backbones import ResNet
 from hemnet.nets.baselines import DeepLabV3PlusHead, NonLocalHead, PSPHead
 from hemnet.nets.efficientnet_lite import EfficientNetLite
+from hemnet.nets.foreign import HuggingFaceBackbone, TimmBackbone
 from hemnet.nets.heads import EMHead, EMUnit, FCNHead
 from hemnet.nets.segmenter import Segmenter, SegmenterOutput
 
@@ -12,9 +13,11 @@ __all__ = [
     "EMUnit",
     "EfficientNetLite",
     "FCNHead",
+    "HuggingFaceBackbone",
     "NonLocalHead",
     "PSPHead",
     "ResNet",
     "Segmenter",
     "SegmenterOutput",
+    "TimmBackbone",
 ]
