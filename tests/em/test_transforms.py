@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
-from hemnet.em import unroll
+from hemnet.em import Unrolled, unroll
 from hemnet.em.engine import products
 
 X_BNC, MU_BKC, TANGENT_BNC = draw(2, 9, 4), draw(1, 3, 4, seed=1), draw(2, 9, 4, seed=2)
@@ -237,14 +237,15 @@ def test_a_gradient_flow_is_filled_where_unroll_is_compiled(backend):
 
 @pytest.mark.parametrize("iterations", [0, 1, 3, 9])
 @pytest.mark.parametrize("to_features", [True, False])
-def test_the_flop_counter_tells_the_products_that_are_done(iterations, to_features, monkeypatch):
+@pytest.mark.parametrize("keep", [0.0, 1.5, 100.0])
+def test_the_flop_counter_tells_the_products_that_are_done(iterations, to_features, keep, monkeypatch):
     done = Counter()
-    for name in ("affine", "combine", "gather"):
+    for name in ("multiply", "gather"):
         monkeypatch.setattr(products, name, counting(getattr(products, name), name, done))
     x, mu = X_BNC.clone().requires_grad_(to_features), MU_BKC.clone().requires_grad_()
     counter = FlopCounterMode(display=False)
     with counter:
-        y = unroll(x, mu, iterations=iterations).reconstruction
+        y = unroll(x, mu, iterations=iterations, gradient=Unrolled(keep)).reconstruction
         forward = done.total()
         assert counter.get_total_flops() == forward * 2 * 2 * 9 * 4 * 3
         y.square().sum().backward()
@@ -254,7 +255,7 @@ def test_the_flop_counter_tells_the_products_that_are_done(iterations, to_featur
 
 def counting(function: Callable, name: str, done: Counter) -> Callable:
     def counted(*args, **kwargs):
-        done[name] += 1
+        done[name] += len(args[0]) if name == "multiply" else 1  # which sums several products
         return function(*args, **kwargs)
 
     return counted

@@ -2,6 +2,10 @@
 
 import itertools
 import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,8 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hemnet.bench.timing import peak_extra_memory
-from hemnet.em import unroll
-from hemnet.em.gradient.unrolled import kept_every
+from hemnet.em import Unrolled, unroll
+from hemnet.em.engine import products
+from hemnet.em.gradient.choose import Gradient
+from hemnet.em.gradient.unrolled import what_is_kept
+from hemnet.em.options import Options
 
 # Both engines do the same sums in another order: 1e-11 is 45000 roundings of 2^-53 relative to the norm of
 # the whole tensor, and each number passes through fewer than that in the shapes here.
@@ -128,7 +135,34 @@ def test_only_the_gradients_that_are_wanted():
 
 def test_few_means_are_kept_where_they_would_outweigh_the_features():
     x, mu = torch.empty(1, 64, 2), torch.empty(1, 4, 2)
-    assert [kept_every(x, mu, iterations) for iterations in (0, 1, 4, 5, 9, 10, 64)] == [1, 1, 1, 3, 3, 4, 8]
+    options = Options(1.0, "dot", "none", "recompute", "none", None)
+    strides = [
+        what_is_kept(x, mu, iterations, options, 0.25).stride for iterations in (0, 1, 4, 5, 9, 10, 64)
+    ]
+    assert strides == [1, 1, 1, 3, 3, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("keep", "iterations", "dtype", "kept"),
+    [
+        # Per position 32 channels and 4 components; all means of T iterations are T·4/64 of the features.
+        (0.0, 3, torch.float32, (2, 0)),
+        (0.3, 1, torch.float32, (1, 1)),
+        (0.3, 3, torch.float32, (1, 0)),
+        (0.45, 3, torch.float32, (1, 2)),
+        (100.0, 3, torch.float32, (1, 3)),
+        (0.45, 64, torch.float32, (8, 0)),
+        (0.45, 2, torch.bfloat16, (1, 0)),
+        (0.5, 2, torch.bfloat16, (1, 1)),
+    ],
+    ids=str,
+)
+def test_what_is_kept_fits_the_budget(keep, iterations, dtype, kept):
+    x, mu = torch.empty(1, 64, 32, dtype=dtype), torch.empty(1, 4, 32)
+    options = Options(1.0, "dot", "none", "recompute", "none", None)
+    assert what_is_kept(x, mu, iterations, options, keep) == kept
+    for other in (replace(options, engine="triton"), replace(options, tolerance=1e-3)):
+        assert what_is_kept(x, mu, iterations, other, keep) == (kept[0], 0)
 
 
 # --- types, layouts, limits ---------------------------------------------------------------------------------
@@ -220,16 +254,145 @@ def test_every_mode_compiles_without_a_graph_break(options):
         torch.testing.assert_close(compiled, eager)
 
 
+# --- products -----------------------------------------------------------------------------------------------
+
+LIBRARIES = ["torch.bmm", "oneDNN"]
+
+
+def force(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let even small products run in a library, as large ones do on a processor that it suits."""
+    if library == "oneDNN" and not products.has_onednn():
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(products, "library", lambda threads: library)
+    monkeypatch.setattr(products, "LARGE", 0)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("channels", [1, 24, 160])
+@pytest.mark.parametrize("components", [1, 5])
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_products_are_those_of_float64_in_either_layout(
+    library, channels, components, by_channel, monkeypatch
+):
+    force(library, monkeypatch)
+
+    def laid_out(tensor: Tensor) -> Tensor:
+        return products.ready(tensor.float(), by_channel)
+
+    x, w, b = draw(3, 37, channels), draw(3, components, channels, seed=1), draw(3, components, seed=2)
+    p, q = (laid_out(draw(3, 37, components, seed=seed)) for seed in (3, 4))
+    close = {"rtol": 1e-5, "atol": 1e-5 * math.sqrt(max(37, channels))}
+    found = products.affine(laid_out(x), w.float(), b.float())
+    torch.testing.assert_close(found.double(), x @ w.mT + b.unsqueeze(1), **close)
+    torch.testing.assert_close(products.affine(laid_out(x), w.float(), None).double(), x @ w.mT, **close)
+    out, parts = laid_out(x), [(p, w.mT.float()), (q, -2 * w.mT.float())]
+    products.multiply(parts, out, add=True)
+    expected = (p.double() - 2 * q.double()) @ w
+    torch.testing.assert_close(out.double(), x + expected, **close)
+    products.multiply(parts, out, add=False)
+    torch.testing.assert_close(out.double(), expected, **close)
+    sums, totals = products.gather(p, laid_out(x))
+    torch.testing.assert_close(sums.double(), p.double().mT @ x, **close)
+    torch.testing.assert_close(totals.double(), p.double().sum(dim=1), **close)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("assignment", ASSIGNMENTS)
+@pytest.mark.parametrize("dy_by_channel", [False, True])
+def test_features_by_channel_have_the_fit_and_gradient_of_features_by_position(
+    library, weighted, assignment, dy_by_channel, monkeypatch
+):
+    force(library, monkeypatch)
+    weights = draw(2, 40, seed=5).abs().float() if weighted else None
+    mu = draw(2, 3, 8, seed=1)
+    dy = products.ready(draw(2, 40, 8, seed=2), dy_by_channel)
+    options = {"iterations": 3, "assignment": assignment, "variance": 2.0}
+    x = draw(2, 40, 8).requires_grad_()
+    exact = unroll(x, mu, weights, engine="reference", **options).reconstruction
+    (dx,) = torch.autograd.grad(exact, x, dy)
+    for by_channel in (False, True):
+        x = products.ready(draw(2, 40, 8).float(), by_channel).requires_grad_()
+        y = unroll(x, mu.float(), weights, engine="recompute", **options).reconstruction
+        (found,) = torch.autograd.grad(y, x, dy.float())
+        assert (y.stride(), found.stride()) == (x.stride(), x.stride())
+        assert relative(y, exact, 1e-12) < 1e-5
+        assert relative(found, dx, 1e-12) < 1e-5
+
+
+def test_features_are_not_copied_in_either_layout():
+    x = draw(2, 40, 8).float()
+    for laid_out in (x, x.mT.contiguous().mT):
+        assert products.ready(laid_out).data_ptr() == laid_out.data_ptr()
+    assert products.ready(x[:, :, ::2]).is_contiguous()  # but those with gaps between them are
+
+
+def test_the_library_of_large_products_is_the_faster_one(monkeypatch):
+    if not products.has_onednn():
+        pytest.skip("this PyTorch has no oneDNN")
+
+    def late(function: Callable, *args: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return function(*args)
+
+    for module, name, chosen in ((products, "_inner", "torch.bmm"), (torch, "mm", "oneDNN")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, partial(late, getattr(module, name)))
+            assert products.library.__wrapped__(1) == chosen
+
+
+def test_small_products_and_other_types_are_left_to_torch(monkeypatch):
+    monkeypatch.setattr(products, "library", lambda threads: "oneDNN")
+    large, small = torch.empty(1, products.LARGE // 16, 16), torch.empty(1, products.LARGE // 16 - 1, 16)
+    assert products._library(large, 1) == "oneDNN"
+    assert products._library(small, 1) == products._library(large.double(), 1) == "torch.bmm"
+
+
+# --- what is kept -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("assignment", ASSIGNMENTS)
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_does_not_depend_on_what_is_kept(assignment, normalize, weighted):
+    weights = draw(2, 30, seed=5).abs() if weighted else None
+    mu, dy, found = draw(2, 4, 8, seed=1), draw(2, 30, 8, seed=2), []
+    for keep in (0.0, 0.8, 2.0, 100.0):
+        x = draw(2, 30, 8).requires_grad_()
+        fit = unroll(
+            x, mu, weights, iterations=5, assignment=assignment, normalize=normalize, variance=2.0,
+            gradient=Unrolled(keep), record_gradient_flow=True,
+        )  # fmt: skip
+        first, second = (torch.autograd.grad(fit.reconstruction, x, dy, retain_graph=True)[0] for _ in "12")
+        assert torch.equal(first, second)  # what is kept is left as it is
+        found.append((first, fit.gradient_flow.means, fit.gradient_flow.features))
+    for other in found[1:]:
+        assert all(torch.equal(*pair) for pair in zip(other, found[0], strict=True))
+
+
+@pytest.mark.parametrize("keep", [-0.1, math.nan, math.inf, True, "1"], ids=str)
+def test_what_is_kept_is_a_number_of_0_or_more(keep):
+    with pytest.raises(ValueError, match="keep is"):
+        Unrolled(keep)
+
+
+def test_what_is_kept_is_within_its_budget():
+    features = 1024 * 64 * 4
+    least, some, all_of_them = (peak_bytes("recompute", 8, Unrolled(keep)) for keep in (0.0, 0.7, 100.0))
+    assert 0.25 * features < some - least <= 0.7 * features
+    assert all_of_them - least > 1.5 * features  # so the measure can tell
+
+
 # --- memory -------------------------------------------------------------------------------------------------
 
 
-def peak_bytes(engine: str, iterations: int) -> int:
+def peak_bytes(engine: str, iterations: int, gradient: Gradient = "unrolled") -> int:
     """The most that forward and backward hold at once, beyond their inputs."""
     x, mu = draw(1, 1024, 64).float().requires_grad_(), draw(1, 16, 64, seed=1).float().requires_grad_()
     dy = draw(1, 1024, 64, seed=2).float()
 
     def work() -> None:
-        y = unroll(x, mu, iterations=iterations, engine=engine).reconstruction
+        y = unroll(x, mu, iterations=iterations, engine=engine, gradient=gradient).reconstruction
         torch.autograd.grad(y, (x, mu), dy)
 
     work()
@@ -237,7 +400,9 @@ def peak_bytes(engine: str, iterations: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_iterations():
-    assert peak_bytes("recompute", 64) <= 1.15 * peak_bytes("recompute", 1)
+    first = peak_bytes("recompute", 1)
+    for iterations in (2, 3, 8, 16, 64):
+        assert peak_bytes("recompute", iterations) <= 1.15 * first
     assert peak_bytes("reference", 64) > 3 * peak_bytes("reference", 1)  # so the measure can tell
 
 

@@ -116,7 +116,7 @@ class Passes(Protocol):
 
 
 class TorchPasses:
-    """Passes as matrix products, on any device. Temporaries are 2·B·N·K numbers."""
+    """Passes as matrix products, on any device. Temporaries are about 2·B·N·K numbers."""
 
     def __init__(self, x_BNC: Tensor, mixture: Mixture, weights_BN: Tensor | None = None) -> None:
         self._x_BNC = products.ready(x_BNC)
@@ -124,15 +124,28 @@ class TorchPasses:
         self._mixture = mixture
         self._dx_BNC: Tensor | None = None
         self._latest: tuple[Tensor, Tensor] | None = None
+        self._factors: tuple[Tensor, tuple[Tensor, Tensor | None]] | None = None
+        self._dy: tuple[Tensor, Tensor] | None = None
         self._total: tuple[Tensor, Tensor] | None = None
+
+    def responsibilities(self, mu_BKC: Tensor) -> Tensor:
+        """Eq (1), (B, N, K). The latest are remembered: all passes at the same means take one E-step."""
+        if self._latest is None or self._latest[0] is not mu_BKC:
+            self._latest = None
+            self._latest = (mu_BKC, products.softmax_(self._logits(mu_BKC)))
+        return self._latest[1]
+
+    def know(self, mu_BKC: Tensor, z_BNK: Tensor) -> None:
+        """Take the responsibilities at the means as given: those of an earlier E-step there."""
+        self._latest = (mu_BKC, z_BNK)
 
     def sums(self, mu_BKC: Tensor) -> tuple[Tensor, Tensor]:
         """See `Passes`."""
-        return products.gather(weigh(self._responsibilities(mu_BKC), self._weights_BN), self._x_BNC)
+        return products.gather(weigh(self.responsibilities(mu_BKC), self._weights_BN), self._x_BNC)
 
     def log_normalizer(self, mu_BKC: Tensor) -> Tensor:
         """See `Passes`."""
-        logits_BNK = products.affine(self._x_BNC, *logit_factors(mu_BKC, self._mixture))
+        logits_BNK = self._logits(mu_BKC)
         lse_BN1 = logits_BNK.logsumexp(dim=2, keepdim=True)
         self._latest = (mu_BKC, logits_BNK.sub_(lse_BN1).exp_())
         if self._total is None:
@@ -142,13 +155,13 @@ class TorchPasses:
 
     def readout(self, e_BKC: Tensor, mu_BKC: Tensor) -> Tensor:
         """See `Passes`."""
-        y_BNC = self._x_BNC.new_empty(self._x_BNC.shape)
-        products.combine(self._responsibilities(e_BKC), mu_BKC, y_BNC, add=False)
+        y_BNC = torch.empty_like(self._x_BNC)
+        products.multiply([(self.responsibilities(e_BKC), mu_BKC.mT)], y_BNC, add=False)
         return y_BNC
 
     def readout_vjp(self, e_BKC: Tensor, dy_BNC: Tensor) -> Tensor:
         """See `Passes`."""
-        return products.gather(self._responsibilities(e_BKC), self._ready(dy_BNC))[0]
+        return products.gather(self.responsibilities(e_BKC), self._ready(dy_BNC))[0]
 
     def pull(
         self,
@@ -161,49 +174,47 @@ class TorchPasses:
         energy_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `Passes`."""
-        w_BKC, bias_BK = logit_factors(mu_BKC, self._mixture)
-        self._latest = None
-        z_BNK = self._softmax(w_BKC, bias_BK)
+        z_BNK = self.responsibilities(mu_BKC)
         dl_BNK = products.affine(self._x_BNC, a_BKC, -offset_BK)
         if self._weights_BN is not None:
             dl_BNK *= self._weights_BN.unsqueeze(2)
         if readout is not None:
             dy_BNC, rows_BKC = readout
-            dl_BNK += products.affine(self._ready(dy_BNC), rows_BKC, torch.zeros_like(offset_BK))
-        # In place: each position needs nothing but its own row.
-        torch.ops.aten._softmax_backward_data.out(dl_BNK, z_BNK, 2, z_BNK.dtype, grad_input=dl_BNK)
-        z_BNK = weigh(z_BNK, self._weights_BN)
+            products.multiply([(self._ready(dy_BNC), rows_BKC)], dl_BNK, add=True)
+        products.softmax_vjp_(dl_BNK, z_BNK)
+        w_BKC, _ = self._logit_factors(mu_BKC)
+        parts = [(weigh(z_BNK, self._weights_BN), a_BKC), (dl_BNK, w_BKC)]
         if to_features:
-            self._note(z_BNK, a_BKC)
-            self._note(dl_BNK, w_BKC)
+            self._note(parts)
         if energy_B is not None:
             # |P R|² = Σ (P (R Rᵀ))∘P: no second tensor of the size of the features.
-            p_BNJ, r_BJC = torch.cat([z_BNK, dl_BNK], dim=2), torch.cat([a_BKC, w_BKC], dim=1)
+            p_BNJ, r_BJC = torch.cat([p for p, _ in parts], dim=2), torch.cat([r for _, r in parts], dim=1)
             energy_B += (p_BNJ @ (r_BJC @ r_BJC.mT)).mul_(p_BNJ).sum(dim=(1, 2))
         g_BKC, total_BK = products.gather(dl_BNK, self._x_BNC)
         return g_BKC.div_(self._mixture.variance), total_BK.div_(self._mixture.variance)
 
     def features_vjp(self) -> Tensor:
         """See `Passes`."""
-        return self._x_BNC.new_zeros(self._x_BNC.shape) if self._dx_BNC is None else self._dx_BNC
+        return torch.zeros_like(self._x_BNC) if self._dx_BNC is None else self._dx_BNC
 
     def _ready(self, dy_BNC: Tensor) -> Tensor:
-        return products.ready(dy_BNC.to(self._x_BNC.dtype))
+        # Its readers are two passes in a row: what has to be copied is copied once.
+        if self._dy is None or self._dy[0] is not dy_BNC:
+            by_channel = products.is_by_channel(self._x_BNC)
+            self._dy = (dy_BNC, products.ready(dy_BNC.to(self._x_BNC.dtype), by_channel))
+        return self._dy[1]
 
-    def _note(self, p_BNK: Tensor, r_BKC: Tensor) -> None:
+    def _note(self, parts: list[tuple[Tensor, Tensor]]) -> None:
         add = self._dx_BNC is not None
         if self._dx_BNC is None:
-            # Contiguous whatever the layout of x: adding across strides costs more than one copy at the end.
-            self._dx_BNC = self._x_BNC.new_empty(self._x_BNC.shape)
-        products.combine(p_BNK, r_BKC, self._dx_BNC, add=add)
+            self._dx_BNC = torch.empty_like(self._x_BNC)
+        products.multiply([(p_BNK, r_BKC.mT) for p_BNK, r_BKC in parts], self._dx_BNC, add=add)
 
-    def _responsibilities(self, mu_BKC: Tensor) -> Tensor:
-        # The readout follows the sums at the same means: one E-step serves both.
-        if self._latest is None or self._latest[0] is not mu_BKC:
-            self._latest = None
-            self._latest = (mu_BKC, self._softmax(*logit_factors(mu_BKC, self._mixture)))
-        return self._latest[1]
+    def _logits(self, mu_BKC: Tensor) -> Tensor:
+        return products.affine(self._x_BNC, *self._logit_factors(mu_BKC))
 
-    def _softmax(self, w_BKC: Tensor, bias_BK: Tensor) -> Tensor:
-        logits_BNK = products.affine(self._x_BNC, w_BKC, bias_BK)
-        return torch.softmax(logits_BNK, dim=2, out=logits_BNK)
+    def _logit_factors(self, mu_BKC: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self._factors is None or self._factors[0] is not mu_BKC:
+            w_BKC, bias_BK = logit_factors(mu_BKC, self._mixture)
+            self._factors = (mu_BKC, (w_BKC, None if self._mixture.assignment == "dot" else bias_BK))
+        return self._factors[1]

@@ -1,84 +1,170 @@
-"""The batched matrix products of the engine "recompute".
+"""The batched matrix products of the engine "recompute", and the softmax between them.
 
-Large ones on CPU in float32 run as 1x1 convolutions of oneDNN: it takes the bias into the product and uses
-the widest vectors of any processor, where a BLAS may not (on a 2-core AMD EPYC it is about twice as fast
-as torch.bmm). All others are batched matrix products.
+Features are used as they lie in memory, without a copy: by position, as in channels-last images, or by
+channel, as in images that are contiguous. What is computed from them, (B, N, J), lies alike. Each product is
+a·bᵀ of two matrices with rows next to each other; for features by channel the sides change places.
+
+Large products in float32 on a CPU run in one of two libraries, the faster of the machine at hand: the BLAS of
+torch.bmm (on Intel's processors MKL is as fast as they are), or oneDNN, which uses the widest vectors of any
+processor (on an AMD EPYC it is up to twice as fast as MKL).
 
 Shape suffixes: B images, N positions, C channels, J rows of a factor.
 """
 
+import time
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_weight
 
-# Multiplications per image from which a convolution beats torch.bmm, by the time it takes to set up.
-WORTHWHILE = 20_000_000
-# Positions per convolution: enough to be fast, few enough for its result to stay in the cache.
-BLOCK = 2304
+Library = Literal["torch.bmm", "oneDNN"]
+
+# Multiplications per image from which a call for each image costs little beside the product itself.
+LARGE = 2_000_000
+# Channels from which oneDNN is worth it where it must first turn the factor of a sum over positions around.
+TURNED = 128
+# oneDNN is taken only where it is faster by this factor. Where it is faster, it is so by 1.5 and more, so a
+# machine makes the same choice, and computes the same bits, in every process.
+MARGIN = 1.25
+ROUNDS = 12
 
 
-def affine(x_BNC: Tensor, w_BJC: Tensor, b_BJ: Tensor) -> Tensor:
-    """x·w_j + b_j, (B, N, J), contiguous."""
-    if not _convolves(x_BNC, w_BJC.shape[1]):
-        return torch.baddbmm(b_BJ.unsqueeze(1), x_BNC, w_BJC.mT.contiguous())
-    out_BNJ = x_BNC.new_empty(*x_BNC.shape[:2], w_BJC.shape[1])
-    for out_NJ, x_NC, w_JC, b_J in zip(out_BNJ, x_BNC, w_BJC, b_BJ, strict=True):
-        for out_nJ, x_nC in zip(_blocks(out_NJ), _blocks(x_NC), strict=True):
-            out_nJ.copy_(_positions(F.conv2d(_image(x_nC), w_JC[:, :, None, None], b_J)))
+def affine(x_BNC: Tensor, w_BJC: Tensor, b_BJ: Tensor | None) -> Tensor:
+    """x·w_j + b_j, (B, N, J), laid out like x."""
+    out_BNJ = empty_like(x_BNC, w_BJC.shape[1])
+    if b_BJ is not None:
+        out_BNJ.copy_(b_BJ.unsqueeze(1))
+    multiply([(x_BNC, w_BJC)], out_BNJ, add=b_BJ is not None)
     return out_BNJ
 
 
-def combine(p_BNJ: Tensor, v_BJC: Tensor, out_BNC: Tensor, *, add: bool) -> None:
-    """Write Σ_j p_nj v_j to `out`, or add it there."""
-    if not _convolves(p_BNJ, v_BJC.shape[2]):
-        torch.baddbmm(out_BNC, p_BNJ, v_BJC, beta=1 if add else 0, out=out_BNC)
-        return
-    for out_NC, p_NJ, v_JC in zip(out_BNC, p_BNJ, v_BJC, strict=True):
-        for out_nC, p_nJ in zip(_blocks(out_NC), _blocks(p_NJ), strict=True):
-            product_nC = _positions(F.conv2d(_image(p_nJ), v_JC.T[:, :, None, None]))
-            if add:
-                out_nC += product_nC
+def multiply(parts: Sequence[tuple[Tensor, Tensor]], out_BNM: Tensor, *, add: bool) -> None:
+    """Write to `out` the sum over parts (p, w), (B, N, J) and (B, M, J), of Σ_j p_nj w_mj, or add it there.
+
+    All p are laid out like `out`.
+    """
+    by_channel = is_by_channel(out_BNM)
+    if _library(out_BNM, parts[0][0].shape[2]) != "oneDNN":
+        for p_BNJ, w_BMJ in parts:
+            # A BLAS is faster where the small factor is contiguous as it is multiplied.
+            if by_channel:
+                a, b, out = w_BMJ.contiguous(), p_BNJ.mT, out_BNM.mT
             else:
-                out_nC.copy_(product_nC)
+                a, b, out = p_BNJ, w_BMJ.mT.contiguous(), out_BNM
+            torch.baddbmm(out, a, b, beta=1 if add else 0, out=out)
+            add = True
+        return
+    # As one product, which reads and writes `out` once; image by image, since its factor may be a copy.
+    w_BMJ = torch.cat([w for _, w in parts], dim=2)
+    for image, (out_NM, w_MJ) in enumerate(zip(out_BNM, w_BMJ, strict=True)):
+        p_NJ = _beside([p_BNJ[image] for p_BNJ, _ in parts], by_channel)
+        a, b, out = (w_MJ, p_NJ, out_NM.T) if by_channel else (p_NJ, w_MJ, out_NM)
+        if add:
+            out += _inner(a, b)
+        else:
+            out.copy_(_inner(a, b))
 
 
 def gather(p_BNJ: Tensor, x_BNC: Tensor) -> tuple[Tensor, Tensor]:
     """Σ_n p_nj x_n, (B, J, C), and Σ_n p_nj, (B, J)."""
-    # Not the bias gradient of the convolution: that adds one by one, sum() in pairs, which is more exact.
     total_BJ = p_BNJ.sum(dim=1)
-    if not _convolves(x_BNC, p_BNJ.shape[2]):
-        return p_BNJ.mT @ x_BNC, total_BJ
-    shape = (p_BNJ.shape[2], x_BNC.shape[2], 1, 1)
-    gathered = [
-        conv2d_weight(_image(x_NC), shape, _image(p_NJ))[:, :, 0, 0]
-        for p_NJ, x_NC in zip(p_BNJ, x_BNC, strict=True)
-    ]
-    return torch.stack(gathered), total_BJ
+    by_channel = is_by_channel(x_BNC)
+    onednn = _library(x_BNC, p_BNJ.shape[2]) == "oneDNN"
+    if onednn and by_channel:
+        pairs = zip(x_BNC, p_BNJ, strict=True)
+        return torch.stack([_inner(x_NC.T, p_NJ.T).T for x_NC, p_NJ in pairs]), total_BJ
+    if onednn and x_BNC.shape[2] >= TURNED:
+        pairs = zip(p_BNJ, x_BNC, strict=True)
+        return torch.stack([_inner(p_NJ.T.contiguous(), x_NC.T) for p_NJ, x_NC in pairs]), total_BJ
+    if by_channel:
+        return torch.bmm(x_BNC.mT, p_BNJ).mT.contiguous(), total_BJ
+    return torch.bmm(p_BNJ.mT, x_BNC), total_BJ
 
 
-def ready(x_BNC: Tensor) -> Tensor:
-    """The features as the products like them: contiguous on a CPU."""
-    return x_BNC.contiguous() if x_BNC.device.type == "cpu" else x_BNC
+def softmax_(logits_BNJ: Tensor) -> Tensor:
+    """Softmax over J, in place."""
+    turned, dim = _rows_last(logits_BNJ)
+    torch.softmax(turned, dim, out=turned)
+    return logits_BNJ
 
 
-def _convolves(x_BNC: Tensor, rows: int) -> bool:
-    return (
-        x_BNC.dtype == torch.float32
-        and x_BNC.device.type == "cpu"
-        and x_BNC.shape[1] * x_BNC.shape[2] * rows >= WORTHWHILE
-        and torch.backends.mkldnn.is_available()
-    )
+def softmax_vjp_(dz_BNJ: Tensor, z_BNJ: Tensor) -> Tensor:
+    """z∘(dz - Σ_j z∘dz), the gradient to the logits of z = softmax, in place of dz; z is laid out like it."""
+    turned, dim = _rows_last(dz_BNJ)
+    z = z_BNJ if dim == 2 else z_BNJ.mT
+    # In place: each position needs nothing but its own row.
+    torch.ops.aten._softmax_backward_data.out(turned, z, dim, z.dtype, grad_input=turned)
+    return dz_BNJ
 
 
-def _blocks(x_NC: Tensor) -> tuple[Tensor, ...]:
-    return x_NC.tensor_split(-(-len(x_NC) // BLOCK))
+def is_by_channel(x_BNC: Tensor) -> bool:
+    """Whether the features of an image lie channel after channel instead of position after position."""
+    return not x_BNC.is_contiguous() and x_BNC.mT.is_contiguous()
 
 
-def _image(x_NC: Tensor) -> Tensor:
-    # (1, C, N, 1), a view. The new dimensions must be put in before C for the strides to be channels-last.
-    return x_NC[None, :, None, :].permute(0, 3, 1, 2)
+def ready(x_BNC: Tensor, by_channel: bool | None = None) -> Tensor:
+    """The features laid out in one of the two ways; as they are where they can be, if it does not matter."""
+    if by_channel is None:
+        by_channel = is_by_channel(x_BNC)
+    return x_BNC.mT.contiguous().mT if by_channel else x_BNC.contiguous()
 
 
-def _positions(y_1CN1: Tensor) -> Tensor:
-    return y_1CN1[0, :, :, 0].T
+def empty_like(x_BNC: Tensor, rows: int) -> Tensor:
+    """An empty (B, N, J) laid out like x."""
+    images, positions, _ = x_BNC.shape
+    if is_by_channel(x_BNC):
+        return x_BNC.new_empty(images, rows, positions).mT
+    return x_BNC.new_empty(images, positions, rows)
+
+
+def has_onednn() -> bool:
+    """Whether this PyTorch can multiply by oneDNN."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@cache
+def library(threads: int) -> Library:
+    """Return the faster library for large float32 products on this processor, by trying both: about 10 ms.
+
+    Args:
+        threads: how many threads PyTorch uses, for which the answer holds.
+    """
+    if not has_onednn():
+        return "torch.bmm"
+    x_NC, w_JC = (torch.ones(rows, 256, dtype=torch.float32, device="cpu") for rows in (2048, 64))
+    ways = {"torch.bmm": lambda: torch.mm(x_NC, w_JC.T), "oneDNN": lambda: _inner(x_NC, w_JC)}
+    seconds = dict.fromkeys(ways, float("inf"))
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return "oneDNN" if MARGIN * seconds["oneDNN"] < seconds["torch.bmm"] else "torch.bmm"
+
+
+def _library(x_BNC: Tensor, rows: int) -> Library:
+    if x_BNC.dtype == torch.float32 and x_BNC.device.type == "cpu" and _is_large(x_BNC, rows):
+        return library(torch.get_num_threads())
+    return "torch.bmm"
+
+
+def _is_large(x_BNC: Tensor, rows: int) -> bool:
+    return x_BNC.shape[1] * x_BNC.shape[2] * rows >= LARGE
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    # a·bᵀ by oneDNN's inner product, for which F.linear has no way to ask.
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+def _beside(parts: list[Tensor], by_channel: bool) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([part.T for part in parts]).T if by_channel else torch.cat(parts, dim=1)
+
+
+def _rows_last(p_BNJ: Tensor) -> tuple[Tensor, int]:
+    # Contiguous as torch.softmax wants it, and the dimension of the rows there.
+    return (p_BNJ.mT, 1) if is_by_channel(p_BNJ) else (p_BNJ, 2)

@@ -1,16 +1,17 @@
 """The exact gradient of T iterations: from their results back to the means, the scale and the features.
 
 Shape suffixes: B images, N positions, C channels, K components, T iterations, R rows of a trajectory's
-tail, S kept means, Q the two rows of `hemnet.em.result.GradientFlow`.
+tail, S kept means, U iterations whose responsibilities are kept, Q the two rows of
+`hemnet.em.result.GradientFlow`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hemnet.em.engine.passes import Passes
+from hemnet.em.engine.passes import Passes, TorchPasses
 from hemnet.em.gradient.step import Step, pull_step, take_step, where_moving
 from hemnet.em.options import Mixture
 
@@ -26,6 +27,7 @@ class History(NamedTuple):
         count_B: how many iterations moved each image, int64. They are its first ones: an image that has
             stopped does not move again.
         final_BKC: mu^(T).
+        z_UBNK: the responsibilities of the last U iterations; those of the others are recomputed.
         stride: distance of the kept means.
     """
 
@@ -35,6 +37,7 @@ class History(NamedTuple):
     scale_TB: Tensor
     count_B: Tensor
     final_BKC: Tensor
+    z_UBNK: Sequence[Tensor]
     stride: int
 
     @classmethod
@@ -42,7 +45,7 @@ class History(NamedTuple):
         """The history for T = 0: one iteration in which no image moved."""
         one_1BK = torch.ones_like(mu_BKC[None, :, :, 0])
         none_B = torch.zeros_like(mu_BKC[:, 0, 0], dtype=torch.int64)
-        return cls(mu_BKC.unsqueeze(0), one_1BK, one_1BK, one_1BK[:, :, 0], none_B, mu_BKC, 1)
+        return cls(mu_BKC.unsqueeze(0), one_1BK, one_1BK, one_1BK[:, :, 0], none_B, mu_BKC, (), 1)
 
     def backwards(self, passes: Passes, mixture: Mixture) -> Iterator[tuple[int, Tensor, Step]]:
         """Yield t, mu^(t) and the step taken from it, the last iteration first."""
@@ -56,6 +59,9 @@ class History(NamedTuple):
                 means.append(where_moving(step, means[-1], t < self.count_B).mu_BKC)
             for t in reversed(range(first, end)):
                 mu_BKC = means.pop()
+                if t >= (first_known := len(self.scale_TB) - len(self.z_UBNK)):
+                    assert isinstance(passes, TorchPasses)  # no other engine has them
+                    passes.know(mu_BKC, self.z_UBNK[t - first_known])
                 yield t, mu_BKC, Step(after_BKC, self.mass_TBK[t], self.length_TBK[t])
                 after_BKC = mu_BKC
 

@@ -17,6 +17,9 @@ from hemnet.em.gradient.unrolled import UnrolledFunction
 from hemnet.em.options import Options
 from hemnet.em.transforms import no_gradient
 
+# What the forward pass may keep for the backward pass unless a user says otherwise; see `Unrolled`.
+KEEP = 0.4
+
 
 class Outcome(NamedTuple):
     """What iterations gave.
@@ -52,8 +55,8 @@ class Call:
     whole: bool
     flow_QTB: Tensor | None
 
-    def unrolled(self, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
-        """All iterations and the reconstruction, with a graph through all of them."""
+    def unrolled(self, mu_BKC: Tensor, scale_TB: Tensor, keep: float = KEEP) -> Outcome:
+        """All iterations and the reconstruction, with a graph through all of them; keep: see `Unrolled`."""
         if self.options.engine == "reference":
             return self._plain(mu_BKC, scale_TB)
         wants_graph = any(tensor.requires_grad for tensor in (self.x_BNC, mu_BKC, scale_TB))
@@ -67,6 +70,7 @@ class Call:
                 self.weights_BN,
                 self.options,
                 self._rows(scale_TB),
+                keep,
                 self.flow_QTB,
             )
         )

@@ -56,14 +56,16 @@ def backward_flops(
     dy_shape: Sequence[int] | None,
     dtail_shape: Sequence[int] | None,
     to_features: bool,
+    z_shape: Sequence[Sequence[int]],
     *_: object,
     out_shape: Any = None,
 ) -> int:
-    """Return the FLOPs of `hemnet.em.gradient.operators.em_backward`.
+    """Return the FLOPs of `hemnet.em.gradient.operators.em_backward` with the engine "recompute".
 
-    An iteration takes three products (the logits again, the gradient to the responsibilities, the gradient
-    to the means) and two for the gradient to the features; the readout takes three, one of which is an
-    E-step; a mean that was not kept takes the two of a step.
+    An iteration takes three products (the logits again, unless its responsibilities were kept, the gradient
+    to the responsibilities, the gradient to the means) and two for the gradient to the features; the readout
+    takes two, since it shares the E-step of the last iteration; a mean that was not kept takes the two of a
+    step.
 
     Args:
         x_shape: (B, N, C).
@@ -77,11 +79,13 @@ def backward_flops(
         dy_shape: (B, N, C), or None without a gradient to the reconstruction.
         dtail_shape: (R, B, K, C), or None without one to the means.
         to_features: whether the gradient to the features is wanted.
+        z_shape: one (B, N, K) for each iteration whose responsibilities were kept.
         out_shape: shapes of the results, as the counter hands them on.
     """
     iterations = max(scale_shape[0], 1)
     recomputed = max(scale_shape[0] - kept_shape[0], 0)
-    products = (5 if to_features else 3) * iterations + 2 * recomputed + (0 if dy_shape is None else 3)
+    products = (5 if to_features else 3) * iterations + 2 * recomputed - len(z_shape)
+    products += 0 if dy_shape is None else 2
     return products * _product(x_shape, final_shape)
 
 

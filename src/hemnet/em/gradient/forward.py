@@ -4,12 +4,12 @@ Shape suffixes: B images, C channels, K components, T iterations, W window.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from hemnet.em.engine.passes import Passes
+from hemnet.em.engine.passes import Passes, TorchPasses
 from hemnet.em.engine.reference import is_short
 from hemnet.em.gradient.step import Step, take_step, where_moving
 from hemnet.em.options import Mixture
@@ -27,14 +27,23 @@ class Path:
         steps: the T steps between them; none for an accelerated path, whose mixes have no gradient.
         count_B: how many iterations each image took before it stopped, (B,), int64. An image that has
             stopped does not move again, so without acceleration its first `count_B` steps moved it.
+        responsibilities: of the last of the steps, as many as were to be kept.
     """
 
     means: list[Tensor]
     steps: list[Step]
     count_B: Tensor
+    responsibilities: list[Tensor] = field(default_factory=list)
 
 
-def walk(passes: Passes, mu_BKC: Tensor, scale_TB: Tensor, mixture: Mixture, tolerance: float | None) -> Path:
+def walk(
+    passes: Passes,
+    mu_BKC: Tensor,
+    scale_TB: Tensor,
+    mixture: Mixture,
+    tolerance: float | None,
+    kept_steps: int = 0,
+) -> Path:
     """Take T steps. With a tolerance, an image whose next step is relatively shorter stays where it is.
 
     The test is |mu^(t+1) - mu^(t)| <= tolerance·(1-h)·|mu^(t)| over all components of an image, so it does
@@ -47,6 +56,9 @@ def walk(passes: Passes, mu_BKC: Tensor, scale_TB: Tensor, mixture: Mixture, tol
     for t, h_B in enumerate(scale_TB):
         mu_BKC = path.means[t]
         step = take_step(passes, mu_BKC, h_B, mixture)
+        if t >= len(scale_TB) - kept_steps:
+            assert isinstance(passes, TorchPasses)  # no other engine has them
+            path.responsibilities.append(passes.responsibilities(mu_BKC))
         if tolerance is not None:
             moving_B = moving_B & ~is_short(step.mu_BKC - mu_BKC, mu_BKC, h_B, tolerance)
             path.count_B += moving_B

@@ -5,6 +5,7 @@
 Shape suffixes: B images, K components, C channels, T iterations, R rows of a trajectory's tail.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hemnet.em.gradient.call import Call, Outcome
-from hemnet.em.options import Options
+from hemnet.em.gradient.call import KEEP, Call, Outcome
+from hemnet.em.options import Options, is_number
 
 
 class GradientMode(ABC):
@@ -61,11 +62,27 @@ class GradientMode(ABC):
 
 @dataclass(frozen=True)
 class Unrolled(GradientMode):
-    """The exact gradient through all T iterations, to the features, the initial means and every h."""
+    """The exact gradient through all T iterations, to the features, the initial means and every h.
+
+    Attributes:
+        keep: how much the forward pass may keep for the backward pass, 0 or more, in bytes relative to the
+            features: first the means of all iterations, then the responsibilities of the last ones, as far
+            as they fit. What is not kept is recomputed, one iteration at a time, so memory is bounded for
+            any T, and the gradient is the same. The engine "triton" keeps no responsibilities.
+
+    Raises:
+        ValueError: if `keep` is not a finite number of 0 or more.
+    """
 
     name = "unrolled"
     reaches = frozenset({"features", "means", "scale", "model"})
     accelerates = False
+
+    keep: float = KEEP
+
+    def __post_init__(self) -> None:
+        if not is_number(self.keep) or not 0 <= self.keep < math.inf:
+            raise ValueError(f"keep is {self.keep!r}; it must be a finite number of 0 or more")
 
     def flow_rows(self, iterations: int) -> int:
         """All."""
@@ -73,7 +90,7 @@ class Unrolled(GradientMode):
 
     def fit(self, call: Call, mu_BKC: Tensor, scale_TB: Tensor) -> Outcome:
         """See `GradientMode`."""
-        return call.unrolled(mu_BKC, scale_TB)
+        return call.unrolled(mu_BKC, scale_TB, self.keep)
 
 
 @dataclass(frozen=True)

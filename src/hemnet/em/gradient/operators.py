@@ -5,7 +5,7 @@ that `FLAT` declares, and the operator makes `Options(*arguments)` of them. No o
 arguments come last in every schema, so that fakes and FLOP formulas need to name only those before them.
 
 Shape suffixes: B images, N positions, C channels, K components, T iterations, R rows of a trajectory's
-tail, S kept means, Q the two quantities of `GradientFlow`.
+tail, S kept means, U iterations whose responsibilities are kept, Q the two quantities of `GradientFlow`.
 """
 
 import math
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from hemnet.em.engine.choose import make_passes
+from hemnet.em.engine.products import empty_like
 from hemnet.em.functional import autocast_off
 from hemnet.em.gradient.backward import History, pull_history
 from hemnet.em.gradient.forward import Path, accelerated_walk, walk
 from hemnet.em.options import Options
 
-State = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+State = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor], Tensor]
 Flat = tuple[float, str, str, str, str, float | None]
 FLAT = "float variance, str assignment, str normalize, str engine, str acceleration, float? tolerance"
 """The options in an operator's schema, in the order of the fields of `Options`."""
@@ -46,6 +47,7 @@ def em_forward(
     *,
     rows: int = 1,
     stride: int = 0,
+    kept_steps: int = 0,
     readout: bool = True,
 ) -> State:
     """Run T iterations without a graph, and reconstruct.
@@ -58,21 +60,25 @@ def em_forward(
         options: the engine is "recompute" or "triton"; acceleration goes only with stride 0.
         rows: R, how many of the last means to return, 1 to T+1.
         stride: keep mu^(0), mu^(stride), ... before mu^(T) for the backward pass; 0 keeps none.
+        kept_steps: U, of how many iterations, the last ones, to keep the responsibilities for it; with engine
+            "recompute" and stride 1.
         readout: whether to compute the reconstruction; it is empty otherwise.
 
     Returns:
         The reconstruction (B, N, C) in the type of x; the last R means (R, B, K, C); the kept ones
-        (S, B, K, C); the masses and the lengths before "l2" (T, B, K); the number of iterations each image
-        took before it stopped (B,), int64.
+        (S, B, K, C); the masses and the lengths before "l2" (T, B, K); the kept responsibilities, U of
+        (B, N, K); the number of iterations each image took before it stopped (B,), int64.
     """
-    return _forward_operator(x_BNC, weights_BN, mu_BKC, scale_TB, readout, rows, stride, *flat(options))
+    return _forward_operator(
+        x_BNC, weights_BN, mu_BKC, scale_TB, readout, rows, stride, kept_steps, *flat(options)
+    )
 
 
 @torch.library.custom_op(
     "hemnet::em_forward",
     mutates_args=(),
-    schema=f"(Tensor x, Tensor? weights, Tensor mu, Tensor scale, bool readout, int rows, int stride, {FLAT})"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"(Tensor x, Tensor? weights, Tensor mu, Tensor scale, bool readout, int rows, int stride,"
+    f" int kept_steps, {FLAT}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor[], Tensor)",
 )
 def _forward_operator(  # type: ignore[no-untyped-def]
     x_BNC: Tensor,
@@ -82,13 +88,16 @@ def _forward_operator(  # type: ignore[no-untyped-def]
     readout: bool,
     rows: int,
     stride: int,
+    kept_steps: int,
     *flat_options,
 ) -> State:
     options = Options(*flat_options)
-    take = walk if options.acceleration == "none" else accelerated_walk
     with autocast_off(x_BNC):
         passes = make_passes(options.engine, x_BNC, weights_BN, mu_BKC.dtype, options)
-        path = take(passes, mu_BKC, scale_TB, options, options.tolerance)
+        if options.acceleration == "none":
+            path = walk(passes, mu_BKC, scale_TB, options, options.tolerance, kept_steps)
+        else:
+            path = accelerated_walk(passes, mu_BKC, scale_TB, options, options.tolerance)
         y_BNC = x_BNC.new_empty(0, 0, 0)
         if readout:
             y_BNC = like(x_BNC, passes.readout(path.means[max(len(scale_TB) - 1, 0)], path.means[-1]))
@@ -97,12 +106,13 @@ def _forward_operator(  # type: ignore[no-untyped-def]
 
 def like(x_BNC: Tensor, result_BNC: Tensor) -> Tensor:
     """The result in the type and memory layout of x."""
-    if result_BNC.dtype == x_BNC.dtype and result_BNC.stride() == torch.empty_like(x_BNC).stride():
+    stride = torch.empty_like(x_BNC, device="meta").stride()  # without the memory of a second result
+    if result_BNC.dtype == x_BNC.dtype and result_BNC.stride() == stride:
         return result_BNC
     return torch.empty_like(x_BNC).copy_(result_BNC)
 
 
-def _pack(path: Path, rows: int, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _pack(path: Path, rows: int, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], Tensor]:
     def stack(tensors: list[Tensor], like: Tensor) -> Tensor:
         return torch.stack(tensors) if tensors else like.new_empty(0, *like.shape)
 
@@ -113,12 +123,15 @@ def _pack(path: Path, rows: int, stride: int) -> tuple[Tensor, Tensor, Tensor, T
         stack(path.means[:-1:stride] if stride else [], mu_BKC),
         stack([step.mass_BK for step in steps], mu_BKC[:, :, 0]),
         stack([step.length_BK for step in steps], mu_BKC[:, :, 0]),
+        path.responsibilities,
         path.count_B,
     )
 
 
 @_forward_operator.register_fake
-def _(x_BNC, weights_BN, mu_BKC, scale_TB, readout, rows, stride, *_):  # type: ignore[no-untyped-def]
+def _(  # type: ignore[no-untyped-def]
+    x_BNC, weights_BN, mu_BKC, scale_TB, readout, rows, stride, kept_steps, *_
+):
     iterations, images = scale_TB.shape[0], mu_BKC.shape[0]
     kept = math.ceil(iterations / stride) if stride else 0
     saved = iterations if stride else 0
@@ -128,6 +141,7 @@ def _(x_BNC, weights_BN, mu_BKC, scale_TB, readout, rows, stride, *_):  # type: 
         mu_BKC.new_empty(kept, *mu_BKC.shape),
         mu_BKC.new_empty(saved, *mu_BKC.shape[:2]),
         mu_BKC.new_empty(saved, *mu_BKC.shape[:2]),
+        [empty_like(x_BNC, mu_BKC.shape[1]).to(mu_BKC.dtype) for _ in range(kept_steps)],
         mu_BKC.new_empty(images, dtype=torch.int64),
     )
 
@@ -159,9 +173,9 @@ def em_backward(
         The gradients to x, to the initial means and to the scale, and the flow (2, T+1, B), see
         `GradientFlow`, empty if not recorded.
     """
-    *kept, stride = history
+    *kept, z_UBNK, stride = history
     return _backward_operator(
-        x_BNC, weights_BN, *kept, dy_BNC, dtail_RBKC, to_features, record, stride, *flat(options)
+        x_BNC, weights_BN, *kept, dy_BNC, dtail_RBKC, to_features, z_UBNK, record, stride, *flat(options)
     )
 
 
@@ -169,8 +183,8 @@ def em_backward(
     "hemnet::em_backward",
     mutates_args=(),
     schema="(Tensor x, Tensor? weights, Tensor kept, Tensor mass, Tensor length, Tensor scale,"
-    f" Tensor count, Tensor final, Tensor? dy, Tensor? dtail, bool to_features, bool record, int stride,"
-    f" {FLAT}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f" Tensor count, Tensor final, Tensor? dy, Tensor? dtail, bool to_features, Tensor[] responsibilities,"
+    f" bool record, int stride, {FLAT}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward_operator(  # type: ignore[no-untyped-def]
     x_BNC: Tensor,
@@ -184,6 +198,7 @@ def _backward_operator(  # type: ignore[no-untyped-def]
     dy_BNC: Tensor | None,
     dtail_RBKC: Tensor | None,
     to_features: bool,
+    z_UBNK: list[Tensor],
     record: bool,
     stride: int,
     *flat_options,
@@ -191,7 +206,7 @@ def _backward_operator(  # type: ignore[no-untyped-def]
     options = Options(*flat_options)
     iterations, images = scale_TB.shape[0], len(final_BKC)
     flow_QTB = final_BKC.new_zeros((2, iterations + 1, images) if record else (0, 0, 0))
-    history = History(kept_SBKC, mass_TBK, length_TBK, scale_TB, count_B, final_BKC, stride)
+    history = History(kept_SBKC, mass_TBK, length_TBK, scale_TB, count_B, final_BKC, z_UBNK, stride)
     with autocast_off(x_BNC):
         passes = make_passes(options.engine, x_BNC, weights_BN, final_BKC.dtype, options)
         dmu_BKC, dscale_TB = pull_history(
@@ -212,7 +227,7 @@ def _backward_operator(  # type: ignore[no-untyped-def]
 @_backward_operator.register_fake
 def _(  # type: ignore[no-untyped-def]
     x_BNC, weights_BN, kept_SBKC, mass_TBK, length_TBK, scale_TB, count_B, final_BKC, dy_BNC, dtail_RBKC,
-    to_features, record, *_,
+    to_features, z_UBNK, record, *_,
 ):  # fmt: skip
     flow_shape = (2, scale_TB.shape[0] + 1, final_BKC.shape[0]) if record else (0, 0, 0)
     return (

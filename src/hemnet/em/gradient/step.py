@@ -34,12 +34,13 @@ def take_step(passes: Passes, mu_BKC: Tensor, h_B: Tensor, mixture: Mixture) -> 
     """Eqs (1) to (3) and the normalisation, from mu."""
     if isinstance(passes, FusedSteps):
         return Step(*passes.take_step(mu_BKC, h_B))
-    h_B11 = h_B[:, None, None]
     sums_BKC, mass_BK = passes.sums(mu_BKC)
     # Not the negation of ">": a NaN mass must reach the result, not pass for an empty component.
     empty_BK = mass_BK <= EMPTY_MASS
-    m_BKC = sums_BKC / torch.where(empty_BK, 1.0, mass_BK).unsqueeze(2)
-    v_BKC = torch.where(empty_BK.unsqueeze(2), mu_BKC, h_B11 * mu_BKC + (1 - h_B11) * m_BKC)
+    # (1-h) m is the sums times this. An empty component keeps its mu.
+    share_BK = torch.where(empty_BK, 0.0, (1 - h_B).unsqueeze(1) / mass_BK)
+    rest_BK = torch.where(empty_BK, 1.0, h_B.unsqueeze(1))
+    v_BKC = (rest_BK.unsqueeze(2) * mu_BKC).addcmul_(share_BK.unsqueeze(2), sums_BKC)
     length_BK = torch.ones_like(mass_BK)
     if mixture.normalize == "l2":
         length_BK = v_BKC.norm(dim=2).clamp(min=SHORTEST_MEAN)

@@ -1,15 +1,16 @@
 """The autograd Function behind gradient mode `Unrolled`: exact, in memory that does not grow with T.
 
-The forward pass keeps the features and K·C numbers per iteration; the backward pass recomputes the rest,
-one iteration at a time. Where even the means would take a quarter of the features (many iterations on
-few positions), only every √T-th is kept and the backward pass recomputes those between.
+The forward pass keeps the features, K·C numbers per iteration and, within a budget, the responsibilities
+of the last iterations; the backward pass recomputes the rest, one iteration at a time. Where even the means
+would exceed the budget (many iterations on few positions), only every √T-th is kept, and the backward pass
+recomputes those between.
 
 Shape suffixes: B images, N positions, C channels, K components, T iterations, R rows of a trajectory's
-tail, Q the two quantities of `GradientFlow`.
+tail, S kept means, U iterations whose responsibilities are kept, Q the two quantities of `GradientFlow`.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,15 +37,20 @@ class UnrolledFunction(torch.autograd.Function):
         weights_BN: Tensor | None,
         options: Options,
         rows: int,
+        keep: float,
         flow_QTB: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the reconstruction, the last `rows` means, and the iterations each image took."""
-        stride = kept_every(x_BNC, mu_BKC, len(scale_TB))
-        y_BNC, tail_RBKC, *kept, count_B = em_forward(
-            x_BNC, weights_BN, mu_BKC, scale_TB, options, rows=rows, stride=stride
-        )
-        ctx.save_for_backward(x_BNC, weights_BN, mu_BKC, *kept, scale_TB, count_B, tail_RBKC[-1])
-        ctx.options, ctx.rows, ctx.stride, ctx.flow_QTB = options, rows, stride, flow_QTB
+        kept = what_is_kept(x_BNC, mu_BKC, len(scale_TB), options, keep)
+        y_BNC, tail_RBKC, kept_SBKC, mass_TBK, length_TBK, z_UBNK, count_B = em_forward(
+            x_BNC, weights_BN, mu_BKC, scale_TB, options,
+            rows=rows, stride=kept.stride, kept_steps=kept.steps,
+        )  # fmt: skip
+        ctx.save_for_backward(
+            x_BNC, weights_BN, mu_BKC,
+            kept_SBKC, mass_TBK, length_TBK, scale_TB, count_B, tail_RBKC[-1], *z_UBNK,
+        )  # fmt: skip
+        ctx.options, ctx.rows, ctx.stride, ctx.flow_QTB = options, rows, kept.stride, flow_QTB
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(count_B)
         return y_BNC, tail_RBKC, count_B
@@ -55,8 +61,8 @@ class UnrolledFunction(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients to x, mu and the scale."""
         x_BNC, weights_BN, mu_BKC, *kept = ctx.saved_tensors
-        history = History._make((*kept, ctx.stride))
-        nothing = (None,) * 4
+        history = History._make((*kept[:6], kept[6:], ctx.stride))
+        nothing = (None,) * 5
         if not torch.compiler.is_compiling() and torch.is_grad_enabled():
             return *_plain_vjp(ctx, x_BNC, weights_BN, mu_BKC, history, dy_BNC, dtail_RBKC), *nothing
         dx_BNC, dmu_BKC, dscale_TB, flow_QTB = em_backward(
@@ -101,7 +107,27 @@ def _plain_vjp(
     return [next(found) if needed else None for needed in ctx.needs_input_grad[:3]]
 
 
-def kept_every(x_BNC: Tensor, mu_BKC: Tensor, iterations: int) -> int:
-    """How far apart the means are kept: 1 unless all of them would take over a quarter of the features."""
-    few = iterations * mu_BKC.shape[1] <= x_BNC.shape[1] / 4
-    return 1 if few or iterations == 0 else math.isqrt(iterations - 1) + 1
+class Kept(NamedTuple):
+    """What a forward pass keeps: every `stride`-th of the means, the responsibilities of the last `steps`."""
+
+    stride: int
+    steps: int
+
+
+def what_is_kept(x_BNC: Tensor, mu_BKC: Tensor, iterations: int, options: Options, keep: float) -> Kept:
+    """How much fits into `keep` times the bytes of the features: all means first, then responsibilities.
+
+    The engine "triton" never has any responsibilities to keep; and where images stop early, the last
+    iterations are not known beforehand.
+    """
+    positions, channels = x_BNC.shape[1:]
+    row = mu_BKC.shape[1] * mu_BKC.element_size()  # bytes of the responsibilities of a position
+    budget = keep * positions * channels * x_BNC.element_size() - iterations * row * channels
+    if iterations > 1 and budget < 0:
+        return Kept(math.isqrt(iterations - 1) + 1, 0)
+    steps = 0
+    if options.engine == "recompute" and options.tolerance is None:
+        # Counted up, not divided: under torch.compile a range of sizes then has one graph.
+        while steps < iterations and (steps + 1) * row * positions <= budget:
+            steps += 1
+    return Kept(1, steps)
