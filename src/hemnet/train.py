@@ -23,7 +23,7 @@ from hemnet.processes.launch import RankError, run_ranks
 from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted, foremost, interruptible
 from hemnet.runs.identity import debugging
-from hemnet.runs.run import RESULT, Run
+from hemnet.runs.run import ENVIRONMENT, RESULT, Run
 from hemnet.storage.files import read_json
 from hemnet.sweeps import plugins
 
@@ -58,22 +58,30 @@ def _train_on(config: DictConfig, count: int) -> float:
     given: dict[str, Any] = {"config": OmegaConf.to_container(config), "run_dir": str(path)}
     if HydraConfig.initialized():
         given["logs"] = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
-    before = read_json(path / RESULT)
+    before = _state(path)
     try:
         run_ranks([sys.executable, "-m", "hemnet.train", AS_RANK], count, json.dumps(given).encode())
     except (RankError, Interrupted) as error:
         said = read_json(path / RESULT)
-        began = (path / "config.yaml").is_file() and (not said or said != before)
+        changed = not before or _state(path) != before
+        began = (path / "config.yaml").is_file() and changed
         if not began or (said and getattr(error, "rank", 0) == 0):
             raise  # there is no run, or its first rank has recorded the error
         with Run.open(path) as run:
             known = {key: said[key] for key in ("steps", "metrics") if said.get(key)}
-            run.record(seconds=round(time.monotonic() - started, 1), **(run.progress() | known))
+            run.record(seconds=run.seconds(started), **(run.progress() | known))
             if isinstance(error, RankError) and "error" in said:
                 # Either error may be the cause of the other, so the user sees both.
                 raise RankError(f"{error}. Rank 0: {said['error']}", error.rank) from error
             raise
     return Run.open(path).result["metrics"]["val/miou"]
+
+
+def _state(path: Path) -> tuple[Any, ...]:
+    """Return what changes when the run in a directory begins, goes on or ends; () if that tells nothing."""
+    written = path / ENVIRONMENT
+    found = read_json(path / RESULT), written.stat().st_mtime_ns if written.is_file() else 0
+    return found if any(found) else ()
 
 
 def _rank() -> None:
@@ -101,13 +109,12 @@ def _train(config: DictConfig) -> float:
 
     if rank() != 0:
         logging.getLogger().setLevel(logging.WARNING)  # the first rank logs what all of them would
-    run = Run.create(config.run_dir, config, config.resume)
-    if run.status == "finished":
+    run = Run.create(config.run_dir, config, config.resume, begin=False)
+    if run.complete:
         log.info("%s is finished: nothing is left to do", run.path)
         return run.result["metrics"]["val/miou"]
     with run, refusals(config), foremost():
         log.info("run directory: %s", run.path)
-        run.record(**run.progress())
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = build_data(config)
         # A resumed run takes its weights from the checkpoint, and needs no pretrained ones.

@@ -229,6 +229,47 @@ def die_at(folder: Path, count: Iterator[int], n: int, event: str, given: tuple)
         os._exit(9)
 
 
+def test_a_resumed_run_that_is_refused_is_left_as_it_was(tmp_path: Path, config: DictConfig) -> None:
+    interrupted(tmp_path, config, 2)
+    other = OmegaConf.merge(config, {"data": {"root": "/elsewhere"}})
+    before = contents(tmp_path)
+    with pytest.raises(HemnetError, match="no such folder"), Run.create(tmp_path, other, "auto", begin=False):
+        raise HemnetError("/elsewhere: no such folder")
+    assert contents(tmp_path) == before
+    # One that a fault or a signal stops begins, so that its end is recorded.
+    with pytest.raises(Interrupted), Run.create(tmp_path, other, "auto", begin=False):
+        raise Interrupted(signal.SIGTERM)
+    assert Run.open(tmp_path).status == "preempted"
+    assert Run.open(tmp_path).config.data.root == "/elsewhere"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_parts(tmp_path: Path, config: DictConfig) -> None:
+    def part(seconds: float, *, saved: float | None = None, killed: bool = False) -> float:
+        with contextlib.suppress(RuntimeError), Run.create(tmp_path, config, "auto") as run:
+            run._started -= seconds
+            if saved is not None:
+                about = {"hemnet": {"format": checkpoints.CHECKPOINT_FORMAT}, "global_step": 1}
+                about["callbacks"] = {"RunRecord": {"seconds": run.seconds() - seconds + saved}}
+                checkpoints.write(about, tmp_path / "checkpoints" / "last.ckpt")
+            raise RuntimeError
+        if killed:
+            (tmp_path / "result.json").unlink()
+        return run.seconds()
+
+    assert part(100) == pytest.approx(100, abs=5)
+    assert Run.open(tmp_path).result["seconds"] == pytest.approx(100, abs=5)
+    assert part(20) == pytest.approx(120, abs=5)
+    part(30, killed=True)  # without a checkpoint, nothing tells of this part
+    assert part(1) == pytest.approx(121, abs=5)
+    part(50, saved=40, killed=True)
+    assert part(2) == pytest.approx(163, abs=5)
+    assert Run.open(tmp_path).result["seconds"] == pytest.approx(163, abs=5)
+
+
 def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path, config: DictConfig) -> None:
     interrupted(tmp_path, config, 2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -104,3 +104,28 @@ def test_what_changes_no_step_is_free_and_what_does_is_refused_by_name(tmp_path:
 def test_which_keys_the_steps_depend_on(change: str, free: bool) -> None:
     one, other = (load(["run_dir=/a", "logger=csv", *changes]) for changes in ([], [change]))
     assert (differences(one, other) == []) == free
+
+
+REFUSED = {
+    "a metric that does not exist": (["callbacks.best.monitor=val/iou_mean"], "callbacks.best.monitor is"),
+    "too few batches, which Lightning finds": (["trainer.val_check_interval=100"], "val_check_interval"),
+    "a package that is missing": (
+        ["+logger.comet={_target_: pytorch_lightning.loggers.CometLogger}"],
+        "^logger.comet: ",
+    ),
+    "a GPU that is missing": (["trainer.accelerator=gpu"], "trainer.accelerator"),
+}
+
+
+def test_a_setting_that_is_refused_when_a_run_goes_on_changes_none_of_its_files(tmp_path: Path) -> None:
+    run(*SMALL, f"run_dir={tmp_path}", "trainer.max_steps=3")
+    (tmp_path / "result.json").unlink()  # as if it had been killed
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for wrong, said in REFUSED.values():
+        if "gpu" in wrong[0] and torch.cuda.is_available():
+            continue
+        with pytest.raises(HemnetError, match=said):
+            run(f"resume={tmp_path}", "trainer.max_steps=6", *wrong)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    run(f"resume={tmp_path}", "trainer.max_steps=6")
+    assert [int(step) for step, _ in Run.open(tmp_path).curves()["train/loss"]] == [*range(6)]

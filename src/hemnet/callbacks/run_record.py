@@ -34,11 +34,16 @@ class RunRecord(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that a run that stopped after its last validation makes no other."""
-        return {"scores": self.scores, "validated_step": self._validated_step}
+        done = {"scores": self.scores, "validated_step": self._validated_step}
+        return done | {"seconds": self.run.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
         self.scores, self._validated_step = state_dict["scores"], state_dict["validated_step"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the run: nothing that the configuration asks for has been refused."""
+        self.run.begin()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Record the number of steps."""
@@ -54,6 +59,7 @@ class RunRecord(pl.Callback):
         self.run.record(steps=trainer.global_step, metrics=self.scores)
 
     def _conclude(self, trainer: pl.Trainer) -> None:
+        self.run.begin()  # of a run that was stopped after its last step
         if self._validated_step == trainer.global_step and not debugging(self.run.config):
             return
         validate(trainer)

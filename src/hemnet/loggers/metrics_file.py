@@ -37,13 +37,6 @@ class _Rows(ExperimentWriter):
     Overrides two private methods of Lightning's writer, and the one that appends.
     """
 
-    def __init__(self, log_dir: str) -> None:
-        super().__init__(log_dir)
-        path = Path(self.metrics_file_path)
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.metrics_keys = next(csv.reader(file), [])
-
     def _check_log_dir_exists(self) -> None:
         """Keep the existing file; Lightning deletes it."""
 
@@ -57,6 +50,11 @@ class _Rows(ExperimentWriter):
         if not self.metrics:
             return
         path = Path(self.metrics_file_path)
+        if (
+            not self.metrics_keys and path.is_file()
+        ):  # not before, since a run that begins may shorten the file
+            with path.open(newline="", encoding="utf-8") as file:
+                self.metrics_keys = next(csv.reader(file), [])
         if self._record_new_keys() and path.is_file():
             self._rewrite_with_new_header(self.metrics_keys)
         with path.open("a", newline="", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -30,7 +30,19 @@ log = logging.getLogger(__name__)
 # To run.log alone: the command prints the error of its run itself (conf/train.yaml, hydra.job_logging).
 failures = logging.getLogger("hemnet.failure")
 Checkpoint = Literal["last", "best"]
-RESULT = "result.json"
+RESULT, ENVIRONMENT = "result.json", "environment.json"
+RECORD = "RunRecord"
+"""The callback whose state in a checkpoint says how long the run had taken."""
+EARLIER = "earlier_seconds"
+"""Entry of environment.json: how long earlier parts of a resumed run took."""
+
+
+class _Saved(NamedTuple):
+    """The checkpoint that a run resumes from, and how many steps and seconds the run had taken then."""
+
+    path: Path | None
+    step: int
+    seconds: float
 
 
 @dataclass
@@ -42,16 +54,21 @@ class Run:
     Attributes:
         path: the directory.
         config: the run's configuration.
+        complete: whether `create` has found the run finished, and nothing is left to do.
     """
 
     path: Path
     config: DictConfig
+    complete: bool = False
     _started: float = field(default_factory=time.monotonic)
     _outcome: dict[str, Any] = field(default_factory=dict)
     _lock: ExitStack = field(default_factory=ExitStack)
+    _waiting: dict[str, Any] | None = None  # until `begin`: the old values of `LENGTH`
 
     @classmethod
-    def create(cls, path: str | Path, config: DictConfig, resume: str | None = None) -> Self:
+    def create(
+        cls, path: str | Path, config: DictConfig, resume: str | None = None, *, begin: bool = True
+    ) -> Self:
         """Create a run directory with its config.yaml and environment.json, or resume the run that is there.
 
         Args:
@@ -61,6 +78,8 @@ class Run:
                 `resumes_from`; a run whose `status` is "finished" is returned as it is. A run directory must
                 be ``path``; it does the same, and if the keys `LENGTH` differ, the run is extended: also a
                 finished one goes on.
+            begin: whether a run that is resumed begins now. False leaves its files as they are until `begin`,
+                so that a refusal of what the configuration asks for has changed nothing.
 
         Raises:
             HemnetError: the directory cannot be made; it holds a run and ``resume`` is None; that run has
@@ -68,7 +87,9 @@ class Run:
                 another process is training there; or ``resume`` names another directory.
         """
         run = cls(Path(path), config)
+        extend = resume != "auto"
         if rank() != 0:
+            run.complete = run.status == "finished" and not run._check_same(config, extend)
             return run
         if resume not in (None, "auto") and Path(resume).resolve() != run.path.resolve():
             raise HemnetError(
@@ -82,14 +103,18 @@ class Run:
                 f"resume={path}"
             )
         try:
-            for folder in ("checkpoints", "figures"):
-                (run.path / folder).mkdir(parents=True, exist_ok=True)
+            run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise HemnetError(f"run_dir={path} cannot be made ({error}): choose another") from error
-        longer = run._check_same(config, extend=resume != "auto") if exists else {}
-        if exists and run.status == "finished" and not longer:
+        longer = run._check_same(config, extend) if exists else {}
+        run.complete = exists and run.status == "finished" and not longer
+        if run.complete:
             return run
-        run._begin(longer)
+        busy = f"another process is training in {run.path}: wait for it or stop it"
+        run._lock.enter_context(hold(run.path / ".lock", busy))
+        run._waiting = longer
+        if begin or not exists:
+            run.begin()
         return run
 
     def _check_same(self, config: DictConfig, extend: bool) -> dict[str, Any]:
@@ -112,42 +137,67 @@ class Run:
             )
         return {key: OmegaConf.select(before, key) for key in longer}
 
-    def _begin(self, longer: Mapping[str, Any]) -> None:
-        """Lock the directory until the run or its process ends, and write what a run starts with."""
-        busy = f"another process is training in {self.path}: wait for it or stop it"
-        self._lock.enter_context(hold(self.path / ".lock", busy))
+    def begin(self) -> None:
+        """Write what a run starts with, and clean up what an earlier part of it left; once."""
+        if self._waiting is None:
+            return
+        longer, self._waiting = self._waiting, None
+        earlier = max(self._saved.seconds, float(self.result.get("seconds") or 0), self._earlier_seconds)
+        for folder in ("checkpoints", "figures"):
+            (self.path / folder).mkdir(exist_ok=True)
         checkpoints.clean(self.path / "checkpoints")
         # Training repeats the steps after the last checkpoint.
         metrics_csv.forget_from(self.path / "metrics.csv", self.saved_step)
         (self.path / RESULT).unlink(missing_ok=True)  # it says how the run ended before
-        with replacing(self.path / "config.yaml") as part:  # a run without its config.yaml cannot be resumed
+        with replacing(self.path / "config.yaml") as part:  # without it, the run cannot be resumed
             OmegaConf.save(redacted(self.config), part)
-        extended = read_json(self.path / "environment.json").get("extended", [])
+        extended = read_json(self.path / ENVIRONMENT).get("extended", [])
         if longer:
             extended = [*extended, {"step": self.saved_step, "before": dict(longer)}]
             log.info(
                 "the run is extended after step %d (%s): learning rates go on as in a run of the new length",
                 self.saved_step, ", ".join(f"{key} was {value}" for key, value in longer.items()),
             )  # fmt: skip
-        write_json(
-            self.path / "environment.json", environment() | ({"extended": extended} if extended else {})
-        )
+        about: dict[str, Any] = {"extended": extended} if extended else {}
+        about |= {EARLIER: earlier} if earlier else {}
+        write_json(self.path / ENVIRONMENT, environment() | about)
+        self.record(**self.progress())
+
+    @property
+    def _earlier_seconds(self) -> float:
+        """How long the parts of the run took before the one that began last; 0 in a run that is whole."""
+        return float(read_json(self.path / ENVIRONMENT).get(EARLIER, 0))
+
+    def seconds(self, started: float | None = None) -> float:
+        """Return how long the run has taken, with its earlier parts.
+
+        A part whose process was killed counts until its last checkpoint.
+
+        Args:
+            started: when this part started, by ``time.monotonic``; None is when this object was made.
+        """
+        now = time.monotonic() - (self._started if started is None else started)
+        return round(self._earlier_seconds + now, 1)
 
     @property
     def resumes_from(self) -> Path | None:
         """The checkpoint that training resumes from; None if it starts at the beginning."""
-        return self._saved[0]
+        return self._saved.path
 
     @property
     def saved_step(self) -> int:
         """The number of optimizer steps before that checkpoint; 0 without one."""
-        return self._saved[1]
+        return self._saved.step
 
     @cached_property
-    def _saved(self) -> tuple[Path | None, int]:
-        # Cached: training replaces the checkpoint, but both properties describe the one it resumed from.
+    def _saved(self) -> "_Saved":
+        # Cached: training replaces the checkpoint, but what it resumed from stays what it was.
         found = checkpoints.latest(self.path / "checkpoints")
-        return (found[0], int(found[1]["global_step"])) if found else (None, 0)
+        if found is None:
+            return _Saved(None, 0, 0.0)
+        path, content = found
+        record = content.get("callbacks", {}).get(RECORD, {})  # older versions recorded no seconds
+        return _Saved(path, int(content["global_step"]), float(record.get("seconds", 0)))
 
     @property
     def result(self) -> dict[str, Any]:
@@ -181,6 +231,9 @@ class Run:
     ) -> None:
         if rank() != 0:
             return
+        if self._waiting is not None and isinstance(error, HemnetError):
+            self._lock.close()  # a resumed run that was refused is left as it was
+            return
         status, note = "finished", dict[str, Any]()
         if error is not None:
             status = "preempted" if isinstance(error, KeyboardInterrupt | Interrupted) else "failed"
@@ -193,14 +246,15 @@ class Run:
             "experiment": self.config.name,
             "seed": self.config.seed,
             "metrics": {},
-            "seconds": round(time.monotonic() - self._started, 1),
+            "seconds": 0.0,
             "steps": 0,
             "device": device_name(self.config.trainer.get("accelerator", "cpu")),
         }
         if limits := debugging(self.config):
             note["debug"] = limits
         try:
-            write_json(self.path / RESULT, result | self._outcome | note)
+            self.begin()  # of a run that stopped before its first step
+            write_json(self.path / RESULT, result | {"seconds": self.seconds()} | self._outcome | note)
         except OSError as failure:  # such as a full disk, which may also be why the run failed
             if error is None:
                 raise
