@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.application import as_job, start
 from hemnet.config.command_line import ignore_expected_warnings, log_to_terminal, print_scores, run_entry
-from hemnet.config.feasible import check_batch_values, check_monitors, check_training
+from hemnet.config.feasible import check_batch_values, check_deterministic, check_monitors, check_training
 from hemnet.config.paths import CONF
 from hemnet.config.resuming import resumed
 from hemnet.processes.launch import RankError, run_ranks
@@ -125,6 +125,7 @@ def _train(config: DictConfig) -> float:
         labels, record = LabelCheck(), RunRecord(run)
         trainer = build_trainer(config, [ClassFrequencies(), labels, record])
         check_batch_values(config, trainer, network, data)
+        check_deterministic(config, trainer, network)
         if run.resumes_from:
             log.info("going on after step %d", run.saved_step)
         trainer.fit(task, datamodule=data, ckpt_path=run.resumes_from, weights_only=True)

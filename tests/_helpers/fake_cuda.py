@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hemnet.em.engine import choose, triton_passes
+from hemnet.em.engine import choose
 from hemnet.em.gradient import operators
 
 MULTIPROCESSORS = 132  # of an H100
@@ -45,6 +45,7 @@ class Launch(NamedTuple):
 @contextmanager
 def fake_cuda() -> Iterator[list[Launch]]:
     """Let tensors be made on a GPU that is not there; yield the launches of kernels in this block."""
+    triton_passes = pytest.importorskip("hemnet.em.engine.triton_passes")
     launches: list[Launch] = []
 
     def note(kernel: Any, grid: tuple[int, ...], *arguments: Any, near: torch.Tensor, warps: int = 8) -> None:

@@ -39,7 +39,7 @@ def test_batches_have_the_promised_form():
     for batch in batches:
         assert batch["image"].shape == (4, 3, 12, 12)
         assert batch["mask"].shape == (4, 12, 12)
-        assert (batch["image"].dtype, batch["mask"].dtype) == (torch.float32, torch.int64)
+        assert (batch["image"].dtype, batch["mask"].dtype) == (torch.float32, torch.uint8)
         assert all(re.fullmatch(r"train-\d{5}", name) for name in batch["name"])
     names = [name for batch in data.val_dataloader() for name in batch["name"]]
     assert names == [f"val-{i:05d}" for i in range(10)]

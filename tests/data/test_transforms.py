@@ -151,7 +151,7 @@ def test_everything_off_changes_nothing():
     )
     assert torch.equal(item["image"], normalize(sample.image_HWC))
     assert np.array_equal(item["mask"].numpy(), sample.mask_HW)
-    assert item["mask"].dtype == torch.int64
+    assert item["mask"].dtype == torch.uint8
     assert item["name"] == "ramp"
 
 
@@ -222,7 +222,7 @@ def test_eval_resizes_the_image_and_leaves_the_mask():
     item = EvalTransform((30, 40))(sample)
     assert item["image"].shape == (3, 30, 40)
     assert np.array_equal(item["mask"].numpy(), sample.mask_HW)
-    assert item["mask"].dtype == torch.int64
+    assert item["mask"].dtype == torch.uint8
     whole = EvalTransform()(sample, np.random.default_rng(0))
     assert torch.equal(whole["image"], normalize(sample.image_HWC))
     assert torch.equal(

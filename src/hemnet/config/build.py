@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 # What evaluation takes from the configured trainer: where to run and how to compute. The rest is of training.
 EVALUATION = (
-    "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic", "benchmark",
+    "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic",
     "inference_mode", "plugins", "sync_batchnorm", "use_distributed_sampler",
 )  # fmt: skip
 PARTS = ("name", "seed", "data", "model", "optim", "task", "trainer")
@@ -139,7 +139,7 @@ def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> 
     for logger in parts["logger"]:
         if hasattr(logger, "describe"):
             _describe(logger, config)
-    trainer = _build(config, "trainer", default_root_dir=config.run_dir, **parts)
+    trainer = _build_trainer(config, default_root_dir=config.run_dir, **parts)
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     check_batch_statistics(config, ranks_on_cpu=on_cpu and isinstance(trainer.strategy, DDPStrategy))
     if trainer.world_size > 1 and not config.trainer.sync_batchnorm:
@@ -148,6 +148,13 @@ def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> 
             "those of all, on GPUs", config.data.batch_size,
         )  # fmt: skip
     return trainer
+
+
+def _build_trainer(config: DictConfig, **given: Any) -> pl.Trainer:
+    if config.trainer.get("deterministic") and config.trainer.get("benchmark"):
+        # cuDNN takes what was fastest in a search, which is not the same every time.
+        given["benchmark"] = False
+    return _build(config, "trainer", **given)
 
 
 def _describe(logger: Any, config: DictConfig) -> None:

@@ -4,10 +4,11 @@ import contextlib
 import copy
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.check import check, check_parts
 from hemnet.config.explain import ConfigError, nearest
+from hemnet.wording import shortened
 
 if TYPE_CHECKING:  # slow to import
     import pytorch_lightning as pl
@@ -93,6 +94,27 @@ def check_batch_values(
         raise ConfigError(
             "data.batch_size: 1 image in the step of a process gives batch normalisation a single value per "
             f"channel ({name}), from which it learns nothing: give 2 or more images, or another model/head"
+        )
+
+
+def check_deterministic(config: DictConfig, trainer: "pl.Trainer", network: "nn.Module") -> None:
+    """Check that a network that is to be trained deterministically can be, which on CUDA not all can.
+
+    Raises:
+        ConfigError: a module has no deterministic gradient there.
+    """
+    from hemnet.training.arithmetic import not_deterministic
+
+    if config.trainer.deterministic is not True or trainer.strategy.root_device.type != "cuda":
+        return
+    if names := not_deterministic(network):
+        part = "auxiliary" if all(name.startswith("auxiliary.") for name in names) else names[0].split(".")[0]
+        target = str(OmegaConf.select(config, f"model.{part}._target_")).rpartition(".")[2]
+        kinds = sorted({type(network.get_submodule(name)).__name__ for name in names})
+        raise ConfigError(
+            f"trainer.deterministic is true, and on a GPU torch has no deterministic gradient for "
+            f"{', '.join(kinds)} in model/{part} ({target}: {shortened(names, 3)}): choose another, or give "
+            "trainer.deterministic=warn or false"
         )
 
 

@@ -22,7 +22,7 @@ from hemnet.wording import counted
 
 
 class Batch(TypedDict):
-    """A batch: image (B, 3, H, W) float32 normalised, mask (B, H', W') int64, name: B strings.
+    """A batch: image (B, 3, H, W) float32 normalised, mask (B, H', W') uint8, name: B strings.
 
     In training (H', W') = (H, W); in evaluation the mask keeps its own resolution. Where the transform pads,
     `inside`, (B, H, W) bool, says which pixels are of the photographs.

@@ -28,7 +28,7 @@ _NORMALIZED = ((np.arange(256)[:, None] / 255 - MEAN_RGB) / STD_RGB).astype(np.f
 
 
 class Item(TypedDict):
-    """A sample as tensors: image (3, H, W) float32 normalised, mask (H, W) int64, name.
+    """A sample as tensors: image (3, H, W) float32 normalised, mask (H, W) uint8, name.
 
     A transform that pads also gives `inside`, (H, W) bool: which pixels are of the photograph. Without it a
     network cannot tell padding from the photograph, since labels ignore other pixels too.
@@ -172,7 +172,7 @@ class TrainTransform:
         self._pipeline = compose(list(named) if pipeline is None else pipeline, named, self._crop)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
-        """Return image (3, h, w) float32, mask (h, w) int64, inside (h, w) bool, (h, w) = crop_size; name."""
+        """Return image (3, h, w) float32, mask (h, w) uint8, inside (h, w) bool, (h, w) = crop_size; name."""
         image_HWC, mask_HW = sample.image_HWC, sample.mask_HW
         size = self.target.of(*mask_HW.shape)
         size = (max(size[0], self._least), max(size[1], self._least))
@@ -213,12 +213,12 @@ class EvalTransform:
         return normalize(image_HWC if size == (height, width) else resize_image(image_HWC, size))
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Item:
-        """Return image (3, h, w) float32, mask (H, W) int64 and name; `rng` is not used."""
+        """Return image (3, h, w) float32, mask (H, W) uint8 and name; `rng` is not used."""
         return Item(image=self.prepare(sample.image_HWC), mask=_mask_tensor(sample.mask_HW), name=sample.name)
 
 
 def _mask_tensor(mask_HW: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(mask_HW.astype(np.int64))
+    return torch.from_numpy(np.array(mask_HW))  # a copy: a cached mask is read-only
 
 
 def _scaling(low: float, high: float) -> Any:

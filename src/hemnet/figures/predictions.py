@@ -99,7 +99,7 @@ def contact_sheet(items: Sequence[Item], spec: DatasetSpec, path: Path) -> None:
     for item, cell in zip(items, cells, strict=False):
         image = denormalize(item["image"])
         grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-        painted = overlay(grey, item["mask"].numpy().astype(np.uint8), spec)
+        painted = overlay(grey, item["mask"].numpy(), spec)
         cell.imshow(np.concatenate([image, painted], axis=1), interpolation="nearest")
         cell.set_title(item["name"] if len(item["name"]) < 40 else f"…{item['name'][-38:]}", fontsize=7)
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False)

@@ -18,6 +18,7 @@ from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.processes.ranks import distributed
 from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
+from hemnet.training.arithmetic import Float32, use_float32
 from hemnet.training.inference import PLAIN, Inference, explain_memory
 from hemnet.training.loss import CrossEntropy, Loss, LossSum, class_weights, cross_entropy_sum
 from hemnet.training.metrics import ConfusionMatrix, PixelMean, summarize
@@ -44,6 +45,7 @@ class SegmentationTask(pl.LightningModule):
             network with convolutions of `crashes_channels_last` does without, which a log line says.
         compile: whether to compile the network with ``torch.compile`` for training. Evaluation, whose images
             have many sizes, is not compiled. Checkpoints do not depend on this.
+        float32_precision: of float32 products and convolutions on CUDA, see `use_float32`.
 
     Attributes:
         inference: how a validation step runs the network; plain, unless it is set as ``hemnet.evaluate``
@@ -62,6 +64,7 @@ class SegmentationTask(pl.LightningModule):
         auxiliary_weight: float = 0.4,
         channels_last: bool = True,
         compile: bool = False,
+        float32_precision: Float32 = "highest",
     ) -> None:
         super().__init__()
         self.network = network
@@ -80,6 +83,8 @@ class SegmentationTask(pl.LightningModule):
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         # A compiled function rather than a module, which would rename the weights in checkpoints.
         self._compiled = torch.compile(network.__call__) if compile else None
+        self.float32_precision = float32_precision
+        self._search = False
         self.inference: Inference = PLAIN
         self.confusion = ConfusionMatrix(spec.num_classes, IGNORE_INDEX)
         # Lightning's own mean over ranks would be wrong if one rank has a sample more than another.
@@ -90,6 +95,10 @@ class SegmentationTask(pl.LightningModule):
         """Return logits (B, K, H, W) float32 of normalised images (B, 3, h, w), at ``size`` (H, W)."""
         # Never compiled: for images of many sizes torch.compile takes minutes or fails.
         return self.network(image.contiguous(memory_format=self.memory_format), size).logits
+
+    def setup(self, stage: str) -> None:
+        """Set the precision of float32 products, before training and evaluation."""
+        use_float32(self.float32_precision)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return this rank's part of the loss, a scalar.
@@ -147,13 +156,16 @@ class SegmentationTask(pl.LightningModule):
         DDP itself would do this at each batch, and wait for ever if one rank has a batch more than another.
         """
         self.not_finite = []
+        # A search for the fastest convolutions takes longer than an image, once for each of the many sizes.
+        self._search, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
         if distributed():
             for buffer in self.network.buffers():
                 dist.broadcast(buffer, src=0)
         self._let_ddp_broadcast(False)
 
     def on_validation_end(self) -> None:
-        """Let DDP copy buffers in training again."""
+        """Let DDP copy buffers in training again, and cuDNN search if it may."""
+        torch.backends.cudnn.benchmark = self._search
         self._let_ddp_broadcast(True)
 
     def _let_ddp_broadcast(self, wanted: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -28,6 +28,7 @@ from hemnet.runs.provenance import device_name
 from hemnet.runs.redaction import redact_argument
 from hemnet.runs.run import Run
 from hemnet.storage.files import write_json
+from hemnet.training.arithmetic import use_float32
 from hemnet.wording import counted
 
 
@@ -167,6 +168,7 @@ def report_cost(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _require_device(device)
     network, name = _network(run, config, assignments, classes)
+    use_float32(OmegaConf.select(config, "task.float32_precision", default="highest"))
     found = cost(network, size, batch=batch, repeats=repeats, device=device)
     _print(found, name)
     if output is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from hemnet.config.build import build_eval_transform, build_inference, restore
@@ -20,6 +21,7 @@ from hemnet.errors import HemnetError
 from hemnet.figures.predictions import legend, overlay, record_of, write_mask, write_png
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
+from hemnet.training.arithmetic import use_float32
 from hemnet.training.inference import explain_memory, segment
 from hemnet.wording import counted
 
@@ -58,6 +60,7 @@ def predict(
     origin = Origin.of(run, which, config, inference.settings)
     run.config = on_this_machine(config, assignments)
     network, spec = restore(run, which)
+    use_float32(OmegaConf.select(run.config, "task.float32_precision", default="highest"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)
     output = output or run.path / (FOLDER if origin.name == "last" else f"{FOLDER}-{origin.name}")

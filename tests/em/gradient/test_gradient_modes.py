@@ -8,12 +8,14 @@ from typing import get_args
 
 import pytest
 import torch
+from _helpers.fake_cuda import fake_cuda
 from _helpers.fits import CLOSE, draw
 from torch import Tensor
 
 import hemnet.em
 from hemnet.em import ConvergenceError, ConvergenceWarning, Detached, Implicit, OneStep, Unrolled, unroll
 from hemnet.em.gradient.choose import MODES, Gradient, choose_mode
+from hemnet.em.gradient.solvers import gmres
 
 GRADIENTS = list(MODES)
 ASSIGNMENTS_WITH_FIXED_POINTS = [("gaussian", "none"), ("gaussian", "l2"), ("dot", "none"), ("dot", "l2")]
@@ -266,3 +268,18 @@ def test_a_mode_derived_from_implicit_may_have_fields_of_its_own():
         y = unroll(x, mu, iterations=8, gradient=mode).reconstruction
         found.append(torch.autograd.grad(y.square().sum(), x)[0])
     assert torch.equal(*found)
+
+
+def test_the_small_solve_of_gmres_is_on_the_cpu(monkeypatch):
+    devices = []
+
+    def note(h_BJJ):
+        devices.append(h_BJJ.device.type)
+        raise StopIteration
+
+    monkeypatch.setattr(torch.linalg, "pinv", note)
+    with fake_cuda():
+        d_BKC = torch.empty(2, 3, 4, device="cuda")
+        with pytest.raises(StopIteration):
+            gmres(lambda w_BKC: w_BKC / 2, d_BKC, 1e-4, 5)
+    assert devices == ["cpu"]

@@ -29,27 +29,33 @@ def neumann(vjp: Callable[[Tensor], Tensor], d_BKC: Tensor, tolerance: float, ma
 
 
 def gmres(vjp: Callable[[Tensor], Tensor], d_BKC: Tensor, tolerance: float, max_iterations: int) -> Tensor:
-    """Solve w - vjp(w) = d for each image by GMRES without restart (Saad and Schultz, 1986)."""
+    """Solve w - vjp(w) = d for each image by GMRES without restart (Saad and Schultz, 1986).
+
+    The small least-squares problem is solved on the CPU, wherever d is: a few dozen numbers, for which a GPU
+    needs many launches.
+    """
     size_B = d_BKC.flatten(1).norm(dim=1)
     basis = [_unit(d_BKC, size_B)]
-    hessenberg_BJJ = d_BKC.new_zeros(len(d_BKC), max_iterations + 1, max_iterations, dtype=torch.float64)
+    hessenberg_BJJ = torch.zeros(len(d_BKC), max_iterations + 1, max_iterations, dtype=torch.float64)
+    counts_B = (size_B > 0).cpu()
     for j in range(max_iterations):
         v_BKC = basis[j] - vjp(basis[j])
-        for i, q_BKC in enumerate(basis):
-            along_B = (q_BKC * v_BKC).sum(dim=(1, 2))
-            hessenberg_BJJ[:, i, j] = along_B
-            v_BKC = v_BKC - along_B[:, None, None] * q_BKC
+        column = []
+        for q_BKC in basis:
+            column.append((q_BKC * v_BKC).sum(dim=(1, 2)))
+            v_BKC = v_BKC - column[-1][:, None, None] * q_BKC
         left_B = v_BKC.flatten(1).norm(dim=1)
-        hessenberg_BJJ[:, j + 1, j] = left_B
+        # The one read of the device in an iteration.
+        hessenberg_BJJ[:, : j + 2, j] = torch.stack([*column, left_B], dim=1).cpu()
         h_BJJ = hessenberg_BJJ[:, : j + 2, : j + 1]
         # By singular values: an image that is done has no further basis, only zeros.
         y_BJ = torch.linalg.pinv(h_BJJ)[:, :, 0]
         missing_BJ = (h_BJJ @ y_BJ.unsqueeze(2)).squeeze(2)
         missing_BJ[:, 0] -= 1.0
-        if (missing_BJ.norm(dim=1)[size_B > 0] <= tolerance).all():
+        if (missing_BJ.norm(dim=1)[counts_B] <= tolerance).all():
             break
         basis.append(_unit(v_BKC, left_B))
-    weights_BJ = (y_BJ * size_B[:, None]).to(d_BKC.dtype)
+    weights_BJ = (y_BJ.to(d_BKC.device) * size_B[:, None]).to(d_BKC.dtype)
     return sum(weights_BJ[:, j, None, None] * basis[j] for j in range(y_BJ.shape[1]))
 
 

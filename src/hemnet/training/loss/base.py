@@ -85,6 +85,7 @@ class LossSum(nn.ModuleDict):
     def evaluate(self, outputs: Sequence[Tensor], target_BHW: Tensor, ignore_index: int) -> list[Evaluated]:
         """Return the losses of each output, logits (B, K, H, W); every rank must call this."""
         losses = [cast(Loss, loss) for loss in self.values()]
+        target_BHW = target_BHW.long()  # masks travel to the device as uint8, an eighth of the bytes
         sums = [loss.sums(logits, target_BHW, ignore_index) for logits in outputs for loss in losses]
         parts, values = over_ranks(losses * len(outputs), sums)
         found = []

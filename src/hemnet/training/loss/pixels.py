@@ -37,7 +37,7 @@ def _cross_entropy(
 
 def cross_entropy_sum(logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> PixelSum:
     """Return the cross-entropy summed over the valid pixels of the batch, and their number."""
-    total = _cross_entropy(logits_BKHW, target_BHW, ignore_index, "sum")
+    total = _cross_entropy(logits_BKHW, target_BHW.long(), ignore_index, "sum")
     return PixelSum(total, (target_BHW != ignore_index).sum())
 
 
