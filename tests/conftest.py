@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -37,6 +37,23 @@ def bounded() -> Iterator[None]:
     """Fail a test that hangs: the tests of hostile input use this, each of which takes a second at most."""
     with within(60):
         yield
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Return a function that is ``hemnet train WORDS`` in this process."""
+    from _helpers.in_process import application  # here, as most tests need none of it
+
+    with application(monkeypatch) as run:
+        yield run
+
+
+@pytest.fixture
+def forked_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the jobs of sweeps in this process be forked from one that has imported all they need."""
+    from _helpers.in_process import fork_jobs
+
+    fork_jobs(monkeypatch)
 
 
 @pytest.fixture

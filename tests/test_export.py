@@ -98,9 +98,9 @@ def test_a_torch_program_is_the_network_at_any_size_and_says_what_it_is(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    # em and emanet are hem with other values.
+    # em and emanet are hem with other values, and fcn has no part that hem lacks.
     "head",
-    [pytest.param(head, marks=pytest.mark.long if head in ("em", "emanet") else ()) for head in HEADS],
+    [pytest.param(head, marks=pytest.mark.long if head in ("em", "emanet", "fcn") else ()) for head in HEADS],
 )
 def test_every_head_exports_in_both_formats(head: str, tmp_path: Path) -> None:
     run = make_run(tmp_path, f"model/head={head}", "model/auxiliary=fcn", "model.auxiliary.channels=8")

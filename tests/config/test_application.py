@@ -1,13 +1,9 @@
 """``hemnet train`` as an application of Hydra: where runs are made, what jobs get, and errors, each once."""
 
-import logging
-import os
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hydra.core.hydra_config import HydraConfig
+from _helpers.in_process import Start
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet import train
@@ -15,8 +11,6 @@ from hemnet.config.check import check
 from hemnet.config.compose import load
 from hemnet.errors import HemnetError
 from hemnet.sweeps.jobs import Job
-
-Start = Callable[..., None]
 
 
 @pytest.fixture
@@ -27,25 +21,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(work)
     monkeypatch.setenv("HOME", str(home))
     return work
-
-
-@pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Return a function that is ``hemnet train WORDS``."""
-    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    root = logging.getLogger()
-    before = root.handlers[:], root.level, os.environ.get("HYDRA_FULL_ERROR")
-
-    def run(*words: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["hemnet.train", *words])
-        train._entry()
-
-    yield run
-    for handler in root.handlers:
-        if handler not in before[0]:
-            handler.close()
-    root.handlers[:], root.level = before[:2]
-    os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 @pytest.fixture

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 from _helpers.camvid_files import MakeCamVid
+from _helpers.in_process import Start
 from _helpers.process_tree import alive, descendants, of_rank
 from _helpers.tiny import PLAIN
 from _helpers.waiting import CEILING, until
+
+from hemnet.errors import HemnetError
+from hemnet.report.write import write_report
 
 TINY = [*PLAIN, "trainer.max_epochs=1"]
 
@@ -44,37 +48,36 @@ def result(folder: Path, seed: str) -> dict:
 
 
 @pytest.mark.slow
-def test_failures_are_reported_and_only_they_run_again(make_camvid: MakeCamVid, tmp_path: Path) -> None:
-    folder, root = tmp_path / "sweep", make_camvid()
-    done = sweep(folder, root, "seed=0,oops,2", "hydra.launcher.parallel=2")
-    assert done.returncode == 2
+def test_failures_are_reported_and_only_they_run_again(
+    make_camvid: MakeCamVid, tmp_path: Path, start: Start, forked_jobs: None,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = tmp_path / "sweep"
+    words = ["--multirun", *TINY, f"data.root={make_camvid()}", f"hydra.sweep.dir={folder}"]
+    with pytest.raises(HemnetError, match="1 of 3 jobs failed") as error:
+        start(*words, "seed=0,oops,2", "hydra.launcher.parallel=2")
     assert {name: job["status"] for name, job in jobs(folder).items()} == {
         "0": "finished", "oops": "failed", "2": "finished",
     }  # fmt: skip
-    assert "1 of 3 jobs failed" in done.stderr
-    assert (done.stdout + done.stderr).count("seed is 'oops'") == 1
+    said = capfd.readouterr()
+    assert (said.out + said.err + str(error.value)).count("seed is 'oops'") == 1
     assert "seed" in jobs(folder)["oops"]["error"]
     assert float(jobs(folder)["2"]["val/miou"]) == pytest.approx(result(folder, "2")["metrics"]["val/miou"])
 
-    report = subprocess.run(
-        [sys.executable, "-m", "hemnet.report", str(folder), "--out", str(tmp_path / "report")],
-        env=environment(), capture_output=True, text=True, timeout=CEILING, check=False,
-    )  # fmt: skip
-    assert report.returncode == 0, report.stderr
-    assert "3 runs found, 2 finished" in report.stdout, report.stdout
-    assert "seed-oops" in (tmp_path / "report" / "index.html").read_text()
+    page = write_report([folder], tmp_path / "report")
+    assert "3 found, 2 finished" in page.read_text()
+    assert "seed-oops" in page.read_text()
 
     times = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
-    again = sweep(folder, root, "seed=0,oops,2")
-    assert again.returncode == 2
+    with pytest.raises(HemnetError, match="1 of 3 jobs failed"):
+        start(*words, "seed=0,oops,2")
     assert [job["status"] for job in jobs(folder).values()] == ["skipped", "failed", "skipped"]
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
     # A run with the same name and another configuration is neither skipped nor overwritten.
     (name,) = (path.parent.name for path in times if "seed-0" in str(path))
-    changed = sweep(folder, root, "seed=0", f"hydra.sweep.subdir={name}", "optim.head_lr_multiple=2.0")
-    assert changed.returncode == 2
-    assert "another configuration, differing in optim.head_lr_multiple" in changed.stderr
+    with pytest.raises(HemnetError, match=r"another configuration, differing in optim\.head_lr_multiple"):
+        start(*words, "seed=0", f"hydra.sweep.subdir={name}", "optim.head_lr_multiple=2.0")
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 

@@ -2,14 +2,13 @@
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from _helpers.waiting import CEILING
+from _helpers.in_process import Start
 
+from hemnet import evaluate
 from hemnet.report.write import write_report
 
 SMALL = [
@@ -21,36 +20,29 @@ SMALL = [
 FOLDER = "runs/sweeps/table2_train"
 
 
-def run(folder: Path, *arguments: str) -> str:
-    """Run a command of the project in a folder, and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout
-
-
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
-def test_trained_then_evaluated_then_reported(tmp_path: Path) -> None:
-    out = run(
-        tmp_path, "hemnet.train", "--multirun", "sweep=table2_train", *SMALL, "hydra.launcher.parallel=2"
-    )
-    assert "6 finished" in out
+def test_trained_then_evaluated_then_reported(
+    tmp_path: Path, start: Start, forked_jobs: None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    start("--multirun", "sweep=table2_train", *SMALL, "hydra.launcher.parallel=2")
+    assert "6 finished" in capsys.readouterr().out
     folder = tmp_path / FOLDER
     runs = {path.parent.name.partition("head-")[2]: path.parent for path in folder.glob("*/result.json")}
     hem = {f"hem_iterations-{T}_highway_scale-{h}" for T in (1, 2) for h in ("0.5", "0.0")}
     assert runs.keys() == hem | {"emanet_iterations-1", "emanet_iterations-2"}
 
-    out = run(
-        tmp_path, "hemnet.evaluate", "--sweep", "table2_eval", "--parallel", "2", "--iterations", "1", "2"
+    monkeypatch.setattr(
+        sys, "argv", ["evaluate", "--sweep", "table2_eval", "--parallel", "2", "--iterations", "1", "2"]
     )
-    assert "6 finished" in out
+    evaluate._entry()
+    assert "6 finished" in capsys.readouterr().out
     assert len(table(folder / "evaluation/jobs.csv")) == 6
     for path in runs.values():
         trained = json.loads((path / "result.json").read_text())["metrics"]["val/loss"]

@@ -2,9 +2,8 @@
 
 import csv
 import math
-import os
+import shutil
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import optuna
 import pytest
 from _helpers.camvid_files import MakeCamVid
 from _helpers.tiny import PLAIN
-from _helpers.waiting import CEILING
 from omegaconf import DictConfig, OmegaConf
 
+from hemnet import search as command
 from hemnet.config.compose import load
 from hemnet.config.paths import EXPERIMENTS
 from hemnet.errors import HemnetError
@@ -98,11 +97,18 @@ def test_guesses_of_the_second_day_are_new(tmp_path: Path) -> None:
     assert not set(day(3)) & set(day(6))
 
 
-def study_with_a_score(folder: Path) -> None:
-    found = Search("demo", recipe(), ["data.num_workers=0"], folder)
-    (job,) = found.jobs_to_run(1)
-    finish(job, 0.5)
-    found.tell(job)
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Studies of one trial with a score: as they are written now (False), and by older versions (True)."""
+    folders = {older: tmp_path_factory.mktemp("study") for older in (False, True)}
+    for older, folder in folders.items():
+        found = Search("demo", recipe(), ["data.num_workers=0"], folder)
+        (job,) = found.jobs_to_run(1)
+        finish(job, 0.5)
+        found.tell(job)
+        if older:  # only the trial has its configuration
+            forget_config(folder)
+    return folders
 
 
 @pytest.mark.parametrize(
@@ -123,11 +129,9 @@ def study_with_a_score(folder: Path) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("older", [False, True], ids=["recorded", "older"])
 def test_a_study_is_of_one_search(
-    changes: dict, assignments: list[str], said: str, older: bool, tmp_path: Path
+    changes: dict, assignments: list[str], said: str, older: bool, scored: dict[bool, Path], tmp_path: Path
 ) -> None:
-    study_with_a_score(tmp_path)
-    if older:  # only the trial has its configuration
-        forget_config(tmp_path)
+    shutil.copytree(scored[older], tmp_path, dirs_exist_ok=True)
     with pytest.raises(HemnetError, match=f"are of another search: {said}"):
         Search("demo", recipe(**changes), assignments, tmp_path)
     # Where and how it runs is no difference; nor are more trials.
@@ -193,22 +197,22 @@ def test_searches_that_come_with_the_project_name_keys_that_exist(path: Path, tm
 
 
 @pytest.mark.slow
-def test_the_command_runs_trials_and_continues(make_camvid: MakeCamVid, tmp_path: Path) -> None:
-    root = make_camvid()
+def test_the_command_runs_trials_and_continues(
+    make_camvid: MakeCamVid, tmp_path: Path, forked_jobs: None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    words = [*PLAIN, f"data.root={make_camvid()}", "experiment=camvid_hem_small", "trainer.max_epochs=1"]
 
-    def search(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "hemnet.search", "hem", *arguments, *PLAIN, f"data.root={root}",
-             "experiment=camvid_hem_small", "trainer.max_epochs=1", f"runs={tmp_path}"],
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-            stdin=subprocess.DEVNULL, timeout=CEILING, check=False,
-        )  # fmt: skip
+    def search(*options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["search", "hem", *options, *words, f"runs={tmp_path}"])
+        command._entry()
+        return capsys.readouterr().out
 
-    assert (first := search("--trials", "2", "--parallel", "2")).returncode == 0, first.stderr
+    first = search("--trials", "2", "--parallel", "2")
     folder = tmp_path / "searches" / "hem"
     assert [row["state"] for row in rows(folder)] == ["COMPLETE"] * 2
-    assert "val/miou" in first.stdout
-    assert (second := search("--trials", "3")).returncode == 0, second.stderr
+    assert "val/miou" in first
+    second = search("--trials", "3")
     assert len(list(folder.glob("trial-*/result.json"))) == 3
-    assert "trial-0000" not in second.stdout.splitlines()[0]
+    assert "trial-0000" not in second.splitlines()[0]
     assert len(optuna.load_study(study_name="study", storage=f"sqlite:///{folder / 'study.db'}").trials) == 3
