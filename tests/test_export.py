@@ -29,6 +29,7 @@ from hemnet.nets.portable import BinMeans, portable_copy
 from hemnet.runs.run import Run
 from hemnet.training.task import CHECKPOINT_FORMAT
 from hemnet.using import exporting as entry
+from hemnet.using.export_formats import TorchProgram, trace
 from hemnet.using.exporting import TOLERANCE, describe, export
 from hemnet.using.prediction import predict
 
@@ -264,10 +265,12 @@ def test_what_differs_from_the_network_is_not_kept(
     run = make_run(tmp_path, "model/head=fcn")
     (run.path / "model_last.pt2").write_bytes(b"an earlier one")
     before = files_of(run)
-    loads, program = entry._load_torch, entry._trace(portable_copy(restore(run)[0]))
-    monkeypatch.setattr(entry, "_trace", lambda network: program)
+    loads, program = TorchProgram().load, trace(portable_copy(restore(run)[0]))
+    monkeypatch.setattr(entry, "trace", lambda network: program)
     for factor in (1 + 3 * TOLERANCE, float("nan")):
-        monkeypatch.setattr(entry, "_load_torch", lambda path, f=factor: lambda image: loads(path)(image) * f)
+        monkeypatch.setattr(
+            TorchProgram, "load", lambda self, path, f=factor: lambda image: loads(path)(image) * f
+        )
         with pytest.raises(HemnetError, match="differs from the trained one"):
             export(run.path, "torch")
         assert files_of(run) == before

@@ -20,6 +20,7 @@ from hemnet.errors import HemnetError
 from hemnet.processes.launch import RankError, run_ranks
 from hemnet.processes.signals import Interrupted
 from hemnet.runs import checkpoints
+from hemnet.runs.run import Run
 from hemnet.train import train
 
 
@@ -185,10 +186,14 @@ SMALL = [
 ]  # fmt: skip
 
 
-def start(cwd: Path, *overrides: str) -> subprocess.Popen[str]:
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def start(cwd: Path, *overrides: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, "-m", "hemnet.train", *SMALL, *overrides]
     return subprocess.Popen(
-        [sys.executable, "-m", "hemnet.train", *SMALL, *overrides], cwd=cwd, env=environment, text=True,
+        command, cwd=cwd, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
@@ -202,24 +207,49 @@ def checkpointed(run: Path, step: int) -> bool:
     return path.is_file() and torch.load(path, weights_only=True)["global_step"] >= step
 
 
+OFTEN = "callbacks.last.every_minutes=1e-9"
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    """Wait for the end of a run, and return its exit status."""
+    output, _ = process.communicate(timeout=CEILING)
+    print(output)  # shown if the test fails
+    return process.returncode
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run directory of two ranks that nothing stops."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert ended(start(folder, "run_dir=whole", OFTEN)) == 0
+    return folder / "whole"
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    assert json.loads((other / "result.json").read_text())["status"] == "finished"
+    saved = [checkpoints.read(run / "checkpoints" / "last.ckpt") for run in (one, other)]
+    assert saved[0]["global_step"] == saved[1]["global_step"] == 12
+    for name, value in saved[0]["state_dict"].items():
+        assert torch.equal(value, saved[1]["state_dict"][name]), name
+    losses = [Run.open(run).curves()["train/loss"].tolist() for run in (one, other)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 12
+
+
 @pytest.mark.slow
-def test_two_ranks_stopped_and_resumed_equal_two_undisturbed_ranks(tmp_path: Path) -> None:
-    often = "callbacks.last.every_minutes=1e-9"
-    whole = start(tmp_path, "run_dir=whole", often)
-    assert whole.wait(CEILING) == 0, whole.stdout and whole.stdout.read()
-    parts = start(tmp_path, "run_dir=parts", often)
+@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["hemnet", "torchrun"])
+def test_two_ranks_stopped_and_resumed_equal_two_undisturbed_ranks(
+    launcher: tuple[str, ...], undisturbed: Path, tmp_path: Path
+) -> None:
+    """Whichever program starts them; torchrun signals the data loaders too, of which there are more here."""
+    words = [OFTEN, "run_dir=parts", "resume=auto", f"data.num_workers={2 if launcher else 1}"]
+    parts = start(tmp_path, *words, launcher=launcher)
     wait_for_step(tmp_path / "parts", 3, parts)
     parts.send_signal(signal.SIGTERM)
-    assert parts.wait(CEILING) == 143, parts.stdout and parts.stdout.read()
+    assert ended(parts) == (1 if launcher else 143)  # torchrun's own status
     assert json.loads((tmp_path / "parts" / "result.json").read_text())["status"] == "preempted"
-    parts = start(tmp_path, "resume=parts", often)
-    assert parts.wait(CEILING) == 0, parts.stdout and parts.stdout.read()
-    one, other = (
-        checkpoints.read(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts")
-    )
-    assert one["global_step"] == other["global_step"] == 12
-    for name, value in one["state_dict"].items():
-        assert torch.equal(value, other["state_dict"][name]), name
+    assert ended(start(tmp_path, *words, launcher=launcher)) == 0
+    assert_equal_runs(undisturbed, tmp_path / "parts")
 
 
 @pytest.mark.slow

@@ -1,16 +1,15 @@
-"""Whole runs beside each other: deterministic ones, compiled and eager ones, one started by torchrun."""
+"""Whole runs beside each other: deterministic ones, compiled and eager ones."""
 
 import csv
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from _helpers.waiting import CEILING, until
+from _helpers import entries
+from _helpers.waiting import CEILING
 from torch import Tensor
 
 from hemnet.runs import checkpoints
@@ -25,18 +24,13 @@ SMALL = [
 TIMES = ("time", "second", "memory", "gib", "cost/")
 
 
-def start(folder: Path, *words: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [sys.executable, *launcher, "-m", "hemnet.train", *SMALL, *words]
-    return subprocess.Popen(
-        command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return entries.call("hemnet.train", *SMALL, *words, cwd=folder)
 
 
-def run(folder: Path, *words: str, launcher: tuple[str, ...] = ()) -> None:
-    process = start(folder, *words, launcher=launcher)
-    output, _ = process.communicate(timeout=CEILING)
-    assert process.returncode == 0, output
+def run(folder: Path, *words: str) -> None:
+    done = call(folder, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -76,10 +70,9 @@ def test_a_run_that_is_not_finite_is_failed_and_says_where(tmp_path: Path) -> No
     ):
         name = f"run{steps}"
         words = (f"run_dir={name}", "trainer.max_epochs=-1", f"trainer.max_steps={steps}")
-        process = start(tmp_path, *words, "optim.optimizer.lr=3e37", "optim.optimizer.momentum=0")
-        output, _ = process.communicate(timeout=CEILING)
-        assert process.returncode == 2, output
-        assert f"error: {said}" in output
+        done = call(tmp_path, *words, "optim.optimizer.lr=3e37", "optim.optimizer.momentum=0")
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert f"error: {said}" in done.stderr
         result = json.loads((tmp_path / name / "result.json").read_text())
         assert result["status"] == "failed"
         assert result["error"].startswith(f"NotFiniteError: {said}")
@@ -108,31 +101,3 @@ def test_compiled_and_eager_runs_agree_and_each_goes_on_with_the_others_checkpoi
             command, cwd=tmp_path, capture_output=True, text=True, timeout=CEILING, check=False
         )
         assert done.returncode == 0, done.stderr
-
-
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-
-
-@pytest.mark.slow
-def test_torchrun_starts_stops_and_goes_on_with_one_run(tmp_path: Path) -> None:
-    # With workers, whom torchrun tells to end as it does the ranks.
-    words = (
-        "data.num_workers=2",
-        "trainer.devices=2",
-        "trainer.strategy=ddp",
-        "resume=auto",
-        "callbacks.last.every_minutes=1e-9",
-    )
-    run(tmp_path, *words, "run_dir=whole", launcher=TORCHRUN)
-    assert json.loads((tmp_path / "whole" / "result.json").read_text())["status"] == "finished"
-    process = start(tmp_path, *words, "run_dir=parts", launcher=TORCHRUN)
-    until((tmp_path / "parts" / "checkpoints" / "last.ckpt").is_file, "the first checkpoint", process)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=CEILING)
-    assert json.loads((tmp_path / "parts" / "result.json").read_text())["status"] == "preempted", output
-    run(tmp_path, *words, "run_dir=parts", launcher=TORCHRUN)
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    for name, value in whole.items():
-        assert torch.equal(value, parts[name]), name
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
-    assert len(losses(tmp_path / "whole")) == 4

@@ -8,13 +8,13 @@ import argparse
 import json
 import logging
 import os
-import threading
+from collections.abc import Callable
 from typing import Any
 
 from hemnet.config.command_line import log_to_terminal
 from hemnet.errors import HemnetError
 from hemnet.loggers import STEP
-from hemnet.loggers.wandb_guard import obstacle
+from hemnet.loggers.wandb_guard import obstacle, within
 from hemnet.storage.places import absolute
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,98 @@ COSTS = {
     "cost/parameters": "parameters", "cost/em_parameters": "parameters of the EM layer",
     "cost/gflops": "GFLOPs, forward, one image",
 }  # fmt: skip
+
+
+Panel = Callable[[Any], Any]
+"""Makes a panel out of the module ``wandb_workspaces.reports.v2``, which only a dashboard imports."""
+
+
+def _against(column: str, metric: str, title: str) -> Panel:
+    """Return a point per run."""
+    return lambda wr: wr.ScatterPlot(title=title, x=wr.Config(column), y=wr.SummaryMetric(metric))
+
+
+def _bars(metric: str, column: str, title: str) -> Panel:
+    """Return a bar per value of a column: the mean over its runs, with the standard error."""
+    return lambda wr: wr.BarPlot(
+        title=title, metrics=[metric], orientation="v", groupby=wr.Config(column), groupby_aggfunc="mean",
+        groupby_rangefunc="stderr", max_runs_to_show=1000, max_bars_to_show=100,
+    )  # fmt: skip
+
+
+def _lines(pattern: str, column: str, title: str, *, log_y: bool | None = None) -> Panel:
+    """Return lines over the optimizer step: a mean per value of a column."""
+    return lambda wr: wr.LinePlot(
+        title=title, x=STEP, metric_regex=f"^{pattern}$", groupby=wr.Config(column), groupby_aggfunc="mean",
+        groupby_rangefunc="stderr", max_runs_to_show=1000, log_y=log_y, title_x="step",
+    )  # fmt: skip
+
+
+def _images(key: str, title: str) -> Panel:
+    """Return the images of every run, by step."""
+    return lambda wr: wr.MediaBrowser(
+        title=title, media_keys=[key], mode="grid", grid_x_axis="step", grid_y_axis="run"
+    )
+
+
+def _parallel(title: str) -> Panel:
+    """Return a line per run through its settings and its mIoU."""
+
+    def make(wr: Any) -> Any:
+        column = wr.ParallelCoordinatesPlotColumn
+        columns = [
+            column(wr.Config(key), display_name=key.rpartition(".")[2])
+            for key in ("head", "T", "h", "variance", "optim.optimizer.lr", "seed")
+        ]
+        mark = column(wr.SummaryMetric("val/miou"), display_name="mIoU")
+        return wr.ParallelCoordinatesPlot(title=title, columns=[*columns, mark])
+
+    return make
+
+
+FIGURES: dict[str, list[Panel]] = {
+    "Accuracy": [
+        _against("T", "val/miou", "mIoU against T"),
+        _bars("val/miou", "T", "mean mIoU for each T"),
+        _against("h", "val/miou", "mIoU against the highway scale h"),
+        _bars("val/miou", "h", "mean mIoU for each h"),
+    ],
+    "Gradient flow through the iterations": [
+        _against("T", "gradient/means/00", "gradient at the initial means, relative to the last, against T"),
+        _bars("gradient/means/00", "h", "gradient at the initial means, relative to the last, for each h"),
+        _lines(r"gradient/means/\d+", "T", "gradient of the means per iteration, for each T", log_y=True),
+        _lines(r"gradient/means/\d+", "h", "gradient of the means per iteration, for each h", log_y=True),
+        _lines(r"gradient/share/\d+", "T", "share of the features' gradient that each iteration injects"),
+        _lines(r"gradient/means_last", "T", "gradient at the last means", log_y=True),
+    ],
+    "Gradient into the backbone": [
+        _lines(r"gradient/backbone/.*", "head", "gradient norm of each stage", log_y=True),
+        _lines(r"gradient/backbone/all", "T", "gradient norm of the backbone, for each T", log_y=True),
+    ],
+    "Convergence of EM": [
+        _lines(r"em/log_likelihood/\d+", "h", "log-likelihood after each iteration, nats per position"),
+        _lines(r"em/step_length/\d+", "h", "relative step of the means at each iteration", log_y=True),
+        _lines(r"em/components/\d+", "h", "effective number of components"),
+        _lines(r"em/entropy/\d+", "h", "entropy of the responsibilities, nats"),
+        _lines(r"em/occupancy_(min|max)/\d+", "h", "least and most occupied component"),
+    ],
+    "Learning curves": [
+        _lines(name, by, f"{name} for each {by}")
+        for name in ("val/miou", "val/loss", "train/loss")
+        for by in ("head", "T")
+    ],
+    "Cost": [
+        *(_bars(key, "head", title) for key, title in COSTS.items()),
+        _against("T", "cost/seconds_per_step", "median seconds a step against T"),
+    ],
+    "Predictions and attention": [
+        _images("val/predictions", "image, truth, prediction"), _images("em/attention", "attention"),
+    ],
+    "Runs": [
+        _parallel("settings and mIoU"), lambda wr: wr.WeavePanelSummaryTable(table_name="val/iou_table"),
+    ],
+}  # fmt: skip
+"""The panels of each figure, by its title."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,9 +159,12 @@ def dashboard(entity: str, project: str, sweep: str | None = None) -> Any:
     """
     wr = _workspaces()
     blocks: list[Any] = [wr.TableOfContents()]
-    for title, panels in _figures(wr).items():
+    for title, panels in FIGURES.items():
         runsets = [_runset(wr, sweep, head) for head in (("em", "hem") if title in EM_AND_HEM else (None,))]
-        blocks += [wr.H2(title), wr.PanelGrid(runsets=runsets, panels=_laid_out(wr, panels))]
+        blocks += [
+            wr.H2(title),
+            wr.PanelGrid(runsets=runsets, panels=_laid_out(wr, [panel(wr) for panel in panels])),
+        ]
     of_what = f"of the sweep {sweep}" if sweep else "of all runs"
     about = f"Means {of_what}, with one standard error where runs are grouped. {MISS}"
     title = f"{TITLE} ({sweep})" if sweep else TITLE
@@ -102,88 +197,6 @@ def _runset(wr: Any, sweep: str | None, head: str | None = None) -> Any:
     return wr.Runset(name=head or "all runs", filters=filters, pinned_columns=columns)
 
 
-def _figures(wr: Any) -> dict[str, list[Any]]:
-    """Return the panels of each figure by its title."""
-
-    def lines(pattern: str, column: str, title: str, log_y: bool | None = None) -> Any:
-        return _lines(wr, pattern, column, title, log_y)
-
-    first = "gradient at the initial means, relative to the last,"
-    column = wr.ParallelCoordinatesPlotColumn
-    columns = [
-        column(wr.Config(key), display_name=key.rpartition(".")[2])
-        for key in ("head", "T", "h", "variance", "optim.optimizer.lr", "seed")
-    ]
-    return {
-        "Accuracy": [
-            _against(wr, "T", "val/miou", "mIoU against T"),
-            _bars(wr, ["val/miou"], "T", "mean mIoU for each T"),
-            _against(wr, "h", "val/miou", "mIoU against the highway scale h"),
-            _bars(wr, ["val/miou"], "h", "mean mIoU for each h"),
-        ],
-        "Gradient flow through the iterations": [
-            _against(wr, "T", "gradient/means/00", f"{first} against T"),
-            _bars(wr, ["gradient/means/00"], "h", f"{first} for each h"),
-            lines(r"gradient/means/\d+", "T", "gradient of the means per iteration, for each T", log_y=True),
-            lines(r"gradient/means/\d+", "h", "gradient of the means per iteration, for each h", log_y=True),
-            lines(r"gradient/share/\d+", "T", "share of the features' gradient that each iteration injects"),
-            lines(r"gradient/means_last", "T", "gradient at the last means", log_y=True),
-        ],
-        "Gradient into the backbone": [
-            lines(r"gradient/backbone/.*", "head", "gradient norm of each stage", log_y=True),
-            lines(r"gradient/backbone/all", "T", "gradient norm of the backbone, for each T", log_y=True),
-        ],
-        "Convergence of EM": [
-            lines(r"em/log_likelihood/\d+", "h", "log-likelihood after each iteration, nats per position"),
-            lines(r"em/step_length/\d+", "h", "relative step of the means at each iteration", log_y=True),
-            lines(r"em/components/\d+", "h", "effective number of components"),
-            lines(r"em/entropy/\d+", "h", "entropy of the responsibilities, nats"),
-            lines(r"em/occupancy_(min|max)/\d+", "h", "least and most occupied component"),
-        ],
-        "Learning curves": [
-            lines(name, by, f"{name} for each {by}")
-            for name in ("val/miou", "val/loss", "train/loss")
-            for by in ("head", "T")
-        ],
-        "Cost": [
-            *(_bars(wr, [key], "head", title) for key, title in COSTS.items()),
-            _against(wr, "T", "cost/seconds_per_step", "median seconds a step against T"),
-        ],
-        "Predictions and attention": [
-            wr.MediaBrowser(title=title, media_keys=[key], mode="grid", grid_x_axis="step", grid_y_axis="run")
-            for key, title in (("val/predictions", "image, truth, prediction"), ("em/attention", "attention"))
-        ],
-        "Runs": [
-            wr.ParallelCoordinatesPlot(
-                title="settings and mIoU",
-                columns=[*columns, column(wr.SummaryMetric("val/miou"), display_name="mIoU")],
-            ),
-            wr.WeavePanelSummaryTable(table_name="val/iou_table"),
-        ],
-    }
-
-
-def _against(wr: Any, column: str, metric: str, title: str) -> Any:
-    """Return a point per run."""
-    return wr.ScatterPlot(title=title, x=wr.Config(column), y=wr.SummaryMetric(metric))
-
-
-def _bars(wr: Any, metrics: list[str], column: str, title: str) -> Any:
-    """Return a bar per value of a column: the mean over its runs, with the standard error."""
-    return wr.BarPlot(
-        title=title, metrics=metrics, orientation="v", groupby=wr.Config(column), groupby_aggfunc="mean",
-        groupby_rangefunc="stderr", max_runs_to_show=1000, max_bars_to_show=100,
-    )  # fmt: skip
-
-
-def _lines(wr: Any, pattern: str, column: str, title: str, log_y: bool | None = None) -> Any:
-    """Return lines over the optimizer step: a mean per value of a column."""
-    return wr.LinePlot(
-        title=title, x=STEP, metric_regex=f"^{pattern}$", groupby=wr.Config(column), groupby_aggfunc="mean",
-        groupby_rangefunc="stderr", max_runs_to_show=1000, log_y=log_y, title_x="step",
-    )  # fmt: skip
-
-
 def _laid_out(wr: Any, panels: list[Any]) -> list[Any]:
     """Place panels in rows of two on W&B's grid of 24 columns."""
     for i, panel in enumerate(panels):
@@ -208,24 +221,16 @@ def _workspaces() -> Any:
 def _save(report: Any) -> str:
     """Save a report and return its address; wait for the server for `SAVE_SECONDS` at most."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    outcome: list[str | Exception] = []
-
-    def save() -> None:
-        try:
-            outcome.append(report.save().url)
-        except Exception as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=save, daemon=True)
-    thread.start()
-    thread.join(SAVE_SECONDS)
-    if not outcome:
-        raise HemnetError(f"the W&B server took the connection but did not answer in {SAVE_SECONDS:.0f} s")
-    if isinstance(outcome[0], Exception):
+    try:
+        return within(SAVE_SECONDS, lambda: report.save().url)
+    except TimeoutError as error:
         raise HemnetError(
-            f"the W&B server did not take the dashboard: {outcome[0]}; check entity, project and API key"
-        ) from outcome[0]
-    return outcome[0]
+            f"the W&B server took the connection but did not answer in {SAVE_SECONDS:.0f} s"
+        ) from error
+    except Exception as error:
+        raise HemnetError(
+            f"the W&B server did not take the dashboard: {error}; check entity, project and API key"
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,8 @@ def evaluate(
     record = EvaluationRecord(worst, masks, json.dumps(origin.record()))
     labels = LabelCheck()
     trainer = build_evaluator(config, [record, *([labels] if labelled else [])])
-    what = origin.record() | {"overrides": list(assignments), "inference": asdict(inference)}
+    about = origin.record() | {"overrides": list(assignments), "inference": asdict(inference)}
+    report = _Report(place, about | {"device": device_name(config.trainer.accelerator)}, spec)
     found: dict[int | None, dict[str, float]] = {}
     counts: Sequence[int | None] = iterations or [None]
     for count in counts:
@@ -106,25 +107,55 @@ def evaluate(
         (scores,) = trainer.validate(task, datamodule=data, verbose=False)
         found[count] = dict(scores)
         if trainer.is_global_zero:
-            images = digest_of([score.name for score in record.images], record.matrix.sum(1))
-            place = folder_for(place, images)
-            title = _title(config, origin, data.spec, len(record.images))
-            figures = title if count is None else f"{title}, T = {count}"
-            result = what | {
-                "iterations_eval": count,
-                "images": len(record.images),
-                "data": images,
-                "seconds": round(time.monotonic() - started, 1),
-                "device": device_name(config.trainer.accelerator),
-                "metrics": found[count],
-                **({"warnings": labels.warnings} if labels.warnings else {}),
-            }
-            _write(record, at_iterations(place, count), spec, result, figures)
+            report.title = _title(config, origin, data.spec, len(record.images))
+            about_it = {"seconds": round(time.monotonic() - started, 1), "metrics": found[count]}
+            report.write(count, record, about_it, labels.warnings)
     if trainer.is_global_zero:
         if iterations:
-            write_iterations(place, run.checkpoint(which), [*SUMMARY.values(), "val/loss"])
-        _conclude(found if labelled else {}, spec, place, title)
+            write_iterations(report.place, run.checkpoint(which), [*SUMMARY.values(), "val/loss"])
+        report.conclude(found if labelled else {})
     return found[counts[-1]]
+
+
+@dataclass
+class _Report:
+    """The files of an evaluation, with one or several numbers of EM iterations.
+
+    Attributes:
+        place: the folder; once images are known, possibly one beside it, see `folder_for`.
+        about: what every result.json of it says.
+        spec: the classes.
+        title: of figures, and on the terminal.
+    """
+
+    place: Path
+    about: dict[str, Any]
+    spec: DatasetSpec
+    title: str = ""
+
+    def write(
+        self, count: int | None, record: EvaluationRecord, result: dict[str, Any], warnings: Sequence[str]
+    ) -> None:
+        """Write the files of the evaluation with ``count`` iterations; None is the T of the run."""
+        images = digest_of([score.name for score in record.images], record.matrix.sum(1))
+        self.place = folder_for(self.place, images)
+        result = self.about | {"iterations_eval": count, "images": images["images"], "data": images} | result
+        if warnings:
+            result["warnings"] = list(warnings)
+        folder = at_iterations(self.place, count)
+        try:
+            title = self.title if count is None else f"{self.title}, T = {count}"
+            record.write(folder, self.spec, result, title)
+        except OSError as error:
+            raise HemnetError(f"cannot write to {folder} ({error}): choose another --output") from error
+
+    def conclude(self, found: Mapping[int | None, Mapping[str, float]]) -> None:
+        """Print the scores by number of iterations, and where the files are."""
+        if None in found:
+            print_scores(found[None], self.spec.classes, self.title)
+        elif found:
+            print_sweep(found, self.title)
+        print(f"written to {self.place}")
 
 
 def _has_labels(data: SegmentationData, submission: Path | None) -> bool:
@@ -135,15 +166,6 @@ def _has_labels(data: SegmentationData, submission: Path | None) -> bool:
             "a split with masks, write a submission with --voc-submission, or use hemnet predict"
         )
     return labelled
-
-
-def _write(
-    record: EvaluationRecord, folder: Path, spec: DatasetSpec, result: dict[str, Any], title: str
-) -> None:
-    try:
-        record.write(folder, spec, result, title)
-    except OSError as error:
-        raise HemnetError(f"cannot write to {folder} ({error}): choose another --output") from error
 
 
 def _title(config: DictConfig, origin: Origin, data: DatasetSpec, images: int) -> str:
@@ -193,13 +215,3 @@ def _submission_folder(root: Path, config: DictConfig, spec: DatasetSpec, origin
             log.warning("the submission is of the %s split; the server takes test images", split)
         log.info("a palette PNG per image goes to %s", folder)
     return folder
-
-
-def _conclude(
-    found: Mapping[int | None, Mapping[str, float]], spec: DatasetSpec, output: Path, title: str
-) -> None:
-    if None in found:
-        print_scores(found[None], spec.classes, title)
-    elif found:
-        print_sweep(found, title)
-    print(f"written to {output}")
