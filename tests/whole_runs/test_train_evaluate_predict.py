@@ -220,6 +220,8 @@ def test_the_command_line(make_camvid: MakeCamVid, tmp_path: Path) -> None:
     shown = call("hemnet.predict", str(run_dir), str(image), cwd=tmp_path, way=start_anew)
     assert shown.returncode == 0, shown.stderr
     assert (run_dir / "predictions" / "legend.png").exists()
+    for each in (done, scored, shown):
+        assert "GPU available" not in each.stdout + each.stderr  # nor Lightning's other notes
 
 
 @pytest.mark.slow

@@ -137,8 +137,7 @@ def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> 
     }
     parts["callbacks"] += callbacks
     for logger in parts["logger"]:
-        if hasattr(logger, "describe"):
-            _describe(logger, config)
+        _describe(logger, config)
     trainer = _build_trainer(config, default_root_dir=config.run_dir, **parts)
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     check_batch_statistics(config, ranks_on_cpu=on_cpu and isinstance(trainer.strategy, DDPStrategy))
@@ -158,9 +157,12 @@ def _build_trainer(config: DictConfig, **given: Any) -> pl.Trainer:
 
 
 def _describe(logger: Any, config: DictConfig) -> None:
-    """Give a tracker the run's group, job type and tags, and its configuration without secrets."""
+    """Give a tracker the configuration without secrets, and group, job type and tags if it takes them."""
     about = identity(config)
     nested: Any = OmegaConf.to_container(redacted(config))
+    if not hasattr(logger, "describe"):
+        logger.log_hyperparams(nested | about.columns())
+        return
     group = about.sweep or about.experiment
     tags = [*about.tags(), *(["debug"] if debugging(config) else [])]
     logger.describe(group=group, job_type=about.head, tags=tags, config=nested | about.columns())

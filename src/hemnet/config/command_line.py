@@ -88,7 +88,8 @@ def log_to_terminal() -> None:
     """Send log messages to the terminal, for commands that write no run.log."""
     ignore_expected_warnings()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for package in ("pytorch_lightning", "lightning_fabric"):  # its notes, as in conf/train.yaml
+        logging.getLogger(f"{package}.utilities.rank_zero").setLevel(logging.WARNING)
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:

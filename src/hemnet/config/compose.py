@@ -5,6 +5,7 @@ A recipe is one file, ``experiments/NAME.yaml``, and is chosen with ``experiment
 
 import logging
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hemnet.config.check import absolute_path, check
 from hemnet.config.explain import explain
 from hemnet.config.overrides import readable
-from hemnet.config.paths import CONF, recipes
+from hemnet.config.paths import CONF, parts, recipes
 from hemnet.config.resuming import require_run, resumed
 from hemnet.errors import HemnetError
 from hemnet.processes.launch import in_slurm
@@ -74,8 +75,8 @@ def _parts() -> str:
         if path.relative_to(CONF).parts[0] != "hydra"
     ]
     groups: dict[str, list[str]] = {}
-    for file in files:
-        groups.setdefault(file.parent.as_posix(), []).append(file.stem)
+    for group, name in [*((file.parent.as_posix(), file.stem) for file in files), *parts()]:
+        groups.setdefault(group, []).append(name)
     groups |= {"experiment": sorted(recipes()), "sweep": sorted(recipes("sweeps"))}
     return "\n".join(f"{group}: {', '.join(options)}" for group, options in sorted(groups.items()))
 
@@ -84,7 +85,10 @@ OmegaConf.register_new_resolver("hemnet.parts", _parts, replace=True)
 
 
 def register_recipes() -> None:
-    """Make the recipes and sweeps known to Hydra: those shipped, and those of the working folder.
+    """Make known to Hydra the recipes and sweeps, and the parts that are not hemnet's own.
+
+    They are those shipped, those of the user's packages, and those of the working folder. A file
+    ``conf/GROUP/NAME.yaml`` is chosen with ``GROUP=NAME``, unless hemnet has an option of that name.
 
     ``experiments/NAME.yaml`` is chosen with ``experiment=NAME``, which also sets ``name: NAME``.
     ``experiments/sweeps/NAME.yaml`` is chosen with ``sweep=NAME``, which also sets ``sweep: NAME``, goes on
@@ -98,16 +102,19 @@ def register_recipes() -> None:
     for name, path in recipes("sweeps").items():
         place = {"sweep": {"dir": "${runs}/sweeps/" + name}}
         _register("sweep", path, {"sweep": name, "resume": "auto", "hydra": place})
+    for (group, _), path in parts().items():
+        package = re.search(r"^#\s*@package\s+(\S+)", path.read_text("utf-8", "replace"), re.MULTILINE)
+        _register(group, path, {}, package[1] if package else None)
 
 
-def _register(group: str, path: Path, added: dict[str, Any]) -> None:
+def _register(group: str, path: Path, added: dict[str, Any], package: str | None = "_global_") -> None:
     try:
         node = OmegaConf.merge(OmegaConf.load(path), added)
     except (yaml.YAMLError, OSError, ValueError, OmegaConfBaseException) as error:
         log.warning("%s is no %s, and is left out: %s", path, group, " ".join(str(error).split()))
         return
     ConfigStore.instance().store(
-        group=group, name=path.stem, node=node, package="_global_", provider="experiments"
+        group=group, name=path.stem, node=node, package=package, provider="experiments"
     )
 
 

@@ -44,6 +44,11 @@ def explain(error: Exception) -> HemnetError:
 
 def unknown_key(full_key: str, known: Collection[str]) -> str:
     """Return what is wrong with a key that is none of the ``known`` ones of its node."""
+    if full_key == "experiment":
+        return (
+            "the keys of the recipe experiment=.. are under `experiment`, since its file lacks the line "
+            "`# @package _global_` at the top: add it, or put the file into ./experiments, which need none"
+        )
     prefix, _, key = full_key.rpartition(".")
     dot = f"{prefix}." if prefix else ""
     return f"unknown key {full_key}: {nearest(key, known, dot)}"

@@ -1,7 +1,6 @@
 """Which classes a configuration may name in ``_target_``. They are imported and called, so only few may."""
 
 import inspect
-import os
 import re
 from collections.abc import Collection
 from typing import Any, get_type_hints
@@ -9,6 +8,7 @@ from typing import Any, get_type_hints
 from hydra.utils import get_object
 
 from hemnet.config.explain import ConfigError
+from hemnet.runs.own_packages import GROUP, VARIABLE, own_packages
 
 # The modules whose classes each part of a configuration may name. A configuration may come from anyone, with
 # a run directory for example. The classes that it names are imported and called, so it may only name those
@@ -37,15 +37,13 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "callbacks": ("hemnet.callbacks", "pytorch_lightning.callbacks"),
     "logger": ("hemnet.loggers", "pytorch_lightning.loggers"),
 }
-OWN = "HEMNET_PACKAGES"
-"""The environment variable with the names of your own packages, separated by commas."""
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
 def _find(target: Any, path: str) -> Any:
     """Return the class that a target names; only targets that are allowed are imported."""
     where = f"{path}._target_" if path else "_target_"
-    own = tuple(filter(None, os.environ.get(OWN, "").split(",")))
+    own = own_packages()
     group, *inner = re.split(r"[.\[]", path)
     inside = [key for key in TARGETS if "." in key and re.match(rf"{re.escape(key)}([.\[]|$)", path)]
     # Few classes may be named inside a part of a network: a backbone there could load weights from anywhere.
@@ -54,7 +52,8 @@ def _find(target: Any, path: str) -> Any:
     packages = {module.partition(".")[0] for module in allowed}
     refused = ConfigError(
         f"{where} names {target}, which is not allowed: name a class of {', '.join(allowed) or 'no module'}, "
-        f"or of your own package, after adding that to the environment variable {OWN}"
+        f"or of your own package, after adding that to the environment variable {VARIABLE}, or declaring it "
+        f"by an entry point of the group {GROUP}"
     )
     if not isinstance(target, str) or target.partition(".")[0] not in packages:
         raise refused

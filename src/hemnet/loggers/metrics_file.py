@@ -23,6 +23,9 @@ class MetricsFile(CSVLogger):
     def __init__(self, save_dir: str | Path) -> None:
         super().__init__(save_dir, name="", version="")
 
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Do nothing: config.yaml has them."""
+
     @property
     def experiment(self) -> Any:
         """The writer of the file on rank 0; an object that does nothing on the other ranks."""

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet.errors import HemnetError
 from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted
-from hemnet.runs import checkpoints, metrics_csv
+from hemnet.runs import checkpoints, metrics_csv, own_packages
 from hemnet.runs.identity import LENGTH, below, debugging, differences
 from hemnet.runs.provenance import device_name, environment
 from hemnet.runs.redaction import redact, redacted
@@ -160,6 +160,7 @@ class Run:
             )  # fmt: skip
         about: dict[str, Any] = {"extended": extended} if extended else {}
         about |= {EARLIER: earlier} if earlier else {}
+        about |= own_packages.record(OmegaConf.to_container(self.config))
         write_json(self.path / ENVIRONMENT, environment() | about)
         self.record(**self.progress())
 

@@ -7,13 +7,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.errors import HemnetError
+from hemnet.runs.own_packages import recall
 from hemnet.runs.renamed import with_present_names
 
 DEEPEST = 50
 
 
 def read_config(path: Path) -> DictConfig:
-    """Return the configuration in a file, with today's name in every ``_target_``.
+    """Return the configuration in a run's file, with today's name in every ``_target_``.
+
+    The run's own packages are allowed from here on, see `hemnet.runs.own_packages.recall`.
 
     Raises:
         HemnetError: the file cannot be read, or is not the configuration of a run.
@@ -27,6 +30,7 @@ def read_config(path: Path) -> DictConfig:
         raise HemnetError(
             f"{path}: not the configuration of a run ({' '.join(str(error).split())[:300]}): restore the file"
         ) from error
+    recall(path.parent / "environment.json")
     return config
 
 
