@@ -160,15 +160,17 @@ def browse(overrides: list[str], output: Path | None, count: int) -> None:
         raise DataError(f"--count must be 1 or more, got {count}")
     config = load(overrides)
     from hemnet.config.build import build_reader, build_train_transform
-    from hemnet.data import EpochSampler, SampleDataset
-    from hemnet.figures.predictions import contact_sheet
+    from hemnet.data import EpochSampler, SampleDataset, denormalize
+    from hemnet.figures.predictions import Shown, contact_sheet
 
     reader, seed = build_reader(config, "train"), config.data.seed
     dataset = SampleDataset(reader, build_train_transform(config), seed)
     keys = list(EpochSampler(len(dataset), seed))[:count]
     output = output or Path(config.runs) / "browse" / f"{reader.spec.name}.png"
     output.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet([dataset[key] for key in keys], reader.spec, output)
+    items = [dataset[key] for key in keys]
+    shown = [Shown(item["name"], denormalize(item["image"]), item["mask"].numpy()) for item in items]
+    contact_sheet(shown, reader.spec, output)
     print(
         f"{len(keys)} of {counted(len(dataset), 'training image')}, as augmented in the first epoch; "
         f"written to {output}"

@@ -6,16 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from _helpers import stand_ins
-from _helpers.tiny import tiny
+from _helpers.untrained import untrained
 
-from hemnet.config.build import build_network, restore
-from hemnet.config.compose import load
-from hemnet.data import CAMVID
+from hemnet.config.build import restore
 from hemnet.data.transforms import MEAN_RGB, STD_RGB
 from hemnet.errors import HemnetError
 from hemnet.nets import HuggingFaceBackbone, TimmBackbone, foreign
-from hemnet.runs.run import Run
-from hemnet.training.task import CHECKPOINT_FORMAT
 
 
 @pytest.fixture
@@ -120,18 +116,6 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPa
         HuggingFaceBackbone("facebook/convnext-tiny-224")
 
 
-def saved(tmp_path: Path, *overrides: str) -> tuple[Run, dict[str, torch.Tensor]]:
-    """A run with a checkpoint of its network as built."""
-    plain = [key for key in tiny(tmp_path, tmp_path / "run") if "backbone" not in key]
-    config = load([*plain, *overrides])
-    run = Run.create(tmp_path / "run", config)
-    network = build_network(config, CAMVID.num_classes)
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    about = {"format": CHECKPOINT_FORMAT, "spec": CAMVID.to_dict()}
-    torch.save({"state_dict": state, "hemnet": about}, tmp_path / "run" / "checkpoints" / "last.ckpt")
-    return run, network.state_dict()
-
-
 TIMM = ["model/backbone=timm", "model.backbone.name=tiny_net"]
 
 
@@ -139,7 +123,7 @@ TIMM = ["model/backbone=timm", "model.backbone.name=tiny_net"]
 def test_a_run_is_restored_without_fetching_weights_again(
     asked: list[bool], tmp_path: Path, weights: str
 ) -> None:
-    run, state = saved(tmp_path, *TIMM, f"model.backbone.weights={weights}")
+    run, state = untrained(tmp_path / "run", *TIMM, f"model.backbone.weights={weights}", replacing="backbone")
     network, _ = restore(run)
     assert asked == [weights == "imagenet", False]
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
@@ -162,6 +146,6 @@ def test_a_backbone_of_one_s_own_without_weights_is_restored(
         "defaults: [{override /model/backbone: null}]\n"
         "model: {backbone: {_target_: own_backbone.Narrow, slim: 4}}\n"
     )
-    run, state = saved(tmp_path, "experiment=own")
+    run, state = untrained(tmp_path / "run", "experiment=own", replacing="backbone")
     network, _ = restore(run)
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())

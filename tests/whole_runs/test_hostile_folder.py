@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from _helpers.tiny import TINY
-from omegaconf import OmegaConf
+from _helpers.untrained import untrained
 from PIL import Image
 
-from hemnet.config.build import build_network
 from hemnet.config.command_line import SUMMARY, print_scores
-from hemnet.config.compose import load
 from hemnet.data import CAMVID, DataError, DatasetSpec
 from hemnet.data.spec import voc_colors
 from hemnet.data.survey import Survey
@@ -22,9 +19,8 @@ from hemnet.datasets import _print_surveys
 from hemnet.errors import HemnetError
 from hemnet.figures.predictions import Row, legend, predictions_page
 from hemnet.figures.scores import confusion_figure
-from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
-from hemnet.using import prediction as entry
-from hemnet.using.prediction import predict
+from hemnet.using import pictures, predicted_files
+from hemnet.using.prediction import Work, predict
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
@@ -37,14 +33,7 @@ BAD = ["empty.png", "folder.png", "loop.png", "pipe.png", "text.jpg", "x" * 251 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run with a network as it was made, of CamVid's classes."""
-    config = load([f"run_dir={tmp_path / 'run'}", *TINY])
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    OmegaConf.save(config, tmp_path / "run" / "config.yaml")
-    state = build_network(config, CAMVID.num_classes).state_dict()
-    about = {"format": CHECKPOINT_FORMAT, "spec": CAMVID.to_dict()}
-    content = {"state_dict": {f"network.{k}": v for k, v in state.items()}, "hemnet": about}
-    torch.save(content, tmp_path / "run" / "checkpoints" / "last.ckpt")
-    return tmp_path / "run"
+    return untrained(tmp_path / "run")[0].path
 
 
 def test_the_good_ones_are_done_and_the_bad_ones_named(run: Path, tmp_path: Path) -> None:
@@ -67,7 +56,7 @@ def test_the_good_ones_are_done_and_the_bad_ones_named(run: Path, tmp_path: Path
         with Image.open(tmp_path / "out" / f"{Path(name).stem}_mask.png") as mask:
             assert mask.size == size
             assert np.asarray(mask).max() < CAMVID.num_classes
-    assert len(list((tmp_path / "out").iterdir())) == 2 * len(GOOD) + 1
+    assert len(list((tmp_path / "out").iterdir())) == 2 * len(GOOD) + 2  # a legend, and a contact sheet
 
 
 def photograph(path: Path, seed: int, size: tuple[int, int] = (24, 36)) -> None:
@@ -89,22 +78,25 @@ def photograph(path: Path, seed: int, size: tuple[int, int] = (24, 36)) -> None:
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )
-@pytest.mark.parametrize("where", ["segment", "read_image", "write_mask"])
+@pytest.mark.parametrize(
+    "where", [(Work, "_maps"), (pictures, "read_image"), (predicted_files, "write_mask")], ids=lambda w: w[1]
+)
 def test_an_image_that_fails_for_any_reason_stops_no_other(
-    error: Exception, said: str, where: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    error: Exception, said: str, where: tuple[Any, str], run: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     for i, name in enumerate("abc"):
         photograph(tmp_path / "photos" / f"{name}.png", i)
-    calls, real = [], getattr(entry, where)
+    real = getattr(*where)
 
-    def second_fails(*given: Any) -> Any:
-        calls.append(given)
-        if len(calls) == 2:
+    def b_fails(*given: Any) -> Any:
+        # A path of b's, or images of which one is b.
+        about = [item.picture.shown for item in given[1]] if where[1] == "_maps" else [given[0].name]
+        if any(name.startswith("b") for name in about):
             raise error
         return real(*given)
 
-    monkeypatch.setattr(entry, where, second_fails)
+    monkeypatch.setattr(*where, b_fails)
     with pytest.raises(DataError, match=r"1 of 3 images in .* were not segmented: b\.png"):
         predict(run, tmp_path / "photos", "last", tmp_path / "out")
     assert said in caplog.text

@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -71,13 +71,14 @@ class Listing(NamedTuple):
     left_out: str
 
 
-def scan(folder: Path, endings: tuple[str, ...], beginning: str = "") -> Listing:
+def scan(folder: Path, endings: tuple[str, ...], beginning: str = "", apart: Collection[str] = ()) -> Listing:
     """List a folder, for training and prediction alike; hidden entries and unknown endings are left out.
 
     Args:
         folder: an existing folder; the folders in it are not searched.
         endings: accepted endings of names, in any case; a name is that of the file without it.
         beginning: what the names must begin with; left out of the names too.
+        apart: entries that are neither listed nor counted, such as folders that are listed on their own.
 
     Raises:
         DataError: two files have one name.
@@ -86,7 +87,7 @@ def scan(folder: Path, endings: tuple[str, ...], beginning: str = "") -> Listing
     files: dict[str, str] = {}
     hidden: list[str] = []
     others: list[str] = []
-    for entry in sorted(os.listdir(folder)):
+    for entry in sorted({*os.listdir(folder)} - {*apart}):
         ending = next((ending for ending in lower if entry.lower().endswith(ending)), None)
         if entry.startswith("."):
             hidden.append(entry)
@@ -103,6 +104,37 @@ def scan(folder: Path, endings: tuple[str, ...], beginning: str = "") -> Listing
     reasons = ((f"of another ending than {', '.join(endings)}", others), ("hidden", hidden))
     left_out = [f"{len(names)} {reason} ({examples(names)})" for reason, names in reasons if names]
     return Listing(dict(sorted(files.items())), " and ".join(left_out))
+
+
+def scan_tree(folder: Path, endings: tuple[str, ...], without: Path | None = None) -> Listing:
+    """List a folder and the folders in it, see `scan`; names are relative, such as ``trip/one``.
+
+    Hidden folders, links to folders, and folders whose names end as files do are not searched.
+
+    Args:
+        folder: an existing folder.
+        endings: accepted endings of names, in any case.
+        without: a folder that is left out, if it is inside.
+
+    Raises:
+        DataError: two files have one name.
+    """
+    lower = tuple(ending.lower() for ending in endings)
+    files: dict[str, str] = {}
+    left_out: list[str] = []
+    for place, inside, _ in os.walk(folder):
+        inside[:] = sorted(
+            name for name in inside
+            if not name.startswith(".") and not name.lower().endswith(lower)
+            and not os.path.islink(f"{place}/{name}")
+        )  # fmt: skip
+        found = scan(Path(place), endings, apart=inside)
+        inside[:] = [name for name in inside if without is None or Path(place, name) != without]
+        relative = Path(place).relative_to(folder)
+        files |= {normalize("NFC", (relative / name).as_posix()): path for name, path in found.files.items()}
+        if found.left_out:
+            left_out.append(found.left_out if relative == Path() else f"in {relative}: {found.left_out}")
+    return Listing(files, "; ".join(left_out))
 
 
 def list_images(folder: Path, layout: str) -> dict[str, str]:

@@ -172,6 +172,10 @@ PLAIN = Inference()
 """Plain inference: the whole image at its own scale."""
 
 
+NOT_FINITE = "the network's output is not finite: use another checkpoint"
+"""What is said of an image whose logits are not: argmax would return an arbitrary class for NaN."""
+
+
 @torch.inference_mode()
 def segment(
     forward: Forward, image_CHW: Tensor, size: tuple[int, int], inference: Inference = PLAIN
@@ -183,7 +187,7 @@ def segment(
     """
     logits_BKHW = inference(forward, image_CHW[None], size)
     if not logits_BKHW.isfinite().all():
-        raise HemnetError("the network's output is not finite: use another checkpoint")
+        raise HemnetError(NOT_FINITE)
     return logits_BKHW[0].argmax(0).to("cpu", torch.uint8).numpy()
 
 

@@ -1,32 +1,58 @@
-"""Segment images with a trained network: ``python -m hemnet.predict RUN INPUT``."""
+"""Segment images with a trained network: ``python -m hemnet.predict RUN INPUT``.
+
+Shapes: B images, K classes, H and W pixels, h and w of the network's input, C = 3 colour channels.
+"""
 
 import errno
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
-from PIL import Image
 
 from hemnet.config.build import build_eval_transform, build_inference, restore
 from hemnet.config.command_line import override
 from hemnet.config.machine import on_this_machine
-from hemnet.data import IMAGE_SUFFIXES, DataError, DatasetSpec, read_image
-from hemnet.data.listing import scan
+from hemnet.data import DataError, EvalTransform
 from hemnet.errors import HemnetError
-from hemnet.figures.predictions import legend, overlay, record_of, write_mask, write_png
+from hemnet.nets import Segmenter
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.training.arithmetic import use_float32
-from hemnet.training.inference import explain_memory, segment
-from hemnet.wording import counted
+from hemnet.training.inference import NOT_FINITE, Inference, explain_memory
+from hemnet.using.pictures import Picture, open_source
+from hemnet.using.predicted_files import Maps, Prepared, Writer
+from hemnet.wording import counted, shortened
 
 log = logging.getLogger(__name__)
 FOLDER = "predictions"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is written of an image besides its overlay and its mask, and how many images go together.
+
+    Attributes:
+        confidence: ``x_confidence.png``, (H, W) 8-bit grey: 255 times the probability of the class.
+        probabilities: ``x_probabilities.npz``, with ``probabilities`` (K, H, W) float16 and ``classes``.
+        batch: images of one size that the network is given at once; None is ``data.eval_batch_size``.
+    """
+
+    confidence: bool = False
+    probabilities: bool = False
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise HemnetError(f"--batch {self.batch}: give a number of 1 or more")
 
 
 def predict(
@@ -35,19 +61,24 @@ def predict(
     which: Checkpoint,
     output: Path | None,
     assignments: Sequence[str] = (),
+    wanted: Wanted | None = None,
 ) -> Path:
-    """Write a coloured overlay and an index mask per image, and one legend; return their folder.
+    """Write an overlay and an index mask per image, a legend, and a contact sheet; return their folder.
+
+    Folders inside the input are kept in the output. A video has a folder of its frames, and a video of their
+    overlays if OpenCV can write one. Images are read ahead and files written while the network runs.
 
     Each file has its origin inside, see `hemnet.figures.predictions.record_of`. An image that cannot be
     segmented is logged and skipped, whatever the reason; after the others, an error names it.
 
     Args:
         folder: the run.
-        source: an image, or a folder of images.
+        source: an image, a video, or a folder of images.
         which: the checkpoint.
         output: folder to write to; None is ``predictions`` in the run for plain inference of the last
             checkpoint, and else has the name of `Origin` too, as ``predictions-best-flip`` has.
         assignments: ``key=value`` changes to the run's config.
+        wanted: what else is written; None is nothing.
 
     Raises:
         hemnet.errors.HemnetError: there is no such run, checkpoint or image; the folder to write to holds the
@@ -55,108 +86,178 @@ def predict(
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
-    images, left_out = _images(Path(source))
     transform, inference = build_eval_transform(config), build_inference(config)
     origin = Origin.of(run, which, config, inference.settings)
+    output = output or run.path / (FOLDER if origin.name == "last" else f"{FOLDER}-{origin.name}")
+    pictures = open_source(Path(source), output)
     run.config = on_this_machine(config, assignments)
     network, spec = restore(run, which)
     use_float32(OmegaConf.select(run.config, "task.float32_precision", default="highest"))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
-    output = output or run.path / (FOLDER if origin.name == "last" else f"{FOLDER}-{origin.name}")
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = wanted or Wanted()
+    batch = wanted.batch or int(config.data.get("eval_batch_size", 1))
+    writer = Writer(output, origin, spec, pictures)
+    work = Work(network, transform, inference, wanted, writer)
+    done = work.segment_all(pictures.pictures, batch)
+    writer.close()
+    _conclude(done, work.failed, source, output, pictures.left_out)
+    return output
 
-    def segment_file(path: Path) -> None:
-        image_HWC = read_image(path)
-        about = _own(output, path.stem, origin, image_HWC)
-        size = (image_HWC.shape[0], image_HWC.shape[1])
-        image_CHW = transform.prepare(image_HWC).to(device)
-        classes_HW = segment(lambda x, s: network(x, s).logits, image_CHW, size, inference)
-        write_png(_overlay(output, path.stem), Image.fromarray(overlay(image_HWC, classes_HW, spec)), about)
-        write_mask(_mask(output, path.stem), classes_HW, spec, about)
 
-    _claim(output, origin, spec)
-    failed = [path.name for path in images if not _succeeds(segment_file, path)]
-    if len(failed) == len(images):
-        raise DataError(
-            f"none of {counted(len(failed), 'image')} in {source} was segmented; see the messages above"
-        )
-    print(f"{counted(len(images) - len(failed), 'image')} segmented, {len(failed)} not; written to {output}")
+def _conclude(done: int, failed: list[str], source: str | Path, output: Path, left_out: str) -> None:
+    total = counted(done + len(failed), "image")
+    if not done:
+        raise DataError(f"none of {total} in {source} was segmented; see the messages above")
+    print(f"{counted(done, 'image')} segmented, {len(failed)} not; written to {output}")
     if left_out:
         print(f"left out of {source}: {left_out}")
     if failed:
         raise DataError(
-            f"{len(failed)} of {counted(len(images), 'image')} in {source} were not segmented: "
-            f"{', '.join(failed)}; see the messages above. All others were"
+            f"{len(failed)} of {total} in {source} were not segmented: {shortened(failed, 100)}; see the "
+            "messages above. All others were"
         )
-    return output
 
 
-def _mask(folder: Path, stem: str) -> Path:
-    return folder / f"{stem}_mask.png"
+class Work:
+    """Segments images: threads read and write, this one runs the network.
 
+    Args:
+        network: in eval mode, on its device.
+        transform: of evaluation.
+        inference: how the network is run.
+        wanted: what is written.
+        writer: writes it.
 
-def _overlay(folder: Path, stem: str) -> Path:
-    return folder / f"{stem}_overlay.png"
-
-
-def _claim(output: Path, origin: Origin, spec: DatasetSpec) -> None:
-    """Write the legend, which marks the folder as this origin's.
-
-    Raises:
-        HemnetError: the folder is another's, or cannot be written to.
+    Attributes:
+        failed: the images that could not be read, segmented or written.
     """
-    path = output / "legend.png"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            origin.require_own(path, record_of(path))
-        legend(spec, path, json.dumps(origin.record()))
-    except OSError as error:
-        raise DataError(f"cannot write to {output} ({error}): choose another --output") from error
+
+    def __init__(
+        self,
+        network: Segmenter,
+        transform: EvalTransform,
+        inference: Inference,
+        wanted: Wanted,
+        writer: Writer,
+    ) -> None:
+        self.network, self.transform, self.inference = network, transform, inference
+        self.wanted, self.writer = wanted, writer
+        self.device = next(network.parameters()).device
+        self.failed: list[str] = []
+
+    def segment_all(self, pictures: Iterable[Picture], batch: int) -> int:
+        """Segment images, ``batch`` of one size at once; return how many were."""
+        done, threads = 0, min(4, os.cpu_count() or 1)
+        with ThreadPoolExecutor(threads) as pool:
+            found = self._segmented(_groups(self._read(pool, pictures, 2 * batch), batch))
+            for (item, maps), writing in _ahead(
+                pool, found, lambda job: self.writer.write(*job), 2 * threads
+            ):
+                with self._passing_over(item.picture):
+                    self.writer.follow(item, maps, writing.result())
+                    done += 1
+        return done
+
+    def _read(self, pool: ThreadPoolExecutor, pictures: Iterable[Picture], ahead: int) -> Iterator[Prepared]:
+        for picture, reading in _ahead(pool, pictures, self._prepare, ahead):
+            item = None
+            with self._passing_over(picture):
+                item = reading.result()
+            if item is not None:
+                yield item
+
+    def _prepare(self, picture: Picture) -> Prepared:
+        image_HWC = picture.load()
+        origin = self.writer.require_own(picture.name, image_HWC)
+        return Prepared(picture, image_HWC, self.transform.prepare(image_HWC), origin)
+
+    def _segmented(self, groups: Iterable[list[Prepared]]) -> Iterator[tuple[Prepared, Maps]]:
+        """Segment the images of a group at once, or, if that fails, one after another."""
+        for group in groups:
+            found: list[Maps] = []
+            try:
+                found = self._maps(group) if len(group) > 1 else []
+            except Exception as error:  # of any type; each image is tried, and it is said which fails
+                log.debug("%d images at once: %s", len(group), error)
+            if found:
+                yield from zip(group, found, strict=True)
+                continue
+            for item in group:
+                alone: list[Maps] = []
+                with self._passing_over(item.picture):
+                    alone = self._maps([item])
+                yield from ((item, maps) for maps in alone)
+
+    @torch.inference_mode()
+    def _maps(self, group: list[Prepared]) -> list[Maps]:
+        """Return what is found for images of one size.
+
+        Raises:
+            HemnetError: the network's output for one of them is not finite.
+        """
+        image_BChw = torch.stack([item.given for item in group]).to(self.device)
+        size = group[0].image.shape[:2]
+        logits_BKHW = self.inference(lambda x, s: self.network(x, s).logits, image_BChw, size)
+        if not logits_BKHW.isfinite().all():
+            raise HemnetError(NOT_FINITE)
+        classes_BHW = logits_BKHW.argmax(1).to("cpu", torch.uint8).numpy()
+        if not (self.wanted.confidence or self.wanted.probabilities):
+            return [Maps(classes_HW, None, None) for classes_HW in classes_BHW]
+        p_BKHW = logits_BKHW.softmax(1)
+        confidence_BHW = (255 * p_BKHW.amax(1)).round().to("cpu", torch.uint8).numpy()
+        half_BKHW = p_BKHW.to("cpu", torch.float16).numpy() if self.wanted.probabilities else None
+        return [
+            Maps(
+                classes_BHW[i],
+                confidence_BHW[i] if self.wanted.confidence else None,
+                None if half_BKHW is None else half_BKHW[i],
+            )
+            for i in range(len(group))
+        ]
+
+    @contextmanager
+    def _passing_over(self, picture: Picture) -> Iterator[None]:
+        """Log an error in the block, and note whose it is."""
+        name = picture.shown
+        try:
+            with explain_memory([name]):
+                yield
+            return
+        except HemnetError as error:
+            log.error("%s: %s", name, error)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                log.error("%s: its name is too long for the files to write", name)
+            else:
+                log.error("%s: cannot be written (%s): make room, or choose another --output", name, error)
+        except Exception as error:  # the other images can still be segmented
+            log.error("%s: not segmented (%s: %s)", name, type(error).__name__, error)
+        self.failed.append(name)
 
 
-def _own(output: Path, stem: str, origin: Origin, image_HWC: np.ndarray) -> str:
-    """Return the origin of an image's files, as JSON; it has a hash of the image too.
-
-    Raises:
-        HemnetError: the files exist, and have another origin or are of another image.
-    """
-    image = {"image_sha256": hashlib.sha256(f"{image_HWC.shape}".encode() + image_HWC.tobytes()).hexdigest()}
-    for path in (_mask(output, stem), _overlay(output, stem)):
-        if path.exists():
-            origin.require_own(path, record_of(path), **image)
-    return json.dumps(origin.record() | image)
+def _size(item: Prepared) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return item.image.shape, tuple(item.given.shape)
 
 
-def _succeeds(segment_file: Callable[[Path], None], path: Path) -> bool:
-    """Segment an image; log an error, and return whether there was none."""
-    try:
-        with explain_memory([path.name]):
-            segment_file(path)
-    except HemnetError as error:
-        log.error("%s: %s", path.name, error)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            log.error("%s: its name is too long for the files to write", path.name)
-        else:
-            log.error("%s: cannot be written (%s): make room, or choose another --output", path.name, error)
-    except Exception as error:  # the other images can still be segmented
-        log.error("%s: not segmented (%s: %s)", path.name, type(error).__name__, error)
-    else:
-        return True
-    return False
+def _groups(items: Iterable[Prepared], batch: int) -> Iterator[list[Prepared]]:
+    """Yield items in lists of up to ``batch`` that follow one another and have one size."""
+    group: list[Prepared] = []
+    for item in items:
+        if group and (len(group) == batch or _size(item) != _size(group[0])):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
 
 
-def _images(source: Path) -> tuple[list[Path], str]:
-    """Return the images of a folder, or the one named, and what is left out, see `scan`."""
-    if source.is_file():
-        return [source], ""
-    if not source.is_dir():
-        raise DataError(f"no image or folder at {source}: name an image or a folder")
-    files, left_out = scan(source, IMAGE_SUFFIXES)
-    if not files:
-        held = f", and it holds {left_out}" if left_out else ""
-        raise DataError(
-            f"no images in {source}: it should hold files ending in {', '.join(IMAGE_SUFFIXES)}{held}"
-        )
-    return [*map(Path, files.values())], left_out
+def _ahead(
+    pool: ThreadPoolExecutor, items: Iterable[T], work: Callable, most: int
+) -> Iterator[tuple[T, Future]]:
+    """Yield each item with the future of the work on it, in order; the work on ``most`` more has begun."""
+    begun: deque[tuple[T, Future]] = deque()
+    for item in items:
+        begun.append((item, pool.submit(work, item)))
+        if len(begun) > most:
+            yield begun.popleft()
+    yield from begun
