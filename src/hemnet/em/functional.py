@@ -195,6 +195,6 @@ def promote(*tensors: Tensor) -> list[Tensor]:
 def autocast_off(tensor: Tensor) -> AbstractContextManager:
     """Keep autocast from casting matrix products of the EM state on the device of the tensor."""
     device = tensor.device.type
-    if not torch.amp.is_autocast_available(device):
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return nullcontext()
     return torch.autocast(device, enabled=False)

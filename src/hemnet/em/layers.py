@@ -220,9 +220,9 @@ class HighwayEM(InitialMeans):
             ValueError: if the features are not floating and of this layer's shape, or the means do not fit.
         """
         iterations, options = self.iterations, self.options
-        if self.training:
+        if self.training and options.tolerance is not None:
             options = replace(options, tolerance=None)
-        elif self.iterations_eval is not None:
+        if not self.training and self.iterations_eval is not None:
             iterations = self.iterations_eval
         x_BNC = to_positions(x_BCP, self.channel_dim, self.channels)
         mu_BKC = self.start() if means_BKC is None else means_BKC

@@ -291,9 +291,7 @@ def test_products_are_those_of_float64_in_either_layout(
     torch.testing.assert_close(out.double(), x + expected, **close)
     products.multiply(parts, out, add=False)
     torch.testing.assert_close(out.double(), expected, **close)
-    sums, totals = products.gather(p, laid_out(x))
-    torch.testing.assert_close(sums.double(), p.double().mT @ x, **close)
-    torch.testing.assert_close(totals.double(), p.double().sum(dim=1), **close)
+    torch.testing.assert_close(products.gather(p, laid_out(x)).double(), p.double().mT @ x, **close)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

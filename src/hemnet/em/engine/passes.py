@@ -25,8 +25,7 @@ def logit_factors(mu_BKC: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
     distance times the spread of the means rather than with the distance squared.
     """
     centre_B1C = mu_BKC.mean(dim=1, keepdim=True)
-    offset_BKC = mu_BKC - centre_B1C
-    w_BKC = offset_BKC / mixture.variance
+    w_BKC = (mu_BKC - centre_B1C).div_(mixture.variance)
     if mixture.assignment == "dot":
         return w_BKC, mu_BKC.new_zeros(mu_BKC.shape[:2])
     return w_BKC, -0.5 * (w_BKC * (mu_BKC + centre_B1C)).sum(dim=2)
@@ -141,7 +140,8 @@ class TorchPasses:
 
     def sums(self, mu_BKC: Tensor) -> tuple[Tensor, Tensor]:
         """See `Passes`."""
-        return products.gather(weigh(self.responsibilities(mu_BKC), self._weights_BN), self._x_BNC)
+        z_BNK = weigh(self.responsibilities(mu_BKC), self._weights_BN)
+        return products.gather(z_BNK, self._x_BNC), z_BNK.sum(dim=1)
 
     def log_normalizer(self, mu_BKC: Tensor) -> Tensor:
         """See `Passes`."""
@@ -161,7 +161,7 @@ class TorchPasses:
 
     def readout_vjp(self, e_BKC: Tensor, dy_BNC: Tensor) -> Tensor:
         """See `Passes`."""
-        return products.gather(self.responsibilities(e_BKC), self._ready(dy_BNC))[0]
+        return products.gather(self.responsibilities(e_BKC), self._ready(dy_BNC))
 
     def pull(
         self,
@@ -190,7 +190,7 @@ class TorchPasses:
             # |P R|² = Σ (P (R Rᵀ))∘P: no second tensor of the size of the features.
             p_BNJ, r_BJC = torch.cat([p for p, _ in parts], dim=2), torch.cat([r for _, r in parts], dim=1)
             energy_B += (p_BNJ @ (r_BJC @ r_BJC.mT)).mul_(p_BNJ).sum(dim=(1, 2))
-        g_BKC, total_BK = products.gather(dl_BNK, self._x_BNC)
+        g_BKC, total_BK = products.gather(dl_BNK, self._x_BNC), dl_BNK.sum(dim=1)
         return g_BKC.div_(self._mixture.variance), total_BK.div_(self._mixture.variance)
 
     def features_vjp(self) -> Tensor:

@@ -67,20 +67,18 @@ def multiply(parts: Sequence[tuple[Tensor, Tensor]], out_BNM: Tensor, *, add: bo
             out.copy_(_inner(a, b))
 
 
-def gather(p_BNJ: Tensor, x_BNC: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ_n p_nj x_n, (B, J, C), and Σ_n p_nj, (B, J)."""
-    total_BJ = p_BNJ.sum(dim=1)
+def gather(p_BNJ: Tensor, x_BNC: Tensor) -> Tensor:
+    """Σ_n p_nj x_n, (B, J, C), of p that is laid out like x."""
     by_channel = is_by_channel(x_BNC)
-    onednn = _library(x_BNC, p_BNJ.shape[2]) == "oneDNN"
-    if onednn and by_channel:
-        pairs = zip(x_BNC, p_BNJ, strict=True)
-        return torch.stack([_inner(x_NC.T, p_NJ.T).T for x_NC, p_NJ in pairs]), total_BJ
-    if onednn and x_BNC.shape[2] >= TURNED:
+    if _library(x_BNC, p_BNJ.shape[2]) == "oneDNN":
         pairs = zip(p_BNJ, x_BNC, strict=True)
-        return torch.stack([_inner(p_NJ.T.contiguous(), x_NC.T) for p_NJ, x_NC in pairs]), total_BJ
+        if by_channel:
+            return torch.stack([_inner(x_NC.T, p_NJ.T).T for p_NJ, x_NC in pairs])
+        if x_BNC.shape[2] >= TURNED:
+            return torch.stack([_inner(p_NJ.T.contiguous(), x_NC.T) for p_NJ, x_NC in pairs])
     if by_channel:
-        return torch.bmm(x_BNC.mT, p_BNJ).mT.contiguous(), total_BJ
-    return torch.bmm(p_BNJ.mT, x_BNC), total_BJ
+        return torch.bmm(x_BNC.mT, p_BNJ).mT.contiguous()
+    return torch.bmm(p_BNJ.mT, x_BNC)
 
 
 def softmax_(logits_BNJ: Tensor) -> Tensor:

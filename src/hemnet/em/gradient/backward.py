@@ -74,6 +74,7 @@ def pull_history(
     dtail_RBKC: Tensor | None,
     *,
     to_features: bool,
+    to_scale: bool,
     flow_QTB: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pull gradients back through all iterations.
@@ -85,6 +86,7 @@ def pull_history(
         dy_BNC: gradient to the reconstruction, if there is one.
         dtail_RBKC: gradients to the last R means, if there are any.
         to_features: whether the gradient to the features is wanted.
+        to_scale: whether that to the scale is wanted; it is zero otherwise.
         flow_QTB: (2, T+1, B) zeros to fill as `GradientFlow` describes; costs two more passes,
             and changes no bit of what is returned.
 
@@ -109,7 +111,7 @@ def pull_history(
                 _measure_readout(passes, mu_BKC, readout, mixture, flow_QTB[1, -1])
                 pull_step(
                     passes, mu_BKC, scale_B, moving_B, step, d_BKC, mixture,
-                    to_features=False, energy_B=energy_B,
+                    to_features=False, to_scale=False, energy_B=energy_B,
                 )  # fmt: skip
                 energy_B = None
         d_BKC, dscale_B = pull_step(
@@ -122,6 +124,7 @@ def pull_history(
             mixture,
             readout,
             to_features=to_features,
+            to_scale=to_scale,
             energy_B=energy_B,
         )
         readout = None
@@ -147,6 +150,7 @@ def _measure_readout(
         mixture,
         readout,
         to_features=False,
+        to_scale=False,
         energy_B=energy_B,
     )
 

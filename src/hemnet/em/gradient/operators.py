@@ -9,6 +9,7 @@ tail, S kept means, U iterations whose responsibilities are kept, Q the two quan
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -36,6 +37,9 @@ def flat(options: Options) -> Flat:
         options.acceleration,
         options.tolerance,
     )
+
+
+_options = lru_cache(maxsize=64)(Options)
 
 
 def em_forward(
@@ -91,7 +95,7 @@ def _forward_operator(  # type: ignore[no-untyped-def]
     kept_steps: int,
     *flat_options,
 ) -> State:
-    options = Options(*flat_options)
+    options = _options(*flat_options)
     with autocast_off(x_BNC):
         passes = make_passes(options.engine, x_BNC, weights_BN, mu_BKC.dtype, options)
         if options.acceleration == "none":
@@ -155,6 +159,7 @@ def em_backward(
     dtail_RBKC: Tensor | None,
     *,
     to_features: bool,
+    to_scale: bool,
     record: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Exact gradient of `em_forward`, T iterations backwards.
@@ -167,6 +172,7 @@ def em_backward(
         dy_BNC: gradient to the reconstruction, or None.
         dtail_RBKC: gradients to the last R means, or None.
         to_features: whether a gradient to x is wanted; it is empty otherwise.
+        to_scale: whether one to the scale is wanted; it is zero otherwise.
         record: whether to fill the last result.
 
     Returns:
@@ -175,8 +181,9 @@ def em_backward(
     """
     *kept, z_UBNK, stride = history
     return _backward_operator(
-        x_BNC, weights_BN, *kept, dy_BNC, dtail_RBKC, to_features, z_UBNK, record, stride, *flat(options)
-    )
+        x_BNC, weights_BN, *kept, dy_BNC, dtail_RBKC,
+        to_features, z_UBNK, to_scale, record, stride, *flat(options),
+    )  # fmt: skip
 
 
 @torch.library.custom_op(
@@ -184,7 +191,7 @@ def em_backward(
     mutates_args=(),
     schema="(Tensor x, Tensor? weights, Tensor kept, Tensor mass, Tensor length, Tensor scale,"
     f" Tensor count, Tensor final, Tensor? dy, Tensor? dtail, bool to_features, Tensor[] responsibilities,"
-    f" bool record, int stride, {FLAT}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f" bool to_scale, bool record, int stride, {FLAT}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward_operator(  # type: ignore[no-untyped-def]
     x_BNC: Tensor,
@@ -199,11 +206,12 @@ def _backward_operator(  # type: ignore[no-untyped-def]
     dtail_RBKC: Tensor | None,
     to_features: bool,
     z_UBNK: list[Tensor],
+    to_scale: bool,
     record: bool,
     stride: int,
     *flat_options,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    options = Options(*flat_options)
+    options = _options(*flat_options)
     iterations, images = scale_TB.shape[0], len(final_BKC)
     flow_QTB = final_BKC.new_zeros((2, iterations + 1, images) if record else (0, 0, 0))
     history = History(kept_SBKC, mass_TBK, length_TBK, scale_TB, count_B, final_BKC, z_UBNK, stride)
@@ -216,6 +224,7 @@ def _backward_operator(  # type: ignore[no-untyped-def]
             dy_BNC,
             dtail_RBKC,
             to_features=to_features,
+            to_scale=to_scale,
             flow_QTB=flow_QTB if record else None,
         )
         dx_BNC = like(x_BNC, passes.features_vjp()) if to_features else x_BNC.new_empty(0, 0, 0)
@@ -227,7 +236,7 @@ def _backward_operator(  # type: ignore[no-untyped-def]
 @_backward_operator.register_fake
 def _(  # type: ignore[no-untyped-def]
     x_BNC, weights_BN, kept_SBKC, mass_TBK, length_TBK, scale_TB, count_B, final_BKC, dy_BNC, dtail_RBKC,
-    to_features, z_UBNK, record, *_,
+    to_features, z_UBNK, to_scale, record, *_,
 ):  # fmt: skip
     flow_shape = (2, scale_TB.shape[0] + 1, final_BKC.shape[0]) if record else (0, 0, 0)
     return (

@@ -38,8 +38,8 @@ def take_step(passes: Passes, mu_BKC: Tensor, h_B: Tensor, mixture: Mixture) -> 
     # Not the negation of ">": a NaN mass must reach the result, not pass for an empty component.
     empty_BK = mass_BK <= EMPTY_MASS
     # (1-h) m is the sums times this. An empty component keeps its mu.
-    share_BK = torch.where(empty_BK, 0.0, (1 - h_B).unsqueeze(1) / mass_BK)
-    rest_BK = torch.where(empty_BK, 1.0, h_B.unsqueeze(1))
+    share_BK = ((1 - h_B).unsqueeze(1) / mass_BK).masked_fill_(empty_BK, 0.0)
+    rest_BK = h_B.unsqueeze(1).expand_as(mass_BK).masked_fill(empty_BK, 1.0)
     v_BKC = (rest_BK.unsqueeze(2) * mu_BKC).addcmul_(share_BK.unsqueeze(2), sums_BKC)
     length_BK = torch.ones_like(mass_BK)
     if mixture.normalize == "l2":
@@ -64,6 +64,7 @@ def pull_step(
     readout: tuple[Tensor, Tensor] | None = None,
     *,
     to_features: bool = True,
+    to_scale: bool = True,
     energy_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pull the gradient d of the means after a step back to the means before it and to h.
@@ -81,6 +82,7 @@ def pull_step(
         mixture: what the step was taken with.
         readout: as in `Passes.pull`, for the responsibilities of this step.
         to_features: as in `Passes.pull`.
+        to_scale: whether the gradient to h is wanted; zeros are returned for it otherwise.
         energy_B: as in `Passes.pull`.
 
     Returns:
@@ -91,23 +93,27 @@ def pull_step(
         return passes.pull_step(
             mu_BKC, h_B, moving_B, step, d_BKC, readout, to_features=to_features, energy_B=energy_B
         )
-    h_B = torch.where(moving_B, h_B, 1.0)  # the step of an image that had stopped has no length
-    h_B11, mass_BK1, length_BK1 = h_B[:, None, None], step.mass_BK.unsqueeze(2), step.length_BK.unsqueeze(2)
-    stopped_B11 = ~moving_B[:, None, None]
-    v_BKC = step.mu_BKC
+    v_BKC, moving_B1 = step.mu_BKC, moving_B.unsqueeze(1)
     if mixture.normalize == "l2":
+        length_BK1 = step.length_BK.unsqueeze(2)
         along_BKC = torch.where(length_BK1 > SHORTEST_MEAN, v_BKC, 0.0)
         tangent_BKC = d_BKC - along_BKC * (along_BKC * d_BKC).sum(dim=2, keepdim=True)
-        d_BKC = torch.where(stopped_B11, d_BKC, tangent_BKC / length_BK1)
+        d_BKC = torch.where(moving_B1.unsqueeze(2), tangent_BKC / length_BK1, d_BKC)
         v_BKC = v_BKC * length_BK1
-    still_BK1 = (mass_BK1 <= EMPTY_MASS) | stopped_B11
-    inverse_BK1 = torch.where(still_BK1, 0.0, 1 / torch.where(still_BK1, 1.0, mass_BK1))
-    a_BKC = (1 - h_B11) * d_BKC * inverse_BK1
-    moved_BKC = v_BKC - h_B11 * mu_BKC
-    offset_BK = (d_BKC * moved_BKC).sum(dim=2) * inverse_BK1.squeeze(2)
+    # A component that had no mass, or whose image had stopped, kept all of its mu, as with h = 1.
+    still_BK = step.mass_BK.masked_fill(~moving_B1, 0.0) <= EMPTY_MASS
+    inverse_BK = step.mass_BK.reciprocal().masked_fill_(still_BK, 0.0)
+    rest_BK = h_B.unsqueeze(1).expand_as(still_BK).masked_fill(still_BK, 1.0)
+    rest_BK1 = rest_BK.unsqueeze(2)
+    a_BKC = d_BKC * ((1 - rest_BK) * inverse_BK).unsqueeze(2)
+    offset_BK = (d_BKC * (v_BKC - rest_BK1 * mu_BKC)).sum(dim=2) * inverse_BK
     g_BKC, dl_BK = passes.pull(mu_BKC, a_BKC, offset_BK, readout, to_features=to_features, energy_B=energy_B)
-    back_BKC = torch.where(still_BK1, d_BKC, h_B11 * d_BKC) + g_BKC
+    back_BKC = g_BKC.addcmul_(rest_BK1, d_BKC)
     if mixture.assignment == "gaussian":
-        back_BKC -= dl_BK.unsqueeze(2) * mu_BKC
-    slope_BKC = torch.where(still_BK1, 0.0, d_BKC * (mu_BKC - v_BKC))
-    return back_BKC, slope_BKC.sum(dim=(1, 2)) / torch.where(h_B == 1, 1.0, 1 - h_B)
+        back_BKC.addcmul_(dl_BK.unsqueeze(2), mu_BKC, value=-1)
+    return back_BKC, _slope(mu_BKC, v_BKC, d_BKC, h_B, still_BK) if to_scale else torch.zeros_like(h_B)
+
+
+def _slope(mu_BKC: Tensor, v_BKC: Tensor, d_BKC: Tensor, h_B: Tensor, still_BK: Tensor) -> Tensor:
+    slope_BK = (d_BKC * (mu_BKC - v_BKC)).sum(dim=2).masked_fill_(still_BK, 0.0)
+    return slope_BK.sum(dim=1) / torch.where(h_B == 1, 1.0, 1 - h_B)

@@ -73,6 +73,7 @@ class UnrolledFunction(torch.autograd.Function):
             dy_BNC,
             dtail_RBKC,
             to_features=ctx.needs_input_grad[0],
+            to_scale=ctx.needs_input_grad[2],
             record=ctx.flow_QTB is not None,
         )
         if ctx.flow_QTB is not None:
