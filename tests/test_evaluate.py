@@ -16,6 +16,7 @@ from PIL import Image
 
 from hemnet import evaluate as door
 from hemnet.config.build import restore
+from hemnet.config.command_line import override
 from hemnet.config.compose import load
 from hemnet.config.explain import ConfigError
 from hemnet.config.paths import EXPERIMENTS
@@ -420,3 +421,34 @@ def test_two_ranks_with_five_images_report_what_one_does(run_dir: Path, tmp_path
     for name in ("classes.csv", "images.csv", "confusion.png", "worst.png"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     assert [len(list(out.rglob("comp5_val_cls/*.png"))) for out in (one, two)] == [VAL, VAL]
+
+
+def test_any_split_and_any_data_set_of_the_run_s_classes_can_be_evaluated(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    camvid = write_camvid(tmp_path / "camvid", {"test": 3}, (48, 64))  # and no other split
+    command(monkeypatch, run_dir, "--split", "test", f"data.root={camvid}")
+    assert "3 images of the test split of camvid" in " ".join(capsys.readouterr().out.split())
+    expected = json.loads((run_dir / "evaluation" / "last-split-test" / "result.json").read_text())
+    # The same images as a folder of one's own.
+    own = tmp_path / "own"
+    for ours, theirs in (("images/test", "test"), ("masks/test", "testannot")):
+        (own / ours).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(camvid / theirs, own / ours)
+    (own / "classes.yaml").write_text(
+        f"names: [{', '.join(CAMVID.classes)}]\nlabels: [{', '.join(map(str, range(11)))}]\nignore: 11\n"
+    )
+    command(monkeypatch, run_dir, "data=folder", f"data.root={own}", "--split", "test")
+    (folder,) = (run_dir / "evaluation").glob("last-data-Folder-*")
+    assert folder.name.endswith("_split-test")
+    found = json.loads((folder / "result.json").read_text())
+    assert found["metrics"] == expected["metrics"]
+    assert found["changes"]["data.val._target_"] == "hemnet.data.Folder"
+    config = override(Run.open(run_dir).config, ["data=folder", f"data.root={own}"])
+    assert config.data.eval_transform == Run.open(run_dir).config.data.eval_transform
+    with pytest.raises(HemnetError, match="choose data with the same classes"):
+        evaluate(run_dir, "last", ["data=synthetic"])
+    with pytest.raises(ConfigError, match="data=foldr: did you mean folder"):
+        evaluate(run_dir, "last", ["data=foldr"])
+    with pytest.raises(ConfigError, match=r"data\.val\.split is 'tests'"):
+        evaluate(run_dir, "last", ["data.val.split=tests"])

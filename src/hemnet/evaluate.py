@@ -1,4 +1,4 @@
-"""Score trained networks on the validation split of their data sets: ``python -m hemnet.evaluate RUN``.
+"""Score trained networks on a split of their data sets, or of others: ``python -m hemnet.evaluate RUN``.
 
 The results, result.json, classes.csv, images.csv, confusion.png and worst.png, are written to the folder
 RUN/evaluation/CHECKPOINT[-inference options][-changed keys]/, or with --iterations to a folder T<n> in it for
@@ -24,6 +24,9 @@ def _entry() -> None:
     add_run_arguments(parser, several=True)
     parser.add_argument("--iterations", nargs="+", type=int, default=[], metavar="T",
                         help="evaluate with each of these numbers of EM iterations")  # fmt: skip
+    parser.add_argument(
+        "--split", metavar="NAME", help="such as test, in place of val; data=NAME is another data set"
+    )
     parser.add_argument("--worst", type=int, metavar="N",
                         help="images on worst.png; default: 8, and none of several runs")  # fmt: skip
     one = parser.add_argument_group("of one run")
@@ -35,6 +38,8 @@ def _entry() -> None:
     many.add_argument("--parallel", type=int, metavar="N",
                       help="runs at a time; default: as many as there are GPUs for, or 1 on CPU")  # fmt: skip
     options, assignments = parse(parser)
+    if options.split:
+        assignments.append(f"data.val.split={options.split}")
     log_to_terminal()
     folders, iterations = options.run, options.iterations
     if options.sweep:

@@ -73,6 +73,13 @@ def build_data(config: DictConfig) -> SegmentationData:
     return _call(_data_node(config), "data")
 
 
+def build_evaluation_data(config: DictConfig) -> SegmentationData:
+    """Return the data module for evaluation. The training split is not looked at, and may be missing."""
+    node = _data_node(config)
+    # The module wants a training split that has a batch; this one is never read.
+    return _call(node | {"train": node["val"], "batch_size": 1}, "data")
+
+
 def build_reader(config: DictConfig, split: Literal["train", "val"]) -> Reader:
     """Return the reader of one split. The files of the other split may be missing."""
     return _call(_data_node(config)[split], f"data.{split}")

@@ -136,6 +136,9 @@ def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str
 def override(config: DictConfig, assignments: Sequence[str]) -> DictConfig:
     """Return a checked copy of a stored configuration, changed by ``key=value`` in Hydra's grammar.
 
+    ``data=NAME`` puts another data set in the place of the run's, see `hemnet.config.compose.other_data`;
+    later assignments change it.
+
     Raises:
         ConfigError: an assignment has no ``=``, or names a key that the configuration does not have.
     """
@@ -150,7 +153,12 @@ def override(config: DictConfig, assignments: Sequence[str]) -> DictConfig:
         if parsed.is_sweep_override():
             raise ConfigError(f"{assignment}: several values; one is used here, and a list is written [a,b]")
         try:
-            OmegaConf.update(changed, parsed.key_or_group, parsed.value())
+            if parsed.key_or_group == "data" and isinstance(parsed.value(), str):
+                from hemnet.config.compose import other_data  # here, since it is slow to import
+
+                changed.data = other_data(str(parsed.value()), changed.data)
+            else:
+                OmegaConf.update(changed, parsed.key_or_group, parsed.value())
         except OmegaConfBaseException as error:
             raise explain(error) from error
     check(changed)

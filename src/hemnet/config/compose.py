@@ -8,6 +8,8 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +127,38 @@ def load(overrides: list[str]) -> DictConfig:
         ConfigError: an override, a recipe or a part of the configuration is wrong.
     """
     register_recipes()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
-            readable_overrides = readable(overrides)
-            config = resumed(compose("train", readable_overrides), readable_overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from error
+    readable_overrides = readable(overrides)
+    with _composing():
+        config = resumed(compose("train", readable_overrides), readable_overrides)
     check(config)
     return config
+
+
+def other_data(name: str, own: DictConfig) -> DictConfig:
+    """Return the node of ``data=NAME``, to evaluate a run on another data set than its own.
+
+    The network is given images as in the run: `eval_transform` is the run's, and so is `num_workers`.
+
+    Args:
+        name: of the data set, as in training.
+        own: the node ``data`` of the run.
+
+    Raises:
+        ConfigError: there is no such data set.
+    """
+    with _composing():
+        node = compose("train", [f"data={name}"]).data
+    kept = [key for key in ("eval_transform", "num_workers") if key in own]
+    for key in kept:
+        node[key] = OmegaConf.masked_copy(own, key)[key]
+    return node
+
+
+@contextmanager
+def _composing() -> Iterator[None]:
+    """Let Hydra find `conf/` in the block; its errors become ours."""
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error

@@ -4,6 +4,7 @@ Evaluations, predictions, exports and submissions of one run differ by checkpoin
 the configuration. `Origin` has these. A file or folder with the output of another origin is not overwritten.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from hemnet.runs.redaction import is_secret, redact
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.files import file_digest
 
+READER = "data.val"
 # Configuration keys that change what a trained network computes, which images it is given, or in which size.
-DETERMINING = ("model", "data.val", "data.eval_transform", "trainer.precision")
+DETERMINING = ("model", READER, "data.eval_transform", "trainer.precision")
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,19 @@ class Origin:
 def output_name(
     which: Checkpoint, settings: Sequence[str] = (), changes: Mapping[str, Any] | None = None
 ) -> str:
-    """Return the name of an output of a run, see `Origin.name`."""
-    changed = [f"{key}={value}" for key, value in (changes or {}).items()]
+    """Return the name of an output of a run, see `Origin.name`.
+
+    Of another data set, with its many keys, it has the reader's class, the split, and a hash of the others.
+    """
+    changes = dict(changes or {})
+    if reader := changes.pop(f"{READER}._target_", None):
+        others = {key: changes.pop(key) for key in list(changes) if key.startswith(f"{READER}.")}
+        split = others.pop(f"{READER}.split", None)
+        digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:6]
+        changes |= {"data": f"{str(reader).rpartition('.')[2]}-{digest}"} | (
+            {"split": split} if split else {}
+        )
+    changed = [f"{key}={value}" for key, value in changes.items()]
     return "-".join([which, *settings, *([job_name(changed)] if changed else [])])
 
 

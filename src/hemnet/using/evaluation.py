@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hemnet.callbacks.evaluation_record import EvaluationRecord
 from hemnet.callbacks.label_check import LabelCheck
-from hemnet.config.build import build_data, build_evaluator, build_inference, build_task, restore
+from hemnet.config.build import build_evaluation_data, build_evaluator, build_inference, build_task, restore
 from hemnet.config.command_line import (
     SUMMARY,
     override,
@@ -61,12 +61,15 @@ def evaluate(
     worst: int = 8,
     submission: Path | None = None,
 ) -> dict[str, float]:
-    """Evaluate a checkpoint of a run on its validation split; write a report and return the scores.
+    """Evaluate a checkpoint of a run on a split, by default that of validation; return the scores.
+
+    A report is written, whose files the head of this module names.
 
     Args:
         folder: the run directory.
         which: the checkpoint.
-        assignments: ``key=value`` changes to the run's configuration; ``inference.*`` are inference options.
+        assignments: ``key=value`` changes to the run's configuration; ``inference.*`` are inference options,
+            ``data=NAME`` is another data set with the run's classes, ``data.val.split`` another split.
         iterations: numbers T of EM iterations to evaluate with, one after another; none means the T of the
             run. The scores of the last one are returned.
         output: the folder to write to; None is a folder in the run with the name of `Origin`. If it holds an
@@ -88,7 +91,7 @@ def evaluate(
     run.config = config = on_this_machine(config, assignments)
     network, spec = restore(run, which)
     _check_iterations(network, iterations, submission)
-    data = build_data(config)
+    data = build_evaluation_data(config)
     spec.require_same_classes(data.spec)
     labelled = _has_labels(data, submission)
     task = build_task(config, network, spec)
