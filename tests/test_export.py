@@ -27,6 +27,7 @@ from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.nets.portable import BinMeans, portable_copy
 from hemnet.runs.run import Run
+from hemnet.runs.training_run import TrainingRun
 from hemnet.training.task import CHECKPOINT_FORMAT
 from hemnet.using import exporting as entry
 from hemnet.using.export_formats import TorchProgram, trace
@@ -40,7 +41,7 @@ HEADS = ("hem", "em", "emanet", "fcn", "deeplabv3plus", "pspnet", "nonlocal")
 def make_run(tmp_path: Path, *overrides: str) -> Run:
     """A run as training leaves it, as far as export reads it; no weight or statistic is special."""
     config = load(tiny(tmp_path, tmp_path / "run", "name=tiny", *overrides))
-    run = Run.create(tmp_path / "run", config)
+    run = TrainingRun.create(tmp_path / "run", config)
     network = build_network(config, CAMVID.num_classes)
     network.train()
     with torch.no_grad():

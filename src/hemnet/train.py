@@ -24,6 +24,7 @@ from hemnet.processes.ranks import rank
 from hemnet.processes.signals import Interrupted, foremost, interruptible
 from hemnet.runs.identity import debugging
 from hemnet.runs.run import ENVIRONMENT, RESULT, Run
+from hemnet.runs.training_run import TrainingRun
 from hemnet.storage.files import read_json
 from hemnet.sweeps import plugins
 
@@ -67,7 +68,7 @@ def _train_on(config: DictConfig, count: int) -> float:
         began = (path / "config.yaml").is_file() and changed
         if not began or (said and getattr(error, "rank", 0) == 0):
             raise  # there is no run, or its first rank has recorded the error
-        with Run.open(path) as run:
+        with TrainingRun.open(path) as run:
             known = {key: said[key] for key in ("steps", "metrics") if said.get(key)}
             run.record(seconds=run.seconds(started), **(run.progress() | known))
             if isinstance(error, RankError) and "error" in said:
@@ -109,7 +110,7 @@ def _train(config: DictConfig) -> float:
 
     if rank() != 0:
         logging.getLogger().setLevel(logging.WARNING)  # the first rank logs what all of them would
-    run = Run.create(config.run_dir, config, config.resume, begin=False)
+    run = TrainingRun.create(config.run_dir, config, config.resume, begin=False)
     if run.complete:
         log.info("%s is finished: nothing is left to do", run.path)
         return run.result["metrics"]["val/miou"]

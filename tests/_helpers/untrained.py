@@ -11,6 +11,7 @@ from hemnet.config.compose import load
 from hemnet.data import CAMVID
 from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
 from hemnet.runs.run import Run
+from hemnet.runs.training_run import TrainingRun
 
 
 def untrained(path: Path, *overrides: str, replacing: str = "") -> tuple[Run, dict[str, Tensor]]:
@@ -23,7 +24,7 @@ def untrained(path: Path, *overrides: str, replacing: str = "") -> tuple[Run, di
     """
     kept = [key for key in TINY if not replacing or replacing not in key]
     config = load([f"run_dir={path}", *kept, *overrides])
-    run = Run.create(path, config)
+    run = TrainingRun.create(path, config)
     state = build_network(config, CAMVID.num_classes).state_dict()
     about = {"format": CHECKPOINT_FORMAT, "spec": CAMVID.to_dict()}
     content = {"state_dict": {f"network.{name}": value for name, value in state.items()}, "hemnet": about}

@@ -15,7 +15,7 @@ from hemnet.config.explain import ConfigError
 from hemnet.config.paths import CONF, EXPERIMENTS, recipe
 from hemnet.data import CAMVID
 from hemnet.em import Detached, HighwayEM, Unrolled
-from hemnet.runs.run import Run
+from hemnet.runs.training_run import TrainingRun
 
 RECIPES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 HEADS = sorted(path.stem for path in (CONF / "model" / "head").glob("*.yaml"))
@@ -66,7 +66,7 @@ def test_resolvers_have_a_prefix_and_stored_configurations_none_of_them(tmp_path
     names = set(re.findall(r"register_new_resolver\(\s*[\"']([^\"']+)", sources)) - {"oc.env"}
     assert len(names) > 5
     assert all(name.startswith("hemnet.") for name in names), names
-    with Run.create(tmp_path, load([f"run_dir={tmp_path}", "experiment=synthetic_hem"])):
+    with TrainingRun.create(tmp_path, load([f"run_dir={tmp_path}", "experiment=synthetic_hem"])):
         pass
     assert "${" not in (tmp_path / "config.yaml").read_text()
 

@@ -19,6 +19,7 @@ from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.runs import checkpoints
 from hemnet.runs.run import Run
+from hemnet.runs.training_run import TrainingRun
 from hemnet.train import train
 
 OTHERS = DatasetSpec("others", ("a", "b", "c"), voc_colors(1, 3))
@@ -29,7 +30,7 @@ REVERSED = replace(CAMVID, classes=CAMVID.classes[::-1])
 def trained(tmp_path: Path, *overrides: str) -> tuple[Path, Segmenter]:
     """A run of CamVid's classes, as training leaves it as far as fine-tuning reads it, and its network."""
     config = load(tiny(tmp_path, tmp_path / "trained", *overrides))
-    run = Run.create(tmp_path / "trained", config)
+    run = TrainingRun.create(tmp_path / "trained", config)
     torch.manual_seed(1)
     network = build_network(config, CAMVID.num_classes)
     state = {f"network.{name}": value for name, value in network.state_dict().items()}

@@ -14,6 +14,7 @@ from hemnet.em import HighwayEM, Implicit
 from hemnet.runs import checkpoints
 from hemnet.runs.renamed import with_present_names
 from hemnet.runs.run import Run
+from hemnet.runs.training_run import TrainingRun
 
 IMPLICIT = {"_target_": "hemnet.em.Implicit", "tolerance": 1e-6}
 
@@ -41,7 +42,7 @@ def finished(path: Path, gradient: str) -> tuple[Run, DictConfig]:
     config = load(
         ["experiment=synthetic_hem", "logger=csv", f"run_dir={path}", f"model.head.gradient={gradient}"]
     )
-    with Run.create(path, config) as run:
+    with TrainingRun.create(path, config) as run:
         network = build_network(config, CAMVID.num_classes, pretrained=False)
         state = {f"network.{name}": value for name, value in network.state_dict().items()}
         about = {"format": checkpoints.CHECKPOINT_FORMAT, "spec": CAMVID.to_dict()}
@@ -68,7 +69,7 @@ def test_a_run_with_settings_beside_the_mode_is_restored_and_gone_on_with(
     (layer,) = (module for module in network.modules() if isinstance(module, HighwayEM))
     assert layer.gradient.name == written["gradient"]
     assert gradient == "unrolled" or layer.gradient == Implicit(tolerance=1e-6)
-    assert Run.create(run.path, config, "auto").resumes_from == run.path / "checkpoints" / "last.ckpt"
+    assert TrainingRun.create(run.path, config, "auto").resumes_from == run.path / "checkpoints" / "last.ckpt"
 
 
 def test_a_config_of_an_older_version_is_read_with_present_names(tmp_path: Path) -> None:
@@ -104,11 +105,11 @@ def test_a_choice_of_pixels_becomes_one_of_the_losses_and_a_run_from_before_goes
 ) -> None:
     now = ["task/loss=hard_pixels", "task.loss.hard_pixels.threshold=0.6"] if hard else []
     config = load(tiny(tmp_path, tmp_path / "run", *now))
-    with Run.create(tmp_path / "run", config) as run:
+    with TrainingRun.create(tmp_path / "run", config) as run:
         pass
     stored = OmegaConf.load(run.path / "config.yaml")
     del stored.task.loss
     stored.task.hard_pixels = hard and hard | {"at_least": 0.0625}
     OmegaConf.save(stored, run.path / "config.yaml")
     assert Run.open(run.path).config.task == config.task
-    assert Run.create(run.path, config, "auto").path == run.path
+    assert TrainingRun.create(run.path, config, "auto").path == run.path

@@ -20,6 +20,7 @@ from hemnet.processes.signals import Interrupted
 from hemnet.runs import checkpoints
 from hemnet.runs.redaction import REDACTED, redacted
 from hemnet.runs.run import Run
+from hemnet.runs.training_run import TrainingRun
 from hemnet.storage.files import write_json
 
 
@@ -31,7 +32,7 @@ def config() -> DictConfig:
 
 
 def test_a_finished_run_is_recorded_whole(tmp_path: Path, config: DictConfig) -> None:
-    with Run.create(tmp_path / "run", config) as run:
+    with TrainingRun.create(tmp_path / "run", config) as run:
         run.record(metrics={"val/miou": 0.5, "val/iou/absent": float("nan")}, steps=7)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "finished"
@@ -45,12 +46,12 @@ def test_a_finished_run_is_recorded_whole(tmp_path: Path, config: DictConfig) ->
 
 
 def test_a_run_is_not_resumed_in_another_directory(tmp_path: Path, config: DictConfig) -> None:
-    with Run.create(tmp_path / "run", config):
+    with TrainingRun.create(tmp_path / "run", config):
         pass
     with pytest.raises(HemnetError, match=r"resumes the run there, but run_dir=.* is another directory"):
-        Run.create(tmp_path / "other", config, str(tmp_path / "run"))
+        TrainingRun.create(tmp_path / "other", config, str(tmp_path / "run"))
     assert not (tmp_path / "other").exists()
-    Run.create(tmp_path / "run", config, str(tmp_path / "other" / ".." / "run"))
+    TrainingRun.create(tmp_path / "run", config, str(tmp_path / "other" / ".." / "run"))
 
 
 def test_an_error_is_not_hidden_by_a_disk_with_no_room_for_it(
@@ -59,13 +60,13 @@ def test_an_error_is_not_hidden_by_a_disk_with_no_room_for_it(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    run = Run.create(tmp_path / "run", config)
+    run = TrainingRun.create(tmp_path / "run", config)
     with monkeypatch.context() as patched:
-        patched.setattr("hemnet.runs.run.write_json", full)
+        patched.setattr("hemnet.runs.training_run.write_json", full)
         with pytest.raises(HemnetError, match="the checkpoint"), run:
             raise HemnetError("the checkpoint could not be written")
     assert "result.json could not be written ([Errno 28] No space left on device)" in caplog.text
-    Run.create(tmp_path / "run", config, "auto")  # the directory is free again
+    TrainingRun.create(tmp_path / "run", config, "auto")  # the directory is free again
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_an_error_is_not_hidden_by_a_disk_with_no_room_for_it(
 def test_a_run_that_ends_by_an_error_says_so(
     tmp_path: Path, config: DictConfig, error: BaseException, status: str
 ) -> None:
-    with pytest.raises(type(error)), Run.create(tmp_path / "run", config):
+    with pytest.raises(type(error)), TrainingRun.create(tmp_path / "run", config):
         raise error
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == status
@@ -89,13 +90,13 @@ def test_a_run_that_ends_by_an_error_says_so(
 
 
 def test_a_run_is_never_overwritten(tmp_path: Path, config: DictConfig) -> None:
-    Run.create(tmp_path, config)
+    TrainingRun.create(tmp_path, config)
     with pytest.raises(HemnetError, match="already holds a run"):
-        Run.create(tmp_path, config)
+        TrainingRun.create(tmp_path, config)
 
 
 def test_a_moved_run_knows_where_it_is(tmp_path: Path, config: DictConfig) -> None:
-    Run.create(tmp_path / "old", config)
+    TrainingRun.create(tmp_path / "old", config)
     (tmp_path / "old").rename(tmp_path / "new")
     assert Run.open(tmp_path / "new").config.run_dir == str(tmp_path / "new")
 
@@ -103,20 +104,20 @@ def test_a_moved_run_knows_where_it_is(tmp_path: Path, config: DictConfig) -> No
 def test_what_is_not_there_is_named(tmp_path: Path, config: DictConfig) -> None:
     with pytest.raises(HemnetError, match="no run at"):
         Run.open(tmp_path)
-    run = Run.create(tmp_path, config)
+    run = TrainingRun.create(tmp_path, config)
     with pytest.raises(HemnetError, match=r"no checkpoint at .*best\.ckpt"):
         run.checkpoint("best")
     assert run.metrics() == []
 
 
 def test_metrics_are_read_back_without_empty_cells(tmp_path: Path, config: DictConfig) -> None:
-    run = Run.create(tmp_path, config)
+    run = TrainingRun.create(tmp_path, config)
     (tmp_path / "metrics.csv").write_text("step,train/loss,val/miou\n1,0.5,\n2,,0.25\n")
     assert run.metrics() == [{"step": 1.0, "train/loss": 0.5}, {"step": 2.0, "val/miou": 0.25}]
 
 
 def test_curves_are_the_metrics_column_by_column(tmp_path: Path, config: DictConfig) -> None:
-    run = Run.create(tmp_path / "run", config)
+    run = TrainingRun.create(tmp_path / "run", config)
     assert run.curves() == {}
     path = run.path / "metrics.csv"
     path.write_text("")
@@ -159,7 +160,7 @@ def test_json_files_hold_no_nan(tmp_path: Path) -> None:
 
 def interrupted(path: Path, config: DictConfig, saved: int | None) -> None:
     """Make a run that logged steps 0 to 3 and was killed, with its last checkpoint after `saved` steps."""
-    with contextlib.suppress(RuntimeError), Run.create(path, config):
+    with contextlib.suppress(RuntimeError), TrainingRun.create(path, config):
         rows = ["step,train/loss,val/miou", "0,2.5,", "1,2.25,0.1", "2,2.0,", "3,1.75,0.2"]
         (path / "metrics.csv").write_text("\n".join(rows) + "\n")
         if saved is not None:
@@ -173,7 +174,7 @@ def test_a_run_is_resumed_from_its_last_checkpoint(
     tmp_path: Path, config: DictConfig, saved: int | None, rows: list[int]
 ) -> None:
     interrupted(tmp_path, config, saved)
-    with Run.create(tmp_path, config, "auto") as run:
+    with TrainingRun.create(tmp_path, config, "auto") as run:
         assert (run.resumes_from is None) == (saved is None)
         assert run.saved_step == (saved or 0)
         assert [row["step"] for row in run.metrics()] == rows
@@ -188,7 +189,7 @@ def test_a_row_that_was_cut_short_is_forgotten(tmp_path: Path, config: DictConfi
     path = tmp_path / "metrics.csv"
     rows = ["a,step,train/loss", "7,0,2.5", "7,1,2.25", "7,2,2.0"]
     path.write_text("\n".join([*rows, f"7,{torn}"]))
-    with Run.create(tmp_path, config, "auto") as run:
+    with TrainingRun.create(tmp_path, config, "auto") as run:
         assert [row["step"] for row in run.metrics()] == [0, 1, 2]
 
 
@@ -201,7 +202,7 @@ def test_a_run_that_dies_while_it_starts_can_be_resumed(tmp_path: Path, config: 
         if not (process := os.fork()):
             sys.addaudithook(partial(die_at, folder, itertools.count(1), n))
             try:
-                begun = Run.create(folder, config, "auto")
+                begun = TrainingRun.create(folder, config, "auto")
                 rows = MetricsFile(str(begun.path))
                 for name in ("train/loss", "new"):
                     rows.log_metrics({name: 1.0}, step=3)
@@ -211,7 +212,7 @@ def test_a_run_that_dies_while_it_starts_can_be_resumed(tmp_path: Path, config: 
                 os._exit(1)
         ended = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         assert ended in (0, 9)
-        with contextlib.suppress(RuntimeError), Run.create(folder, config, "auto") as run:
+        with contextlib.suppress(RuntimeError), TrainingRun.create(folder, config, "auto") as run:
             assert run.saved_step == 3
             assert [row["step"] for row in run.metrics()] == [0, 1, 2]
             raise RuntimeError
@@ -233,11 +234,14 @@ def test_a_resumed_run_that_is_refused_is_left_as_it_was(tmp_path: Path, config:
     interrupted(tmp_path, config, 2)
     other = OmegaConf.merge(config, {"data": {"root": "/elsewhere"}})
     before = contents(tmp_path)
-    with pytest.raises(HemnetError, match="no such folder"), Run.create(tmp_path, other, "auto", begin=False):
+    with (
+        pytest.raises(HemnetError, match="no such folder"),
+        TrainingRun.create(tmp_path, other, "auto", begin=False),
+    ):
         raise HemnetError("/elsewhere: no such folder")
     assert contents(tmp_path) == before
     # One that a fault or a signal stops begins, so that its end is recorded.
-    with pytest.raises(Interrupted), Run.create(tmp_path, other, "auto", begin=False):
+    with pytest.raises(Interrupted), TrainingRun.create(tmp_path, other, "auto", begin=False):
         raise Interrupted(signal.SIGTERM)
     assert Run.open(tmp_path).status == "preempted"
     assert Run.open(tmp_path).config.data.root == "/elsewhere"
@@ -249,7 +253,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 def test_the_seconds_of_a_run_are_those_of_all_its_parts(tmp_path: Path, config: DictConfig) -> None:
     def part(seconds: float, *, saved: float | None = None, killed: bool = False) -> float:
-        with contextlib.suppress(RuntimeError), Run.create(tmp_path, config, "auto") as run:
+        with contextlib.suppress(RuntimeError), TrainingRun.create(tmp_path, config, "auto") as run:
             run._started -= seconds
             if saved is not None:
                 about = {"hemnet": {"format": checkpoints.CHECKPOINT_FORMAT}, "global_step": 1}
@@ -275,26 +279,31 @@ def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path, config: D
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = OmegaConf.merge(config, {"seed": 4, "trainer": {"max_epochs": 3}, "run_dir": "moved"})
     with pytest.raises(HemnetError, match=r"differing in seed, trainer\.max_epochs: choose"):
-        Run.create(tmp_path, other, "auto")
+        TrainingRun.create(tmp_path, other, "auto")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    Run.create(tmp_path, OmegaConf.merge(config, {"run_dir": "moved", "data": {"root": "/x"}}), "auto")
+    TrainingRun.create(
+        tmp_path, OmegaConf.merge(config, {"run_dir": "moved", "data": {"root": "/x"}}), "auto"
+    )
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, config: DictConfig) -> None:
-    with Run.create(tmp_path, config) as run:
+    with TrainingRun.create(tmp_path, config) as run:
         run.record(metrics={"val/miou": 0.5})
     before = (tmp_path / "result.json").stat().st_mtime_ns
-    assert Run.create(tmp_path, config, "auto").status == "finished"
+    assert TrainingRun.create(tmp_path, config, "auto").status == "finished"
     assert (tmp_path / "result.json").stat().st_mtime_ns == before
 
 
 def test_two_processes_do_not_train_in_one_directory(tmp_path: Path, config: DictConfig) -> None:
-    with Run.create(tmp_path, config), pytest.raises(HemnetError, match="another process is training in"):
-        Run.create(tmp_path, config, "auto")
+    with (
+        TrainingRun.create(tmp_path, config),
+        pytest.raises(HemnetError, match="another process is training in"),
+    ):
+        TrainingRun.create(tmp_path, config, "auto")
 
 
 def test_a_lock_ends_with_its_run(tmp_path: Path, config: DictConfig) -> None:
     interrupted(tmp_path, config, None)
-    with Run.create(tmp_path, config, "auto") as run:
+    with TrainingRun.create(tmp_path, config, "auto") as run:
         pass
     assert run.status == "finished"

@@ -20,6 +20,7 @@ from hemnet.config.compose import load
 from hemnet.errors import HemnetError
 from hemnet.runs.checkpoints import CheckpointError, latest, read
 from hemnet.runs.run import Run
+from hemnet.runs.training_run import TrainingRun
 
 SMALL = [
     "data=synthetic", "data.train.length=16", "data.train.size=64", "data.train.cells=4", "data.val.length=3",
@@ -107,7 +108,7 @@ def test_of_many_that_want_one_directory_one_gets_it(tmp_path: Path) -> None:
 
     def create(_: int) -> Run | None:
         with contextlib.suppress(HemnetError):
-            return Run.create(tmp_path / "run", config, "auto")
+            return TrainingRun.create(tmp_path / "run", config, "auto")
         return None
 
     with ThreadPoolExecutor(8) as pool:
@@ -119,12 +120,12 @@ LAUNCH = """
 import sys, time
 from pathlib import Path
 from hemnet.config.compose import load
-from hemnet.runs.run import Run
+from hemnet.runs.training_run import TrainingRun
 Path(f"ready{sys.argv[1]}").touch()
 while not Path("go").exists():
     time.sleep(0.001)
 config = load(["logger=csv"])
-with Run.create(config.run_dir, config) as run:
+with TrainingRun.create(config.run_dir, config) as run:
     run.record(metrics={"number": int(sys.argv[1])})
 """
 

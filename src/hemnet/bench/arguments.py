@@ -8,7 +8,7 @@ from typing import Any
 
 from hemnet.errors import HemnetError
 from hemnet.runs.provenance import environment
-from hemnet.runs.run import write_json
+from hemnet.storage.files import write_json
 
 CONTENDERS = ("reference", "recompute", "triton", "compiled", "checkpointed")
 """The names of what the benchmark of the EM engines compares."""

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from hemnet.callbacks.last_checkpoint import LastCheckpoint
 from hemnet.callbacks.lightning_state import after_training, callbacks_of, validate
 from hemnet.runs.identity import debugging
-from hemnet.runs.run import Run
+from hemnet.runs.training_run import TrainingRun
 
 
 class RunRecord(pl.Callback):
@@ -23,7 +23,7 @@ class RunRecord(pl.Callback):
         scores: ``val/*`` of the last validation; {} before the first.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainingRun) -> None:
         self.run = run
         self.scores: dict[str, float] = {}
         self._validated_step = -1

@@ -16,6 +16,7 @@ from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.processes.ranks import rank
 from hemnet.runs.run import Run
+from hemnet.runs.training_run import TrainingRun
 from hemnet.storage.files import file_digest, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ CLASSIFIER = "classifier"
 """The last module of every head, which has an output for each class."""
 
 
-def start(run: Run, network: Segmenter, spec: DatasetSpec) -> None:
+def start(run: TrainingRun, network: Segmenter, spec: DatasetSpec) -> None:
     """Do what `start_from` does if the run's configuration asks for it, and record it in result.json.
 
     A run that is resumed has its weights from its own checkpoint. What it was started from is in

@@ -1,7 +1,4 @@
-"""What a network costs: ``python -m hemnet.cost RUN``, or ``python -m hemnet.cost experiment=NAME``.
-
-Prints FLOPs (an addition and a multiplication count as two; only matrix products and convolutions are
-counted), parameters, latency and, on a GPU, peak memory of a forward pass in evaluation mode.
+"""What a network costs: FLOPs, parameters, latency and memory, see `hemnet.cost`.
 
 Shapes: B images, H and W pixels.
 """

@@ -1,8 +1,4 @@
-"""Write a trained network as one file that runs without hemnet: ``python -m hemnet.export RUN``.
-
-The file maps normalised images (B, 3, H, W) float32 to logits (B, K, H, W) float32, for any batch and size,
-and states as JSON what is needed to use it as `hemnet.predict` does: classes, colours, normalisation, size of
-images and inference options (see `describe`). An ONNX file also gives the scores at the head's resolution.
+"""The export of a run's network; what the file holds, `hemnet.export` says.
 
 Shapes: B images, K classes, H and W pixels.
 """
