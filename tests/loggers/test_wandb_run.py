@@ -1,5 +1,6 @@
 """The W&B logger, offline: what it sends, what it never does, and how its runs start, continue and end."""
 
+import csv
 import json
 import logging
 import re
@@ -164,6 +165,26 @@ def test_metrics_are_drawn_over_the_optimizer_step_and_the_summary_is_the_last_a
     written = json.loads(table.read_text())
     assert written["columns"] == ["class", "IoU"]
     assert dict(written["data"]) == pytest.approx(last, abs=1e-7)
+
+
+def test_what_is_measured_per_iteration_is_drawn_over_the_iteration(tmp_path: Path) -> None:
+    run = fitted(tmp_path)
+    rows = {row["em/iteration"]: row for row in history(run) if "em/iteration" in row}
+    assert sorted(rows) == list(range(4))  # the toy network has T = 3
+    with (tmp_path / "metrics.csv").open() as file:
+        logged = [row for row in csv.DictReader(file) if row["gradient/share/00"]]
+    assert len(logged) > 1
+    for t in rows:
+        for phase, row in (("start", logged[0]), ("end", logged[-1])):  # a tenth of few is one
+            for family in ("gradient/share", "gradient/means"):
+                found = rows[t][f"{phase}/{family}"]
+                assert found == pytest.approx(float(row[f"{family}/{t:02}"]), rel=1e-6)
+    assert "end/em/log_likelihood" in rows[3]
+    assert "end/em/step_length" not in rows[3]  # T steps lead to T+1 means
+    over = {
+        record.metric.name: record.metric.step_metric for record in records(run) if record.HasField("metric")
+    }
+    assert over["middle/gradient/share"] == "em/iteration"
 
 
 def test_a_histogram_leaves_out_what_is_not_finite(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import DummyExperiment, rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from hemnet.loggers import AGENT, STEP
+from hemnet.loggers import AGENT, ITERATION, STEP
 from hemnet.loggers.wandb_guard import Guard, api_key, end_service, obstacle, require_space
+from hemnet.runs.metrics_csv import curves, read
+from hemnet.runs.phases import PHASES, phases
 from hemnet.runs.redaction import without_secrets
 
 log = logging.getLogger(__name__)
@@ -221,7 +223,8 @@ class FinishingWandbLogger(WandbLogger):
     def finalize(self, status: str) -> None:
         """Finish the run; Lightning calls this with status ``success`` or ``failed``.
 
-        The IoU of each class at the last validation is logged as the table ``val/iou_table``.
+        The IoU of each class at the last validation is logged as the table ``val/iou_table``, and what
+        metrics.csv has per iteration of EM as curves over ``ITERATION``, see `_log_iterations`.
         """
         super().finalize(status)
         if self._experiment is None:
@@ -229,6 +232,7 @@ class FinishingWandbLogger(WandbLogger):
         if self._iou:
             rows = [[name, float(iou)] for name, iou in self._iou.items()]
             self.guard.here(lambda: self.log_table("val/iou_table", ["class", "IoU"], rows))
+        self.guard.here(self._log_iterations)
         run = self._experiment
         self.guard(lambda: run.finish(exit_code=0 if status == "success" else 1), FINISH_SECONDS)
         if self.mode != "disabled":
@@ -236,6 +240,21 @@ class FinishingWandbLogger(WandbLogger):
         end_service()  # without waiting for further uploads, which would hold up the end of the process
         if self.mode == "offline" and not self.guard.failed:
             log.info("upload the W&B run with `%s`", self.sync_command)
+
+    def _log_iterations(self) -> None:
+        """Log the means over the start, middle and end of training, ``end/gradient/share`` and the like."""
+        run, found = self.experiment, phases(curves(read(self.directory / "metrics.csv")))
+        run.define_metric(ITERATION)
+        for name in (f"{phase}/{family}" for phase in PHASES for family in found):
+            run.define_metric(name, step_metric=ITERATION)
+        for t in range(max((len(values[0]) for values in found.values()), default=0)):
+            row = {
+                f"{phase}/{family}": float(values[p, t])
+                for family, values in found.items()
+                for p, phase in enumerate(PHASES)
+                if t < values.shape[1] and math.isfinite(values[p, t])
+            }
+            run.log({ITERATION: t} | row)
 
 
 wandb_logger = FinishingWandbLogger  # the name in configurations

@@ -17,20 +17,13 @@ from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import Identity, debugging, identity
+from hemnet.runs.phases import PER_ITERATION, phases
 from hemnet.runs.run import Run
 from hemnet.sweeps.jobs import CONSOLE, last_lines
 
 MARKS = ("config.yaml", CONSOLE)
 """Files that mark a run directory; a job of a sweep that failed before training has only the second."""
-WANTED = re.compile(
-    r"val/miou$|cost/|gradient/backbone/|gradient/(means|share)/\d+$"
-    r"|em/(log_likelihood|step_length|components|entropy)/\d+$"
-)
-PER_ITERATION = re.compile(r"(.+)/(\d+)$")
-"""A metric per iteration, ``family/t``; only its means over three phases of training are kept."""
-PHASES = ("start", "middle", "end")
-PHASE_SHARE = 0.1
-"""Share of the logged steps that a phase averages over, because the gradient of one batch is noisy."""
+WANTED = re.compile(rf"val/miou$|cost/|gradient/backbone/|{PER_ITERATION.pattern}")
 MOST_POINTS = 200
 
 
@@ -152,30 +145,13 @@ def _number(value: Any) -> float:
 
 
 def _read_metrics(record: Record, run: Run) -> None:
-    families: dict[str, dict[int, np.ndarray]] = {}
-    for name, curve_S2 in run.curves(WANTED.match).items():
-        if match := PER_ITERATION.match(name):
-            families.setdefault(match[1], {})[int(match[2])] = curve_S2
-        elif name.startswith("cost/"):
+    curves = run.curves(WANTED.match)
+    record.phases = phases(curves)
+    for name, curve_S2 in curves.items():
+        if name.startswith("cost/"):
             record.cost[name] = float(curve_S2[-1, 1])
-        else:
+        elif not PER_ITERATION.match(name):
             record.curves[name] = _thinned(curve_S2)
-    for family, curves in families.items():
-        values = np.full((len(PHASES), max(curves) + 1), np.nan)
-        for t, curve_S2 in curves.items():
-            values[:, t] = _phases(curve_S2[:, 1], geometric=family == "gradient/means")
-        record.phases[family] = values
-
-
-def _phases(values_S: np.ndarray, geometric: bool) -> np.ndarray:
-    """Return the means over the first, middle and last tenth of the values; geometric on request."""
-    size = len(values_S)
-    width = max(1, round(PHASE_SHARE * size))
-    begins = (0, (size - width) // 2, size - width)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scaled_S = np.log(values_S) if geometric else values_S
-        means = np.array([scaled_S[begin : begin + width].mean() for begin in begins])
-    return np.exp(means) if geometric else means
 
 
 def _thinned(curve_S2: np.ndarray) -> np.ndarray:

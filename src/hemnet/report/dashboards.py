@@ -13,8 +13,9 @@ from typing import Any
 
 from hemnet.config.command_line import log_to_terminal
 from hemnet.errors import HemnetError
-from hemnet.loggers import STEP
+from hemnet.loggers import ITERATION, STEP
 from hemnet.loggers.wandb_guard import obstacle, within
+from hemnet.runs.phases import PHASES
 from hemnet.storage.places import absolute
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,19 @@ def _lines(pattern: str, column: str, title: str, *, log_y: bool | None = None) 
     )  # fmt: skip
 
 
+def _over_iterations(family: str, title: str, *, log_y: bool | None = None) -> list[Panel]:
+    """Return lines over the iteration t, a mean per h: at the start, middle and end of training."""
+
+    def panel(phase: str) -> Panel:
+        return lambda wr: wr.LinePlot(
+            title=f"{title}, {phase} of training", x=ITERATION, y=[f"{phase}/{family}"],
+            groupby=wr.Config("h"), groupby_aggfunc="mean", groupby_rangefunc="stderr",
+            max_runs_to_show=1000, log_y=log_y, title_x="iteration t",
+        )  # fmt: skip
+
+    return [panel(phase) for phase in PHASES]
+
+
 def _images(key: str, title: str) -> Panel:
     """Return the images of every run, by step."""
     return lambda wr: wr.MediaBrowser(
@@ -89,9 +103,8 @@ FIGURES: dict[str, list[Panel]] = {
     "Gradient flow through the iterations": [
         _against("T", "gradient/means/00", "gradient at the initial means, relative to the last, against T"),
         _bars("gradient/means/00", "h", "gradient at the initial means, relative to the last, for each h"),
-        _lines(r"gradient/means/\d+", "T", "gradient of the means per iteration, for each T", log_y=True),
-        _lines(r"gradient/means/\d+", "h", "gradient of the means per iteration, for each h", log_y=True),
-        _lines(r"gradient/share/\d+", "T", "share of the features' gradient that each iteration injects"),
+        *_over_iterations("gradient/share", "share of the features' gradient that iteration t injects"),
+        *_over_iterations("gradient/means", "gradient at the means, relative to the last", log_y=True),
         _lines(r"gradient/means_last", "T", "gradient at the last means", log_y=True),
     ],
     "Gradient into the backbone": [
@@ -99,10 +112,10 @@ FIGURES: dict[str, list[Panel]] = {
         _lines(r"gradient/backbone/all", "T", "gradient norm of the backbone, for each T", log_y=True),
     ],
     "Convergence of EM": [
-        _lines(r"em/log_likelihood/\d+", "h", "log-likelihood after each iteration, nats per position"),
-        _lines(r"em/step_length/\d+", "h", "relative step of the means at each iteration", log_y=True),
-        _lines(r"em/components/\d+", "h", "effective number of components"),
-        _lines(r"em/entropy/\d+", "h", "entropy of the responsibilities, nats"),
+        *_over_iterations("em/log_likelihood", "log-likelihood, nats per position"),
+        *_over_iterations("em/step_length", "relative step of the means", log_y=True),
+        *_over_iterations("em/components", "effective number of components"),
+        *_over_iterations("em/entropy", "entropy of the responsibilities, nats"),
         _lines(r"em/occupancy_(min|max)/\d+", "h", "least and most occupied component"),
     ],
     "Learning curves": [
@@ -126,7 +139,7 @@ FIGURES: dict[str, list[Panel]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("--entity", required=True, help="W&B user or team that owns the project")
+    parser.add_argument("--entity", help="W&B user or team that owns the project; not needed with --json")
     parser.add_argument("--project", default="hemnet", help="default: hemnet")
     parser.add_argument("--sweep", help="show the runs of this sweep alone; default: all runs")
     parser.add_argument(
@@ -140,7 +153,9 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         HemnetError: wandb-workspaces is not installed, or there is no key, no server or no permission.
     """
-    report = dashboard(options.entity, options.project, options.sweep)
+    if not (options.entity or options.json):
+        raise HemnetError("--entity is missing: give the W&B user or team that owns the project")
+    report = dashboard(options.entity or "", options.project, options.sweep)
     if options.json:
         options.json.write_text(json.dumps(payload(report), indent=2) + "\n", "utf-8")
         log.info("%s holds the dashboard; nothing was sent", options.json)

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hemnet.report.collect import PHASE_SHARE, PHASES
 from hemnet.report.groups import Group, scale_text
 from hemnet.report.plots import DASHES, MARKERS, draw_curves, draw_profile, grid, head_colour, scale_colour
 from hemnet.report.variants import Variant
+from hemnet.runs.phases import PHASE_SHARE, PHASES
 
 MOST_LINES = 6
 WHEN = (

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hemnet.report.collect import PHASE_SHARE, PHASES
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.lines import END, WHEN, curve_chart, curves_of, depths_with, lines_at, phase_chart
 from hemnet.report.significance import Comparison, compare, holm, p_text
 from hemnet.report.variants import Variant
+from hemnet.runs.phases import PHASE_SHARE, PHASES
 
 
 def gradient_flow(section: Section, variant: Variant, slug: str) -> Block | None:
