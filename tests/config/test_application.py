@@ -97,6 +97,25 @@ def test_a_multirun_by_hand_goes_on_in_its_folder(here: Path, start: Start, swep
     assert placed == [here.parent / "home" / "here" / f"seed-{seed}" for seed in (0, 1)]
 
 
+@pytest.mark.parametrize("sweeper", ["basic", "grids"])
+def test_a_multirun_goes_on_whichever_sweeper_and_launcher_of_hydra_runs_it(
+    sweeper: str, here: Path, start: Start, monkeypatch: pytest.MonkeyPatch, swept: list[list[Job]]
+) -> None:
+    found: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(train, "train", lambda config: found.append((config.run_dir, config.resume)) or 0.5)
+    words = ["-m", f"hydra/sweeper={sweeper}", "trainer.max_epochs=2"]
+    start(*words, "hydra/launcher=basic", "seed=0,1")
+    start(*words, "hydra/launcher=basic", "seed=0,1,2", "resume=auto")
+    start(*words, "seed=0,1")
+    start(*words, "seed=0,1", "resume=auto")
+    (folder,) = {Path(run_dir).parent for run_dir, _ in found}
+    assert [(Path(path).name, how) for path, how in found[2:]] == [(f"seed-{i}", "auto") for i in range(3)]
+    assert found[:2] == found[2:4]
+    assert folder.parent == here / "runs" / "custom"
+    assert {job.path.parent for jobs in swept for job in jobs} == {folder}
+    assert [sum(word.startswith("resume=") for word in job.command) for job in swept[1]] == [1, 1]
+
+
 def test_jobs_are_named_by_what_varies(here: Path, start: Start, swept: list[list[Job]]) -> None:
     constant = ["experiment=synthetic_hem_short", "trainer.max_epochs=2", "logger=csv"]
     start("-m", *constant, "model/head=em,hem", "seed=0,1")

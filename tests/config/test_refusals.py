@@ -14,6 +14,7 @@ from hemnet.config.build import build_data, build_evaluator, build_trainer
 from hemnet.config.compose import load
 from hemnet.config.explain import ConfigError
 from hemnet.config.feasible import check_batch_values
+from hemnet.config.machine import on_this_machine
 from hemnet.config.refusals import refusal
 from hemnet.errors import HemnetError
 from hemnet.train import train
@@ -70,7 +71,7 @@ def test_without_a_gpu_training_names_the_key_and_evaluation_takes_the_cpu(tmp_p
     with pytest.raises(ConfigError, match=r"^trainer\.accelerator: .*trainer=cpu runs without one"):
         train(config)
     config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 8, 4, "ddp"
-    found = build_evaluator(config)
+    found = build_evaluator(on_this_machine(config))
     assert (found.num_devices, found.num_nodes, type(found.accelerator).__name__) == (1, 1, "CPUAccelerator")
 
 

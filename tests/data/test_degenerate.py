@@ -105,6 +105,9 @@ def test_training_warns_before_the_first_step_and_at_the_first_validation(
                           enable_checkpointing=False)  # fmt: skip
     before: list[str] = []
     task = toy.task()
+    batches: list[int] = []
+    add = labels._train.add
+    labels._train.add = lambda images, pixels: (batches.append(images), add(images, pixels))  # type: ignore[method-assign, assign]
     task.on_train_start = lambda: before.extend(labels.warnings)  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING, "hemnet"):
         trainer.fit(task, datamodule=data)
@@ -118,7 +121,9 @@ def test_training_warns_before_the_first_step_and_at_the_first_validation(
         "no pixel of: light (1 of 2 classes); what is absent cannot be learnt, though val has light"
         in said[1]
     )
-    assert labels.warnings == [said[1].replace("all 40 crops", "all 80 crops")]
+    # Of the second epoch, one batch in sixteen was counted.
+    assert labels.warnings == [said[1].replace("all 40 crops", f"all {40 + batches[-1]} crops")]
+    assert sum(batches) == 40 + batches[-1]
 
 
 def test_a_class_that_is_rare_but_there_is_not_warned_of(tmp_path: Path) -> None:

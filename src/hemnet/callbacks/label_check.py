@@ -15,19 +15,23 @@ import torch
 from hemnet.data import Batch, DatasetSpec, SegmentationData
 from hemnet.data.degenerate import LabelCounts, degenerate
 from hemnet.data.readers import Reader
+from hemnet.data.spec import IGNORE_INDEX
 from hemnet.processes.ranks import all_ranks
 from hemnet.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 PROBES = 16
+FEW = 16
+"""Of the batches after the first epoch, one in so many is counted."""
 
 
 class LabelCheck(pl.Callback):
     """Counts labels over all ranks and warns where they are degenerate, see `hemnet.data.degenerate`.
 
-    Before the first step it looks at `PROBES` masks of each split. Each validation counts the labels of its
-    split. The training crops are counted until each class has occurred; that one never does is said after an
-    epoch. A split is warned of at the first look, and again once all of it was seen.
+    Before the first step it looks at `PROBES` masks of each split. What a validation has seen is in the
+    confusion matrix of its scores. The training crops are counted until each class has occurred: all of an
+    epoch, after which it is said that one never does, and a few of later epochs, in case it does after all. A
+    split is warned of at the first look, and again once all of it was seen.
 
     Attributes:
         warnings: on rank 0, what is wrong with the labels, as far as they were seen; for result.json.
@@ -36,6 +40,7 @@ class LabelCheck(pl.Callback):
     def __init__(self) -> None:
         self.warnings: list[str] = []
         self._train, self._val = LabelCounts(), LabelCounts()
+        self._val_pixels = 0
         self._batches, self._epoch = 0, math.inf
         self._probed: dict[str, LabelCounts] = {}
         self._warned: set[tuple[str, bool]] = set()
@@ -53,31 +58,41 @@ class LabelCheck(pl.Callback):
     ) -> None:
         """Count the labels of a training batch, unless each class has occurred."""
         assert isinstance(pl_module, SegmentationTask)
-        if self._train.absent(pl_module.spec):
-            _count(self._train, batch)
+        due = self._batches < self._epoch or batch_idx % FEW == 0
+        if due and self._train.absent(pl_module.spec):
+            pixels = torch.bincount(batch["mask"].flatten(), minlength=256)
+            self._train.add(len(batch["mask"]), pixels.cpu().numpy())
             self._batches, self._epoch = self._batches + 1, trainer.num_training_batches
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Discard the counts of the last validation."""
-        self._val = LabelCounts()
+        self._val, self._val_pixels = LabelCounts(), 0
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        """Count the labels of an evaluation batch."""
-        _count(self._val, batch)
+        """Count the images and pixels of an evaluation batch."""
+        self._val.images += len(batch["mask"])
+        self._val_pixels += batch["mask"].numel()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the labels of all ranks from the confusion matrix, before the task resets it."""
+        assert isinstance(pl_module, SegmentationTask)
+        labelled_K = torch.atleast_2d(pl_module.confusion.compute()).sum(1).cpu().numpy()
+        shares = all_ranks((self._val.images, self._val_pixels))
+        self._val = LabelCounts(sum(images for images, _ in shares))
+        self._val.pixels[: len(labelled_K)] = labelled_K
+        self._val.pixels[IGNORE_INDEX] = sum(pixels for _, pixels in shares) - labelled_K.sum()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge the labels of all ranks."""
         assert isinstance(pl_module, SegmentationTask)
         if trainer.sanity_checking:
             return
-        shares = all_ranks((self._train, self._val, self._batches >= self._epoch))
-        train = LabelCounts(unit="crop", whole=all(epoch for _, _, epoch in shares))
-        val = LabelCounts()
-        for of_train, of_val, _ in shares:
+        shares = all_ranks((self._train, self._batches >= self._epoch))
+        train, val = LabelCounts(unit="crop", whole=all(epoch for _, epoch in shares)), self._val
+        for of_train, _ in shares:
             train.add(of_train.images, of_train.pixels)
-            val.add(of_val.images, of_val.pixels)
         data = getattr(trainer, "datamodule", None)
         val.whole = isinstance(data, SegmentationData) and val.images >= len(data.val_dataset)
         if trainer.is_global_zero:
@@ -93,11 +108,6 @@ class LabelCheck(pl.Callback):
             if (key := (split, found[split].whole)) not in self._warned:
                 self._warned.add(key)
                 log.warning("%s: %s", split, message)
-
-
-def _count(counts: LabelCounts, batch: Batch) -> None:
-    pixels = torch.bincount(batch["mask"].flatten(), minlength=256)
-    counts.add(len(batch["mask"]), pixels.cpu().numpy())
 
 
 def _probe(reader: Reader) -> LabelCounts:

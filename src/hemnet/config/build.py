@@ -14,7 +14,7 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import DDPStrategy
 
 from hemnet.config.explain import ConfigError
-from hemnet.config.machine import check_batch_statistics, devices_to_use, gpu_count, on_this_machine
+from hemnet.config.machine import check_batch_statistics, devices_to_use, gpu_count
 from hemnet.config.refusals import refusal
 from hemnet.config.targets import require_known_targets
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
@@ -199,11 +199,15 @@ def local_processes(config: DictConfig) -> int:
 
 
 def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
-    """Return a trainer that evaluates the whole split, on what this machine has, and writes no files.
+    """Return a trainer that evaluates the whole split and writes no files.
 
     Nothing that limits training, such as ``limit_val_batches`` or ``fast_dev_run``, concerns it.
+
+    Args:
+        config: the configuration, for a trained run that of `hemnet.config.machine.on_this_machine`.
+        callbacks: those of the evaluation; the configured ones are of training.
     """
-    trainer = on_this_machine(config).trainer
+    trainer = config.trainer
     kept = OmegaConf.masked_copy(trainer, [name for name in EVALUATION if name in trainer])
     off = dict.fromkeys(
         ("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False

@@ -72,9 +72,14 @@ class GridSweeper(Sweeper):
         return [done]
 
     def _placed(self, jobs: Jobs, axes: Mapping[str, Sequence[str]], folder: Path) -> list[list[str]]:
-        """Return the overrides of each job with those of its directory, for whichever launcher runs it."""
+        """Return the overrides of each job with those of its directory, for whichever launcher runs it.
+
+        There the job goes on if it has begun, as the whole sweep does when its command is repeated.
+        """
         assert self.config is not None
         pinned = [f"hydra.sweep.dir={quoted(folder)}"]
+        if not any(each.startswith("resume=") for each in jobs[0]):
+            pinned.append("resume=auto")
         if "${hemnet.job_name:" not in OmegaConf.to_container(self.config.hydra.sweep)["subdir"]:  # type: ignore[call-overload, index]
             return [[*job, *pinned] for job in jobs]
         names = job_names(jobs, axes, folder, self._compose)

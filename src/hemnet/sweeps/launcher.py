@@ -14,6 +14,9 @@ from hemnet.runs.redaction import without_secrets
 from hemnet.sweeps.jobs import Job
 from hemnet.sweeps.sweep import run_sweep
 
+PLACED = ("hydra.sweep.", "resume=")
+"""How the overrides begin that a `Job` has of its own."""
+
 
 class ProcessLauncher(Launcher):
     """Runs the jobs of a multirun as processes, several at a time, and skips those that are finished.
@@ -41,7 +44,7 @@ class ProcessLauncher(Launcher):
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             config = self._compose(overrides, number)
             path = folder / str(config.hydra.sweep.subdir)
-            given = self._given([each for each in overrides if not each.startswith("hydra.sweep.")])
+            given = self._given([each for each in overrides if not each.startswith(PLACED)])
             with open_dict(config):
                 del config.hydra
                 config.run_dir = str(path)

@@ -4,9 +4,11 @@ Hydra's usual way, a module in the namespace package ``hydra_plugins``, would ha
 the environment import this project.
 """
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
+from hemnet.config.paths import CONF
 from hemnet.sweeps.grid_sweeper import GridSweeper
 from hemnet.sweeps.launcher import ProcessLauncher
 from hemnet.sweeps.names import sweep_name
@@ -23,3 +25,6 @@ def register() -> None:
     for plugin in (ProcessLauncher, GridSweeper):
         plugins.register(plugin)
         plugins.class_name_to_class[f"{NAMESPACE}.{plugin.__name__}"] = plugin
+    # Hydra's own sweeper has no steady folder, so that a repeated command begins anew: ours has its name too.
+    grids = OmegaConf.load(CONF / "hydra" / "sweeper" / "grids.yaml")
+    ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=grids, provider="hemnet")
