@@ -65,7 +65,7 @@ def test_round_trip(head: str, make_camvid: MakeCamVid, tmp_path: Path) -> None:
     image = np.asarray(Image.open(tmp_path / "camvid" / "val" / "val_0.png"))
     colours = CAMVID.colorize(np.asarray(mask)).astype(float)
     np.testing.assert_allclose(overlay, 0.55 * colours + 0.45 * image, atol=0.51)
-    assert len(list(output.iterdir())) == 2 * 3 + 1
+    assert len(list(output.iterdir())) == 2 * 3 + 2  # the legend and the contact sheet
 
 
 def test_the_last_checkpoint_is_of_the_last_step_whenever_validation_was(
@@ -190,7 +190,9 @@ def test_predict_reports_unreadable_images_and_goes_on(make_camvid: MakeCamVid, 
     with pytest.raises(DataError, match=r"1 of 2 images in .* were not segmented: broken\.jpg"):
         predict(run_dir, photos, "last", tmp_path / "out")
     output = tmp_path / "out"
-    assert sorted(p.name for p in output.iterdir()) == ["grey_mask.png", "grey_overlay.png", "legend.png"]
+    assert {p.name for p in output.iterdir()} == {
+        "grey_mask.png", "grey_overlay.png", "legend.png", "contact_sheet.png",
+    }  # fmt: skip
     Image.new("L", (30, 20)).save(photos / "grey.jpg")
     with pytest.raises(DataError, match="has the same stem, so both would be the sample grey"):
         predict(run_dir, photos, "last", None)
