@@ -78,6 +78,13 @@ def test_every_room_has_a_floor() -> None:
     assert {room(path) for path in FILES} == set(FLOOR)
 
 
+def test_the_map_for_newcomers_names_every_room() -> None:
+    text = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text()
+    named = {word.removesuffix(".py").rstrip("/") for word in text.split("```")[3].split()}
+    assert {room for room in FLOOR if (SOURCE / room).is_dir()} <= named
+    assert {"train", "evaluate", "search", "errors", "wording"} <= named
+
+
 def test_a_file_s_name_is_that_of_another_only_where_the_folders_tell_them_apart() -> None:
     rooms = {path.parent for path in FILES} - {SOURCE}
     names = Counter([path.name for path in FILES] + [f"{folder.name}.py" for folder in rooms])

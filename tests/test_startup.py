@@ -1,5 +1,6 @@
 """Help, and errors of the command line, import nothing that takes seconds."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,4 @@ def test_nothing_slow_is_imported(words: list[str], tmp_path: Path) -> None:
         encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "imported: []", done.stderr
+    assert words[-1] != "--help" or re.search(rf"hemnet[. ]{words[0]}", done.stdout)

@@ -1,7 +1,6 @@
 """The whole path: train, evaluate, predict, as functions and as a user calls them."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -242,11 +241,3 @@ def test_a_user_s_mistake_ends_in_one_message(arguments: list[str], said: str, t
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("entry", ["train", "evaluate", "predict", "cost"])
-def test_help(entry: str, tmp_path: Path) -> None:
-    done = call(f"hemnet.{entry}", "--help", cwd=tmp_path, way=start_anew)
-    assert done.returncode == 0
-    assert re.search(rf"hemnet[. ]{entry}", done.stdout)
