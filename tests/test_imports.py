@@ -19,8 +19,8 @@ FLOORS = (
     {"callbacks", "config"},
     {"sweeps"},
     {"report", "bench"},
-    {"using"},
-    {"train", "evaluate", "predict", "export", "cost", "search", "datasets", "__main__"},
+    {"using", "planning"},
+    {"init", "train", "evaluate", "predict", "export", "cost", "search", "datasets", "__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What only some may import: package to files or rooms.

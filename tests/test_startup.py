@@ -22,13 +22,13 @@ except SystemExit:
     "words",
     [
         *([name, "--help"] for name in ("train", "evaluate", "predict", "export", "report", "search", "cost",
-                                        "bench", "data")),
+                                        "bench", "data", "init")),
         ["data", "get", "nosuch"], ["train", "trainer.max_epoch=1"], ["train", "experiment=nosuch"],
         ["train", "--multirun", "experiment=nosuch"], ["evaluate", "nowhere"], ["predict", "nowhere", "x"],
         *(["bench", name, "--help"] for name in ("em", "data", "ddp")), ["bench", "ddp", "--processes", "1"],
         ["bench", "em", "--json", "nowhere/x.json"], ["report", "nowhere"],
         ["train", "trainer.max_epochs=0"], ["search", "nosuch"], ["cost", "experiment=nosuch"],
-        ["data", "check", "data=nosuch"],
+        ["init", "nowhere"], ["data", "check", "data=nosuch"],
     ],
     ids=" ".join,
 )  # fmt: skip

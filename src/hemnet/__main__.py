@@ -6,6 +6,7 @@ import sys
 from hemnet import __version__
 
 COMMANDS = {
+    "init": "write a recipe for a folder of photographs and masks of your own",
     "train": "train a network, or with --multirun the networks of a sweep",
     "evaluate": "score trained networks",
     "predict": "segment images with a trained network",

@@ -99,14 +99,19 @@ def register_recipes() -> None:
     A file that cannot be read as YAML, or holds no keys, is left out with a warning: it may be another
     program's, or not the one that is asked for.
     """
-    for name, path in recipes().items():
-        _register("experiment", path, {"name": name})
+    for path in recipes().values():
+        register_recipe(path)
     for name, path in recipes("sweeps").items():
         place = {"sweep": {"dir": "${runs}/sweeps/" + name}}
         _register("sweep", path, {"sweep": name, "resume": "auto", "hydra": place})
     for (group, _), path in parts().items():
         package = re.search(r"^#\s*@package\s+(\S+)", path.read_text("utf-8", "replace"), re.MULTILINE)
         _register(group, path, {}, package[1] if package else None)
+
+
+def register_recipe(path: Path) -> None:
+    """Make one recipe known to Hydra, a file in any folder, as ``experiment=STEM``."""
+    _register("experiment", path, {"name": path.stem})
 
 
 def _register(group: str, path: Path, added: dict[str, Any], package: str | None = "_global_") -> None:

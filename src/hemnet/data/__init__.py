@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hemnet.data.sets.context import PascalContext
     from hemnet.data.sets.folder import Folder
     from hemnet.data.sets.synthetic import Mosaic
+    from hemnet.data.sets.table import Table
     from hemnet.data.sets.voc import VOC, VOCAug
     from hemnet.data.spec import IGNORE_INDEX, DataError, DatasetSpec, Split
     from hemnet.data.transforms import EvalTransform, Item, TrainTransform, Transform, denormalize, normalize
@@ -41,6 +42,7 @@ _HOMES = {
     "sets.context": "PascalContext",
     "sets.folder": "Folder",
     "sets.synthetic": "Mosaic",
+    "sets.table": "Table",
     "sets.voc": "VOC VOCAug",
     "spec": "IGNORE_INDEX DataError DatasetSpec Split",
     "transforms": "EvalTransform Item TrainTransform Transform denormalize normalize",
@@ -82,6 +84,7 @@ __all__ = [
     "SegmentationData",
     "ShardSampler",
     "Split",
+    "Table",
     "TrainTransform",
     "Transform",
     "VOCAug",

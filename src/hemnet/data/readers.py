@@ -117,13 +117,17 @@ class FileReader:
         image_HWC = read_image(image)
         if mask is None:
             return Sample(image_HWC, np.full(image_HWC.shape[:2], IGNORE_INDEX, np.uint8), name)
-        raw_HW = read_mat(mask, *self._mat_keys) if mask.endswith(".mat") else read_labels(mask)
+        raw_HW = self.read_raw(mask)
         if image_HWC.shape[:2] != raw_HW.shape:
             raise DataError(
                 f"{mask}: the mask is {raw_HW.shape} (height, width) but its image {image} is "
                 f"{image_HWC.shape[:2]}; the sizes must be equal: replace the wrong file"
             )
         return Sample(image_HWC, self._to_classes(raw_HW, mask), name)
+
+    def read_raw(self, mask: str) -> np.ndarray:
+        """Return the labels of a mask file as they are in it, (H, W) uint8 or uint16."""
+        return read_mat(mask, *self._mat_keys) if mask.endswith(".mat") else read_labels(mask)
 
     def fingerprint(self) -> Fingerprint:
         """Return digests of what the samples depend on: classes, encoding, and the state of the files.
