@@ -104,6 +104,7 @@ def _train(config: DictConfig) -> float:
     from hemnet.callbacks.label_check import LabelCheck
     from hemnet.callbacks.run_record import RunRecord
     from hemnet.config import finetune
+    from hemnet.config.advice import advice
     from hemnet.config.build import build_data, build_network, build_task, build_trainer
     from hemnet.config.refusals import refusals
     from hemnet.figures.scores import learning_curves
@@ -127,6 +128,9 @@ def _train(config: DictConfig) -> float:
         trainer = build_trainer(config, [ClassFrequencies(), labels, record])
         check_batch_values(config, trainer, network, data)
         check_deterministic(config, trainer, network)
+        if trainer.is_global_zero:
+            for said in advice(config, data, trainer.world_size):
+                log.warning("%s", said)
         if run.resumes_from:
             log.info("going on after step %d", run.saved_step)
         trainer.fit(task, datamodule=data, ckpt_path=run.resumes_from, weights_only=True)

@@ -219,11 +219,13 @@ def test_two_real_processes_make_the_batches_of_one(tmp_path):
 
 
 def test_a_training_set_smaller_than_a_batch(monkeypatch):
-    with pytest.raises(DataError, match=r"10 training samples per process.*batch of 11; lower batch_size"):
+    with pytest.raises(
+        DataError, match=r"10 training samples per process.*batch of 11: set data.batch_size=10,"
+    ):
         mosaic_data(batch_size=11)
     data = mosaic_data(batch_size=6)
     on_rank(monkeypatch, 0, 2)
-    with pytest.raises(DataError, match=r"5 training samples per process.*lower batch_size"):
+    with pytest.raises(DataError, match=r"5 training samples per process.*set data.batch_size=5,"):
         data.train_dataloader()
 
 

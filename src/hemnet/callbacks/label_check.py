@@ -6,6 +6,7 @@ since reading all masks beforehand would take as long as an epoch.
 
 import logging
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,18 @@ log = logging.getLogger(__name__)
 PROBES = 16
 FEW = 16
 """Of the batches after the first epoch, one in so many is counted."""
+SECONDS = {"train": 0.0, "val": 5.0}
+"""How long further masks of a split are looked at: what validation lacks is to be known before training."""
 
 
 class LabelCheck(pl.Callback):
     """Counts labels over all ranks and warns where they are degenerate, see `hemnet.data.degenerate`.
 
-    Before the first step it looks at `PROBES` masks of each split. What a validation has seen is in the
-    confusion matrix of its scores. The training crops are counted until each class has occurred: all of an
-    epoch, after which it is said that one never does, and a few of later epochs, in case it does after all. A
-    split is warned of at the first look, and again once all of it was seen.
+    Before the first step it looks at `PROBES` masks of each split, and at as many more of the validation
+    split as it can read in some seconds. What a validation has seen is in the confusion matrix of its scores.
+    The training crops are counted until each class has occurred: all of an epoch, after which it is said that
+    one never does, and a few of later epochs, in case it does after all. A split is warned of at the first
+    look, and again once all of it was seen.
 
     Attributes:
         warnings: on rank 0, what is wrong with the labels, as far as they were seen; for result.json.
@@ -50,7 +54,7 @@ class LabelCheck(pl.Callback):
         data = getattr(trainer, "datamodule", None)
         if trainer.is_global_zero and isinstance(data, SegmentationData):
             readers = {"train": data.train_dataset.reader, "val": data.val_dataset.reader}
-            self._probed = {split: _probe(reader) for split, reader in readers.items()}
+            self._probed = {split: _probe(reader, SECONDS[split]) for split, reader in readers.items()}
             self._judge(data.spec, self._probed)
 
     def on_train_batch_start(
@@ -110,9 +114,13 @@ class LabelCheck(pl.Callback):
                 log.warning("%s: %s", split, message)
 
 
-def _probe(reader: Reader) -> LabelCounts:
-    counts = LabelCounts(whole=len(reader) <= PROBES)
-    for index in np.unique(np.linspace(0, len(reader) - 1, PROBES).astype(int)).tolist():
+def _probe(reader: Reader, seconds: float) -> LabelCounts:
+    first = np.unique(np.linspace(0, len(reader) - 1, PROBES).astype(int)).tolist()
+    counts, until = LabelCounts(whole=True), time.monotonic() + seconds
+    for number, index in enumerate([*first, *sorted({*range(len(reader))} - {*first})]):
+        if number >= len(first) and time.monotonic() >= until:
+            counts.whole = False
+            break
         try:
             mask_HW = reader.read(index).mask_HW
         except Exception:  # training and validation say what is wrong with a sample, when they meet it

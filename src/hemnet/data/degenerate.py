@@ -63,7 +63,7 @@ def degenerate(spec: DatasetSpec, found: Mapping[str, LabelCounts]) -> dict[str,
         found: the counts of each split, by its name; "train" is what the others are compared with.
     """
     return {
-        split: f"{'; '.join(said)}{_remedy(spec, counts)}"
+        split: f"{'; '.join(said)}{_remedy(spec, split, counts)}"
         for split, counts in found.items()
         if (said := [*_said_of(spec, split, counts, found)])
     }
@@ -96,9 +96,11 @@ def _said_of(
         )
 
 
-def _remedy(spec: DatasetSpec, counts: LabelCounts) -> str:
+def _remedy(spec: DatasetSpec, split: str, counts: LabelCounts) -> str:
     if not counts.pixels[IGNORE_INDEX]:
-        return ". Add images that show what is absent, or leave it out of the list of classes"
+        move = ", move some here from train (hemnet init deals images so that each split shows every class)"
+        move = "" if split == "train" else move
+        return f". Add images that show what is absent{move}, or leave it out of the list of classes"
     share = 100 * counts.pixels[IGNORE_INDEX] / counts.pixels.sum()
     return (
         f". {share:.1f} % of the pixels have a label that is ignored (255, unless declared otherwise): if "

@@ -190,7 +190,7 @@ class SegmentationData(pl.LightningDataModule):
         if len(sampler) < self._batch_size:
             raise DataError(
                 f"{self.spec.name}: {counted(len(sampler), 'training sample')} per process, fewer than one "
-                f"batch of {self._batch_size}; lower batch_size or use more data"
+                f"batch of {self._batch_size}: set data.batch_size={max(1, len(sampler))}, or use more images"
             )
 
     def _loader(
