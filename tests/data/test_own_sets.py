@@ -147,6 +147,43 @@ def test_masks_have_the_name_of_their_image_with_one_addition(
     assert [(f.name, Path(f.mask).name) for f in reader._files] == sorted(zip(names, masks, strict=True))
 
 
+OTHERWISE = {
+    "case": (["IMG_1.JPG", "IMG_2.JPG"], ["img_1.png", "img_2.png"]),
+    "case and an addition": (["Road.jpg", "SEA.jpg"], ["road_Mask.png", "sea_mask.png"]),
+    "additions to both": (
+        ["1_sat.jpg", "2_sat.jpg", "12_sat.jpg"],
+        ["1_mask.png", "2_mask.png", "12_mask.png"],
+    ),
+    "beginnings of both": (["img10.jpg", "img11.jpg"], ["mask_10.png", "mask_11.png"]),
+    "words": (["x-apple.jpg", "x-avocado.jpg"], ["apple.gt.png", "avocado.gt.png"]),
+    "beginning and end, and case": (["A_1_rgb.png", "A_3_rgb.png"], ["seg-1.png", "seg-3.png"]),
+}
+
+
+@pytest.mark.parametrize("case", OTHERWISE)
+def test_names_that_differ_in_case_or_in_additions_to_both_are_matched(case: str, tmp_path: Path) -> None:
+    images, masks = OTHERWISE[case]
+    reader = Folder(write_set(tmp_path, images, masks), "train", CLASSES)
+    found = {Path(f.image).name: Path(str(f.mask)).name for f in reader._files}
+    assert found == dict(zip(images, masks, strict=True))
+
+
+UNMATCHED = {
+    "two masks that differ in case": (["IMG_1.jpg"], ["img_1.png", "Img_1.png"]),
+    "one mask too many": (["1_sat.jpg", "2_sat.jpg"], ["1_mask.png", "2_mask.png", "3_mask.png"]),
+    "one mask too few": (["1_sat.jpg", "2_sat.jpg"], ["1_mask.png"]),
+    "one pair alone, of which anything could be common": (["a_sat.jpg"], ["a_mask.png"]),
+    "another year": (["2007_000032.jpg", "2007_000039.jpg"], ["2008_000032.png", "2008_000039.png"]),
+    "another number": (["img1.jpg", "img2.jpg"], ["mask1.png", "mask12.png"]),
+}
+
+
+@pytest.mark.parametrize("case", UNMATCHED)
+def test_what_could_be_matched_in_two_ways_or_in_part_is_an_error(case: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no mask for"):
+        Folder(write_set(tmp_path, *UNMATCHED[case]), "train", CLASSES)
+
+
 def test_names_of_other_unicode_forms_are_equal(tmp_path: Path) -> None:
     composed = ["grün", "über"]
     split = [unicodedata.normalize("NFD", name) for name in composed]

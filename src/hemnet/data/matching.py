@@ -1,14 +1,19 @@
 """Which mask belongs to which image.
 
 A mask has the name of its image, or that name with one addition that is the same for all: x_mask, label-x,
-x.seg. The addition is found from the names, so any will do.
+x.seg. The addition is found from the names, so any will do. If that leaves an image without a mask, names
+that differ in case alone are equal; and if one is still left, images too may have an addition without digits:
+x_sat and x_mask. Each of the two holds only if it gives every image a mask of its own, the second only if it
+also leaves no mask over.
 """
 
+import itertools
 import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from hemnet.data.listing import UNLABELLED_SPLIT, complain
@@ -65,10 +70,9 @@ def match_files(
     found = [name for name in names if name in images]
     if len(found) < len(names):
         complain(_missing("image", names, images, images))
-    added = _addition(found, masks)
-    if split == UNLABELLED_SPLIT and not any(added.to(name) in masks for name in found):
+    of_mask, added = _masks_of(found, masks)
+    if split == UNLABELLED_SPLIT and not of_mask:
         return images_alone(found, images)
-    of_mask = {name: masks[added.to(name)] for name in found if added.to(name) in masks}
     if len(of_mask) < len(found):
         complain(_missing("mask", found, of_mask, masks, images, added))
     return [Files(name, images[name], of_mask[name]) for name in found if name in of_mask]
@@ -77,6 +81,66 @@ def match_files(
 def images_alone(names: Iterable[str], images: Mapping[str, str]) -> list[Files]:
     """Return samples without masks."""
     return [Files(name, images[name], None) for name in names]
+
+
+def _masks_of(names: Sequence[str], masks: Mapping[str, str]) -> tuple[dict[str, str], Addition]:
+    """Return the mask of each name, and the addition: by the first rule that finds all, else by the first."""
+    exact = _paired(dict(zip(names, names, strict=True)), dict(zip(masks, masks, strict=True)), masks)
+    if len(exact[0]) == len(names):
+        return exact
+    folded, of_masks = ({name: name.casefold() for name in group} for group in (names, masks))
+    paired = _paired(folded, of_masks, masks)
+    if len(paired[0]) == len(names):
+        log.info("%s: the names of masks and images differ in case", _folder(masks))
+        return paired
+    paired = _paired(_cores(folded), _cores(of_masks), masks)
+    if len(paired[0]) == len(names) == len(masks):
+        first = names[0]
+        pair = Path(paired[0][first]).name
+        log.info("%s: images and masks are named like %s and %s", _folder(masks), first, pair)
+        return paired
+    return exact
+
+
+def _paired(
+    keys: Mapping[str, str], of_masks: Mapping[str, str], masks: Mapping[str, str]
+) -> tuple[dict[str, str], Addition]:
+    """Match names by a key of each; nothing matches if two names have one key.
+
+    Args:
+        keys: name -> key of the images.
+        of_masks: name -> key of the masks.
+        masks: name -> path.
+    """
+    keyed = {key: masks[name] for name, key in of_masks.items()}
+    if len(keyed) < len(masks) or len({*keys.values()}) < len(keys):
+        return {}, NOTHING
+    added = _addition([*keys.values()], keyed)
+    return {name: keyed[added.to(key)] for name, key in keys.items() if added.to(key) in keyed}, added
+
+
+def _cores(names: Mapping[str, str]) -> dict[str, str]:
+    """Return each name without what all have at their beginning and end; {} if that leaves one empty."""
+    texts = [*names.values()]
+    before = len(_common(texts))
+    behind = len(_common([text[before:][::-1] for text in texts]))
+    cores = {name: text[before : len(text) - behind] for name, text in names.items()}
+    return cores if all(cores.values()) else {}
+
+
+def _common(texts: Sequence[str]) -> str:
+    """Return the common beginning as far as it can be an addition: it has no digits, and ends as in img|12."""
+    same = itertools.takewhile(lambda column: len({*column}) == 1, zip(*texts, strict=False))
+    start = "".join(itertools.takewhile(lambda one: not one.isdigit(), (column[0] for column in same)))
+    following = {_kind(text[len(start)]) for text in texts if len(text) > len(start)}
+    while start and _kind(start[-1]) in following:
+        following = {_kind(start[-1])}
+        start = start[:-1]
+    return start
+
+
+def _kind(character: str) -> str:
+    return "digit" if character.isdigit() else "letter" if character.isalpha() else character
 
 
 def _addition(names: Sequence[str], masks: Mapping[str, str]) -> Addition:
