@@ -129,7 +129,7 @@ def _cores(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _common(texts: Sequence[str]) -> str:
-    """Return the common beginning as far as it can be an addition: it has no digits, and ends as in img|12."""
+    """Return the common beginning as far as it can be an addition: without digits, ending as in img|12."""
     same = itertools.takewhile(lambda column: len({*column}) == 1, zip(*texts, strict=False))
     start = "".join(itertools.takewhile(lambda one: not one.isdigit(), (column[0] for column in same)))
     following = {_kind(text[len(start)]) for text in texts if len(text) > len(start)}

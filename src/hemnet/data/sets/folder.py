@@ -104,8 +104,8 @@ class Folder(FileReader):
     """A user's images and masks, matched by their names without suffix.
 
     A mask has the name of its image, or that with one addition that is the same for all, such as x_mask.png;
-    see `hemnet.data.matching` for this, case, and additions to both names. Masks are 8-bit files of a format without loss (PNG, TIFF, BMP, ...) whose
-    grey levels or palette indices are the labels.
+    see `hemnet.data.matching` for this, case, and additions to both names. Masks are 8-bit files of a
+    format without loss (PNG, TIFF, BMP, ...) whose grey levels or palette indices are the labels.
 
     Args:
         root: folder of the set.
