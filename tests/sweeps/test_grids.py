@@ -21,7 +21,8 @@ def jobs(folder: Path, params: dict, grids: dict, *arguments: str) -> list[list[
     launched: list[list[str]] = []
 
     def launch(overrides: list[list[str]], initial_job_idx: int) -> list[SimpleNamespace]:
-        launched.extend([word for word in job if not word.startswith("hydra.sweep.")] for job in overrides)
+        placed = ("hydra.sweep.", "resume=auto")
+        launched.extend([word for word in job if not word.startswith(placed)] for job in overrides)
         return [SimpleNamespace(return_value=None) for _ in overrides]
 
     sweeper = GridSweeper(params, grids)
@@ -72,6 +73,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         jobs(tmp_path, {"seed": "0,1"}, {"p": {"seed": "3"}})
     with pytest.raises(HydraException, match=r"lr=interval\(0,1\): a sweep needs values"):
         jobs(tmp_path, {}, {}, "lr=interval(0,1)")
+    for params, words in (({}, ["seed=range(0,0)"]), ({"seed": "range(3,1)"}, [])):
+        with pytest.raises(HydraException, match=r"seed=range\(\d,\d\): there is no value"):
+            jobs(tmp_path, params, {}, *words)
 
 
 @pytest.mark.parametrize("name", SWEEPS)

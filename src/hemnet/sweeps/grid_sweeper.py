@@ -128,4 +128,6 @@ class GridSweeper(Sweeper):
                 axes[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
             else:
                 raise HydraException(f"{override.input_line}: a sweep needs values, not an interval")
+            if not axes[key]:
+                raise HydraException(f"{override.input_line}: there is no value: give one or more")
         return axes
