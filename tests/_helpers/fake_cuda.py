@@ -1,14 +1,21 @@
 """CUDA tensors without a GPU: fake ones, and the launches of Triton kernels noted instead of made."""
 
 import ctypes
+import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hemnet.em.engine import choose
 from hemnet.em.gradient import operators
@@ -21,6 +28,15 @@ QUIET = {
     "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "_unsafe_view",
     "device", "promote_types",
 }  # fmt: skip
+
+
+SOURCE = "/src/hemnet/"
+# What an operation whose result depends on numbers of the device gives here.
+STANDS_FOR: dict[str, Any] = {
+    "_local_scalar_dense": lambda _: 1,
+    "bincount": lambda values, _, least: torch.empty(least, dtype=torch.int64, device=values.device),
+    "index": lambda values, masks: values.flatten(0, masks[0].ndim - 1),
+}
 
 
 class Launch(NamedTuple):
@@ -75,17 +91,68 @@ def _lend_device_guard() -> None:
 
 
 class DeviceWork(TorchDispatchMode):
-    """Lists the torch operations in a block that launch something: all but views and allocations."""
+    """What torch operations in a block do.
+
+    Attributes:
+        operations: the names of those that launch something: all but views and allocations.
+        reads: where the host waits for a number of the device, as "training/metrics.py confusion". The block
+            goes on with 1 for a number, and with all of a tensor for those that a mask chooses.
+        born: where a tensor comes into being on the CPU.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.operations: list[str] = []
+        self.reads: Counter[str] = Counter()
+        self.born: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if not func.is_view and name not in QUIET:
             self.operations.append(name)
-        return func(*args, **(kwargs or {}))
+        try:
+            found = func(*args, **(kwargs or {}))
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            self.reads[_place()] += 1
+            return STANDS_FOR[name](*args)
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":
+                self.born[_place()] += 1
+        return found
+
+
+def _place() -> str:
+    """The innermost file and function of the project that is at work."""
+    frames = [frame for frame in traceback.extract_stack() if SOURCE in frame.filename]
+    return (
+        f"{frames[-1].filename.partition(SOURCE)[2]} {frames[-1].name}"
+        if frames
+        else "outside of the project"
+    )
+
+
+@contextmanager
+def autocast() -> Iterator[None]:
+    """bf16-mixed precision on CUDA, which torch turns off where there is none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+        with torch.autocast("cuda", torch.bfloat16):
+            yield
+
+
+def to_fake_cuda(module: torch.nn.Module) -> None:
+    """Put fake parameters and buffers on the GPU into a module, inside of `fake_cuda`; `to` cannot do it."""
+
+    def twin(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
+
+    for part in module.modules():
+        for name, tensor in part._parameters.items():
+            if tensor is not None:
+                part._parameters[name] = torch.nn.Parameter(twin(tensor), tensor.requires_grad)
+        for name, tensor in part._buffers.items():
+            part._buffers[name] = None if tensor is None else twin(tensor)
 
 
 def backward(output: torch.Tensor, gradient: torch.Tensor) -> None:
