@@ -10,7 +10,7 @@ FORMAT ?= onnx
 .DEFAULT_GOAL := help
 # Recipes read these from the environment, so that spaces and quotes in them reach the commands as they are.
 export EXP SWEEP SEARCH RUN INPUT CHECKPOINT FORMAT BENCH DATASET DEST resume
-.PHONY: help setup data train sweep search evaluate predict export report bench test test-all test-quick lint format clean
+.PHONY: help setup data train sweep search evaluate predict export report bench test test-all test-quick lint format docs clean
 
 names = $(sort $(basename $(notdir $(wildcard experiments/$(1)*.yaml))))
 
@@ -77,6 +77,9 @@ test-all: setup ## also the long ones: soak, repeated kills, many launches
 test-quick: setup ## run the tests that take seconds
 	$(PYTEST) -m "not slow and not long and not gpu"
 
+docs: setup ## build the documentation site into site/: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+
 lint: setup ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -87,5 +90,5 @@ format: setup ## sort imports and lay out the code
 	$(PY) -m ruff format .
 
 clean: ## remove caches; runs and data stay
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build site
 	find src tests -name __pycache__ -type d -exec rm -rf {} +

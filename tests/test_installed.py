@@ -197,4 +197,4 @@ def test_an_unknown_command_is_answered_with_those_there_are(tmp_path: Path) -> 
         [sys.executable, "-m", "hemnet", "trian"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: hemnet has no command trian: there are train, evaluate")
+    assert done.stderr.startswith("error: hemnet has no command trian: there are init, train, evaluate")

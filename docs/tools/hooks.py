@@ -1,0 +1,84 @@
+"""Hooks of mkdocs: pages from outside docs/, equations as MathML, the reference of keys, valid links."""
+
+import contextlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+
+sys.path.insert(0, str(Path(__file__).parent))
+import keys
+import notebooks
+
+ROOT = Path(__file__).parents[2]
+OUTSIDE = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "experiments/FINDINGS.md": "study/FINDINGS.md",
+    "experiments/STUDY.md": "study/STUDY.md",
+}
+"""Pages of the site that stand elsewhere in the repository, by their paths there."""
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)]*)?\)")
+# Code, in which nothing is an equation; and equations.
+CODE = re.compile(r"(```.*?```|`[^`\n]*`|<code>.*?</code>)", re.DOTALL)
+MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages from outside with the figures that they show, and the tutorials, which are run for it."""
+    for tutorial in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
+        with contextlib.chdir(ROOT):
+            text = notebooks.markdown(tutorial)
+        files.append(File.generated(config, f"tutorials/{tutorial.stem}.md", content=text))
+    for place, uri in OUTSIDE.items():
+        files.append(File.generated(config, uri, content=(ROOT / place).read_text("utf-8")))
+    for figure in sorted((ROOT / "experiments" / "results").rglob("*.svg")):
+        uri = f"study/{figure.relative_to(ROOT / 'experiments').as_posix()}"
+        files.append(File.generated(config, uri, content=figure.read_bytes()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
+    """Make links lead to pages of the site, and equations MathML, which browsers draw without a script."""
+    uri = page.file.src_uri
+    home = Path(next((place for place, to in OUTSIDE.items() if to == uri), f"docs/{uri}")).parent
+    markdown = LINK.sub(lambda found: _link(found, uri, home, files), markdown)
+    if uri == "reference/keys.md":
+        markdown = markdown.replace("<!-- keys -->", keys.page(ROOT / "conf"))
+    pieces = CODE.split(markdown)
+    pieces[::2] = [MATH.sub(_mathml, piece) for piece in pieces[::2]]
+    return "".join(pieces)
+
+
+def _link(found: re.Match[str], uri: str, home: Path, files: Files) -> str:
+    """A link that leads to no page of the site becomes the name of the file in the repository."""
+    picture, text, target, anchor = found[1], found[2], found[3], found[4] or ""
+    if re.match(r"\w+:", target):
+        return found[0]
+    place = _normal(home / target)
+    to = OUTSIDE.get(place, place.removeprefix("docs/"))
+    if place.startswith("experiments/results/") and place.endswith(".svg"):
+        to = f"study/{place.removeprefix('experiments/')}"
+    if files.get_file_from_path(to) is not None:
+        up = "../" * uri.count("/")
+        return f"{picture}[{text}]({up}{to}{anchor})"
+    return text if picture else f"{text} (`{place}`)" if place not in text else f"`{place}`"
+
+
+def _normal(path: Path) -> str:
+    parts: list[str] = []
+    for part in path.parts:
+        if part == "..":
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return "/".join(parts)
+
+
+def _mathml(found: re.Match[str]) -> str:
+    block, inline = found[1], found[2]
+    made = convert(block or inline, display="block" if block else "inline")
+    return f"\n\n{made}\n\n" if block else made

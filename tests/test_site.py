@@ -1,0 +1,90 @@
+"""The documentation site: built as `make docs` does, tutorials run, links checked; what must be on it."""
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+from _helpers.waiting import CEILING
+
+import hemnet.em
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)], cwd=ROOT, text=True,
+        capture_output=True, timeout=CEILING, check=False,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout + done.stderr
+    return folder
+
+
+class Page(HTMLParser):
+    """The links, pictures and anchors of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.anchors |= {value for value in (found.get("id"), found.get("name")) if value}
+        self.targets += [value for value in (found.get("href"), found.get("src")) if value]
+
+
+def test_no_link_of_any_page_is_broken(site: Path) -> None:
+    pages = {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
+    assert len(pages) > 12
+    for path, page in pages.items():
+        for target in page.targets:
+            if re.match(r"\w+:", target):
+                assert target.startswith(("data:image/", "https://")), (path, target)
+                continue
+            file, _, anchor = target.partition("#")
+            to = (path.parent / file).resolve() if file else path
+            to = to / "index.html" if to.is_dir() else to
+            assert to.is_file(), (path, target)
+            if anchor and to in pages:
+                assert anchor in pages[to].anchors, (path, target)
+
+
+def test_every_public_name_of_the_layer_has_its_place(site: Path) -> None:
+    page = Page(site / "reference" / "em.html")
+    assert {f"hemnet.em.{name}" for name in hemnet.em.__all__} <= page.anchors
+
+
+def test_every_key_of_every_part_is_listed_with_a_meaning_where_it_is_ours(site: Path) -> None:
+    text = (site / "reference" / "keys.html").read_text("utf-8")
+    for path in sorted((ROOT / "conf").glob("*/**/*.yaml")):
+        group = path.relative_to(ROOT / "conf").parent.as_posix()
+        if group.startswith("hydra"):
+            continue
+        assert f">{group}={path.stem}<" in text
+        for key, value in (yaml.safe_load(path.read_text("utf-8")) or {}).items():
+            if key not in ("defaults", "_target_") and not isinstance(value, dict) and group != "debug":
+                assert f"{group.replace('/', '.')}.{key}" in text, (path, key)
+    variance = re.search(r"<code>model\.head\.variance</code>.*?</tr>", text, re.DOTALL)
+    assert "sigma squared" in variance[0]
+
+
+def test_tutorials_were_run(site: Path) -> None:
+    for notebook in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
+        text = (site / "tutorials" / f"{notebook.stem}.html").read_text("utf-8")
+        assert "data:image/png" in text
+    highway = (site / "tutorials" / "highway.html").read_text("utf-8")
+    assert "<math" in highway
+    assert "$h" not in highway
+    assert "evenness over the iterations, 1 is even: {0.0: 0." in highway  # which it printed
