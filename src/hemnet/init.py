@@ -57,7 +57,7 @@ def _entry() -> None:
         raise DataError(f"{folder}: no such folder; give the folder of the photographs and their masks")
     # Here, since the imports take seconds, which --help does without.
     from hemnet.planning.plan import Wishes, init, summary
-    from hemnet.planning.recipe import common_sizes
+    from hemnet.planning.recipe import common_sizes, suggestions
 
     written = init(folder, Wishes(**options), Path.cwd() / "experiments")
     recipe, name = written.recipe.relative_to(Path.cwd()), written.recipe.stem
@@ -75,7 +75,7 @@ def _entry() -> None:
         print(f"{train} photographs to train on and {val} to validate on, {plan.split_by}")
         sizes = common_sizes(plan.labels)
         print(f"height x width: {sizes}; the network sees a longer side of {plan.settings.longest}")
-        for note in (*written.notes, *plan.classes.notes):
+        for note in (*written.notes, *plan.classes.notes, *suggestions(plan)):
             print(f"note: {note}")
         print(f"written: {recipe} and {recipe.with_suffix('.csv')}; read the first, change what you like.")
     print(f"Next:\n  hemnet train experiment={shlex.quote(name)}")

@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.compose import load
-from hemnet.runs.run import redacted
+from hemnet.runs.redaction import redacted
 
 CLASSES = ("red", "green", "blue", "plain")
 

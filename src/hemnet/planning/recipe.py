@@ -122,12 +122,12 @@ def _header(plan: Plan, name: str) -> list[str]:
     notes = [
         "Written by hemnet init, which does not change it again: every line is yours to change.",
         *(f"Note: {note}." for note in plan.classes.notes),
-        *(_advice(plan)),
+        *suggestions(plan),
     ]
     return [*(f"# {line}" for line in lines), *(line for note in notes for line in _comment(note))]
 
 
-def _advice(plan: Plan) -> list[str]:
+def suggestions(plan: Plan) -> list[str]:
     """Return what the shares of the classes suggest."""
     said, shares = [], plan.shares()
     largest = max(shares, key=lambda name: shares[name])
@@ -139,7 +139,7 @@ def _advice(plan: Plan) -> list[str]:
     if rare := [name for name, share in shares.items() if share < SMALL]:
         said.append(
             f"{', '.join(rare)}: less than {100 * SMALL:g} % of the pixels each; more photographs that show "
-            "them help most."
+            "them help most; `- override /task/loss: [cross_entropy, dice]` below counts each class alike."
         )
     for split, other in (("val", "train"), ("train", "val")):
         absent = [name for name, count in plan.images_with(split).items() if not count]
@@ -215,7 +215,8 @@ def _training(settings: Settings) -> list[str]:
 
 def _comment(text: str, indent: int = 0) -> list[str]:
     start = " " * indent + "# "
-    return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=start, break_long_words=False)
+    wrapper = textwrap.TextWrapper(WIDTH, start, start, break_long_words=False, break_on_hyphens=False)
+    return wrapper.wrap(text)
 
 
 def _scalar(value: Any) -> str:

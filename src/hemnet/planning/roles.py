@@ -114,6 +114,10 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in sorted(name for name in files if not name.startswith(".")):
+            if not name.isprintable():  # of undecodable bytes, which no table can hold, or with line breaks
+                raise DataError(
+                    f"{folder}/{name!a}: the name has characters that are not text; rename the file"
+                )
             if name.lower().endswith(IMAGE_SUFFIXES):
                 paths.append((Path(folder) / name).relative_to(root).as_posix())
             else:

@@ -143,7 +143,7 @@ def _label(where: str, label: Label) -> Label:
 
 
 def read_rows(table: Path) -> list[dict[str, str]]:
-    """Return the rows of a table of files, each with the columns `COLUMNS`, without blanks around values.
+    """Return the rows of a table of files, each with the columns `COLUMNS`.
 
     Raises:
         DataError: there is no such file, it is no text, or a column is missing.
@@ -163,7 +163,9 @@ def read_rows(table: Path) -> list[dict[str, str]]:
             f"{table}: the first line names no column {' and no column '.join(missing)}; it must name "
             f"{', '.join(COLUMNS)}; {_REMEDY}"
         )
-    return [{name: (row[name] or "").strip() for name in COLUMNS} for row in rows]
+    return [
+        {name: row[name] or "" for name in COLUMNS} | {"split": (row["split"] or "").strip()} for row in rows
+    ]
 
 
 def _files(root: Path, table: Path, split: str) -> list[Files]:
