@@ -23,7 +23,7 @@ from hemnet.training.task import SegmentationTask
 log = logging.getLogger(__name__)
 PROBES = 16
 FEW = 16
-"""Of the batches after the first epoch, one in so many is counted."""
+"""After the first epoch, one batch in so many is counted."""
 SECONDS = {"train": 0.0, "val": 5.0}
 """How long further masks of a split are looked at: what validation lacks is to be known before training."""
 

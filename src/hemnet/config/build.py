@@ -158,7 +158,7 @@ def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> 
 
 def _build_trainer(config: DictConfig, **given: Any) -> pl.Trainer:
     if config.trainer.get("deterministic") and config.trainer.get("benchmark"):
-        # cuDNN takes what was fastest in a search, which is not the same every time.
+        # A cuDNN search picks by timing, so not always the same algorithm.
         given["benchmark"] = False
     return _build(config, "trainer", **given)
 

@@ -161,7 +161,7 @@ def other_data(name: str, own: DictConfig) -> DictConfig:
 
 @contextmanager
 def _composing() -> Iterator[None]:
-    """Let Hydra find `conf/` in the block; its errors become ours."""
+    """Let Hydra find `conf/` in the block, and raise its errors as ConfigError."""
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
             yield

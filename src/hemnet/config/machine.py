@@ -93,7 +93,7 @@ def check_batch_statistics(config: DictConfig, *, ranks_on_cpu: bool) -> None:
     """Refuse synchronised batch normalisation on the CPU, which torch only refuses at the first batch.
 
     Raises:
-        ConfigError: ``trainer.sync_batchnorm`` is true, and the run is of ``ranks_on_cpu``.
+        ConfigError: ``trainer.sync_batchnorm`` is true, and its processes run on the CPU.
     """
     if config.trainer.sync_batchnorm and ranks_on_cpu:
         raise ConfigError(

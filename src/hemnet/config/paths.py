@@ -39,9 +39,10 @@ def _places(package: str) -> list[str]:
 
 
 def parts() -> dict[tuple[str, str], Path]:
-    """Return the files of the user's own ``conf`` folders by group and name; those of hemnet come first.
+    """Return the files of the user's own ``conf`` folders by group and name.
 
-    Of two files with one name, that of the working folder is returned.
+    Of two files with one name, that of the working folder is returned. Where hemnet has one of that name,
+    hemnet's is used, see `hemnet.config.compose.register_recipes`.
     """
     found = {}
     for folder in own_folders("conf"):

@@ -84,10 +84,10 @@ def seed(pipeline: Any, rng: np.random.Generator) -> None:
 
 
 def require_size(mask_HW: np.ndarray, crop: tuple[int, int]) -> None:
-    """Raise a DataError unless a sample has the size of the crops.
+    """Check that a sample has the size of the crops.
 
     Raises:
-        DataError: it has another.
+        DataError: it has another size.
     """
     if mask_HW.shape != crop:
         raise DataError(
@@ -108,12 +108,11 @@ def _leaves(step: Any) -> Iterator[Any]:
 
 
 def _check(transform: Any, what: str, crop: tuple[int, int]) -> None:
-    """Set what a transform does to masks, and try it.
-
-    Labels are taken from the nearest pixel, and what a transform fills is ignored.
+    """Force nearest labels and IGNORE_INDEX as the fill of masks, then try the transform.
 
     Raises:
-        ValueError: the transform is told otherwise; it fails on an image and its mask alone; it changes their
+        ValueError: its options ask for another fill or interpolation of masks; it fails on an image and its
+            mask alone; it changes their
             type; it makes labels that were not there, or labels of other pixels than it shows; or it does not
             draw its numbers from the generator that it is given.
     """

@@ -1,4 +1,4 @@
-"""Which samples a rank takes, and in which order: of a shuffled epoch, or each once."""
+"""Which samples a rank takes: shuffled for training, in order and each once for evaluation."""
 
 from collections.abc import Iterator
 

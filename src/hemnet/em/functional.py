@@ -172,7 +172,7 @@ def _differs(variance: float | Tensor) -> TypeGuard[Tensor]:
 
 
 def _rows(values: float | Tensor, like_BNC: Tensor) -> Tensor:
-    """Return what is given once, per component or per image and component as (B or 1, 1, K or 1)."""
+    """Reshape a number, (), (1,), (K,) or (B or 1, K) to (B or 1, 1, K or 1), to broadcast over positions."""
     if not isinstance(values, Tensor):
         return like_BNC.new_full((1, 1, 1), values)
     return values.to(like_BNC).reshape(*(1,) * (2 - values.ndim), *values.shape).unsqueeze(1)

@@ -79,8 +79,8 @@ def unroll(
             `OneStep()`, "one_step": through the last iteration and the reconstruction; the means before
             are constants.
             `Implicit(...)`, "implicit": as if the means were a fixed point of EM; none to mu and h.
-        engine: "reference" is plain autograd; "recompute" is exact with memory that does not grow with T;
-            "triton" is that in fused kernels, on CUDA. "auto" is "triton" where it can run and
+        engine: "reference" is plain autograd; "recompute" is exact in bounded memory, see `Unrolled`;
+            "triton" is that in fused kernels, on CUDA. "auto" is "triton" where it can run and pays, and
             "recompute" elsewhere, with the reason in the log of "hemnet.em" on CUDA.
         acceleration: "anderson" mixes past steps, each mix taken only where (5) does not fall. Not for
             "unrolled", "dot" or "l2", nor for the engine "reference".

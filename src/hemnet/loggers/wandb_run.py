@@ -242,7 +242,11 @@ class FinishingWandbLogger(WandbLogger):
             log.info("upload the W&B run with `%s`", self.sync_command)
 
     def _log_iterations(self) -> None:
-        """Log the means over the start, middle and end of training, ``end/gradient/share`` and the like."""
+        """Log each per-iteration metric of metrics.csv over `ITERATION`, as ``end/gradient/share`` and the
+        like.
+
+        A value is the mean over the start, the middle or the end of training, see `hemnet.runs.phases`.
+        """
         run, found = self.experiment, phases(curves(read(self.directory / "metrics.csv")))
         run.define_metric(ITERATION)
         for name in (f"{phase}/{family}" for phase in PHASES for family in found):

@@ -204,7 +204,7 @@ class HuggingFaceBackbone(Adapter):
 
         def make() -> Any:
             config = transformers.AutoConfig.from_pretrained(name)
-            # Its constructor would take any name.
+            # Its constructor accepts unknown options silently.
             if unknown := sorted(given.keys() - config.to_dict().keys()):
                 raise ValueError(f"its configuration has no {', '.join(unknown)}")
             config = transformers.AutoConfig.from_pretrained(name, **given)

@@ -29,8 +29,8 @@ class Segmenter(nn.Module):
     covers the same number of pixels for any image size. Stretching, say, a map of 23 rows over 360 pixels
     instead would shift the logits by up to half a cell.
 
-    A head whose attribute ``mask_padding`` is true gets a second argument wherever there is padding, this
-    one or that of training crops: the part of each cell that is of the image, (B, 1, h, w) in 0..1, with
+    A head whose attribute ``mask_padding`` is true gets a second argument wherever an image is padded, here
+    or in the training crop: the part of each cell that is of the image, (B, 1, h, w) in 0..1, with
     the height and width of the last map.
 
     Args:

@@ -1,4 +1,5 @@
 """The report on run directories: scores with intervals and paired tests, figures and tables, on one page.
 
-collect -> groups -> chapters/ (mathematics in significance, pictures in plots) -> contents -> page
+write -> collect -> assemble (groups, chapters/ with significance and plots) -> page; contents has the
+blocks of a page
 """

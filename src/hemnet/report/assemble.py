@@ -60,7 +60,7 @@ def write_page(
     made = sections(records)
     parts = list(_parts(made, Album() if images else None))
     here = Path.cwd()
-    # Before any score, what makes scores mean little.
+    # Warnings stand above the scores that they cast doubt on.
     blocks = (
         warnings(records, here),
         overview(records, unreadable, made),

@@ -38,7 +38,7 @@ Panel = Callable[[Any], Any]
 
 
 def _against(column: str, metric: str, title: str) -> Panel:
-    """Return a point per run."""
+    """Return a scatter plot of a metric against a column: a point per run."""
     return lambda wr: wr.ScatterPlot(title=title, x=wr.Config(column), y=wr.SummaryMetric(metric))
 
 

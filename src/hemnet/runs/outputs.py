@@ -109,7 +109,7 @@ def output_name(
 ) -> str:
     """Return the name of an output of a run, see `Origin.name`.
 
-    Of another data set, with its many keys, it has the reader's class, the split, and a hash of the others.
+    For another data set the name has the reader's class, the split and a hash of its other keys.
     """
     changes = dict(changes or {})
     if reader := changes.pop(f"{READER}._target_", None):

@@ -18,7 +18,7 @@ PHASE_SHARE = 0.1
 
 
 def phases(curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return ``family`` -> (3, T+1): the mean over each phase, per iteration; NaN where nothing is logged.
+    """Return ``family`` -> (3, iterations logged): the mean over each phase; NaN where nothing is logged.
 
     Means of ``gradient/means``, which are ratios, are geometric.
     """

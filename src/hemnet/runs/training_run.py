@@ -144,7 +144,7 @@ class TrainingRun(Run):
 
     @property
     def _earlier_seconds(self) -> float:
-        """How long the parts of the run took before the one that began last; 0 in a run that is whole."""
+        """Seconds of the earlier parts of a resumed run; 0 if it was never resumed."""
         return float(read_json(self.path / ENVIRONMENT).get(EARLIER, 0))
 
     def seconds(self, started: float | None = None) -> float:

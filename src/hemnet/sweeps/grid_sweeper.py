@@ -72,10 +72,7 @@ class GridSweeper(Sweeper):
         return [done]
 
     def _placed(self, jobs: Jobs, axes: Mapping[str, Sequence[str]], folder: Path) -> list[list[str]]:
-        """Return the overrides of each job with those of its directory, for whichever launcher runs it.
-
-        There the job goes on if it has begun, as the whole sweep does when its command is repeated.
-        """
+        """Append to each job the folder it runs in, and resume=auto, so that any launcher continues it."""
         assert self.config is not None
         pinned = [f"hydra.sweep.dir={quoted(folder)}"]
         if not any(each.startswith("resume=") for each in jobs[0]):

@@ -15,7 +15,7 @@ from hemnet.sweeps.jobs import Job
 from hemnet.sweeps.sweep import run_sweep
 
 PLACED = ("hydra.sweep.", "resume=")
-"""How the overrides begin that a `Job` has of its own."""
+"""Prefixes of overrides that are not passed to a job: `Job.command` sets run_dir and resume itself."""
 
 
 class ProcessLauncher(Launcher):

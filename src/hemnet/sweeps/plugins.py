@@ -25,6 +25,7 @@ def register() -> None:
     for plugin in (ProcessLauncher, GridSweeper):
         plugins.register(plugin)
         plugins.class_name_to_class[f"{NAMESPACE}.{plugin.__name__}"] = plugin
-    # Hydra's own sweeper has no steady folder, so that a repeated command begins anew: ours has its name too.
+    # Hydra's `basic` sweeper makes a new folder each time; ours is registered as `basic` too, so that a
+    # repeated command continues.
     grids = OmegaConf.load(CONF / "hydra" / "sweeper" / "grids.yaml")
     ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=grids, provider="hemnet")

@@ -15,8 +15,9 @@ def use_float32(precision: Float32) -> None:
     """Set what becomes of float32 products and convolutions on CUDA, in this process, and log it.
 
     Args:
-        precision: "highest" is float32; "high" takes TF32, of 10 bits, on its tensor cores; "medium" may take
-            bfloat16, of 7 bits, for products. torch itself takes TF32 for convolutions alone.
+        precision: "highest" is float32; "high" takes TF32, with a mantissa of 10 bits, on its tensor cores;
+            "medium" may take bfloat16, of 7 bits, for products. torch's default is TF32 for
+            convolutions only.
     """
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.allow_tf32 = precision != "highest"

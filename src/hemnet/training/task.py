@@ -207,7 +207,7 @@ class SegmentationTask(pl.LightningModule):
         return [*self._loss_names(), "train/lr", *scores, "val/loss"]
 
     def _terms(self) -> list[str]:
-        """Return the names of the losses that are logged apart: all, if there are several."""
+        """Return the names of the losses that are logged separately; none if there is one loss only."""
         return [*self.training_loss] if len(self.training_loss) > 1 else []
 
     def _loss_names(self) -> list[str]:

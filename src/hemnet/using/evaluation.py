@@ -55,7 +55,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate a checkpoint of a run on a split, by default that of validation; return the scores.
 
-    A report is written, whose files the head of this module names.
+    A report is written, whose files the docstring of `hemnet.evaluate` names.
 
     Args:
         folder: the run directory.

@@ -23,7 +23,7 @@ from hemnet.using.pictures import Picture, Source
 ON_SHEET = 12
 """How many images a contact sheet shows."""
 THUMBNAIL = 320
-"""Their longer sides in pixels."""
+"""Longer side of an image on the contact sheet, in pixels."""
 
 
 class Prepared(NamedTuple):

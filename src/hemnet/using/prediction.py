@@ -68,7 +68,8 @@ def predict(
     Folders inside the input are kept in the output. A video has a folder of its frames, and a video of their
     overlays if OpenCV can write one. Images are read ahead and files written while the network runs.
 
-    Each file has its origin inside, see `hemnet.figures.predictions.record_of`. An image that cannot be
+    Each file but a video's overlay.mp4 has its origin inside, see `hemnet.figures.predictions.record_of`.
+    An image that cannot be
     segmented is logged and skipped, whatever the reason; after the others, an error names it.
 
     Args:

@@ -2,10 +2,10 @@
 
 Features are used as they lie in memory, without a copy: by position, as in channels-last images, or by
 channel, as in images that are contiguous. What is computed from them, (B, N, J), lies alike. Each product is
-a·bᵀ of two matrices with rows next to each other; for features by channel the sides change places.
+a·bᵀ of two matrices with rows next to each other; for features by channel the two factors are swapped.
 
 Large products in float32 on a CPU run in one of two libraries, the faster of the machine at hand: the BLAS of
-torch.bmm (on Intel's processors MKL is as fast as they are), or oneDNN, which uses the widest vectors of any
+torch.bmm (MKL runs near the peak of Intel's processors), or oneDNN, which uses the widest vectors of any
 processor (on an AMD EPYC it is up to twice as fast as MKL).
 
 Shape suffixes: B images, N positions, C channels, J rows of a factor.

@@ -2,7 +2,8 @@
 
 There is no autotuning. It would pick blocks by timing, so that two runs of one seed differ in their bits; it
 needs free memory beside the features, and seconds for every new size of an image. The blocks follow from the
-type, C and K alone. Their rule keeps what a thread holds within its 255 registers, but for a few, and what a
+type, C and K alone. Their rule keeps what a thread holds within its 255 registers, up to 80 numbers
+excepted, and what a
 program shares within what devices have, as `tests/em/engine/test_compiled_kernels.py` reads off the kernels
 that were compiled for them.
 
@@ -20,7 +21,9 @@ WARPS, STAGES = 8, 2
 
 
 class _Limits(NamedTuple):
-    """Of the blocks for a type: products of two sides, which 256 threads share, and sides."""
+    """Largest blocks for a type: `sums` and `factors` bound the numbers that 256 threads hold, the others a
+    side.
+    """
 
     sums: int  # components times channels of a block of sums
     factors: int  # components times channels of a tile of factors

@@ -27,7 +27,7 @@ WAITING = 3
 class _Pull(NamedTuple):
     """What the kernels need of an E-step and of what is weighted by it, or of its gradient.
 
-    The parts of the factors: w and a, for bfloat16 also what rounding w left; they need not lie side by side.
+    Parts of the factors: w, a, and for bfloat16 the rounding error of w; a strided view of `_Pulls`.
     """
 
     factors_PBKC: Tensor
@@ -43,7 +43,7 @@ class _Readout(NamedTuple):
 
 
 class _Pulls:
-    """Room for R pulls, the first `count` of which are there, and the readout of one of them, if any."""
+    """Buffers for R pulls, of which `count` are filled, and the readout of one of them, if any."""
 
     def __init__(self, mu_BKC: Tensor, dtype: torch.dtype, room: int) -> None:
         parts = 3 if dtype == torch.bfloat16 else 2

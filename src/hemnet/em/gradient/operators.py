@@ -24,11 +24,13 @@ from hemnet.em.options import Options
 State = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor], Tensor]
 Flat = tuple[float, str, str, str, str, float | None]
 FLAT = "float variance, str assignment, str normalize, str engine, str acceleration, float? tolerance"
-"""The options in an operator's schema, in the order of the fields of `Options`."""
+"""The options in an operator's schema, in the order of those fields of `Options` that are no tensors."""
 
 
 def flat(options: Options) -> Flat:
-    """The options as `FLAT` declares them; `Options(*flat(options))` is equal to `options`."""
+    """The options as `FLAT` declares them; `Options(*flat(options))` is equal to options without tensors,
+    the only ones that reach an operator.
+    """
     return (
         options.variance,
         options.assignment,

@@ -1,4 +1,4 @@
-"""The autograd Function behind gradient mode `Unrolled`: exact, in memory that does not grow with T.
+"""The autograd Function behind gradient mode `Unrolled`: exact, in bounded memory.
 
 The forward pass keeps the features, K·C numbers per iteration and, within a budget, the responsibilities
 of the last iterations; the backward pass recomputes the rest, one iteration at a time. Where even the means

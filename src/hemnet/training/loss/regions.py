@@ -1,7 +1,7 @@
 """Losses that compare regions, as the score does: soft Dice and Lovász-softmax.
 
-Both are means over the classes that occur in the batch of all ranks; what they make of the others, which the
-truth does not show, is left to the cross-entropy beside which they are mostly used.
+Both are means over the classes that occur in the truth of the batch of all ranks. Absent classes count
+nothing here; use a cross-entropy beside them to penalise predicting these.
 
 Shapes: B images, K classes, H and W pixels, P pixels in a row.
 """
@@ -55,8 +55,8 @@ class Lovasz(Loss):
     Σ_i e_i (J_i - J_{i-1}), J_i being 1 - IoU if the first i pixels alone were wrong. Source: Berman, Triki
     and Blaschko (CVPR 2018).
 
-    The errors of all ranks are sorted together, which takes K exchanges of an error per pixel. Where errors
-    tie, any order gives the same loss, and one of its subgradients.
+    The errors of all ranks are sorted together, which takes one all-gather per class, of a number per
+    pixel. Where errors tie, any order gives the same loss, and one of its subgradients.
 
     Args:
         factor: see `Loss`.
