@@ -1,5 +1,7 @@
 """The documentation: its code blocks run as they stand, and its links lead somewhere."""
 
+import doctest
+import importlib
 import re
 from pathlib import Path
 
@@ -18,6 +20,25 @@ def test_python_blocks_run_in_order(page, capsys):
     for block in blocks:
         exec(compile(block, page, "exec"), namespace)
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "hemnet.em.layers",
+        "hemnet.em.unrolling",
+        "hemnet.em.functional",
+        "hemnet.training.metrics",
+        "hemnet.training.loss.pixels",
+        "hemnet.training.loss.regions",
+        "hemnet.runs.run",
+    ],
+)
+def test_examples_of_docstrings_are_right(module, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted > 1
+    assert found.failed == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

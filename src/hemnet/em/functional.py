@@ -124,6 +124,11 @@ def log_likelihood(
 
     Raises:
         ValueError: if the shapes do not match or the variance is not positive.
+
+    Example:
+        >>> x_BNC, mu_BKC = torch.zeros(1, 1, 2), torch.zeros(1, 1, 2)
+        >>> log_likelihood(x_BNC, mu_BKC, variance=1.0)  # one position at the one mean: -log 2π
+        tensor([-1.8379])
     """
     check_shapes(x_BNC, mu_BKC)
     check_model(variance, prior, mu_BKC)

@@ -115,6 +115,15 @@ class HighwayEM(InitialMeans):
 
     Raises:
         ValueError: if an option is out of range, or something is to be learned that no gradient reaches.
+
+    Example:
+        >>> import torch
+        >>> layer = HighwayEM(channels=16, num_components=4, iterations=3, highway_scale=0.5)
+        >>> layer(torch.randn(2, 16, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
+        >>> tokens = HighwayEM(16, 4, channel_dim=-1)
+        >>> tokens(torch.randn(2, 100, 16), weights_BP=torch.arange(100)[None] < 60).shape
+        torch.Size([2, 100, 16])
     """
 
     def __init__(

@@ -94,6 +94,15 @@ def unroll(
         ValueError: if a shape, a type, a name, a count, a number or a combination is not as above.
         RuntimeError: if engine="triton" cannot run.
         ConvergenceError: see `Implicit`.
+
+    Example:
+        >>> import torch
+        >>> x_BNC, mu_BKC = torch.randn(2, 100, 8, requires_grad=True), torch.randn(1, 3, 8)
+        >>> fit = unroll(x_BNC, mu_BKC, iterations=5, highway_scale=0.5, return_trajectory=True)
+        >>> fit.reconstruction.shape, fit.means.shape, fit.responsibilities().shape
+        (torch.Size([2, 100, 8]), torch.Size([2, 3, 8]), torch.Size([2, 100, 3]))
+        >>> bool((fit.diagnostics().log_likelihood.diff(dim=0) > -1e-3).all())  # it never falls
+        True
     """
     check_shapes(x_BNC, mu_BKC)
     options = Options(

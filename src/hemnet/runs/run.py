@@ -39,6 +39,14 @@ class Run:
     Attributes:
         path: the directory.
         config: the run's configuration.
+
+    Example:
+        >>> run = Run.open("experiments/results/study_primary/hem_0.5_seed1")
+        >>> run.config.model.head.iterations, round(run.result["metrics"]["val/miou"], 3)
+        (3, 0.662)
+        >>> steps, miou = run.curves()["val/miou"].T
+        >>> float(miou[-1]) == run.result["metrics"]["val/miou"]
+        True
     """
 
     path: Path

@@ -53,6 +53,15 @@ class ConfusionMatrix(Metric):
     Args:
         num_classes: K.
         ignore_index: the label of pixels that are not counted.
+
+    Example:
+        >>> matrix = ConfusionMatrix(num_classes=2)
+        >>> matrix.update(torch.tensor([[0, 0, 1]]), torch.tensor([[0, 1, 255]]))
+        >>> matrix.compute()
+        tensor([[1, 0],
+                [1, 0]])
+        >>> mean_iou(matrix.compute())  # 1/2 and 0
+        0.25
     """
 
     full_state_update = False

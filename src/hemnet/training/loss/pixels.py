@@ -78,6 +78,13 @@ class CrossEntropy(_Weighted):
 
     Raises:
         ValueError: a number is out of range.
+
+    Example:
+        >>> logits_BKHW, target_BHW = torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 1, 255]]])
+        >>> CrossEntropy()(logits_BKHW, target_BHW)  # log 2 in either of the two pixels that count
+        tensor(0.6931)
+        >>> round(float(CrossEntropy(class_weights=[1.0, 3.0])(logits_BKHW, target_BHW)), 4)
+        0.6931
     """
 
     def __init__(

@@ -61,6 +61,11 @@ class Lovasz(Loss):
     Args:
         factor: see `Loss`.
         per_image: sort within each image instead, and take the mean over the images with a valid pixel.
+
+    Example:
+        >>> logits_BKHW = torch.tensor([9.0, -9.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
+        >>> float(Lovasz()(logits_BKHW, torch.tensor([[[0, 1]]])).round(decimals=3))  # 1 - the mean IoU
+        0.75
     """
 
     def __init__(self, factor: float = 1.0, per_image: bool = False) -> None:
