@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from _helpers.waiting import CEILING
 
-from hemnet.config.overrides import ConfigError, readable
+from hemnet.config.explain import ConfigError
+from hemnet.config.overrides import readable
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "experiments").glob("*.py")])

@@ -28,7 +28,7 @@ HOSTILE_TARGETS = [
     "hydra.utils.get_object", "torch.load", "torch.hub.load", "numpy.load", "importlib.import_module",
     # Reached through what this project's modules and its dependencies import.
     "hemnet.storage.files.os.system", "hemnet.data.listing.os.system", "hemnet.nets.weights.torch.load",
-    "hemnet.config.build.instantiate", "hemnet.config.check.get_object",
+    "hemnet.config.build.instantiate", "hemnet.config.targets.get_object",
     "hemnet.data.archives.unpack.unpack",
     "hemnet.storage.download.download", "torch.optim.optimizer.torch.load", "torch.serialization.load",
     "pytorch_lightning.cli.LightningCLI", "pytorch_lightning.Trainer.fit", "torch.optim.SGD.step",

@@ -9,8 +9,8 @@ from _helpers.tiny import call
 from omegaconf import OmegaConf
 
 from hemnet.config.build import build_trainer
-from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
+from hemnet.config.explain import ConfigError
 from hemnet.runs.identity import debugging
 from hemnet.storage.files import read_json
 

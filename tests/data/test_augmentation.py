@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemnet.config.build import build_train_transform
-from hemnet.config.check import ConfigError
 from hemnet.config.compose import load
+from hemnet.config.explain import ConfigError
 from hemnet.data import IGNORE_INDEX, DataError, Sample, TrainTransform
 from hemnet.data.transforms import denormalize
 

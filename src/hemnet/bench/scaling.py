@@ -106,7 +106,7 @@ def workload(overrides: list[str], num_classes: int) -> Workload:
         num_classes: classes of the data.
 
     Raises:
-        hemnet.config.check.ConfigError: an override is wrong.
+        hemnet.config.explain.ConfigError: an override is wrong.
     """
     config = load(overrides)
     crop: Any = config.data.train_transform.crop_size
