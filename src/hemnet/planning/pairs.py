@@ -1,7 +1,7 @@
 """Photographs with their masks and the splits that a folder has already, from the names of its files."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -12,6 +12,8 @@ from hemnet.data.matching import match_files
 from hemnet.data.spec import DataError
 from hemnet.planning.roles import Place, find_files, place_of
 from hemnet.wording import counted, examples
+
+_Groups = dict[Place, list[str]]
 
 LISTS = ("train.txt", "val.txt")
 """Names of the files that list the samples of a split."""
@@ -84,23 +86,28 @@ def find_pairs(root: Path, images: str | None = None, masks: str | None = None) 
 
 def _matched(root: Path, images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
     """Return the mask of each image that has one."""
-    by_place = _grouped(masks)
+    matched = _by_place(root, _grouped(images), _grouped(masks))
+    if matched:
+        return matched
+    # Images and masks are in folders with nothing in common but the split, such as a/ and b/.
+    splits = (_grouped(paths, lambda place: Place((), place.split)) for paths in (images, masks))
+    return _by_place(root, *splits)
+
+
+def _by_place(root: Path, images: _Groups, masks: _Groups) -> dict[str, str]:
     matched: dict[str, str] = {}
-    for place, of_place in _grouped(images).items():
+    for place, of_place in images.items():
         for key in (place, Place(place.folders, "")):
-            if key in by_place:
-                matched |= _match(root, of_place, by_place[key])
+            if key in masks:
+                matched |= _match(root, of_place, masks[key])
                 break
-    used = {*matched.values()}
-    left = [path for path in images if path not in matched], [path for path in masks if path not in used]
-    # Images and masks in folders with nothing in common, such as a/ and b/.
-    return matched | (_match(root, *left) if all(left) and not used else {})
+    return matched
 
 
-def _grouped(paths: Iterable[str]) -> dict[Place, list[str]]:
-    groups: dict[Place, list[str]] = defaultdict(list)
+def _grouped(paths: Iterable[str], key: Callable[[Place], Place] = lambda place: place) -> _Groups:
+    groups: _Groups = defaultdict(list)
     for path in paths:
-        groups[place_of(path)].append(path)
+        groups[key(place_of(path))].append(path)
     return groups
 
 
@@ -129,7 +136,8 @@ def _by_stem(root: Path, paths: Sequence[str], what: str) -> dict[str, str]:
         if name in named:
             raise DataError(
                 f"{root}: two {what} of one name, {named[name]} and {path}, so which masks belong to them is "
-                "not known: remove or rename one, or put each into a folder of the same name as its partner"
+                "not known: remove or rename one, put each into a folder of the same name as its partner, or "
+                "say with --images or --masks PATTERN which are meant"
             )
         named[name] = path
     return named

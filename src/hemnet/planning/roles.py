@@ -135,7 +135,7 @@ def _roles(root: Path, paths: Sequence[str], images: str | None, masks: str | No
         chosen = {path for path in paths if fnmatch(path, images)}
         return {path: "image" if path in chosen else "mask" for path in paths}
     roles = {path: role for path in paths if (role := _folder_role(path))}
-    if len({*roles.values()}) < 2:
+    if len(roles) == len(paths) and len({*roles.values()}) < 2:
         roles = {}  # one word for all tells nothing apart, as in segmentation_project/photo_1.jpg
     in_folder: dict[str, list[str]] = defaultdict(list)
     for path in paths:
