@@ -30,12 +30,10 @@ def read(path):
     return np.array(picture.convert("RGB"))
 
 
-def linear(count, positions, levels=None):
+def linear(count, positions):
     """Return the matrix, (positions, count), that interpolates a row of ``count`` values linearly."""
     positions = np.clip(positions, 0, count - 1)[:, None]
     share = positions - np.floor(positions)
-    if levels:
-        share = np.floor(share * levels + 0.5) / levels
     place = np.arange(count)
     return (place == np.floor(positions)) * (1 - share) + (place == np.floor(positions) + 1) * share
 
@@ -45,26 +43,64 @@ def centres(count, size):
     return (np.arange(size) + 0.5) * count / size - 0.5
 
 
-def area(count, size):
-    """Return the matrix, (size, count), that averages a row of pixels over fewer, longer pixels."""
-    start = np.arange(size)[:, None] * count / size
-    end = (np.arange(size)[:, None] + 1) * count / size
-    place = np.arange(count)
-    return np.clip(np.minimum(end, place + 1) - np.maximum(start, place), 0, None) * size / count
+def neighbours(count, size):
+    """Return which pixels of a row of ``count`` each of ``size`` is between, and their shares in 1/256."""
+    positions = np.clip(centres(count, size), 0, count - 1)[:, None]
+    share = np.rint((positions - np.floor(positions)) * 256) / 256
+    return np.floor(positions) + np.arange(2), np.hstack([1 - share, share])
+
+
+def areas(count, size, whole):
+    """Return which pixels of a row of ``count`` each of ``size`` longer ones covers, and their weights."""
+    scale = 1 / (size / count)
+    low = np.arange(size)[:, None] * scale
+    high = low + scale
+    last = np.minimum(np.floor(high), count - 1)
+    first = np.minimum(np.ceil(low), last)
+    index = np.floor(low) + np.arange(-(-count // size) + 1)
+    if whole:
+        return index, 1.0 * ((index >= low) & (index < high))
+    # As OpenCV has it: less than 1/1000 of a pixel is dropped.
+    cell = np.minimum(scale, count - low)
+    weights = 1.0 * ((index >= first) & (index < last))
+    weights += ((index == first - 1) & (first - low > 1e-3)) * (first - low)
+    weights += ((index == last) & (high - last > 1e-3)) * np.minimum(np.minimum(high - last, 1), cell)
+    return index, weights / cell
 
 
 def resize(image_HWC, size):
-    """Resize a uint8 image as in evaluation: by area if both sides shrink, else linearly."""
+    """Resize a uint8 image as OpenCV does in evaluation: by area if both sides shrink, else linearly.
+
+    Pixels are added up in OpenCV's order and in float32, as there: many sums are halves, and rounding errors
+    decide to which side they fall.
+    """
     sides = image_HWC.shape[:2]
     shrinks = size[0] <= sides[0] and size[1] <= sides[1]
-    down, across = (
-        area(n, m) if shrinks else linear(n, centres(n, m), levels=256)
-        for n, m in zip(sides, size, strict=True)
-    )
-    resized = np.einsum("hH,HWc,wW->hwc", down, image_HWC.astype(np.float64), across, optimize=True)
+    whole = shrinks and all(n % m == 0 for n, m in zip(sides, size, strict=True))
+    image = image_HWC.astype(np.float32)
+    for axis in (1, 0):
+        n, m = sides[axis], size[axis]
+        index, weights = areas(n, m, whole) if shrinks else neighbours(n, m)
+        index, weights = np.minimum(index, n - 1).astype(int), weights.astype(np.float32)
+        image, total = np.moveaxis(image, axis, -1), 0
+        for k in range(index.shape[1]):
+            total = total + image[..., index[:, k]] * weights[:, k]
+        image = np.moveaxis(total, -1, axis)
+    if whole:
+        image = image * np.float32(1 / (sides[0] // size[0] * (sides[1] // size[1])))
     # Halves are rounded as OpenCV does: to even, except where it halves the image or interpolates.
     halves_up = not shrinks or sides == (2 * size[0], 2 * size[1])
-    return (np.floor(resized + 0.5) if halves_up else np.rint(resized.round(6))).astype(np.uint8)
+    return (np.floor(image + 0.5) if halves_up else np.rint(image)).astype(np.uint8)
+
+
+def prepare(image_HWC, about):
+    """Return a uint8 image as the network is given it, (3, h, w) float32, resized and normalised."""
+    size, given, longest = image_HWC.shape[:2], about["eval_size"], about.get("eval_longest")
+    if longest:  # the longer side; halves are rounded up
+        given = [max(1, (side * longest + max(size) // 2) // max(size)) for side in size]
+    if given:
+        image_HWC = resize(image_HWC, (given, given) if isinstance(given, int) else tuple(given))
+    return ((image_HWC / 255 - about["mean"]) / about["std"]).astype(np.float32).transpose(2, 0, 1)
 
 
 class Network:
@@ -86,13 +122,10 @@ class Network:
 
     def segment(self, image_HWC):
         """Return the class of each pixel, (H, W) uint8."""
-        about, how = self.about, self.about["inference"]
-        size, given, longest = image_HWC.shape[:2], about["eval_size"], about.get("eval_longest")
-        if longest:  # the longer side; halves are rounded up
-            given = [max(1, (side * longest + max(size) // 2) // max(size)) for side in size]
-        if given:
-            image_HWC = resize(image_HWC, (given, given) if isinstance(given, int) else tuple(given))
-        image_Chw = ((image_HWC / 255 - about["mean"]) / about["std"]).astype(np.float32).transpose(2, 0, 1)
+        if self.about.get("whole"):  # a file of ``hemnet export --whole`` does the rest by itself
+            return self.session.run(["classes"], {"image": image_HWC[None]})[0][0]
+        how, size = self.about["inference"], image_HWC.shape[:2]
+        image_Chw = prepare(image_HWC, self.about)
         total = 0
         for scale in how["scales"]:
             scaled = image_Chw

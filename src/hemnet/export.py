@@ -4,6 +4,9 @@ The file maps normalised images (B, 3, H, W) float32 to logits (B, K, H, W) floa
 and states as JSON what is needed to use it as `hemnet.predict` does: classes, colours, normalisation, size of
 images and inference options (see `describe`). An ONNX file also gives the scores at the head's resolution.
 
+With --whole an ONNX file maps 8-bit images (B, H, W, 3) to classes (B, H, W) uint8 and their
+probabilities: resizing and normalisation are in it too.
+
 Shapes: B images, K classes, H and W pixels.
 """
 
@@ -22,11 +25,14 @@ def _entry() -> None:
                         help="onnx (needs the extra 'export'), or torch; default: onnx")  # fmt: skip
     parser.add_argument("--output", type=absolute, help="file; default: RUN/model_CHECKPOINT.{onnx,pt2}")
     parser.add_argument("--opset", type=int, help="operator set of ONNX; default: torch's")
+    parser.add_argument("--whole", action="store_true",
+                        help="resizing, normalisation and choice of the class are in it too")  # fmt: skip
     options = parser.parse_args()
     log_to_terminal()
     from hemnet.using.exporting import export  # here, as it takes seconds, which --help does without
 
-    export(options.run, options.format, options.checkpoint, options.output, options.opset)
+    how = (options.format, options.checkpoint, options.output, options.opset)
+    export(options.run, *how, whole=options.whole)
 
 
 if __name__ == "__main__":

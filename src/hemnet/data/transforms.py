@@ -99,6 +99,11 @@ class Target:
         self._size = None if size is None else _pair(size, name)
         self._longest = longest
 
+    @property
+    def changes(self) -> bool:
+        """Whether images are resized at all."""
+        return self._size is not None or self._longest is not None
+
     def of(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) that an image of this size gets; halves are rounded up."""
         if self._longest is None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -28,8 +29,24 @@ Forward = Callable[[Tensor], Tensor]
 Format = Literal["onnx", "torch"]
 METADATA_KEY = "hemnet"
 """The JSON is at this key of an ONNX file's metadata_props, or in the file ``hemnet.json`` of a .pt2."""
-DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
-TRACED_SHAPE = (2, 3, 75, 101)
+
+
+class Interface(NamedTuple):
+    """What goes into an exported network, as an example, with the axes of free length, and what comes out."""
+
+    example: Tensor
+    axes: dict[int, str]
+    outputs: tuple[str, ...]
+
+
+NETWORK = Interface(torch.zeros(2, 3, 75, 101), {0: "batch", 2: "height", 3: "width"}, ("logits", "scores"))
+"""Normalised images to logits, and to the scores of the head."""
+WHOLE = Interface(
+    torch.zeros(2, 75, 101, 3, dtype=torch.uint8),
+    {0: "batch", 1: "height", 2: "width"},
+    ("classes", "confidence"),
+)
+"""8-bit images to classes, see `hemnet.using.export_pipeline.Pipeline`."""
 
 
 class TorchProgram:
@@ -39,7 +56,7 @@ class TorchProgram:
     scores = False
     """Whether the file has a second output, the scores (B, K, h, w) of the head."""
 
-    def write(self, program: ExportedProgram, path: Path, about: str) -> None:
+    def write(self, program: ExportedProgram, path: Path, about: str, interface: Interface = NETWORK) -> None:
         """Write the program, with ``about``, which is JSON."""
         torch.export.save(program, path, extra_files={f"{METADATA_KEY}.json": about})
 
@@ -89,7 +106,7 @@ class Onnx(TorchProgram):
                 f"the format onnx needs the extra 'export' ({error}): pip install 'hemnet[export]'"
             ) from error
 
-    def write(self, program: ExportedProgram, path: Path, about: str) -> None:
+    def write(self, program: ExportedProgram, path: Path, about: str, interface: Interface = NETWORK) -> None:
         """Write the program, with ``about``, which is JSON.
 
         Raises:
@@ -98,8 +115,8 @@ class Onnx(TorchProgram):
         try:
             with quiet():
                 written = torch.onnx.export(
-                    program, input_names=["image"], output_names=["logits", "scores"], dynamo=True,
-                    dynamic_shapes={"image": DYNAMIC_AXES}, opset_version=self.opset, verbose=False,
+                    program, input_names=["image"], output_names=list(interface.outputs), dynamo=True,
+                    dynamic_shapes={"image": interface.axes}, opset_version=self.opset, verbose=False,
                 )  # fmt: skip
         except Exception as error:  # of many types
             raise HemnetError(f"this network has no translation to ONNX: {first_line(error)}") from error
@@ -119,6 +136,11 @@ class Onnx(TorchProgram):
         onnx.checker.check_model(str(path))
         run = _session(path)
         return lambda image: run("logits", image)
+
+    def load_whole(self, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+        """Return the pipeline in a file, which maps an image (H, W, 3) uint8 to classes (H, W) uint8."""
+        run = _session(path)
+        return lambda image_HWC: run("classes", torch.from_numpy(image_HWC)[None])[0].numpy()
 
     def sized(self, path: Path, stride: int) -> Sized:
         """Return the network in a file as `hemnet.training.inference` calls it, from the output "scores"."""
@@ -159,17 +181,16 @@ def format_of(name: Format, opset: int | None = None) -> TorchProgram:
     return TorchProgram()
 
 
-def trace(portable: nn.Module) -> ExportedProgram:
+def trace(portable: nn.Module, interface: Interface = NETWORK) -> ExportedProgram:
     """Return a network as a graph, for any batch and size.
 
     Raises:
         HemnetError: the network has an operation that fixes one of them.
     """
-    dynamic = {"image": dict.fromkeys(DYNAMIC_AXES, Dim.DYNAMIC)}
+    dynamic = {"image": dict.fromkeys(interface.axes, Dim.DYNAMIC)}
     try:
         with torch.no_grad(), quiet():
-            example = (torch.randn(TRACED_SHAPE),)
-            return torch.export.export(portable, example, dynamic_shapes=dynamic, strict=False)
+            return torch.export.export(portable, (interface.example,), dynamic_shapes=dynamic, strict=False)
     except Exception as error:  # the tracer raises many types
         raise HemnetError(
             f"this network cannot be traced for free batch and size: {first_line(error)}"

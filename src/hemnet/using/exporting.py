@@ -1,21 +1,26 @@
 """The export of a run's network; what the file holds, `hemnet.export` says.
 
+With ``--whole`` an ONNX file maps 8-bit images (B, H, W, 3) to classes (B, H, W) uint8 and their
+probabilities: resizing and normalisation are in it too.
+
 Shapes: B images, K classes, H and W pixels.
 """
 
 import json
 import logging
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 import hemnet
 from hemnet.config.build import build_eval_transform, build_inference, restore
 from hemnet.config.command_line import override
 from hemnet.config.machine import on_this_machine
-from hemnet.data import IGNORE_INDEX, DatasetSpec
+from hemnet.data import IGNORE_INDEX, DatasetSpec, EvalTransform
 from hemnet.data.transforms import MEAN_RGB, STD_RGB
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
@@ -23,14 +28,20 @@ from hemnet.nets.portable import drop_tolerance, portable_copy
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.files import replacing
-from hemnet.training.inference import Inference
+from hemnet.training.inference import Forward, Inference, segment
 from hemnet.using.export_check import TOLERANCE as TOLERANCE
 from hemnet.using.export_check import compare_logits, compare_masks
-from hemnet.using.export_formats import Format, format_of, quiet, trace
+from hemnet.using.export_formats import WHOLE, Format, Onnx, format_of, quiet, trace
+from hemnet.using.export_pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
 ODD_SHAPE = (3, 3, 61, 90)
+WHOLE_INPUT = "image: uint8 (batch, height, width, 3), RGB, of any size"
+WHOLE_OUTPUT = (
+    "classes: uint8 (batch, height, width); confidence: float32 (batch, height, width), the probability of "
+    "the class"
+)
 
 
 def export(
@@ -39,6 +50,8 @@ def export(
     which: Checkpoint = "last",
     output: str | Path | None = None,
     opset: int | None = None,
+    *,
+    whole: bool = False,
 ) -> Path:
     """Write the network of a run to one file, and compare the loaded file with the network.
 
@@ -50,6 +63,8 @@ def export(
         which: checkpoint, ``last`` or ``best``.
         output: file to write; None is ``RUN/model_<which>`` with the format's suffix.
         opset: ONNX operator set; None is torch's default. Only for ``onnx``.
+        whole: whether resizing, normalisation and the choice of the class are in the file too, see
+            `hemnet.using.export_pipeline.Pipeline`. Only for ``onnx``.
 
     Returns:
         The path of the file.
@@ -60,7 +75,9 @@ def export(
             exists and is of another origin.
     """
     run, kind = Run.open(folder), format_of(form, opset)
-    path = Path(output) if output else run.path / f"model_{which}{kind.suffix}"
+    if whole and not isinstance(kind, Onnx):
+        raise HemnetError(f"a whole pipeline is for ONNX, not for the format {form}: leave --whole out")
+    path = Path(output) if output else run.path / f"model_{which}{'_whole' * whole}{kind.suffix}"
     if path.suffix != kind.suffix:
         raise HemnetError(f"{path} must end in {kind.suffix}, by which other programs recognise the format")
     config = override(run.config, [])
@@ -71,17 +88,32 @@ def export(
     run.config = on_this_machine(config)
     network, spec = restore(run, which)
     drop_tolerance(network)  # also here, because the file is compared with it
+    about = origin.record() | describe(run, which, spec, network, inference)
+    transform = build_eval_transform(config)
     try:
-        with replacing(path) as partial:
-            about = json.dumps(origin.record() | describe(run, which, spec, network, inference))
-            kind.write(trace(portable_copy(network, scores=kind.scores)), partial, about)
-            compare_logits(quiet()(kind.load(partial)), network, [_crop_shape(run), ODD_SHAPE])
-            if sized := kind.sized(partial, network.output_stride):
-                compare_masks(sized, network, build_eval_transform(config), inference)
+        with replacing(path) as part:
+            if whole:
+                assert isinstance(kind, Onnx)
+                program = trace(Pipeline(network, transform.target, inference), WHOLE)
+                about |= {"whole": True, "input": WHOLE_INPUT, "output": WHOLE_OUTPUT}
+                kind.write(program, part, json.dumps(about), WHOLE)
+                compare_masks(kind.load_whole(part), network, transform, inference)
+            else:
+                kind.write(trace(portable_copy(network, scores=kind.scores)), part, json.dumps(about))
+                compare_logits(quiet()(kind.load(part)), network, [_crop_shape(run), ODD_SHAPE])
+                if sized := kind.sized(part, network.output_stride):
+                    masks = partial(_masks_of, sized, transform, inference)
+                    compare_masks(masks, network, transform, inference)
     except OSError as error:
         raise HemnetError(f"cannot write {path} ({error}): choose another --output") from error
     print(f"written to {path}, {path.stat().st_size / 2**20:.1f} MiB")
     return path
+
+
+def _masks_of(
+    forward: Forward, transform: EvalTransform, inference: Inference, image_HWC: np.ndarray
+) -> np.ndarray:
+    return segment(forward, transform.prepare(image_HWC), image_HWC.shape[:2], inference)
 
 
 def describe(
