@@ -74,8 +74,9 @@ def test_a_tilde_is_the_home_folder_in_every_path(
     assert config.data.train.classes == str(home / "classes.yaml")
     assert config.model.backbone.weights == str(home / "w.pth")
     assert config.callbacks.predictions.path == str(home / "page.png")
-    start("runs=~/runs", "model/backbone=lite0", "model.backbone.weights=imagenet")
+    start("runs=~/runs", "finetune=~/old", "model/backbone=lite0", "model.backbone.weights=imagenet")
     config, _ = trained[1]
+    assert config.finetune == str(home / "old")
     assert config.model.backbone.weights == "imagenet"
     assert Path(config.run_dir).parent == home / "runs" / "custom"
     assert list(here.iterdir()) == []
@@ -203,6 +204,9 @@ def test_a_job_s_command_composes(
             ["data.train.classes=[Straße,b]", "data=folder"],
             r"^data\.train\.classes=\[Straße,b\]: .*quote",
         ),
+        (["logger=null"], r"^logger=null: logger is chosen by a name, one of csv, .*wandb"),
+        (["model/head=5"], r"^model/head=5: model/head is chosen by a name, one of .*hem"),
+        (["experiment=null"], r"^experiment=null: experiment is chosen by a name, one of .*synthetic_hem"),
         (["synthetic_hem"], "'synthetic_hem' is no assignment"),
         (["--config-dir=nowhere"], "nowhere' not found"),
         (["hydra/launcher=nosuch"], r"unknown option hydra/launcher=nosuch"),

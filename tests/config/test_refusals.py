@@ -33,6 +33,11 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 REFUSED = {
     "a misspelt monitor of a checkpoint": (["callbacks.best.monitor=val/mIoU"], "callbacks.best.monitor is"),
+    "a seed that is no seed": (["seed=-1"], "^seed is -1: .*greater than or equal to 0"),
+    "a seed that is too large": (["seed=99999999999"], "^seed is 99999999999: .*less than 4294967296"),
+    "an exponent that divides by zero": (["optim.power=-1"], "^optim: power is -1"),
+    "a warm-up longer than the run": (["optim.warmup_fraction=1.5"], "^optim: .*warmup_fraction 1.5"),
+    "runs nowhere": (["runs=null"], "^runs is None"),
     "a misspelt monitor of early stopping": ([EARLY], "val/mio: did you mean val/miou"),
     "a second checkpoint of the same kind": ([TWIN], "^callbacks: .*another monitor"),
     "a package that is missing": ([COMET], "^logger.comet: "),

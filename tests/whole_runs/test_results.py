@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _helpers.wandb_files import history, offline_runs, summary
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -103,6 +104,16 @@ def test_the_loggers_have_the_result_where_the_last_step_has_no_validation(
     for name, value in found.result["metrics"].items():
         assert last.get(name, math.nan) == pytest.approx(value, nan_ok=True, abs=1e-7), name
     assert evaluate(found.path, "last", [], worst=0)["val/miou"] == found.result["metrics"]["val/miou"]
+
+
+def test_the_summary_of_wandb_has_the_result_where_the_last_step_has_no_validation(tmp_path: Path) -> None:
+    found = run(tmp_path / "run", "logger=wandb", "trainer.max_epochs=-1", "trainer.max_steps=3")
+    (offline,) = offline_runs(tmp_path / "run")
+    last = summary(offline)
+    assert last["val/miou"] == pytest.approx(found.result["metrics"]["val/miou"], abs=1e-7)
+    scores = [row["val/miou"] for row in history(offline) if "val/miou" in row]
+    assert len(scores) == 2  # after the first epoch of two steps, and at the end
+    assert last["val/miou_best"] == pytest.approx(max(scores), abs=1e-7)
 
 
 @pytest.mark.parametrize("error", [Interrupted(15), RuntimeError("as a fault would")])

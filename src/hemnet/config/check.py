@@ -2,12 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 
 from hemnet.config.explain import ConfigError, explain, unknown_key
 from hemnet.config.targets import INSTANTIATE_KEYS, signature
@@ -22,6 +22,11 @@ CONTAINERS: dict[str, set[str] | None] = {
     "callbacks": None,
     "logger": None,
 }
+# The types of the values at the top, which have no constructor. numpy's generators take such seeds alone.
+TOP: dict[str, Any] = {
+    "name": str | int | float, "runs": str, "run_dir": str, "seed": Annotated[int, Field(ge=0, lt=2**32)],
+    "resume": str | None, "finetune": str | None,
+}  # fmt: skip
 # The nodes that every training needs. Loggers and callbacks may be null, which is none.
 REQUIRED = (
     "data",
@@ -37,7 +42,7 @@ REQUIRED = (
 # Keys that the composition passes to other nodes: the root of a data set goes to its readers.
 SHARED_KEYS = {"data": {"root"}}
 # The paths among the keys that have no constructor; elsewhere a path is a parameter whose type admits a Path.
-PATHS = {"runs", "run_dir", "resume", "data.root"}
+PATHS = {"runs", "run_dir", "resume", "finetune", "data.root"}
 # Values of such keys that are no paths. URLs are none either.
 NO_PATHS = {"auto", "imagenet"}
 
@@ -123,7 +128,7 @@ def _check_node(node: Any, path: str, paths: dict[str, str]) -> None:
             _check_node(item, f"{path}[{i}]", paths)
     if not isinstance(node, dict):
         return
-    hints: dict[str, Any] = {}
+    hints: dict[str, Any] = {} if path else TOP
     known = CONTAINERS.get(path)
     if "_target_" in node:
         known, hints = signature(node["_target_"], path)

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from hemnet.config.explain import ConfigError
+from hemnet.config.paths import CONF, recipes
 from hemnet.runs.redaction import is_secret, redact_argument
 from hemnet.storage.places import absolute
 
@@ -55,6 +56,7 @@ def _readable(word: str) -> str:
         raise ConfigError(f"{word!r}: not all of its bytes are text in UTF-8: write it in UTF-8")
     reason = _refusal(word)
     if reason is None:
+        _require_option(word)
         return word
     if not equals:
         raise ConfigError(f"{word!r} is no assignment: write key=value, such as data.root=FOLDER")
@@ -73,6 +75,21 @@ def _readable(word: str) -> str:
     else:
         remedy = f"quote the value, for Hydra and for the shell: {key}={_for_shell(key, value)}"
     raise ConfigError(f"{shown}: Hydra cannot read this value ({reason}); {remedy}")
+
+
+def _require_option(word: str) -> None:
+    """Refuse a group of the configuration that is chosen by something else than a name, such as null."""
+    parsed = OverridesParser.create().parse_override(word)
+    group = parsed.key_or_group
+    if parsed.is_delete() or parsed.is_sweep_override() or isinstance(parsed.value(), str | list):
+        return
+    own = {"experiment": ".", "sweep": "sweeps"}
+    files = recipes(own[group]) if group in own else [path.stem for path in (CONF / group).glob("*.yaml")]
+    if files:
+        raise ConfigError(
+            f"{word}: {group} is chosen by a name, one of {', '.join(sorted(files))}; null may be a part of "
+            "it, as in logger.csv=null"
+        )
 
 
 def _is_text(word: str) -> bool:

@@ -1,5 +1,6 @@
 """The optimizer, its parameter groups and the learning-rate schedule."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -32,14 +33,24 @@ class Optimization:
         optimizer: makes a torch optimizer from parameter groups, such as a partial of ``torch.optim.SGD``.
             Its learning rate is for the backbone, and its weight decay for the weights of convolutions.
         head_lr_multiple: the learning rate of the heads, as a multiple of the backbone's.
-        power: the exponent of the schedule `poly`.
-        warmup_fraction: the share of all steps in which the learning rate rises linearly.
+        power: the exponent of the schedule `poly`, >= 0; 0 keeps the rate constant.
+        warmup_fraction: the share of all steps in which the learning rate rises linearly, in [0, 1].
+
+    Raises:
+        ValueError: a number is outside its range.
     """
 
     optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
     head_lr_multiple: float = 1.0
     power: float = 0.9
     warmup_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.power < math.inf or not 0 <= self.warmup_fraction <= 1:
+            raise ValueError(
+                f"power is {self.power} and warmup_fraction {self.warmup_fraction}; give 0 or more, and a "
+                "share from 0 to 1"
+            )
 
     def build(self, network: nn.Module, total_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """Return the optimizer of ``network`` and its schedule, to be advanced at each optimizer step.
