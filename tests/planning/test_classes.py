@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hemnet.data import DataError, Table
-from hemnet.planning.classes import choose_classes
+from hemnet.planning.classes import Classes, choose_classes
 from hemnet.planning.labels import read_all
 from hemnet.planning.pairs import Pair
 
@@ -38,6 +38,10 @@ def chosen(root: Path, pairs: list[Pair], *given: str):
     table.write_text("split,image,mask\n" + "".join(f"train,{p.image},{p.mask}\n" for p in pairs))
     reader = Table(root, "train", classes.labels, table, classes.ignore or None)
     return classes, [reader.read(i).mask_HW[::4, ::4] for i in range(len(pairs))]
+
+
+def read_and_choose(root: Path, pairs: list[Pair], *given: str) -> Classes:
+    return choose_classes(root, read_all(root, pairs), given)
 
 
 CONTENTS = {
@@ -131,21 +135,68 @@ def test_the_user_names_labels_or_chooses_among_them(tmp_path: Path) -> None:
 
 
 def test_smoothed_edges_are_told_from_classes_and_can_be_left_out(tmp_path: Path) -> None:
-    ramp = np.array([[0] * 90 + [255] * 90 + [*range(2, 161, 2)]]).repeat(10, 0)
-    ramp[1:, 180:] = 0
-    root, pairs = folder(tmp_path, ramp)
-    Image.fromarray(np.zeros((40, 1040, 3), np.uint8)).save(root / "0.jpg")
+    root, pairs = folder(tmp_path, LABELS)
+    disc = np.zeros((64, 64), np.uint8)
+    disc[20:45, 20:45] = 255
+    smooth = np.asarray(Image.fromarray(disc).rotate(30, Image.Resampling.BICUBIC))
+    Image.fromarray(smooth).save(root / "0.png")
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(root / "0.jpg")
+    assert 10 < len(np.unique(smooth)) < 64
     with pytest.raises(
-        DataError, match=r"82 labels .*commonest 2 have .*--classes 'class_0=0' 'class_255=255'"
+        DataError,
+        match=r"labels of the masks are nowhere more than a line .*--classes 'class_0=0' 'class_255=255'",
     ):
-        chosen(root, pairs)
-    classes, masks = chosen(root, pairs, "paper=0", "ink=255")
-    assert classes.notes == ["80 other labels (10, 100, 102, ...) left out, 3.1 % of the pixels"]
-    assert {*np.unique(masks[0])} == {0, 1, 255}
-    many = np.arange(100).reshape(10, 10)  # as many labels, but numbered
-    root, pairs = folder(tmp_path, many)
-    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(root / "0.jpg")
-    assert len(chosen(root, pairs)[0].labels) == 100
+        read_and_choose(root, pairs)
+    classes = read_and_choose(root, pairs, "paper=0", "ink=255")
+    assert (classes.labels, classes.ignore) == ({"paper": 0, "ink": 255}, "others")
+    assert "other labels" in classes.notes[0]
+
+
+def test_many_labels_are_classes_if_they_are_numbered(tmp_path: Path) -> None:
+    many = np.arange(100).reshape(10, 10)
+    for values, said in ((many, None), (2 * many, "the masks have 100 labels .* too many for classes")):
+        root, pairs = folder(tmp_path, values)
+        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(root / "0.jpg")
+        if said is None:
+            assert len(read_and_choose(root, pairs).labels) == 100
+        else:
+            with pytest.raises(DataError, match=said):
+                read_and_choose(root, pairs)
+
+
+def test_numbered_classes_may_be_lines_and_one_line_among_others_is_a_class(tmp_path: Path) -> None:
+    lines = np.zeros((24, 24), np.uint8)
+    for values in ((1, 2, 3), (7, 9)):
+        mask = lines.copy()
+        mask[10:20, 10:20] = 20 if len(values) == 2 else 4
+        for i, value in enumerate(values):
+            mask[2 * i + 1] = value
+        root, pairs = folder(tmp_path, LABELS)
+        Image.fromarray(mask).save(root / "0.png")
+        Image.fromarray(np.zeros((24, 24, 3), np.uint8)).save(root / "0.jpg")
+        assert {*values} < {*read_and_choose(root, pairs).labels.values()}
+
+
+@pytest.mark.parametrize("levels", [(0, 127, 255), (0, 128, 255), (0, 85, 170, 255)])
+def test_grey_levels_spread_evenly_are_classes_up_to_white(levels: tuple[int, ...], tmp_path: Path) -> None:
+    values = np.array(levels)[np.arange(12).reshape(3, 4) % len(levels)]
+    root, pairs = folder(tmp_path, values)
+    Image.fromarray(np.zeros((12, 16, 3), np.uint8)).save(root / "0.jpg")
+    classes, masks = chosen(root, pairs)
+    assert ([*classes.labels.values()], classes.ignore) == ([*levels], [])
+    assert 255 not in masks[0]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_one_class_spelled_in_two_ways_is_explained(mode: str, tmp_path: Path) -> None:
+    binary = LABELS % 2
+    root, pairs = folder(tmp_path, binary, 255 * binary, 255 * binary, mode=mode)
+    with pytest.raises(
+        DataError, match=r"1 mask with the label .* and 2 masks with .*, none with both: is one"
+    ):
+        read_and_choose(root, pairs)
+    both = np.where(LABELS == 2, 255, LABELS)  # what does not count, beside what does
+    assert len(read_and_choose(*folder(tmp_path, binary, both, 255 * binary, mode=mode)).labels) >= 2
 
 
 def test_one_label_is_no_set_of_classes(tmp_path: Path) -> None:

@@ -14,9 +14,8 @@ from hemnet.wording import counted, examples
 
 MOST = 64
 """More labels are taken for smoothed edges, or for another kind of image, unless they are 0, 1, 2, ..."""
-RARE = 0.001
-"""Share of the pixels below which labels may come from smoothed edges."""
-_SEVERAL = 3
+THIN = 3
+"""So many labels that are lines at most are taken for smoothed edges, unless labels are 0, 1, 2, ..."""
 
 
 @dataclass
@@ -37,8 +36,9 @@ class Classes:
 def choose_classes(root: Path, found: Labels, given: Sequence[str] = ()) -> Classes:
     """Return the classes of the masks.
 
-    255 does not count, unless it is one of two labels. Names come from ``given``, or from a file in the
-    folder, see `find_names`; without either they are background and object, or class_LABEL.
+    255 does not count, unless it is one of two labels, or of grey levels that are spread evenly. Names come
+    from ``given``, or from a file in the folder, see `find_names`; without either they are background and
+    object, or class_LABEL.
 
     Args:
         root: the folder.
@@ -49,7 +49,7 @@ def choose_classes(root: Path, found: Labels, given: Sequence[str] = ()) -> Clas
         DataError: there is one label, or there are too many; or the names do not fit.
     """
     total = found.total
-    labels = sorted(total, key=lambda label: (isinstance(label, str), label))
+    labels = sorted(total, key=_order)
     if len(labels) < 2:
         raise DataError(
             f"{root}: every pixel of every mask has the label {examples(labels)}, and a network needs two "
@@ -57,10 +57,15 @@ def choose_classes(root: Path, found: Labels, given: Sequence[str] = ()) -> Clas
         )
     if any("=" in name for name in given):
         return _chosen(root, total, given)
-    _require_classes(root, labels, total)
+    _require_classes(root, labels, found)
     names = find_names(root)
     ignore: list[Label] = [label for label in labels if label in names.ignore]
-    if IGNORE_INDEX in labels and len(labels) > 2 and IGNORE_INDEX not in names.of_label:
+    if (
+        IGNORE_INDEX in labels
+        and len(labels) > 2
+        and IGNORE_INDEX not in names.of_label
+        and not _spread(labels)
+    ):
         ignore = list(dict.fromkeys([*ignore, IGNORE_INDEX]))
     kept = [label for label in labels if label not in ignore]
     made = _named(root, kept, names, given, found)
@@ -68,32 +73,59 @@ def choose_classes(root: Path, found: Labels, given: Sequence[str] = ()) -> Clas
     if ignore:
         share = sum(total[label] for label in ignore) / total.total()
         made.notes.append(f"the label {examples(ignore)} does not count ({100 * share:.1f} % of the pixels)")
-    common = [name for name, label in made.labels.items() if total[label] >= RARE * total.total()]
-    if len(kept) - len(common) >= _SEVERAL and len(common) > 1:
-        option = " ".join(f"'{name}={made.labels[name]}'" for name in common)
-        made.notes.append(
-            f"{len(kept) - len(common)} labels have less than {100 * RARE:g} % of the pixels each: if they "
-            f"come from smoothed edges, name the others alone, --classes {option}"
-        )
     return made
 
 
-def _require_classes(root: Path, labels: Sequence[Label], total: Counter[Label]) -> None:
+def _require_classes(root: Path, labels: Sequence[Label], found: Labels) -> None:
+    """Raise unless all labels can be classes, or 255 what does not count."""
     numbers = [label for label in labels if isinstance(label, int) and label != IGNORE_INDEX]
-    contiguous = numbers == [*range(numbers[0], numbers[0] + len(numbers))] if numbers else False
-    # No mask of classes is known that has all grey levels.
-    if len(labels) <= MOST or (contiguous and len(numbers) < IGNORE_INDEX - 1):
-        return
-    common = [label for label, _ in total.most_common(8) if total[label] >= RARE * total.total()]
-    share = sum(total[label] for label in common) / total.total()
-    option = " ".join(f"'class_{str(label).removeprefix('#')}={label}'" for label in sorted(common, key=str))
+    numbered = len(numbers) >= len(labels) - 1 and numbers == [*range(numbers[0], numbers[0] + len(numbers))]
+    thin = [label for label in labels if label not in found.solid]
     what = "colours" if isinstance(labels[0], str) else "labels"
+    if not numbered and len(thin) >= THIN:
+        solid = [label for label in labels if label not in thin]
+        share = sum(found.total[label] for label in solid) / found.total.total()
+        raise DataError(
+            f"{root}: {len(thin)} of the {len(labels)} {what} of the masks are nowhere more than a line "
+            f"({examples(thin, 5)}); the others have {100 * share:.1f} % of the pixels. Smoothed edges, made "
+            "by resizing or by a lossy format, mix labels: save the masks without smoothing, or name the "
+            f"classes, and other {what} do not count: {_option(solid[:8])}"
+        )
+    # No mask of classes is known that has all grey levels.
+    if len(numbers) >= IGNORE_INDEX - 1 or (not numbered and len(labels) > MOST):
+        raise DataError(
+            f"{root}: the masks have {len(labels)} {what} ({examples(labels, 5)}), too many for classes. Are "
+            "these the masks? If they are, name the classes, and other labels do not count: "
+            f"{_option(sorted((label for label, _ in found.total.most_common(3)), key=_order))}"
+        )
+    if len(labels) == 3 and labels[2] in (IGNORE_INDEX, "#ffffff"):
+        _require_one_spelling(root, labels, found)
+
+
+def _require_one_spelling(root: Path, labels: Sequence[Label], found: Labels) -> None:
+    """Raise if some masks call an object 1, say, and others 255."""
+    if any(labels[1] in pixels and labels[2] in pixels for pixels in found.pixels):
+        return
+    one, other = (counted(sum(label in n for n in found.pixels), "mask") for label in labels[1:])
     raise DataError(
-        f"{root}: the masks have {len(labels)} {what} ({examples(labels, 5)}), too many for classes; the "
-        f"commonest {len(common)} have {100 * share:.1f} % of the pixels. Edges that are smoothed, by "
-        "resizing or by a lossy format, mix them: save the masks without smoothing, or name the classes, and "
-        f"other {what} do not count: --classes {option}"
+        f"{root}: {one} with the label {labels[1]} and {other} with {labels[2]}, none with both: is one "
+        "class spelled in two ways? Write the masks alike; or, if these are two classes or one does not "
+        f"count, name those that do: {_option(labels)}"
     )
+
+
+def _spread(labels: Sequence[Label]) -> bool:
+    """Return whether labels are grey levels spread evenly, as 0, 127, 255; then 255 is a class."""
+    levels = [round(IGNORE_INDEX * k / (len(labels) - 1)) for k in range(len(labels))]
+    return all(isinstance(n, int) and abs(n - level) <= 1 for n, level in zip(labels, levels, strict=True))
+
+
+def _option(labels: Sequence[Label]) -> str:
+    return "--classes " + " ".join(f"'class_{str(label).removeprefix('#')}={label}'" for label in labels)
+
+
+def _order(label: Label) -> tuple[bool, Label]:
+    return isinstance(label, str), label
 
 
 def _chosen(root: Path, total: Counter[Label], given: Sequence[str]) -> Classes:

@@ -21,6 +21,7 @@ from hemnet.data.survey import by_cause
 from hemnet.planning.pairs import Pair
 from hemnet.wording import counted
 
+BLOCK = 3
 _SHOWN = 3
 """Examples of each cause in an error."""
 
@@ -33,12 +34,14 @@ class Seen(NamedTuple):
         labels: pixels of each label, numbers if the mask is 8-bit with one channel; else None.
         colors: pixels of each colour.
         palette: the colour of each label in the mask; of palette images alone, else {}.
+        solid: labels, or colours if ``labels`` is None, that fill `BLOCK` x `BLOCK` pixels somewhere.
     """
 
     size: tuple[int, int]
     labels: Counter[int] | None
     colors: Counter[str]
     palette: dict[int, str]
+    solid: set[int]
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,15 @@ class Labels:
         pixels: the pixels of each label in each mask; of colours if ``colored``. Without a mask, none.
         colored: whether labels are colours.
         palette: the colour of each label, if all masks that have a palette agree.
+        solid: labels that fill `BLOCK` x `BLOCK` pixels in some mask. Others are lines at most, as smoothed
+            edges are.
     """
 
     sizes: list[tuple[int, int]]
     pixels: list[Counter[Label]]
     colored: bool
     palette: dict[Label, str]
+    solid: set[Label]
 
     @property
     def total(self) -> Counter[Label]:
@@ -87,7 +93,19 @@ def read_all(root: Path, pairs: Sequence[Pair]) -> Labels:
     colored = any(one.labels is None for one in seen) or any(len(colors) > 1 for colors in palettes.values())
     pixels = [_as_labels(one.colors if colored else one.labels or {}) for one in seen]
     palette: dict[Label, str] = {label: next(iter(colors)) for label, colors in palettes.items()}
-    return Labels([one.size for one in seen], pixels, colored, {} if colored else palette)
+    solid: set[Label] = {_named(label, one, colored) for one in seen for label in one.solid}
+    return Labels([one.size for one in seen], pixels, colored, {} if colored else palette, solid)
+
+
+def _named(label: int, one: Seen, colored: bool) -> Label:
+    """Return a value of a mask as a label of the folder: a number, or a colour."""
+    if not colored:
+        return label
+    return _color(label) if one.labels is None else one.palette.get(label, _color(0x010101 * label))
+
+
+def _color(value: int) -> str:
+    return f"#{value:06x}"
 
 
 def _as_labels(counts: Mapping[int, int] | Mapping[str, int]) -> Counter[Label]:
@@ -108,7 +126,7 @@ def _try_look(root: Path, pair: Pair) -> Seen | str:
 def _look(image: Path, mask: Path | None) -> Seen:
     size = read_image(image).shape[:2]
     if mask is None:
-        return Seen((size[0], size[1]), Counter(), Counter(), {})
+        return Seen((size[0], size[1]), Counter(), Counter(), {}, set())
     labels, palette = None, {}
     try:
         values_HW = read_labels(mask)
@@ -118,10 +136,10 @@ def _look(image: Path, mask: Path | None) -> Seen:
         palette = {
             k: "#{:02x}{:02x}{:02x}".format(*table[3 * k : 3 * k + 3]) for k in labels if 3 * k < len(table)
         }
-        colors = Counter({palette.get(k, f"#{k:02x}{k:02x}{k:02x}"): n for k, n in labels.items()})
+        colors = Counter({palette.get(k, _color(0x010101 * k)): n for k, n in labels.items()})
     except DataError:
         values_HW = read_colors(mask)
-        colors = Counter({f"#{color:06x}": n for color, n in _counted(values_HW).items()})
+        colors = Counter({_color(color): n for color, n in _counted(values_HW).items()})
     if values_HW.shape != size:
         turned = values_HW.shape == size[::-1]
         raise DataError(
@@ -132,7 +150,19 @@ def _look(image: Path, mask: Path | None) -> Seen:
                 else "the sizes must be equal: replace the wrong file"
             )
         )
-    return Seen((size[0], size[1]), labels, colors, palette)
+    return Seen((size[0], size[1]), labels, colors, palette, _solid(values_HW))
+
+
+def _solid(values_HW: np.ndarray) -> set[int]:
+    """Return the values that fill `BLOCK` x `BLOCK` pixels somewhere."""
+    if min(values_HW.shape) < BLOCK:
+        return set(np.unique(values_HW).tolist())
+    middle_HW, whole_HW = values_HW[1:-1, 1:-1], np.True_
+    for down in range(BLOCK):
+        for right in range(BLOCK):
+            moved_HW = values_HW[down : down + middle_HW.shape[0], right : right + middle_HW.shape[1]]
+            whole_HW = whole_HW & (moved_HW == middle_HW)
+    return set(np.unique(middle_HW[whole_HW]).tolist())
 
 
 def _counted(values_HW: np.ndarray) -> Counter[int]:
