@@ -10,7 +10,7 @@ FORMAT ?= onnx
 .DEFAULT_GOAL := help
 # Recipes read these from the environment, so that spaces and quotes in them reach the commands as they are.
 export EXP SWEEP SEARCH RUN INPUT CHECKPOINT FORMAT BENCH DATASET DEST resume
-.PHONY: help setup data train sweep search evaluate predict export report bench test test-all test-quick lint format docs clean
+.PHONY: help setup data train sweep search evaluate predict export report bench test test-all test-quick lint format docs release clean
 
 names = $(sort $(basename $(notdir $(wildcard experiments/$(1)*.yaml))))
 
@@ -84,6 +84,16 @@ lint: setup ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+release: setup ## what a release needs, in dist/ and site/, after all tests; it uploads nothing
+	@version=$$($(PY) -c 'import hemnet; print(hemnet.__version__)'); \
+		grep -q "^## $$version, " CHANGELOG.md || \
+		{ echo "CHANGELOG.md has no section '## $$version, DATE': raise __version__ in src/hemnet/__init__.py, cut Unreleased"; exit 2; }
+	@test -z "$$(git status --porcelain)" || { echo "there are changes that are not committed: commit them first"; exit 2; }
+	$(MAKE) test-all lint docs
+	rm -rf dist
+	$(PY) -m hatchling build -d dist
+	@echo "dist/ has the wheel and the sdist, site/ the documentation. Left to you: a tag of the version, and uploading"
 
 format: setup ## sort imports and lay out the code
 	$(PY) -m ruff check --fix --quiet .
