@@ -17,7 +17,7 @@ from hemnet.bench.agreement import QUANTITIES, check, limits, truth
 from hemnet.bench.arguments import BenchError, Disagreement
 from hemnet.bench.contenders import LeftOut, enlist
 from hemnet.bench.problem import Shape, draw
-from hemnet.bench.results import Absence, EngineFindings, EngineTimes, HighwayPair
+from hemnet.bench.results import Absence, EngineFindings, EngineTimes, HighwayPair, LayerTimes
 from hemnet.bench.roofline import Work, forward_backward_work, forward_work
 from hemnet.bench.tables import print_findings
 from hemnet.bench.timing import Budget, Ratio, interleave, paired, peak_extra_memory
@@ -26,7 +26,8 @@ from hemnet.em.engine.passes import TorchPasses
 
 CPU = torch.device("cpu")
 SMALL = Shape(1, 50, 8, 4)
-TINY = ["em", "--device", "cpu", "--shape", *map(str, SMALL), "--seconds", "0.2", "--repeats", "6"]
+TINY = ["em", "--device", "cpu", "--shape", *map(str, SMALL), "--seconds", "0.2", "--repeats", "6",
+        "--parts", "engines"]  # fmt: skip
 
 
 def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +272,62 @@ def test_targets_that_are_met_and_not() -> None:
         "T=8, times faster than reference, >= 4": "not measured: no CUDA device",
         "T=8, over the roofline bound, <= 3": "not measured: no CUDA device",
     }
+
+
+def test_the_layer_is_timed_in_both_layouts_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bench.json"
+    options = ["--iterations", "1", "3", "8", "--engines", "recompute", "--json", str(file)]
+    call([*TINY[:-1], "layer", *options], monkeypatch)
+    content = json.loads(file.read_text())
+    available = torch.get_num_threads()
+    threads = [1, 2][:available]
+    assert [(times["threads"], times["iterations"], times["layout"]) for times in content["layer"]] == [
+        (count, depth, layout) for count in threads for depth in (1, 3)
+        for layout in ("channels last", "contiguous")
+    ]  # fmt: skip
+    for times in content["layer"]:
+        assert times["shape"] == SMALL._asdict()
+        assert times["clock"] == ("process_time" if times["threads"] == 1 else "perf_counter")
+        assert set(times["forward"]) == set(times["forward_backward"]) == {"plain", "layer"}
+    assert content["results"] == []
+    printed = capsys.readouterr().out
+    assert "| B1 N50 C8 K4, contiguous" in printed
+    assert "layer over plain, 1 thread: fwd+bwd, T=16, <= 0.85" in printed
+    assert torch.get_num_threads() == available
+
+
+def test_a_layer_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = TorchPasses.readout
+    monkeypatch.setattr(TorchPasses, "readout", lambda self, e, mu: right(self, e, mu) * 1.001)
+    with pytest.raises(SystemExit) as error:
+        call([*TINY[:-1], "layer", "--iterations", "1"], monkeypatch)
+    assert error.value.code == 1
+
+
+def test_the_targets_of_the_layer() -> None:
+    def times(depth: int, layer: float, forward: float, compiled: float | None = None) -> LayerTimes:
+        both = {"plain": [1.0] * 3, "layer": [layer] * 3}
+        both |= {} if compiled is None else {"compiled": [compiled] * 3}
+        sizes = SMALL._asdict()
+        return LayerTimes(sizes, "contiguous", 1, depth, "process_time", "oneDNN",
+                          {"plain": [1.0] * 3, "layer": [forward] * 3}, both)  # fmt: skip
+
+    found = report()
+    found.layer = [times(1, 1.0, 1.1), times(3, 0.9, 0.9, compiled=0.8), times(16, 0.86, 0.9)]
+    verdict = {of.bar: (of.figure.split(";")[0], of.verdict) for of in verdicts(found)}
+    where = "at B1 N50 C8 K4, contiguous,"
+    assert verdict["layer over plain, 1 thread: fwd+bwd, any T, <= 1.0"] == (
+        f"1.000 [1.000, 1.000] {where} T=1", "met"
+    )  # fmt: skip
+    assert verdict["layer over plain, 1 thread: fwd+bwd, T=16, <= 0.85"][1] == "not met"
+    assert verdict["layer over plain, 1 thread: fwd+bwd, plain compiled, <= 1.1"] == (
+        f"1.125 [1.125, 1.125] {where} T=3", "not met"
+    )  # fmt: skip
+    assert verdict["layer over plain, 1 thread: forward, any T, <= 1.0"][1] == "not met"
+    found.layer = found.layer[:1]
+    assert verdicts(found)[1].verdict.startswith("not measured")
 
 
 def test_the_targets_of_triton() -> None:

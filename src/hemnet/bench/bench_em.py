@@ -3,6 +3,7 @@
 Every contender is first compared with plain autograd in float64 on the same inputs; if one disagrees,
 nothing is reported and the exit status is 1. Then all run in turns, forward without a graph and forward
 with backward, and the results are compared with the roofline of the device and with the project's targets.
+On a CPU the layer is then compared with ten lines of plain autograd in its place (--parts layer).
 """
 
 import argparse
@@ -12,6 +13,8 @@ from hemnet.bench.arguments import CONTENDERS, BenchError, count, positive, requ
 from hemnet.storage.places import absolute
 
 ITERATIONS = [1, 3, 8, 16, 64]
+PARTS = ("engines", "layer")
+"""The engines and what PyTorch offers, on one shape; the layer and plain autograd, on images."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
            "times that to complete five; default: 20")  # fmt: skip
     option("--compile-up-to", type=count, default=8, metavar="T", help="largest T to compile; default: 8")
     option("--threads", type=count, metavar="N", help="CPU threads; default: PyTorch's")
+    option("--parts", choices=PARTS, nargs="+", default=list(PARTS), help="default: both; layer on a CPU "
+           "alone, with one thread and with two")  # fmt: skip
+    option("--clock", choices=("process", "wall"), help="for the layer: processor time of all threads, or "
+           "time of the clock; default: process with one thread, wall with two")  # fmt: skip
     option("--json", type=absolute, metavar="FILE", help="write everything that was measured there")
 
 

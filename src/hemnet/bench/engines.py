@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from hemnet.bench import agreement, roofline
+from hemnet.bench import agreement, layer, roofline
 from hemnet.bench.arguments import CONTENDERS, say, setting
 from hemnet.bench.contenders import HIGHWAY_SCALE, Contender, LeftOut, enlist
 from hemnet.bench.problem import Problem, Shape, draw
@@ -25,6 +25,14 @@ def measure(options: argparse.Namespace) -> EngineFindings:
     say("measuring the device")
     named = dict(zip("BNCK", shape, strict=True))
     found = EngineFindings(setting(), device.type, named, roofline.measure_bandwidth(device))
+    if device.type == "cpu" and "layer" in options.parts:
+        shapes = (shape,) if options.shape else layer.SHAPES
+        depths = tuple(depth for depth in layer.ITERATIONS if depth in options.iterations)
+        compiles = "compiled" in options.engines and options.compile_up_to >= layer.COMPILED_ITERATIONS
+        budget = Budget(options.seconds / 5, options.repeats)  # many settings: less time for each
+        found.layer = layer.measure(layer.Plan(shapes, depths, budget, compiles, options.clock))
+    if "engines" not in options.parts:
+        return found
     for dtype in options.dtype or DTYPES[device.type]:
         problem = draw(shape, getattr(torch, dtype), device)
         for iterations in sorted(set(options.iterations)):

@@ -59,6 +59,37 @@ class HighwayPair:
 
 
 @dataclass(frozen=True)
+class LayerTimes:
+    """The layer and what takes its place, in one setting: seconds per round, by "layer", "plain", "compiled".
+
+    Attributes:
+        shape: sizes by name.
+        layout: memory format of the images.
+        threads: of PyTorch.
+        iterations: T.
+        clock: the function of Python's `time` that was read.
+        library: what the layer's large products ran in.
+        forward: without a graph.
+        forward_backward: with the gradients to features and means.
+    """
+
+    shape: dict[str, int]
+    layout: str
+    threads: int
+    iterations: int
+    clock: str
+    library: str
+    forward: dict[str, list[float]]
+    forward_backward: dict[str, list[float]]
+
+    @property
+    def setting(self) -> str:
+        """Sizes and layout in words."""
+        sizes = " ".join(f"{name}{size}" for name, size in zip("BNCK", self.shape.values(), strict=True))
+        return f"{sizes}, {self.layout}"
+
+
+@dataclass(frozen=True)
 class Absence:
     """A contender that did not run, and why."""
 
@@ -90,6 +121,7 @@ class EngineFindings:
         results: one per dtype, T and contender.
         pairs: one per dtype, T and engine.
         absences: contenders missing from the results.
+        layer: one per shape, layout, number of threads and T.
         verdicts: one per target.
     """
 
@@ -101,6 +133,7 @@ class EngineFindings:
     results: list[EngineTimes] = field(default_factory=list)
     pairs: list[HighwayPair] = field(default_factory=list)
     absences: list[Absence] = field(default_factory=list)
+    layer: list[LayerTimes] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
 
     def find(self, dtype: str, iterations: int, contender: str) -> EngineTimes | None:

@@ -11,7 +11,7 @@ from hemnet.bench.results import EngineFindings, Verdict
 from hemnet.bench.timing import paired
 
 # Wide enough for every table, so that tables look the same on a terminal, in a pipe and in a file.
-WIDTH = 180
+WIDTH = 200
 
 
 def wide_console() -> Console:
@@ -50,6 +50,9 @@ def print_findings(found: EngineFindings) -> None:
     console.print()
     for line in _absences(found):
         console.print(line, soft_wrap=True)
+    if found.layer:
+        console.print("\nthe layer, median milliseconds; ratios to plain autograd, and to it compiled\n")
+        console.print(_layer(found))
     console.print("\nThe project's targets\n")
     console.print(verdict_table(found.verdicts))
 
@@ -70,6 +73,23 @@ def _times(found: EngineFindings, dtype: str) -> Table:
         " | compile s",
         rows,
     )
+
+
+def _layer(found: EngineFindings) -> Table:
+    rows = []
+    for times in found.layer:
+        both, compiled = times.forward_backward, times.forward_backward.get("compiled")
+        rows.append((
+            times.setting, times.library, times.threads, times.clock, times.iterations,
+            f"{1000 * median(times.forward['layer']):.2f}",
+            paired(times.forward["layer"], times.forward["plain"]),
+            f"{1000 * median(both['layer']):.2f}",
+            paired(both["layer"], both["plain"]),
+            "" if compiled is None else paired(both["layer"], compiled),
+            f"{len(times.forward['layer'])}, {len(both['layer'])}",
+        ))  # fmt: skip
+    columns = "images | large products in | threads | clock | T | forward | / plain | fwd+bwd | / plain"
+    return markdown(f"{columns} | / compiled | rounds", rows, text_columns=2)
 
 
 def _pass(times: list[float], base: list[float], bound: float) -> tuple[str, str, str]:

@@ -49,27 +49,39 @@ class Budget:
 
 
 def interleave(
-    functions: Sequence[Callable[[], object]], device: torch.device, budget: Budget
+    functions: Sequence[Callable[[], object]],
+    device: torch.device,
+    budget: Budget,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
-    """Return the seconds of every function in every round, after one round that is not counted."""
+    """Return the seconds of every function in every round, after one round that is not counted.
+
+    Args:
+        functions: what is compared.
+        device: where they run.
+        budget: when to stop.
+        clock: what is read before and after a call on a CPU.
+    """
     times: list[list[float]] = [[] for _ in functions]
     for function in functions:
-        seconds(function, device)
+        seconds(function, device, clock)
     start, rounds = time.perf_counter(), 0
     while budget.allows(rounds, time.perf_counter() - start):
         for turn in range(len(functions)):
             which = (turn + rounds) % len(functions)
-            times[which].append(seconds(functions[which], device))
+            times[which].append(seconds(functions[which], device, clock))
         rounds += 1
     return times
 
 
-def seconds(function: Callable[[], object], device: torch.device) -> float:
+def seconds(
+    function: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Return the seconds that one call takes on the device."""
     if device.type != "cuda":
-        start = time.perf_counter()
+        start = clock()
         function()
-        return time.perf_counter() - start
+        return clock() - start
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize(device)
     before.record()

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from statistics import median
+from typing import Literal
 
-from hemnet.bench.results import EngineFindings, HighwayPair, Verdict
+from hemnet.bench.results import EngineFindings, HighwayPair, LayerTimes, Verdict
 from hemnet.bench.timing import paired
 
 MEMORY_GROWTH = 1.15
 FORWARD_BACKWARD = {16: 0.85, 3: 1.0}
 FORWARD = 1.0
+LAYER, LAYER_DEPTHS, LAYER_COMPILED, LAYER_FORWARD = 1.0, {16: 0.85}, 1.1, 1.0
 HIGHWAY_TIME, HIGHWAY_MEMORY = 1.02, 1.01
 TRITON_SPEEDUP, TRITON_BOUND, TRITON_DTYPE, TRITON_DEPTH = 4.0, 3.0, "bfloat16", 8
 
@@ -23,7 +25,7 @@ def verdicts(found: EngineFindings) -> list[Verdict]:
         pairs = [pair for pair in found.pairs if pair.dtype == dtype]
         for engine in dict.fromkeys(pair.engine for pair in pairs):
             made += _highway(dtype, engine, [pair for pair in pairs if pair.engine == engine])
-    return [*made, *_triton(found)]
+    return [*made, *_layer(found), *_triton(found)]
 
 
 def _memory_growth(found: EngineFindings, dtype: str) -> Verdict:
@@ -63,6 +65,42 @@ def _highway(dtype: str, engine: str, pairs: list[HighwayPair]) -> Iterator[Verd
     memory, largest = max((pair.memory, pair.iterations) for pair in pairs)
     target = f"{start} memory of {engine}, any T, <= {HIGHWAY_MEMORY}"
     yield _judge(target, f"{memory:.3f} at T={largest}", memory <= HIGHWAY_MEMORY)
+
+
+def _layer(found: EngineFindings) -> Iterator[Verdict]:
+    """The layer over plain autograd, by threads: each target at the setting where it is farthest from met."""
+    for threads in dict.fromkeys(times.threads for times in found.layer):
+        settings = [times for times in found.layer if times.threads == threads]
+        start = f"layer over plain, {threads} {'thread' if threads == 1 else 'threads'}:"
+        yield _worst(f"{start} fwd+bwd, any T, <= {LAYER}", LAYER, settings)
+        for depth, limit in LAYER_DEPTHS.items():
+            deep = [times for times in settings if times.iterations == depth]
+            yield _worst(f"{start} fwd+bwd, T={depth}, <= {limit}", limit, deep)
+        target = f"{start} fwd+bwd, plain compiled, <= {LAYER_COMPILED}"
+        compiled = [times for times in settings if "compiled" in times.forward_backward]
+        yield _worst(target, LAYER_COMPILED, compiled, "compiled")
+        target = f"{start} forward, any T, <= {LAYER_FORWARD}"
+        yield _worst(target, LAYER_FORWARD, settings, quantity="forward")
+
+
+def _worst(
+    target: str,
+    limit: float,
+    settings: list[LayerTimes],
+    base: str = "plain",
+    quantity: Literal["forward", "forward_backward"] = "forward_backward",
+) -> Verdict:
+    if not settings:
+        return _missing(target, "not among what was measured")
+    ratios = []
+    for times in settings:
+        seconds: dict[str, list[float]] = getattr(times, quantity)
+        ratios.append((paired(seconds["layer"], seconds[base]), times.setting, times.iterations))
+    ratio, setting, depth = max(ratios)
+    over = sum(other.median > limit for other, _, _ in ratios)
+    return _judge(
+        target, f"{ratio} at {setting}, T={depth}; {over} of {len(ratios)} over", ratio.median <= limit
+    )
 
 
 def _triton(found: EngineFindings) -> list[Verdict]:

@@ -282,9 +282,15 @@ def test_products_are_those_of_float64_in_either_layout(
     x, w, b = draw(3, 37, channels), draw(3, components, channels, seed=1), draw(3, components, seed=2)
     p, q = (laid_out(draw(3, 37, components, seed=seed)) for seed in (3, 4))
     close = {"rtol": 1e-5, "atol": 1e-5 * math.sqrt(max(37, channels))}
-    found = products.affine(laid_out(x), w.float(), b.float())
-    torch.testing.assert_close(found.double(), x @ w.mT + b.unsqueeze(1), **close)
-    torch.testing.assert_close(products.affine(laid_out(x), w.float(), None).double(), x @ w.mT, **close)
+    v = draw(3, 2, channels, seed=6)
+    for factors in ([(w, b)], [(w, None)], [(w, b), (v, None)], [(v, None), (w, b)]):
+        found = products.affine(
+            laid_out(x), *((rows.float(), None if to is None else to.float()) for rows, to in factors)
+        )
+        for product, (rows, to) in zip(found, factors, strict=True):
+            exact = x @ rows.mT + (0 if to is None else to.unsqueeze(1))
+            torch.testing.assert_close(product.double(), exact, **close)
+            assert product.stride() == products.empty_like(laid_out(x), len(rows[0])).stride()
     out, parts = laid_out(x), [(p, w.mT.float()), (q, -2 * w.mT.float())]
     products.multiply(parts, out, add=True)
     expected = (p.double() - 2 * q.double()) @ w

@@ -174,8 +174,7 @@ class TorchPasses:
         energy_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `Passes`."""
-        z_BNK = self.responsibilities(mu_BKC)
-        dl_BNK = products.affine(self._x_BNC, a_BKC, -offset_BK)
+        z_BNK, dl_BNK = self._with_responsibilities(mu_BKC, a_BKC, -offset_BK)
         if self._weights_BN is not None:
             dl_BNK *= self._weights_BN.unsqueeze(2)
         if readout is not None:
@@ -210,8 +209,17 @@ class TorchPasses:
             self._dx_BNC = torch.empty_like(self._x_BNC)
         products.multiply([(p_BNK, r_BKC.mT) for p_BNK, r_BKC in parts], self._dx_BNC, add=add)
 
+    def _with_responsibilities(self, mu_BKC: Tensor, a_BKC: Tensor, b_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Return eq (1) and x·a + b, in one product where both have to be computed."""
+        if self._latest is not None and self._latest[0] is mu_BKC:
+            return self._latest[1], products.affine(self._x_BNC, (a_BKC, b_BK))[0]
+        self._latest = None
+        factors = self._logit_factors(mu_BKC), (a_BKC, b_BK)
+        logits_BNK, other_BNK = products.affine(self._x_BNC, *factors)
+        return products.softmax_(logits_BNK), other_BNK
+
     def _logits(self, mu_BKC: Tensor) -> Tensor:
-        return products.affine(self._x_BNC, *self._logit_factors(mu_BKC))
+        return products.affine(self._x_BNC, self._logit_factors(mu_BKC))[0]
 
     def _logit_factors(self, mu_BKC: Tensor) -> tuple[Tensor, Tensor | None]:
         if self._factors is None or self._factors[0] is not mu_BKC:

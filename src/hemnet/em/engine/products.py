@@ -31,13 +31,26 @@ MARGIN = 1.25
 ROUNDS = 12
 
 
-def affine(x_BNC: Tensor, w_BJC: Tensor, b_BJ: Tensor | None) -> Tensor:
-    """x·w_j + b_j, (B, N, J), laid out like x."""
-    out_BNJ = empty_like(x_BNC, w_BJC.shape[1])
-    if b_BJ is not None:
-        out_BNJ.copy_(b_BJ.unsqueeze(1))
-    multiply([(x_BNC, w_BJC)], out_BNJ, add=b_BJ is not None)
-    return out_BNJ
+def affine(x_BNC: Tensor, *factors: tuple[Tensor, Tensor | None]) -> list[Tensor]:
+    """x·w_j + b_j, (B, N, J), laid out like x, for each pair of w (B, J, C) and b (B, J), or no b."""
+    outs = [empty_like(x_BNC, w_BJC.shape[1]) for w_BJC, _ in factors]
+    if _library(x_BNC, factors[0][0].shape[1]) != "oneDNN":
+        for out_BNJ, (w_BJC, b_BJ) in zip(outs, factors, strict=True):
+            if b_BJ is not None:
+                out_BNJ.copy_(b_BJ.unsqueeze(1))
+            multiply([(x_BNC, w_BJC)], out_BNJ, add=b_BJ is not None)
+        return outs
+    # One product for all of them: more rows are multiplied at a higher rate.
+    by_channel, w_BJC = is_by_channel(x_BNC), torch.cat([w for w, _ in factors], dim=1)
+    sizes = [out.shape[2] for out in outs]
+    for image, (x_NC, w_JC) in enumerate(zip(x_BNC, w_BJC, strict=True)):
+        product_NJ = _inner(w_JC, x_NC).T if by_channel else _inner(x_NC, w_JC)
+        for out_BNJ, part_NJ, (_, b_BJ) in zip(outs, product_NJ.split(sizes, dim=1), factors, strict=True):
+            if b_BJ is None:
+                out_BNJ[image].copy_(part_NJ)
+            else:
+                torch.add(part_NJ, b_BJ[image], out=out_BNJ[image])
+    return outs
 
 
 def multiply(parts: Sequence[tuple[Tensor, Tensor]], out_BNM: Tensor, *, add: bool) -> None:
@@ -153,7 +166,8 @@ def _is_large(x_BNC: Tensor, rows: int) -> bool:
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    # a·bᵀ by oneDNN's inner product, for which F.linear has no way to ask.
+    # a·bᵀ by oneDNN's inner product, for which F.linear has no way to ask. Both must be dense, by rows or by
+    # columns: for a block cut out of a matrix by columns it has no fast code.
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
