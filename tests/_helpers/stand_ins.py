@@ -52,7 +52,7 @@ class Features(nn.ModuleDict):
             maps = [x[..., 1:, :] for x in maps]
         if self.kind == "last":
             maps = [x.permute(0, 2, 3, 1) for x in maps]
-        return [maps[i] for i in self.kept]
+        return [maps[i] for i in self.kept][self.kind == "few" :]
 
 
 def timm(monkeypatch: pytest.MonkeyPatch) -> list[bool]:

@@ -77,6 +77,7 @@ def test_weights_are_the_package_s_none_or_those_of_a_file(asked: list[bool], tm
             {},
             r"no backbone: of an image of 224 x 448 it gives \(1, 4, 56, 112\), not 5 channels",
         ),
+        ("tiny_few", {}, "says that it gives 4 maps, and gives 3"),
         ("tiny_odd", {}, r"no backbone.*\(1, 4, 55, 112\)"),
         ("tiny_one_size", {}, r"fails as a backbone.*doesn't match model.*dynamic_img_size"),
         ("tiny_rigid", {"output_stride": 8}, "has output stride 32, and cannot be given 8"),

@@ -155,7 +155,7 @@ def write_png(path: Path, picture: Image.Image, origin: str = "{}", *, fast: boo
         path: the file, which is replaced only if writing succeeds.
         picture: the picture.
         origin: see `write_mask`.
-        fast: whether to compress little: a photograph takes a quarter of the time, and a sixth more space.
+        fast: whether to compress little: less than half of the time, and up to a sixth more space.
     """
     about = PngInfo()
     about.add_text(ORIGIN, origin)

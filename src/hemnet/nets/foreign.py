@@ -93,6 +93,8 @@ class Adapter(nn.Module):
                 "dynamic_img_size=true, others img_size and strict_img_size=false"
             ) from error
         self.train(training)
+        if len(shapes) != len(self.channels):
+            raise HemnetError(f"{name} says that it gives {len(self.channels)} maps, and gives {len(shapes)}")
         found = [_layout(shape, count) for shape, count in zip(shapes, self.channels, strict=True)]
         if None in found:
             wrong = found.index(None)
