@@ -29,7 +29,9 @@ except SystemExit:
         ["bench", "em", "--json", "nowhere/x.json"], ["report", "nowhere"],
         ["train", "trainer.max_epochs=0"], ["train", "seed=one"], ["train", "logger=null"],
         ["search", "nosuch"], ["cost", "experiment=nosuch"],
-        ["init", "nowhere"], ["data", "check", "data=nosuch"],
+        ["init", "nowhere"], ["data", "check", "data=nosuch"], ["data", "check", "data=camvid"],
+        ["data", "check", "data=folder", "data.root=nowhere"], ["train", "experiment=voc_hem"],
+        ["train", "experiment=camvid_hem", "data.root=nowhere"],
     ],
     ids=" ".join,
 )  # fmt: skip

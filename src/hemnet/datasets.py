@@ -15,8 +15,10 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from hemnet.config.check import check as check_config
 from hemnet.config.command_line import log_to_terminal, run_entry
-from hemnet.config.compose import load
+from hemnet.config.compose import compose_only, load
+from hemnet.config.feasible import require_data
 from hemnet.data.archives.catalogue import CATALOGUE
 from hemnet.data.archives.fetch import describe, fetch, missing
 from hemnet.data.degenerate import degenerate, too_few_classes
@@ -73,7 +75,9 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
     Raises:
         hemnet.errors.HemnetError: the configuration is wrong, or neither split can be opened.
     """
-    config = load(overrides)
+    config = compose_only(overrides)
+    require_data(config)
+    check_config(config)
     from hemnet.config.build import build_reader  # here, as it takes seconds, which --help does without
 
     surveys: dict[str, Survey] = {}

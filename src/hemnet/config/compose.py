@@ -131,12 +131,21 @@ def load(overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: an override, a recipe or a part of the configuration is wrong.
     """
+    config = compose_only(overrides)
+    check(config)
+    return config
+
+
+def compose_only(overrides: list[str]) -> DictConfig:
+    """Compose the training configuration without checking it.
+
+    Raises:
+        ConfigError: an override or a recipe is wrong.
+    """
     register_recipes()
     readable_overrides = readable(overrides)
     with _composing():
-        config = resumed(compose("train", readable_overrides), readable_overrides)
-    check(config)
-    return config
+        return resumed(compose("train", readable_overrides), readable_overrides)
 
 
 def other_data(name: str, own: DictConfig) -> DictConfig:

@@ -2,12 +2,14 @@
 
 import contextlib
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config.check import check, check_parts
+from hemnet.config.check import absolute_path, check, check_parts
 from hemnet.config.explain import ConfigError, nearest
+from hemnet.config.targets import INSTANTIATE_KEYS, find
 from hemnet.wording import shortened
 
 if TYPE_CHECKING:  # slow to import
@@ -33,10 +35,30 @@ def check_training(config: DictConfig) -> None:
     Raises:
         ConfigError: see `check`; a number that says when something is done is below the least that has a
             meaning, or training has no end.
+        DataError: the folder of the data set is missing.
     """
     check_parts(config)
-    _check_numbers(config.trainer)  # before all constructors are imported, which takes seconds
+    # Before all constructors are imported, which takes seconds.
+    _check_numbers(config.trainer)
+    require_data(config)
     check(config)
+
+
+def require_data(config: DictConfig) -> None:
+    """Raise the error of the training reader if the folder of its data set is missing.
+
+    Readers import nothing slow, so the error comes before what does.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    data: Any = OmegaConf.to_container(config.data, resolve=True)
+    root = data.get("root")
+    if not isinstance(root, str) or Path(absolute_path(root)).is_dir():
+        return
+    given = {key: value for key, value in data["train"].items() if key not in INSTANTIATE_KEYS}
+    with contextlib.suppress(TypeError, ValueError):  # of arguments, which `check` explains
+        find(data["train"].get("_target_"), "data.train")(**{"root": absolute_path(root)} | given)
 
 
 def _check_numbers(trainer: DictConfig) -> None:

@@ -40,7 +40,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
-def _find(target: Any, path: str) -> Any:
+def find(target: Any, path: str) -> Any:
     """Return the class that a target names; only targets that are allowed are imported."""
     where = f"{path}._target_" if path else "_target_"
     own = own_packages()
@@ -81,7 +81,7 @@ def require_known_targets(node: Any, path: str) -> None:
         raise ConfigError(f"{path} is {node!r}: a value must not be an interpolation once it is resolved")
     if isinstance(node, dict):
         if "_target_" in node:
-            _find(node["_target_"], path)
+            find(node["_target_"], path)
         for key, value in node.items():
             require_known_targets(value, f"{path}.{key}")
     elif isinstance(node, list):
@@ -91,7 +91,7 @@ def require_known_targets(node: Any, path: str) -> None:
 
 def signature(target: str, path: str) -> tuple[set[str], dict[str, Any]]:
     """Return the names of a target's parameters, and their types as far as annotations can be resolved."""
-    call = _find(target, path)
+    call = find(target, path)
     try:
         hints = get_type_hints(call.__init__ if inspect.isclass(call) else call)
     except (NameError, TypeError):
