@@ -10,7 +10,7 @@ FORMAT ?= onnx
 .DEFAULT_GOAL := help
 # Recipes read these from the environment, so that spaces and quotes in them reach the commands as they are.
 export EXP SWEEP SEARCH RUN INPUT CHECKPOINT FORMAT BENCH DATASET DEST resume
-.PHONY: help setup data train sweep search evaluate predict export report bench test test-all test-quick lint format docs release clean
+.PHONY: help setup data train sweep search evaluate predict export report bench gpu-check test test-all test-quick lint format docs release clean
 
 names = $(sort $(basename $(notdir $(wildcard experiments/$(1)*.yaml))))
 
@@ -60,6 +60,9 @@ report: setup ## one page on all runs, with figures and tables, in report/: [ARG
 
 bench: setup ## time and memory of the EM engines: [BENCH=data: the input path, BENCH=ddp: several processes] [ARGS=..]
 	$(PY) -m hemnet.bench "$$BENCH" $(ARGS)
+
+gpu-check: setup ## whether all works on this GPU, and how fast: one page in 25 minutes [ARGS=--dry: on a CPU, tiny]
+	$(PY) experiments/gpu_check.py $(ARGS)
 
 data: setup ## get a data set: DATASET=<voc, camvid, ...> [DEST=<folder>] [ARGS=..]
 	@test -n "$$DATASET" || { echo "name a data set: make data DATASET=voc"; exit 2; }

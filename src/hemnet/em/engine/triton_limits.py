@@ -19,6 +19,8 @@ OLDEST = (3, 4)
 MAX_CHANNELS, MAX_COMPONENTS = 1024, 256
 # How often a pass may take the E-step of one position: once for each block of channels.
 MAX_REPEATS = 2
+# As many or more do not go with so few channels that one tile holds all of them.
+MANY_COMPONENTS = 128
 
 
 def why_not(x_BNC: Tensor, mu_BKC: Tensor) -> str | None:
@@ -45,13 +47,15 @@ def why_not(x_BNC: Tensor, mu_BKC: Tensor) -> str | None:
 def why_slow(x_BNC: Tensor, mu_BKC: Tensor) -> str | None:
     """Return a reason why other engines are likely faster, by the work that each does, or None."""
     components, channels = mu_BKC.shape[1:]
-    width = choose_blocks(factor_type(x_BNC.dtype), components, channels).width
-    if channels <= MAX_REPEATS * width:
-        return None
-    return (
-        f"with {channels} channels, {components} components and features of {x_BNC.dtype} a pass would take "
-        f"each E-step {-(-channels // width)} times, for blocks of {width} channels"
-    )
+    blocks = choose_blocks(factor_type(x_BNC.dtype), components, channels)
+    problem = f"with {channels} channels, {components} components and features of {x_BNC.dtype}"
+    if channels > MAX_REPEATS * blocks.width:
+        times = -(-channels // blocks.width)
+        return f"{problem} a pass would take each E-step {times} times, for blocks of {blocks.width} channels"
+    # The compiler then keeps all factors in registers, and compute capability 8 has not enough of them.
+    if blocks.components >= MANY_COMPONENTS and channels <= blocks.channels:
+        return f"{problem} the factors would not fit into the registers"
+    return None
 
 
 @cache
