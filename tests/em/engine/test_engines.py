@@ -352,6 +352,16 @@ def test_small_products_and_other_types_are_left_to_torch(monkeypatch):
     assert products._library(small, 1) == products._library(large.double(), 1) == "torch.bmm"
 
 
+def test_deterministic_algorithms_take_no_library_by_its_speed(monkeypatch):
+    monkeypatch.setattr(products, "library", lambda threads: pytest.fail("timed"))
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = products._library(torch.empty(1, products.LARGE, 1), 1)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found == ("oneDNN" if products.has_onednn() else "torch.bmm")
+
+
 # --- what is kept -------------------------------------------------------------------------------------------
 
 

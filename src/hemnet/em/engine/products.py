@@ -26,7 +26,7 @@ LARGE = 2_000_000
 # Channels from which oneDNN is worth it where it must first turn the factor of a sum over positions around.
 TURNED = 128
 # oneDNN is taken only where it is faster by this factor. Where it is faster, it is so by 1.5 and more, so a
-# machine makes the same choice, and computes the same bits, in every process.
+# machine makes the same choice, and computes the same bits, in every process, however busy it is.
 MARGIN = 1.25
 ROUNDS = 12
 
@@ -156,9 +156,12 @@ def library(threads: int) -> Library:
 
 
 def _library(x_BNC: Tensor, rows: int) -> Library:
-    if x_BNC.dtype == torch.float32 and x_BNC.device.type == "cpu" and _is_large(x_BNC, rows):
-        return library(torch.get_num_threads())
-    return "torch.bmm"
+    if x_BNC.dtype != torch.float32 or x_BNC.device.type != "cpu" or not _is_large(x_BNC, rows):
+        return "torch.bmm"
+    if torch.are_deterministic_algorithms_enabled():
+        # A choice by timing may, if hardly ever, differ between two runs.
+        return "oneDNN" if has_onednn() else "torch.bmm"
+    return library(torch.get_num_threads())
 
 
 def _is_large(x_BNC: Tensor, rows: int) -> bool:
