@@ -28,7 +28,8 @@ def test_from_photographs_to_masks_of_new_ones_in_three_commands(tmp_path: Path)
     assert made.returncode == 0, made.stderr
     for part in ("8 photographs to train on and 2 to validate on", "48 x 64 (6), 64 x 48 (4)", "class_7",
                  "written: experiments/my_photos.yaml and experiments/my_photos.csv",
-                 "hemnet train experiment=my_photos"):  # fmt: skip
+                 "hemnet train experiment=my_photos", "steps in about",
+                 "--minutes sets how long"):  # fmt: skip
         assert part in made.stdout
     recipe = (tmp_path / "experiments" / "my_photos.yaml").read_text()
     assert "GiB of memory on" in recipe

@@ -17,6 +17,7 @@ from rich.table import Table
 from hemnet.config.command_line import log_to_terminal, run_entry
 from hemnet.data.spec import DataError
 from hemnet.storage.places import absolute
+from hemnet.wording import counted
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +82,8 @@ def _entry() -> None:
     print(f"Next:\n  hemnet train experiment={shlex.quote(name)}")
     print(f"  hemnet evaluate runs/{name}/RUN\n  hemnet predict runs/{name}/RUN FOLDER_OF_PHOTOGRAPHS")
     if written.plan is not None and written.plan.minutes() is not None:
-        print(f"Training takes about {written.plan.minutes()} minutes here, by two steps measured.")
+        length = f"{counted(written.plan.settings.steps, 'step')} in about {written.plan.minutes()} minutes"
+        print(f"Training takes {length} here, by two steps measured; --minutes sets how long.")
 
 
 def main() -> None:
