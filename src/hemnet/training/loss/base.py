@@ -64,7 +64,7 @@ class Loss(nn.Module, ABC):
 
     def forward(self, logits_BKHW: Tensor, target_BHW: Tensor, ignore_index: int = 255) -> Tensor:
         """Return the loss of this process's batch, a scalar."""
-        return self.value(*self.sums(logits_BKHW, target_BHW, ignore_index))
+        return self.value(*self.sums(logits_BKHW, target_BHW.long(), ignore_index))
 
 
 class Evaluated(NamedTuple):
