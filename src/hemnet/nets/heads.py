@@ -82,8 +82,8 @@ class EMUnit(nn.Module):
 
         Positions count in the EM fit by the part of them that is inside the image, (B, 1, h, w), if given.
         """
-        weights_BP = None if inside_B1hw is None else inside_B1hw[:, 0]
-        y = self.relu(self.em(self.conv1(x_BCHW), None, weights_BP))
+        told = () if inside_B1hw is None else (None, inside_B1hw[:, 0])
+        y = self.relu(self.em(self.conv1(x_BCHW), *told))
         return self.relu(x_BCHW + self.bn(self.conv2(y)))
 
 
