@@ -102,6 +102,16 @@ def test_engines_agree_for_any_shape_scale_and_highway(
     assert_agree(outputs_and_gradients("recompute", x, mu, h, **options), plain, 1e-9)
 
 
+def test_a_step_that_nearly_cancels_is_rounded_as_by_the_reference():
+    # One component: m is the mean of the features, of length L, and mu = m/L, so h = -L/(1 - L) leaves
+    # nothing; here L is a quarter.
+    x, mu = draw(1, 23, 6), draw(1, 1, 6, seed=1)
+    x = x - x.mean(dim=1, keepdim=True) + 0.25 * mu / mu.norm()
+    h = torch.tensor([0.0, 0.0, -1 / 3 + 1e-5], dtype=torch.float64)
+    plain = outputs_and_gradients("reference", x, mu, h, normalize="l2", variance=0.7)
+    assert_agree(outputs_and_gradients("recompute", x, mu, h, normalize="l2", variance=0.7), plain, 1e-9)
+
+
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
 def test_gradients_are_those_of_finite_differences(normalize):
     def loss(x: Tensor, mu: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

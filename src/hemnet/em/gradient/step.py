@@ -37,10 +37,11 @@ def take_step(passes: Passes, mu_BKC: Tensor, h_B: Tensor, mixture: Mixture) -> 
     sums_BKC, mass_BK = passes.sums(mu_BKC)
     # Not the negation of ">": a NaN mass must reach the result, not pass for an empty component.
     empty_BK = mass_BK <= EMPTY_MASS
-    # (1-h) m is the sums times this. An empty component keeps its mu.
-    share_BK = ((1 - h_B).unsqueeze(1) / mass_BK).masked_fill_(empty_BK, 0.0)
-    rest_BK = h_B.unsqueeze(1).expand_as(mass_BK).masked_fill(empty_BK, 1.0)
-    v_BKC = (rest_BK.unsqueeze(2) * mu_BKC).addcmul_(share_BK.unsqueeze(2), sums_BKC)
+    m_BKC = sums_BKC / mass_BK.masked_fill(empty_BK, 1.0).unsqueeze(2)
+    rest_BK1 = h_B.unsqueeze(1).expand_as(mass_BK).masked_fill(empty_BK, 1.0).unsqueeze(2)
+    # Rounded as in eq (3): where its two parts nearly cancel, and "l2" divides by what is left, any other order
+    # of these operations gives another result.
+    v_BKC = (rest_BK1 * mu_BKC).add_((1 - rest_BK1) * m_BKC)
     length_BK = torch.ones_like(mass_BK)
     if mixture.normalize == "l2":
         length_BK = v_BKC.norm(dim=2).clamp(min=SHORTEST_MEAN)
