@@ -39,7 +39,7 @@ def take_step(passes: Passes, mu_BKC: Tensor, h_B: Tensor, mixture: Mixture) -> 
     empty_BK = mass_BK <= EMPTY_MASS
     m_BKC = sums_BKC / mass_BK.masked_fill(empty_BK, 1.0).unsqueeze(2)
     rest_BK1 = h_B.unsqueeze(1).expand_as(mass_BK).masked_fill(empty_BK, 1.0).unsqueeze(2)
-    # Rounded as in eq (3): where its two parts nearly cancel, and "l2" divides by what is left, any other order
+    # Rounded as in eq (3): where its two parts nearly cancel, and "l2" divides by what is left, another order
     # of these operations gives another result.
     v_BKC = (rest_BK1 * mu_BKC).add_((1 - rest_BK1) * m_BKC)
     length_BK = torch.ones_like(mass_BK)
