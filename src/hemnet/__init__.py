@@ -1,3 +1,3 @@
 """Unrolled highway expectation-maximization layers for segmentation networks."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -132,6 +132,7 @@ def failing(arguments: list[str], run_dir: Path) -> dict:
 def test_a_run_that_fails_leaves_a_whole_directory_and_says_why(
     make_camvid: MakeCamVid, tmp_path: Path
 ) -> None:
+    (tmp_path / "nowhere" / "train").mkdir(parents=True)
     result = failing(tiny(tmp_path / "nowhere", tmp_path / "run"), tmp_path / "run")
     assert result["status"] == "failed"
     assert "nowhere" in result["error"]
