@@ -63,7 +63,7 @@ def run_section(name: str, folder: Path, dry: bool) -> dict[str, Any]:
     ]
     environment = os.environ | ({"TRITON_INTERPRET": "1"} if dry else {})
     limit = SECTIONS[name][1] * (20 if dry else 1)
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8") as out:
         try:
             code: int | str = subprocess.run(
                 command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
@@ -72,10 +72,10 @@ def run_section(name: str, folder: Path, dry: bool) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             code = f"no end after {limit} s"
     answer = folder / f"{name}.json"
-    lines = json.loads(answer.read_text()) if answer.exists() else []
+    lines = json.loads(answer.read_text("utf-8")) if answer.exists() else []
     failed = code != 0
     if failed:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+        tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-12:])
         lines = [*lines, f"**FAILED** ({code}); the end of {log.name}:", "", "```", tail, "```"]
     return {"lines": lines, "failed": failed, "seconds": time.monotonic() - started}
 
@@ -95,7 +95,7 @@ def write_page(folder: Path, found: dict[str, dict[str, Any]], dry: bool) -> Pat
     for name, section in found.items():
         page += ["", f"## {TITLES[name]}", "", *section["lines"], "", f"{section['seconds']:.0f} s."]
     path = folder / "README.md"
-    path.write_text("\n".join(page) + "\n")
+    path.write_text("\n".join(page) + "\n", "utf-8")
     return path
 
 
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
         answer = folder / f"{options.section}.json"
         answer.unlink(missing_ok=True)
         lines = section(gpu_measures.DRY if options.dry else gpu_measures.FULL, folder)
-        answer.write_text(json.dumps(lines))
+        answer.write_text(json.dumps(lines), "utf-8")
         return 0
     if not options.dry and not gpu_measures.has_gpu():
         print("torch finds no GPU here; --dry runs the check on a CPU")

@@ -25,7 +25,7 @@ def _hemnet(name: str, *arguments: str, **environment: str) -> str:
     """
     done = subprocess.run(
         [sys.executable, "-m", f"hemnet.{name}", *arguments], env=os.environ | environment,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     print(done.stdout, done.stderr, sep="\n", flush=True)
     if done.returncode:
@@ -69,7 +69,9 @@ def resume(sizes: Sizes, folder: Path) -> list[str]:
     command = [sys.executable, "-m", "hemnet.train", *_training(sizes, stopped, "trainer.deterministic=true")]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     metrics = stopped / "metrics.csv"
-    while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) > 1):
+    while process.poll() is None and not (
+        metrics.exists() and len(metrics.read_text("utf-8").splitlines()) > 1
+    ):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     status = process.wait()

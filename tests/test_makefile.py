@@ -1,5 +1,7 @@
 """What the targets of the Makefile hand on to the commands: each value as it was given, whatever is in it."""
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,13 +11,20 @@ ROOT = Path(__file__).parents[1]
 ODD = 'it\'s a "b" (1) & ß;*'
 
 
+def without_make() -> dict[str, str]:
+    """The environment without what `make test` has put there: its variables, and how deep it is."""
+    exported = re.search(r"^export (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    names = {*exported[1].split(), "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
 def handed_on(folder: Path, *words: str) -> list[str]:
     """Return the arguments that ``make WORDS`` gives to Python."""
     (stub := folder / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n", "utf-8")
     stub.chmod(0o755)
     done = subprocess.run(
         ["make", "--silent", "--old-file=setup", f"PY={stub}", *words],
-        cwd=ROOT, capture_output=True, encoding="utf-8", check=False,
+        cwd=ROOT, env=without_make(), capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

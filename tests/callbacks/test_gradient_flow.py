@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+import torch.multiprocessing as mp
+from _helpers.gloo import process_group
 from _helpers.probes import layer_of, plain_task, run
 from _helpers.toy import data, task, trainer
 from pytorch_lightning.loggers import CSVLogger
@@ -150,18 +152,26 @@ def without_batch_norm(module: nn.Module) -> None:
         without_batch_norm(child)
 
 
-def joint_run(folder: Path, devices: int) -> dict[str, float]:
+def joint_fit(folder: Path, devices: int) -> None:
     torch.manual_seed(0)
     model = plain_task()
     without_batch_norm(model.network)  # its statistics are those of one process's batch
     batches = data(train=8)
     batches._batch_size = 4 // devices
-    strategy = "ddp_spawn" if devices > 1 else "auto"
+    strategy = "ddp" if devices > 1 else "auto"
     fit = trainer(
         folder, callbacks=[GradientFlowProbe()], max_steps=1, devices=devices, strategy=strategy,
         logger=CSVLogger(folder, name="", version=""), enable_checkpointing=False, num_sanity_val_steps=0,
     )  # fmt: skip
     fit.fit(model, datamodule=batches)
+
+
+def as_rank(rank: int, folder: Path) -> None:
+    with process_group(rank, 2, str(folder)):
+        joint_fit(folder, 2)
+
+
+def logged(folder: Path) -> dict[str, float]:
     with (folder / "metrics.csv").open() as file:
         (row,) = (row for row in csv.DictReader(file) if row["gradient/means_last"])
     return {name: float(value) for name, value in row.items() if name.startswith("gradient/")}
@@ -171,7 +181,9 @@ def joint_run(folder: Path, devices: int) -> dict[str, float]:
 def test_two_ranks_are_one_batch(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     (tmp_path / "one").mkdir()
-    assert joint_run(tmp_path / "two", 2) == pytest.approx(joint_run(tmp_path / "one", 1), rel=1e-4)
+    mp.spawn(as_rank, args=(tmp_path / "two",), nprocs=2)
+    joint_fit(tmp_path / "one", 1)
+    assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), rel=1e-4)
 
 
 class Fails(pl.Callback):

@@ -148,6 +148,7 @@ def jobs_folders(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_jobs_that_would_share_a_directory_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
     done = sweep(tmp_path / "sweep", tmp_path / "none", "callbacks.watchdog.minutes=1,2")
     assert done.returncode == 2
     assert "only in callbacks.watchdog.minutes=1, callbacks.watchdog.minutes=2, which" in done.stderr

@@ -79,6 +79,7 @@ def test_a_deterministic_run_searches_for_nothing(deterministic, tmp_path, recwa
 
 def test_an_evaluation_searches_for_nothing(tmp_path):
     config = load([*SMALL, "trainer.benchmark=true", f"run_dir={tmp_path}"])
+    torch.backends.cudnn.benchmark = True  # as a training in this process leaves it
     build_evaluator(config)
     assert torch.backends.cudnn.benchmark is False
 

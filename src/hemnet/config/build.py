@@ -209,8 +209,9 @@ def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -
     """
     trainer = config.trainer
     kept = OmegaConf.masked_copy(trainer, [name for name in EVALUATION if name in trainer])
+    # The last, which is torch's setting for the process, may be left over from a training in it.
     off = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False
+        ("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar", "benchmark"), False
     )
     return _call(OmegaConf.to_container(kept, resolve=True), "trainer", callbacks=[*callbacks], **off)
 
