@@ -15,6 +15,7 @@ import pytest
 from _helpers.entries import call
 
 import hemnet
+from hemnet.config.paths import CONF
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_package"
 SOURCES = Path(hemnet.__file__).parents[1]
@@ -109,6 +110,18 @@ def test_a_sweep_a_recipe_and_a_part_of_the_working_folder(home: Path) -> None:
     assert "thin" in listed
     assert "patches" in listed
     assert "width: 4" in said(run(home, "hemnet.train", "experiment=narrow", "--cfg", "job", named=True))
+
+
+def test_in_a_folder_with_hemnets_own_parts_hemnets_are_taken(tmp_path: Path) -> None:
+    """As in a checkout, where another hemnet is installed."""
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "model" / "backbone" / "resnet18.yaml").write_text("_target_: mine.nets.Patches\n")
+    words = ["--cfg", "job", "experiment=synthetic_hem", "logger=csv"]
+    for more in ([], ["model/backbone=resnet50"]):
+        done = call("hemnet.train", *words, *more, cwd=tmp_path, environment={"PYTHONPATH": str(SOURCES)})
+        assert done.returncode == 0, done.stderr
+        assert "hemnet.nets.ResNet" in done.stdout
+        assert "mine" not in done.stdout
 
 
 def test_a_recipe_whose_keys_go_nowhere_says_why(home: Path) -> None:

@@ -39,16 +39,17 @@ def _places(package: str) -> list[str]:
 
 
 def parts() -> dict[tuple[str, str], Path]:
-    """Return the files of the user's own ``conf`` folders by group and name.
+    """Return the files of the user's own ``conf`` folders by group and name, but for names that hemnet has.
 
-    Of two files with one name, that of the working folder is returned. Where hemnet has one of that name,
-    hemnet's is used, see `hemnet.config.compose.register_recipes`.
+    Of two files with one name, that of the working folder is returned. The working folder may be a checkout
+    of hemnet, and the package another one: Hydra would not take two files of one name.
     """
     found = {}
     for folder in own_folders("conf"):
-        if folder.resolve() != CONF.resolve():
-            for path in sorted(folder.glob("*/**/*.yaml")):
-                found[path.parent.relative_to(folder).as_posix(), path.stem] = path
+        for path in sorted(folder.glob("*/**/*.yaml")):
+            place = path.relative_to(folder)
+            if not (CONF / place).exists():
+                found[place.parent.as_posix(), path.stem] = path
     return found
 
 
