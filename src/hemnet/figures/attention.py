@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from hemnet.figures import styled
 
 # Inches: width of the page, and sizes around the maps of an image.
-WIDTH, LABEL, TITLE, GAP, FOOT, LARGEST_MAP = 10.0, 0.75, 0.3, 0.04, 0.65, 1.7
-# Width of the image before the maps, in maps.
-IMAGE_WIDTH = 2
+WIDTH, LABEL, TITLE, GAP, FOOT, LARGEST_MAP = 10.0, 0.75, 0.45, 0.04, 0.65, 1.7
+DIM = 0.35
+"""Brightness of the image where a component holds nothing."""
 
 
 class Attention(NamedTuple):
@@ -42,13 +42,16 @@ def attention_page(
 ) -> None:
     """Write a row of maps per component and image: its responsibilities under mu^(t), from 0 to 1.
 
+    A row begins with the image as the component sees it at last: its brightness is the last map's, from `DIM`
+    to 1.
+
     Args:
         images: at least one.
         iterations: the S values of t.
         path: the PNG file.
-        show_images: whether each image is shown; without photographs the figure may be shared more freely.
+        show_images: whether the images are shown; without photographs the figure may be shared more freely.
     """
-    lead = IMAGE_WIDTH if show_images else 0
+    lead = 1 if show_images else 0
     side = min(LARGEST_MAP, (WIDTH - LABEL) / (len(iterations) + lead))
     width = LABEL + side * (len(iterations) + lead)
     rows = [side * one.image.shape[0] / one.image.shape[1] for one in images]
@@ -57,22 +60,29 @@ def attention_page(
     top = 0.0
     for one, row in zip(images, rows, strict=True):
         top += TITLE
-        page.text(GAP, top - 0.1, one.name if len(one.name) < 60 else f"…{one.name[-58:]}", size=8)
-        if show_images:
-            page.picture(one.image, 0, top, IMAGE_WIDTH * side, IMAGE_WIDTH * row)
+        page.text(GAP, top - 0.25, one.name if len(one.name) < 60 else f"…{one.name[-58:]}", size=8)
+        titles = [f"t = {t}" for t in iterations]
+        titles = [f"seen at {titles[-1]}", *titles] if show_images else titles
+        for place, title in enumerate(titles):
+            page.text(LABEL + side * (place + 0.5), top - 0.06, title, size=8, ha="center")
         for k, (component, share) in enumerate(zip(one.components, one.shares, strict=True)):
             label = f"k = {component}\n{100 * share:.0f} %"
-            page.text(lead * side + LABEL - 0.06, top + row / 2, label, size=7, ha="right", va="center")
-            for s, t in enumerate(iterations):
-                left = LABEL + side * (lead + s)
-                # Resized to the image, so that positions of the map and of the image coincide.
-                big = cv2.resize(one.maps[k, s], one.image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-                page.picture(big, left, top, side, row)
-                if k == 0:
-                    page.text(left + side / 2, top - 0.06, f"t = {t}", size=8, ha="center")
+            page.text(LABEL - 0.06, top + row / 2, label, size=7, ha="right", va="center")
+            for place, picture in enumerate(_row(one.image, one.maps[k], show_images)):
+                page.picture(picture, LABEL + side * place, top, side, row)
             top += row
     page.scale("responsibility under the means of iteration t")
     page.figure.savefig(path)
+
+
+def _row(image: np.ndarray, maps_Shw: np.ndarray, show_image: bool) -> list[np.ndarray]:
+    """Return the pictures of one component: the image in the light of the last map, and the maps."""
+    # Resized to the image, so that positions of the map and of the image coincide.
+    maps = [cv2.resize(one, image.shape[1::-1], interpolation=cv2.INTER_LINEAR) for one in maps_Shw]
+    if not show_image:
+        return maps
+    light = DIM + (1 - DIM) * np.clip(maps[-1], 0, 1)[..., None]
+    return [(image * light).astype(np.uint8), *maps]
 
 
 class _Page:

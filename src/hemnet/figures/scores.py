@@ -1,10 +1,11 @@
 """Scores as figures: confusion matrices and learning curves, as PNG files.
 
-Shapes: K classes.
+Shapes: K classes; S logged steps, (S, 2): step and value.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -18,6 +19,12 @@ from hemnet.figures import styled
 
 # Most classes with which a confusion matrix has numbers in its cells, and names at its sides.
 MOST_NUMBERS, MOST_NAMES = 12, 64
+# Most points of a learning curve that are drawn as they are.
+MOST_POINTS = 200
+# The looks of the curves in a panel, in the order in which they are drawn: each is narrower than those below
+# it, or has gaps, so that all are seen where they coincide.
+DASHES: tuple[Any, ...] = ("-", (0, (4, 3)), (0, (1, 2.5)))
+WIDTHS = (2.4, 1.8, 1.8)
 
 
 @styled
@@ -68,25 +75,41 @@ def learning_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
         "learning rate": ("train/lr",),
     }
     for axis, (title, names) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for name in names:
-            points = [(row["step"], row[name]) for row in rows if name in row]
-            if points:
-                _curve(axis, name, np.array(points))
+        curves = {name: np.array([(row["step"], row[name]) for row in rows if name in row]) for name in names}
+        _draw(axis, {name: curve_S2 for name, curve_S2 in curves.items() if len(curve_S2)})
         axis.set(title=title, xlabel="optimizer step")
         axis.grid(alpha=0.3)
-        if axis.lines:
-            # Below the panel: inside, it would cover an end of some curve.
-            axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(axis.lines))
     figure.savefig(path)
 
 
-def _curve(axis: Axes, name: str, points: np.ndarray) -> None:
-    steps, values = points.T
-    if len(points) > 200:  # noisy values per step: the thick line is their running mean
-        axis.plot(steps, values, alpha=0.2, color="C0")
-        window = len(points) // 50
-        values = np.convolve(values, np.ones(window) / window, mode="valid")
-        steps = steps[window - 1 :]
-        axis.plot(steps, values, label=name, color="C0")
-        return
-    axis.plot(steps, values, label=name, marker="." if len(points) < 50 else None)
+def _draw(axis: Axes, curves: Mapping[str, np.ndarray]) -> None:
+    """Draw curves (S, 2) so that all are seen, also where they coincide, which the legend says."""
+    values = np.concatenate([[0.0], *(curve_S2[:, 1] for curve_S2 in curves.values())])[1:]
+    finite = values[np.isfinite(values)]
+    visible = 0.01 * (np.ptp(finite) if len(finite) else 0.0)
+    below: dict[str, np.ndarray] = {}
+    for place, (name, curve_S2) in enumerate(curves.items()):
+        steps, values = curve_S2.T
+        same = [other for other, there_S2 in below.items() if _close(there_S2, curve_S2, visible)]
+        below[name] = curve_S2
+        if len(steps) > MOST_POINTS:  # noisy values per step: the thick line is their running mean
+            axis.plot(steps, values, alpha=0.2, color=f"C{place}")
+            window = len(steps) // 50
+            values = np.convolve(values, np.ones(window) / window, mode="valid")
+            steps = steps[window - 1 :]
+        axis.plot(
+            steps, values, color=f"C{place}", linestyle=DASHES[place], linewidth=WIDTHS[place],
+            marker="o" if len(steps) < 50 else None, markersize=9 - 2.5 * place,
+            label=f"{name}\n(coincides with {same[-1]})" if same else name,
+        )  # fmt: skip
+    if curves:
+        # Below the panel: inside, it would cover an end of some curve.
+        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), handlelength=4)
+
+
+def _close(first_S2: np.ndarray, second_S2: np.ndarray, visible: float) -> bool:
+    """Return whether two curves have the same steps, and values that differ by no more than ``visible``."""
+    return first_S2.shape == second_S2.shape and bool(
+        np.array_equal(first_S2[:, 0], second_S2[:, 0])
+        and np.allclose(first_S2[:, 1], second_S2[:, 1], rtol=0, atol=visible, equal_nan=True)
+    )
