@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from matplotlib.figure import Figure
 
+from hemnet.report.definitions import Definition
 from hemnet.report.significance import Estimate
 
 Cell = str | int | float | Estimate | None
@@ -123,11 +124,33 @@ def escape_tex(text: str) -> str:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with a file name; ``draw`` runs when the figure is saved, so one is in memory at a time."""
+    """A figure of a definition; ``draw`` runs when it is saved, so one is in memory at a time.
 
-    name: str
-    caption: str
+    Attributes:
+        slug: begins the names of its files: what runs it is of.
+        definition: what it shows.
+        note: how to read it, as a sentence or more.
+        draw: draws it.
+        part: ends the names of its files, where several are of one definition.
+        of: ends the title of the definition: which part it is of.
+    """
+
+    slug: str
+    definition: Definition
+    note: str
     draw: Callable[[], Figure]
+    part: str = ""
+    of: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of its files, without their endings."""
+        return f"{self.slug}_{self.definition.key}{self.part}"
+
+    @property
+    def caption(self) -> str:
+        """What it shows, and how to read it."""
+        return f"{self.definition.title}{self.of}. {self.note}".strip()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The paper's figures as a W&B report: ``python -m hemnet.report wandb --entity E --project P``.
+"""The figures of the page as a W&B report: ``python -m hemnet.report wandb --entity E --project P``.
 
 No runs are read here: W&B draws the panels from the runs of the project, also from later ones. Metrics and
 columns are what runs log: ``T``, ``h`` and ``head`` in the configuration, ``val/miou`` and others by step.
@@ -8,13 +8,15 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 from hemnet.config.command_line import log_to_terminal
 from hemnet.errors import HemnetError
 from hemnet.loggers import ITERATION, STEP
 from hemnet.loggers.wandb_guard import obstacle, within
+from hemnet.report.definitions import FIGURES, Axis, Definition, Metric
 from hemnet.runs.phases import PHASES
 from hemnet.storage.places import absolute
 
@@ -24,117 +26,100 @@ SAVE_SECONDS = 12.0
 COLUMNS = ("head", "T", "h", "gradient", "variance", "seed", "sweep")
 TITLE = "Highway EM: gradient flow and accuracy"
 MISS = "Empty where no run logged it."
-# Figures that draw em and hem as two sets of runs; the others draw all runs as one.
-EM_AND_HEM = ("Accuracy", "Gradient flow through the iterations", "Convergence of EM")
-COSTS = {
-    "cost/seconds_per_step": "median seconds a step", "cost/peak_memory_mib": "peak memory, MiB",
-    "cost/parameters": "parameters", "cost/em_parameters": "parameters of the EM layer",
-    "cost/gflops": "GFLOPs, forward, one image",
+NOT_LOGGED = "W&B does not get the scores of trained runs at other T."
+MEANS: dict[str, Any] = {
+    "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr", "max_runs_to_show": 1000,
 }  # fmt: skip
+"""Of runs that are grouped: their mean, with one standard error."""
+Panel = Any
+"""A panel of the module ``wandb_workspaces.reports.v2``, ``wr`` below, which only a dashboard imports."""
 
 
-Panel = Callable[[Any], Any]
-"""Makes a panel out of the module ``wandb_workspaces.reports.v2``, which only a dashboard imports."""
+def _against(wr: Any, shown: Definition) -> list[Panel]:
+    """Return a scatter plot against a setting, a point per run, and bars: the mean at each of its values."""
+    at, metric = shown.axis, shown.metric
+    points = wr.ScatterPlot(title=shown.title, x=wr.Config(at), y=wr.SummaryMetric(metric.name))
+    return [points, *_bars(wr, f"{shown.title}: mean at each {at}", (metric,), at)]
 
 
-def _against(column: str, metric: str, title: str) -> Panel:
-    """Return a scatter plot of a metric against a column: a point per run."""
-    return lambda wr: wr.ScatterPlot(title=title, x=wr.Config(column), y=wr.SummaryMetric(metric))
+def _grid(wr: Any, shown: Definition) -> list[Panel]:
+    """Return a scatter plot over two settings: W&B has no heat map."""
+    axes = {"x": wr.Config("T"), "y": wr.Config("h"), "z": wr.SummaryMetric(shown.metric.name)}
+    return [wr.ScatterPlot(title=shown.title, **axes)]
 
 
-def _bars(metric: str, column: str, title: str) -> Panel:
-    """Return a bar per value of a column: the mean over its runs, with the standard error."""
-    return lambda wr: wr.BarPlot(
-        title=title, metrics=[metric], orientation="v", groupby=wr.Config(column), groupby_aggfunc="mean",
-        groupby_rangefunc="stderr", max_runs_to_show=1000, max_bars_to_show=100,
-    )  # fmt: skip
+def _elsewhere(wr: Any, shown: Definition) -> list[Panel]:
+    return [wr.MarkdownPanel(markdown=f"**{shown.title}**: on the page of `hemnet report`. {NOT_LOGGED}")]
 
 
-def _lines(pattern: str, column: str, title: str, *, log_y: bool | None = None) -> Panel:
-    """Return lines over the optimizer step: a mean per value of a column."""
-    return lambda wr: wr.LinePlot(
-        title=title, x=STEP, metric_regex=f"^{pattern}$", groupby=wr.Config(column), groupby_aggfunc="mean",
-        groupby_rangefunc="stderr", max_runs_to_show=1000, log_y=log_y, title_x="step",
-    )  # fmt: skip
+def _bars(wr: Any, title: str, metrics: Sequence[Metric], by: str) -> list[Panel]:
+    """Return a panel per metric, with a bar per value of a setting: the mean over its runs."""
+    return [
+        wr.BarPlot(
+            title=f"{title}: {metric.label}" if len(metrics) > 1 else title, metrics=[metric.name],
+            orientation="v", groupby=wr.Config(by), max_bars_to_show=100, **MEANS,
+        )
+        for metric in metrics
+    ]  # fmt: skip
 
 
-def _over_iterations(family: str, title: str, *, log_y: bool | None = None) -> list[Panel]:
+def _over_steps(wr: Any, shown: Definition) -> list[Panel]:
+    """Return lines over the optimizer step: a mean per value of a setting."""
+    return [
+        wr.LinePlot(
+            title=shown.title, x=STEP, y=[metric.name], groupby=wr.Config(shown.by),
+            log_y=metric.log or None, title_x="step", **MEANS,
+        )
+        for metric in shown.metrics
+    ]  # fmt: skip
+
+
+def _over_iterations(wr: Any, shown: Definition) -> list[Panel]:
     """Return lines over the iteration t, a mean per h: at the start, middle and end of training."""
+    return [
+        wr.LinePlot(
+            title=f"{shown.title}: {metric.label}, {phase} of training", x=ITERATION,
+            y=[f"{phase}/{metric.name}"], groupby=wr.Config(shown.by), log_y=metric.log or None,
+            title_x="iteration t", **MEANS,
+        )
+        for metric in shown.metrics for phase in PHASES
+    ]  # fmt: skip
 
-    def panel(phase: str) -> Panel:
-        return lambda wr: wr.LinePlot(
-            title=f"{title}, {phase} of training", x=ITERATION, y=[f"{phase}/{family}"],
-            groupby=wr.Config("h"), groupby_aggfunc="mean", groupby_rangefunc="stderr",
-            max_runs_to_show=1000, log_y=log_y, title_x="iteration t",
-        )  # fmt: skip
 
-    return [panel(phase) for phase in PHASES]
-
-
-def _images(key: str, title: str) -> Panel:
+def _images(wr: Any, shown: Definition) -> list[Panel]:
     """Return the images of every run, by step."""
-    return lambda wr: wr.MediaBrowser(
-        title=title, media_keys=[key], mode="grid", grid_x_axis="step", grid_y_axis="run"
-    )
+    keys = [metric.name for metric in shown.metrics]
+    return [
+        wr.MediaBrowser(
+            title=shown.title, media_keys=keys, mode="grid", grid_x_axis="step", grid_y_axis="run"
+        )
+    ]
 
 
-def _parallel(title: str) -> Panel:
-    """Return a line per run through its settings and its mIoU."""
-
-    def make(wr: Any) -> Any:
-        column = wr.ParallelCoordinatesPlotColumn
-        columns = [
-            column(wr.Config(key), display_name=key.rpartition(".")[2])
-            for key in ("head", "T", "h", "variance", "optim.optimizer.lr", "seed")
-        ]
-        mark = column(wr.SummaryMetric("val/miou"), display_name="mIoU")
-        return wr.ParallelCoordinatesPlot(title=title, columns=[*columns, mark])
-
-    return make
+def _parallel(wr: Any, shown: Definition) -> list[Panel]:
+    """Return a line per run through its settings and its score."""
+    column = wr.ParallelCoordinatesPlotColumn
+    columns = [
+        column(wr.Config(key), display_name=key.rpartition(".")[2])
+        for key in ("head", "T", "h", "variance", "optim.optimizer.lr", "seed")
+    ]
+    mark = column(wr.SummaryMetric(shown.metric.name), display_name=shown.metric.label)
+    return [wr.ParallelCoordinatesPlot(title=shown.title, columns=[*columns, mark])]
 
 
-FIGURES: dict[str, list[Panel]] = {
-    "Accuracy": [
-        _against("T", "val/miou", "mIoU against T"),
-        _bars("val/miou", "T", "mean mIoU for each T"),
-        _against("h", "val/miou", "mIoU against the highway scale h"),
-        _bars("val/miou", "h", "mean mIoU for each h"),
-    ],
-    "Gradient flow through the iterations": [
-        _against("T", "gradient/means/00", "gradient at the initial means, relative to the last, against T"),
-        _bars("gradient/means/00", "h", "gradient at the initial means, relative to the last, for each h"),
-        *_over_iterations("gradient/share", "share of the features' gradient that iteration t injects"),
-        *_over_iterations("gradient/means", "gradient at the means, relative to the last", log_y=True),
-        _lines(r"gradient/means_last", "T", "gradient at the last means", log_y=True),
-    ],
-    "Gradient into the backbone": [
-        _lines(r"gradient/backbone/.*", "head", "gradient norm of each stage", log_y=True),
-        _lines(r"gradient/backbone/all", "T", "gradient norm of the backbone, for each T", log_y=True),
-    ],
-    "Convergence of EM": [
-        *_over_iterations("em/log_likelihood", "log-likelihood, nats per position"),
-        *_over_iterations("em/step_length", "relative step of the means", log_y=True),
-        *_over_iterations("em/components", "effective number of components"),
-        *_over_iterations("em/entropy", "entropy of the responsibilities, nats"),
-        _lines(r"em/occupancy_(min|max)/\d+", "h", "least and most occupied component"),
-    ],
-    "Learning curves": [
-        _lines(name, by, f"{name} for each {by}")
-        for name in ("val/miou", "val/loss", "train/loss")
-        for by in ("head", "T")
-    ],
-    "Cost": [
-        *(_bars(key, "head", title) for key, title in COSTS.items()),
-        _against("T", "cost/seconds_per_step", "median seconds a step against T"),
-    ],
-    "Predictions and attention": [
-        _images("val/predictions", "image, truth, prediction"), _images("em/attention", "attention"),
-    ],
-    "Runs": [
-        _parallel("settings and mIoU"), lambda wr: wr.WeavePanelSummaryTable(table_name="val/iou_table"),
-    ],
-}  # fmt: skip
-"""The panels of each figure, by its title."""
+PANELS: dict[Axis, Callable[[Any, Definition], list[Panel]]] = {
+    "T": _against,
+    "h": _against,
+    "T and h": _grid,
+    "T of evaluation and h": _elsewhere,
+    "iteration": _over_iterations,
+    "step": _over_steps,
+    "setting": lambda wr, shown: _bars(wr, shown.title, shown.metrics, shown.by),
+    "class": lambda wr, _: [wr.WeavePanelSummaryTable(table_name="val/iou_table")],
+    "run": _parallel,
+    "image": _images,
+}
+"""The panels of a figure, by what it is drawn against."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,12 +159,12 @@ def dashboard(entity: str, project: str, sweep: str | None = None) -> Any:
     """
     wr = _workspaces()
     blocks: list[Any] = [wr.TableOfContents()]
-    for title, panels in FIGURES.items():
-        runsets = [_runset(wr, sweep, head) for head in (("em", "hem") if title in EM_AND_HEM else (None,))]
-        blocks += [
-            wr.H2(title),
-            wr.PanelGrid(runsets=runsets, panels=_laid_out(wr, [panel(wr) for panel in panels])),
-        ]
+    for chapter, members in groupby(FIGURES, lambda shown: shown.chapter):
+        figures = list(members)
+        heads = ("em", "hem") if all(shown.em_alone for shown in figures) else (None,)
+        panels = [panel for shown in figures for panel in PANELS[shown.axis](wr, shown)]
+        runsets = [_runset(wr, sweep, head) for head in heads]
+        blocks += [wr.H2(chapter), wr.PanelGrid(runsets=runsets, panels=_laid_out(wr, panels))]
     of_what = f"of the sweep {sweep}" if sweep else "of all runs"
     about = f"Means {of_what}, with one standard error where runs are grouped. {MISS}"
     title = f"{TITLE} ({sweep})" if sweep else TITLE

@@ -10,10 +10,11 @@ from PIL import Image
 from hemnet.data.decoding import read_image
 from hemnet.data.spec import DataError
 from hemnet.report.contents import Block, Picture
+from hemnet.report.definitions import ATTENTION, PREDICTIONS
 from hemnet.report.groups import Group, Section
 from hemnet.report.variants import Variant, others
 
-PAGES = {"predictions.png": "predictions", "attention.png": "attention maps"}
+PAGES = {f"{definition.key}.png": definition.title for definition in (PREDICTIONS, ATTENTION)}
 WIDTH, TALLEST, QUALITY = 1000, 4000, 70
 MOST_RUNS = 4
 """Per section and kind of picture."""
@@ -34,7 +35,9 @@ class Album:
         groups = others(section)
         if variant is not None:
             groups = [g for head in ("em", "hem") if (g := variant.at(head, variant.chosen))] + groups
-        block = Block("Samples", ["The first seed of each head, from the last validation of training."])
+        block = Block(
+            PREDICTIONS.chapter, ["The first seed of each head, from the last validation of training."]
+        )
         for file, what in PAGES.items():
             self._add(block, [g for g in groups if _page(g, file).is_file()][:MOST_RUNS], file, what)
         return block if block.items or len(block.paragraphs) > 1 else None

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hemnet.report.definitions import LIKELIHOOD, Metric
 from hemnet.report.groups import Group, scale_text
 from hemnet.report.plots import DASHES, MARKERS, draw_curves, draw_profile, grid, head_colour, scale_colour
 from hemnet.report.variants import Variant
@@ -56,17 +57,20 @@ def depths_with(variant: Variant, family: str, least: int = 1) -> list[int]:
     ]  # fmt: skip
 
 
-def phase_chart(variant: Variant, depths: Sequence[int], family: str, ylabel: str, log: bool) -> Figure:
+def phase_chart(variant: Variant, depths: Sequence[int], metric: Metric) -> Figure:
     """Draw a metric per iteration: a row per T, a column per phase; em, hem and other h in each."""
 
     def draw(axis: Axes, row: int, column: int) -> None:
         for label, colour, marker, group in lines_at(variant, depths[row]):
-            if found := profiles(group, family, column):
-                if family == "em/log_likelihood":
+            if found := profiles(group, metric.name, column):
+                if metric is LIKELIHOOD.metric:
                     found = [values - values[0] for values in found]
                 draw_profile(axis, label, colour, marker, found)
 
-    return grid([f"T={t}" for t in depths], PHASES, draw, xlabel="iteration t", ylabel=ylabel, log=log)
+    return grid(
+        [f"T={t}" for t in depths], [f"{phase} of training" for phase in PHASES], draw,
+        xlabel="iteration t", ylabel=metric.label, log=metric.log,
+    )  # fmt: skip
 
 
 def curves_of(group: Group, name: str) -> list[np.ndarray]:
@@ -75,26 +79,21 @@ def curves_of(group: Group, name: str) -> list[np.ndarray]:
 
 
 def curve_chart(
-    variant: Variant | None,
-    depths: Sequence[int],
-    name: str,
-    ylabel: str,
-    log: bool,
-    further: Sequence[Group],
+    variant: Variant | None, depths: Sequence[int], metric: Metric, further: Sequence[Group]
 ) -> Figure:
     """Draw a metric over training: a row per T, and one for ``further`` groups."""
 
     def draw(axis: Axes, row: int, _: int) -> None:
         if row == len(depths):
             for i, group in enumerate(further):
-                if curves := curves_of(group, name):
+                if curves := curves_of(group, metric.name):
                     dashes: Any = DASHES[i % len(DASHES)]
                     draw_curves(axis, group.label, head_colour(group.head), curves, dashes)
             return
         assert variant is not None
         for label, colour, _marker, group in lines_at(variant, depths[row]):
-            if curves := curves_of(group, name):
+            if curves := curves_of(group, metric.name):
                 draw_curves(axis, label, colour, curves)
 
     rows = [*(f"T={t}" for t in depths), *(["other heads"] if further else [])]
-    return grid(rows, [""], draw, xlabel="optimizer step", ylabel=ylabel, log=log, height=1.5)
+    return grid(rows, [""], draw, xlabel="optimizer step", ylabel=metric.label, log=metric.log, height=1.5)

@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 
 from hemnet.report.contents import Block, Cell, Column, Table
+from hemnet.report.definitions import COST
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.significance import Estimate, estimate
 from hemnet.report.variants import Variant
 
 COSTS = {
-    "seconds_per_step": ("s per step", 3),
-    "peak_memory_mib": ("peak MiB", 4),
-    "parameters": ("parameters", 8),
-    "em_parameters": ("of the EM layer", 8),
-    "gflops": ("GFLOPs", 4),
+    metric.name.removeprefix("cost/"): (metric.label, digits)
+    for metric, digits in zip(COST.metrics, (3, 4, 8, 8, 4), strict=True)
 }
+"""Heading and significant digits of each."""
 HOW = (
     "Seconds are the median training step of a run; other work on the machine, such as jobs that ran at the "
     "same time, distorts them. Peak memory is that of the training process. GFLOPs are of the forward pass "
@@ -26,7 +25,7 @@ def costs(section: Section, variant: Variant | None, slug: str) -> Block | None:
     names = [name for name in COSTS if any(group.costs(name) for group in section.groups)]
     if not names:
         return None
-    block = Block("Cost", [HOW])
+    block = Block(COST.chapter, [HOW])
     rows: list[list[Cell]] = [
         [group.label, *(_cost(estimate(list(group.costs(name).values()))) for name in names)]
         for group in section.groups

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
+from hemnet.report.definitions import GRADIENT_BACKBONE, GRADIENT_MEANS, GRADIENT_SHARE
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.lines import END, WHEN, curve_chart, curves_of, depths_with, lines_at, phase_chart
 from hemnet.report.significance import Comparison, compare, holm, p_text
@@ -18,21 +19,18 @@ from hemnet.runs.phases import PHASE_SHARE, PHASES
 
 def gradient_flow(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return the gradient that reaches each iteration, and the share that each injects into the backbone."""
-    depths = depths_with(variant, "gradient/means", least=2)
+    depths = depths_with(variant, GRADIENT_MEANS.metric.name, least=2)
     if not depths:
         return None
-    block = Block("Gradient flow", [WHEN])
-    block.items.append(Chart(
-        f"{slug}_gradient_means", "Norm of the gradient at the means of iteration t, relative to the last.",
-        lambda: phase_chart(variant, depths, "gradient/means", "|dL/dμ(t)| / |dL/dμ(T)|", True),
-    ))  # fmt: skip
-    shares = depths_with(variant, "gradient/share", least=2)
+    block = Block(GRADIENT_MEANS.chapter, [WHEN])
+    block.items.append(
+        Chart(slug, GRADIENT_MEANS, "", lambda: phase_chart(variant, depths, GRADIENT_MEANS.metric))
+    )
+    shares = depths_with(variant, GRADIENT_SHARE.metric.name, least=2)
     if shares:
         block.items.append(Chart(
-            f"{slug}_gradient_share",
-            "Share of the gradient into the EM layer's features that iteration t injects; t = T is the "
-            "reconstruction.",
-            lambda: phase_chart(variant, shares, "gradient/share", "share of the gradient", False),
+            slug, GRADIENT_SHARE, "t = T is the reconstruction.",
+            lambda: phase_chart(variant, shares, GRADIENT_SHARE.metric),
         ))  # fmt: skip
     tested = _kept(variant, depths)
     if tested:
@@ -123,14 +121,14 @@ def _ratio_sentence(found: Comparison) -> str:
 
 def backbone(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return the gradient norm of the backbone over training, and of each stage at its end."""
-    name = "gradient/backbone/all"
+    name = GRADIENT_BACKBONE.metric.name
     depths = [t for t in variant.depths if any(curves_of(g, name) for *_, g in lines_at(variant, t))]
     if not depths:
         return None
-    block = Block("Gradient of the backbone", ["Bands are the range of the seeds."])
+    block = Block(GRADIENT_BACKBONE.chapter, [])
     block.items.append(Chart(
-        f"{slug}_gradient_backbone", "l2 norm of the gradient of the backbone's parameters over training.",
-        lambda: curve_chart(variant, depths, name, "gradient norm", True, []),
+        slug, GRADIENT_BACKBONE, "Bands are the range of the seeds.",
+        lambda: curve_chart(variant, depths, GRADIENT_BACKBONE.metric, []),
     ))  # fmt: skip
     stages = sorted(
         {key for run in section.runs for key in run.curves if key.startswith("gradient/backbone/")}

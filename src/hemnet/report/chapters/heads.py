@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from hemnet.report.chapters.miou_curves import TESTS, named, summary, test_cells
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
+from hemnet.report.definitions import CLASSES, GRADIENT_MODES, HEADS, SETTINGS
 from hemnet.report.groups import Group, Section
 from hemnet.report.plots import class_bars, forest, head_colour
 from hemnet.report.significance import compare, estimate, holm, sentence
@@ -27,12 +28,14 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
     if reference is None:
         reference, *rivals = rivals
     tested = holm([compare("", named(reference), named(group)) for group in rivals])
-    block = Block("Heads", [f"Each head's mIoU, and {reference.label} minus that head, paired by seed."])
+    block = Block(
+        HEADS.chapter, [f"Each head's mIoU, and {reference.label} minus that head, paired by seed."]
+    )
     columns = (Column("head"), Column("mIoU"), Column("mean accuracy"), Column("pixel accuracy"), *TESTS)
     rows: list[list[Cell]] = [[*_scores(reference), *[None] * len(TESTS)]]
     rows += [[*_scores(group), *test_cells(found)] for group, found in zip(rivals, tested, strict=True)]
     block.items += [
-        Chart(f"{slug}_heads", "mIoU of each head: mean, 95% interval and single seeds.",
+        Chart(slug, HEADS, "Mean, 95% interval and single seeds.",
               lambda: forest([_forest_row(group) for group in (reference, *rivals)])),
         Table(f"{slug}_heads", f"Heads, and paired tests of {reference.label} minus each.", columns, rows),
     ]  # fmt: skip
@@ -63,7 +66,7 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Block | Non
     ]
     tested = holm([compare("", named(a), named(b)) for a, b in pairs])
     shown = list(dict.fromkeys(group for pair in pairs for group in pair[::-1]))
-    block = Block("Gradient modes", [f"Other gradient modes against {variant.mode}."])
+    block = Block(GRADIENT_MODES.chapter, [f"Other gradient modes against {variant.mode}."])
     if not pairs:
         block.paragraphs.append(
             "There is no head, T and h at which two modes finished, so nothing to compare."
@@ -72,7 +75,7 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Block | Non
     rows = [[g.label, g.score(), *test_cells(t)] for (g, _), t in zip(pairs, tested, strict=True)]
     columns = (Column("setting"), Column("mIoU"), *TESTS)
     block.items += [
-        Chart(f"{slug}_gradient_modes", "mIoU of each gradient mode: mean, 95% interval, single seeds.",
+        Chart(slug, GRADIENT_MODES, "Mean, 95% interval and single seeds.",
               lambda: forest([_forest_row(group) for group in shown])),
         Table(f"{slug}_gradient_modes", f"Each mode minus {variant.mode} at the same head, T and h.", columns,
               rows),
@@ -104,9 +107,9 @@ def per_class(section: Section, variant: Variant | None, slug: str) -> Block | N
             keys = [keys[i] for i in sorted(np.argsort(size)[::-1][:MOST_CLASSES])]
             note = f" The {MOST_CLASSES} classes on which em and hem differ most; the table has all."
     keys = keys[:MOST_CLASSES]
-    block = Block("Classes")
+    block = Block(CLASSES.chapter)
     block.items += [
-        Chart(f"{slug}_classes", f"IoU of each class: means over seeds with 95% intervals.{note}",
+        Chart(slug, CLASSES, f"Means over seeds with 95% intervals.{note}",
               _class_chart(keys, sides)),
         Table(f"{slug}_classes", "IoU of each class; intervals of differences are not corrected for the "
               "number of classes. A class without a score has none.", columns, rows),
@@ -140,4 +143,4 @@ def every_group(shown: Sequence[Section], slug: str) -> Block:
         scores = " ".join(f"{value:.4f}" for value in values)
         label = f"{group.label}, {section.label}" if len(shown) > 1 else group.label
         rows.append([label, estimate(values), len(values) - missing, seeds, scores, missing, len(group.lost)])
-    return Block("All settings", [], [Table(f"{slug}_settings", "mIoU of every setting.", columns, rows)])
+    return Block(SETTINGS.chapter, [], [Table(f"{slug}_settings", "mIoU of every setting.", columns, rows)])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
+from hemnet.report.definitions import AGAINST_H, AGAINST_T
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
 from hemnet.report.significance import Comparison, compare, holm, sentence
@@ -25,7 +26,7 @@ def named(group: Group, name: str | None = None) -> Named:
 
 def against_depth(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU against T of em and hem, with a paired test at each T."""
-    block = Block("mIoU against the number of iterations T")
+    block = Block(AGAINST_T.chapter)
     hem = f"hem (h={scale_text(variant.scale)})"
     by_head = {head: {t: g for t in variant.depths if (g := variant.at(head, t))} for head in ("em", "hem")}
     pairs = [t for t in variant.depths if t in by_head["em"] and t in by_head["hem"]]
@@ -40,8 +41,7 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
     if len({t for line in lines for t in line.points}) > 1:
         levels = _levels(section)
         block.items.append(Chart(
-            f"{slug}_miou_vs_iterations",
-            "mIoU against T: means over seeds with 95% intervals; faint dots are single seeds"
+            slug, AGAINST_T, "Means over seeds with 95% intervals; faint dots are single seeds"
             + (", horizontal lines the mean of other heads." if levels else "."),
             lambda: score_chart(lines, levels, "iterations T"),
         ))  # fmt: skip
@@ -91,7 +91,7 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
     left = iter(tested)
     for row, group in zip(rows, (g for groups in at.values() for g in groups), strict=True):
         row += test_cells(next(left)) if group.head == "hem" else [None] * len(TESTS)
-    block = Block("mIoU against the highway scale h")
+    block = Block(AGAINST_H.chapter)
     depths = list(at)
     lines = [
         Line(f"T={t}", scale_colour(i / max(len(depths) - 1, 1)),
@@ -99,8 +99,7 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
         for i, t in enumerate(depths)
     ]  # fmt: skip
     block.items += [
-        Chart(f"{slug}_miou_vs_scale",
-              "mIoU against h: means over seeds with 95% intervals; h = 0 is plain EM.",
+        Chart(slug, AGAINST_H, "Means over seeds with 95% intervals; h = 0 is plain EM.",
               lambda: score_chart(lines, [], "highway scale h", "true")),
         Table(f"{slug}_miou_vs_scale", "mIoU at each h, and paired tests against h = 0 at the same T.",
               (Column("T"), Column("h"), Column("mIoU"), Column("n"), *TESTS), rows),

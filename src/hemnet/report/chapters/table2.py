@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
+from hemnet.report.definitions import GRID_EVAL, GRID_TRAIN, Definition
 from hemnet.report.groups import Group, Section, differences
 from hemnet.report.heat_map import heat_map
 from hemnet.report.plots import Line, scale_colour, score_chart
@@ -55,24 +56,23 @@ class Grid:
 
 def trained_grid(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU over T of training and step size."""
-    block = Block("T of training and step size", [ABOUT])
+    block = Block(GRID_TRAIN.chapter, [ABOUT])
     grid = _grid(variant.usual, others(section), _by_training)
     if grid.whole:
-        _show(block, grid, f"{slug}_grid_train", "T_train", "mIoU by T of training and step size η")
+        _show(block, grid, slug, GRID_TRAIN, "T_train")
     return block if block.items else None
 
 
 def evaluated_grid(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU over T of evaluation and step size, for each T of training."""
-    block = Block("T of evaluation and step size", [ABOUT])
+    block = Block(GRID_EVAL.chapter, [ABOUT])
     for depth in variant.depths:
         mine, rivals = (
             [g for g in groups if g.iterations == depth] for groups in (variant.usual, others(section))
         )
         grid = _grid(mine, rivals, _by_evaluation)
         if grid.whole:
-            what = f"mIoU by T of evaluation and step size η, after training with T = {depth}"
-            _show(block, grid, f"{slug}_grid_eval_T{depth}", "T_eval", what, depth)
+            _show(block, grid, slug, GRID_EVAL, "T_eval", depth)
     return block if block.items else None
 
 
@@ -111,11 +111,14 @@ def _grid(
     return Grid([line for line in scales if line.points], [line for line in apart if line.points])
 
 
-def _show(block: Block, grid: Grid, name: str, axis: str, what: str, trained: int | None = None) -> None:
+def _show(
+    block: Block, grid: Grid, slug: str, shown: Definition, axis: str, trained: int | None = None
+) -> None:
     """Add a grid to a block as heat map, lines and table; ``trained`` is the T of training, if it is one."""
     missing = "no run has finished" if trained is None else "no run was evaluated"
-    of_training = "" if trained is None else ": the T of training."
-    framed, dotted = (of_training and f" {how}{of_training}" for how in ("Framed", "Dotted"))
+    part, of, marked = "", "", ""
+    if trained is not None:
+        part, of, marked = f"_T{trained}", f", after training with T = {trained}", " {}: the T of training."
 
     def lines() -> Figure:
         figure = score_chart(grid.columns, [], axis)
@@ -128,13 +131,15 @@ def _show(block: Block, grid: Grid, name: str, axis: str, what: str, trained: in
     usual = max(counts, key=counts.count, default=0)
     heads = [Column(axis), *(Column(column.label, counted=usual) for column in grid.columns)]
     counted = f"means over seeds with 95% intervals, n = {usual} unless a cell says otherwise"
-    block.paragraphs.append(f"{what}. {_highest(grid, axis)}")
+    block.paragraphs.append(f"{shown.title}{of}. {_highest(grid, axis)}")
+    how = f"Mean, number n of seeds. Bold: highest η of a row. Hatched: {missing}."
     block.items += [
-        Chart(name, f"{what}: mean, number n of seeds. Bold: highest η of a row. Hatched: {missing}.{framed}",
-              lambda: heat_map(grid.scales, grid.rivals, grid.rows, "step size η = 1 - h", axis, trained)),
-        Chart(f"{name}_lines",
-              f"{what}: means over seeds with 95% intervals; faint dots are single seeds.{dotted}", lines),
-        Table(name, f"{what}, η = 1 - h: {counted}.", heads, rows),
+        Chart(slug, shown, how + marked.format("Framed"),
+              lambda: heat_map(grid.scales, grid.rivals, grid.rows, "step size η = 1 - h", axis, trained),
+              part, of),
+        Chart(slug, shown, "Means over seeds with 95% intervals; faint dots are single seeds."
+              + marked.format("Dotted"), lines, f"{part}_lines", of),
+        Table(f"{slug}_{shown.key}{part}", f"{shown.title}{of}: {counted}.", heads, rows),
     ]  # fmt: skip
 
 

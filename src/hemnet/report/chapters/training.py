@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
+from hemnet.report.definitions import CONVERGENCE, LEARNING, LIKELIHOOD
 from hemnet.report.groups import Section
 from hemnet.report.lines import (
     END,
@@ -23,51 +24,42 @@ from hemnet.report.variants import Variant, others
 
 def learning(section: Section, variant: Variant | None, slug: str) -> Block | None:
     """Return mIoU on the validation split over training."""
-    name = "val/miou"
+    name = LEARNING.metric.name
     further = [group for group in others(section) if curves_of(group, name)]
     depths = []
     if variant is not None:
         depths = [t for t in variant.depths if any(curves_of(g, name) for *_, g in lines_at(variant, t))]
     if not depths and not further:
         return None
-    block = Block("Learning curves", ["Means over seeds; bands are the range of the seeds."])
+    block = Block(LEARNING.chapter)
     block.items.append(Chart(
-        f"{slug}_learning", "mIoU on the validation split over training.",
-        lambda: curve_chart(variant, depths, name, "mIoU", False, further),
+        slug, LEARNING, "Means over seeds; bands are the range of the seeds.",
+        lambda: curve_chart(variant, depths, LEARNING.metric, further),
     ))  # fmt: skip
     return block
 
 
-INSIDE = {"em/step_length": "step length", "em/components": "components", "em/entropy": "entropy"}
-
-
 def convergence(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return the likelihood that the iterations gain, their step lengths, components and entropy."""
-    depths = depths_with(variant, "em/log_likelihood")
+    depths = depths_with(variant, LIKELIHOOD.metric.name)
     if not depths:
         return None
-    block = Block("Convergence of the iterations", [WHEN])
-    block.items.append(Chart(
-        f"{slug}_log_likelihood",
-        "Log-likelihood gained since t = 0, nats per position, on the fixed validation batch.",
-        lambda: phase_chart(variant, depths, "em/log_likelihood", "log-likelihood gained", False),
-    ))  # fmt: skip
-    families = [family for family in INSIDE if depths_with(variant, family)]
+    block = Block(LIKELIHOOD.chapter, [WHEN])
+    block.items.append(Chart(slug, LIKELIHOOD, "", lambda: phase_chart(variant, depths, LIKELIHOOD.metric)))
+    shown = [metric for metric in CONVERGENCE.metrics if depths_with(variant, metric.name)]
 
     def draw(axis: Axes, row: int, column: int) -> None:
-        if families[column] == "em/step_length":
+        if shown[column].log:
             axis.set_yscale("log")
         for label, colour, marker, group in lines_at(variant, depths[row]):
-            if found := profiles(group, families[column], END):
+            if found := profiles(group, shown[column].name, END):
                 draw_profile(axis, label, colour, marker, found)
 
-    if families:
-        titles = [INSIDE[family] for family in families]
+    if shown:
+        titles = [metric.label for metric in shown]
         rows = [f"T={t}" for t in depths]
         block.items.append(Chart(
-            f"{slug}_convergence",
-            "At the end of training: relative step length, effective number of components, entropy of the "
-            "responsibilities.",
+            slug, CONVERGENCE, "At the end of training.",
             lambda: grid(rows, titles, draw, xlabel="iteration t", ylabel="", share_y="col"),
         ))  # fmt: skip
     block.items.append(_convergence_table(variant, depths, slug))
