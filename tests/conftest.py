@@ -4,12 +4,16 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import torch
 from _helpers.camvid_files import MakeCamVid, write_camvid
 from _helpers.waiting import within
+
+if TYPE_CHECKING:
+    from _helpers.browser import Browser
 
 # Set before any test imports wandb or albumentations: tests talk to no server.
 os.environ["WANDB_MODE"] = "offline"
@@ -54,6 +58,14 @@ def forked_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     from _helpers.in_process import fork_jobs
 
     fork_jobs(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Yield a browser without a window to look at pages in; skip where there is none."""
+    from _helpers.browser import opened  # here, as most tests need none of it
+
+    yield from opened()
 
 
 @pytest.fixture
