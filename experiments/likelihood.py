@@ -20,12 +20,11 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
+from em_inputs import at_layers
 from torch import Tensor
 
-from hemnet.callbacks.em_probe import em_layers, evaluating
-from hemnet.callbacks.prediction_images import spread
-from hemnet.config.build import build_data, restore
 from hemnet.em import log_likelihood, unroll
+from hemnet.em.functional import weigh
 from hemnet.errors import HemnetError
 from hemnet.runs.run import Run
 
@@ -41,8 +40,10 @@ class Course(NamedTuple):
     tilted: Tensor
 
 
-def tilted_log_likelihood(x_BNC: Tensor, mu_BKC: Tensor, variance: float) -> Tensor:
-    """Return the log-likelihood (B,) of a mixture with weights π_k ∝ exp(|mu_k|²/2σ²).
+def tilted_log_likelihood(
+    x_BNC: Tensor, mu_BKC: Tensor, variance: float, weights_BN: Tensor | None = None
+) -> Tensor:
+    """Return the log-likelihood (B,) of a mixture with weights π_k ∝ exp(|mu_k|²/2σ²), of weighted positions.
 
     log Σ_k π_k N(x | mu_k, σ²I) =
         log Σ_k exp(x·mu_k/σ²) - |x|²/2σ² - (C/2) log 2πσ² - log Σ_k exp(|mu_k|²/2σ²)
@@ -50,14 +51,22 @@ def tilted_log_likelihood(x_BNC: Tensor, mu_BKC: Tensor, variance: float) -> Ten
     own_BN = -x_BNC.square().sum(2) / (2 * variance) - x_BNC.shape[2] / 2 * math.log(2 * math.pi * variance)
     shared_BN = torch.logsumexp(x_BNC @ mu_BKC.mT / variance, dim=2)
     weights_B1 = torch.logsumexp(mu_BKC.square().sum(2, keepdim=True) / (2 * variance), dim=1)
-    return (shared_BN + own_BN - weights_B1).sum(1)
+    return weigh(shared_BN + own_BN - weights_B1, weights_BN).sum(1)
 
 
-def follow(x_BNC: Tensor, trajectory_TBKC: Tensor, variance: float) -> Course:
-    """Return both log-likelihoods at each means of a trajectory."""
-    equal = [log_likelihood(x_BNC, mu_BKC, variance=variance) for mu_BKC in trajectory_TBKC]
-    tilted = [tilted_log_likelihood(x_BNC, mu_BKC, variance) for mu_BKC in trajectory_TBKC]
-    return Course(torch.stack(equal, 1) / x_BNC.shape[1], torch.stack(tilted, 1) / x_BNC.shape[1])
+def follow(
+    x_BNC: Tensor, trajectory_TBKC: Tensor, variance: float, weights_BN: Tensor | None = None
+) -> Course:
+    """Return both log-likelihoods at each means of a trajectory, of positions of the given weights."""
+    positions_B1 = x_BNC.shape[1] if weights_BN is None else weights_BN.sum(1, keepdim=True)
+    equal, tilted = (
+        torch.stack([each(mu_BKC) for mu_BKC in trajectory_TBKC], 1) / positions_B1
+        for each in (
+            lambda mu_BKC: log_likelihood(x_BNC, mu_BKC, variance=variance, weights_BN=weights_BN),
+            lambda mu_BKC: tilted_log_likelihood(x_BNC, mu_BKC, variance, weights_BN),
+        )
+    )
+    return Course(equal, tilted)
 
 
 def step_cells(course_BT: Tensor) -> str:
@@ -112,38 +121,29 @@ def of_run(path: str, iterations: int | None, images: int) -> dict[str, tuple[Co
     """Return log-likelihoods and the spread of the last means per EM layer, on images across the split.
 
     Raises:
-        HemnetError: the run has no EM layer or no complete checkpoint, or its data is missing.
+        HemnetError: the run has no EM layer or no complete checkpoint, its data is missing, or a layer has
+            learned a variance or a prior.
     """
-    run = Run.open(path)
-    network, _ = restore(run)
-    if not em_layers(network):
-        raise HemnetError(f"{path} has no EM layer")
-    samples = build_data(run.config).val_dataset
-    found: dict[str, tuple[Course, float]] = {}
-    for name, layer in em_layers(network).items():
-        given: list[Tensor] = []
-        handle = layer.register_forward_pre_hook(lambda _, inputs, kept=given: kept.append(inputs[0].clone()))
-        with evaluating(network):
-            for index in spread(images, len(samples)):
-                network(samples[index]["image"][None])
-        handle.remove()
-        options = layer.options
-        steps = layer.iterations if iterations is None else iterations
-        courses, spreads = [], []
-        # One by one: images of a split may differ in size.
-        for x_BChw in given:
-            x_BNC = x_BChw.double().flatten(2).mT
-            fit = unroll(
-                x_BNC, layer.means.double()[None], iterations=steps, highway_scale=layer.scale(steps),
-                assignment=options.assignment, variance=options.variance, normalize=options.normalize,
-                return_trajectory=True,
-            )  # fmt: skip
-            courses.append(follow(x_BNC, fit.trajectory, options.variance))
-            spreads.append(spread_of(fit.means, x_BNC))
-        step = f"{options.assignment}, σ² = {options.variance:g}, h = {layer.highway_scale}"
-        setting = f"{name}{step}, T = {steps}"
-        found[setting] = Course(*map(torch.cat, zip(*courses, strict=True))), sum(spreads) / len(spreads)
-    return found
+    found: dict[str, list[tuple[Course, float]]] = {}
+    for _, layers in at_layers(Run.open(path), images):
+        for name, given in layers.items():
+            layer, options = given.layer, given.options
+            if options.has_tensors:
+                raise HemnetError(f"{path} has a learned variance or prior, for which this is not worked out")
+            steps = layer.iterations if iterations is None else iterations
+            fit = given.fit(steps)
+            course = follow(given.x_BNC, fit.trajectory, options.variance, given.weights_BN)
+            step = f"{options.assignment}, σ² = {options.variance:g}, h = {layer.highway_scale}"
+            found.setdefault(f"{name}{step}, T = {steps}", []).append(
+                (course, spread_of(fit.means, given.x_BNC))
+            )
+    return {
+        setting: (
+            Course(*map(torch.cat, zip(*(course for course, _ in images), strict=True))),
+            sum(spread for _, spread in images) / len(images),
+        )
+        for setting, images in found.items()
+    }
 
 
 def main() -> None:

@@ -3,10 +3,9 @@
 Shape suffixes: B images, N positions, C channels, K components.
 """
 
-import importlib.util
 import math
-from pathlib import Path
 
+import likelihood
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,18 +18,9 @@ from hemnet.em import log_likelihood, unroll
 from hemnet.em.functional import responsibilities
 from hemnet.train import train
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "likelihood.py"
 # Three positions, two channels and components: σ² is sqrt(2) by default.
 POINTS = torch.tensor([[[7.0, 8.0], [1.0, 4.0], [-3.0, 10.0]]], dtype=torch.float64)
 START = torch.tensor([[[-5.0, 8.0], [6.0, 6.0]]], dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def likelihood():
-    spec = importlib.util.spec_from_file_location("likelihood", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def tilted(mu_KC, variance: float) -> MixtureSameFamily:
@@ -39,7 +29,7 @@ def tilted(mu_KC, variance: float) -> MixtureSameFamily:
     return MixtureSameFamily(weights, Independent(Normal(mu_KC, torch.full_like(mu_KC, variance**0.5)), 1))
 
 
-def test_the_dot_product_is_the_posterior_of_tilted_weights(likelihood) -> None:
+def test_the_dot_product_is_the_posterior_of_tilted_weights() -> None:
     x_NC, mu_KC, variance = draw(40, 6, seed=1), draw(5, 6, seed=2, scale=2.0), 1.7
     mixture = tilted(mu_KC, variance)
     joint_NK = mixture.component_distribution.log_prob(x_NC[:, None]) + mixture.mixture_distribution.logits
@@ -47,9 +37,16 @@ def test_the_dot_product_is_the_posterior_of_tilted_weights(likelihood) -> None:
     torch.testing.assert_close(z_BNK[0], torch.softmax(joint_NK, dim=1), rtol=1e-12, atol=1e-12)
     found_B = likelihood.tilted_log_likelihood(x_NC[None], mu_KC[None], variance)
     torch.testing.assert_close(found_B[0], mixture.log_prob(x_NC).sum(), rtol=1e-12, atol=0)
+    # A position that counts twice is as two.
+    twice_N = torch.tensor([0, *range(40)])
+    course = likelihood.follow(x_NC[None, twice_N], mu_KC[None, None], variance)
+    weighted = likelihood.follow(
+        x_NC[None], mu_KC[None, None], variance, torch.ones(1, 40).index_fill(1, torch.tensor(0), 2)
+    )
+    torch.testing.assert_close(weighted, course, rtol=1e-12, atol=0)
 
 
-def test_its_fixed_points_are_not_stationary_for_either_likelihood(likelihood) -> None:
+def test_its_fixed_points_are_not_stationary_for_either_likelihood() -> None:
     x_BNC = draw(1, 30, 4, seed=3, scale=3.0)
     fit = unroll(
         x_BNC, draw(1, 3, 4, seed=4, scale=3.0), iterations=3000, highway_scale=0.5, assignment="dot"
@@ -65,7 +62,7 @@ def test_its_fixed_points_are_not_stationary_for_either_likelihood(likelihood) -
 
 
 @pytest.mark.parametrize("h", [0.0, 0.5])
-def test_its_steps_may_go_to_and_fro_for_ever(likelihood, h: float) -> None:
+def test_its_steps_may_go_to_and_fro_for_ever(h: float) -> None:
     """So no function of the means rises at every step that moves them, and neither likelihood does."""
     fit = unroll(POINTS, START, iterations=402, highway_scale=h, assignment="dot", return_trajectory=True)
     before, there, back = fit.trajectory[400:]
@@ -84,7 +81,7 @@ def test_its_steps_may_go_to_and_fro_for_ever(likelihood, h: float) -> None:
 
 
 @pytest.mark.parametrize("h", [-0.5, 0.0, 0.5, 0.9])
-def test_the_gaussian_from_the_same_start_never_falls(likelihood, h: float) -> None:
+def test_the_gaussian_from_the_same_start_never_falls(h: float) -> None:
     fit = unroll(
         POINTS, START, iterations=402, highway_scale=h, assignment="gaussian", return_trajectory=True
     )
@@ -113,7 +110,7 @@ def test_means_merge_by_the_factor_that_the_layer_states(assignment: str, h: flo
 
 @pytest.mark.parametrize("assignment", ASSIGNMENTS)
 @pytest.mark.parametrize("h", [0.0, 0.5, 0.9])
-def test_with_unit_means_eq_5_does_not_fall_for_h_from_0(likelihood, assignment: str, h: float) -> None:
+def test_with_unit_means_eq_5_does_not_fall_for_h_from_0(assignment: str, h: float) -> None:
     """Both E-steps are then one, and normalising keeps the part of Q that a step of 0 <= h < 1 has won."""
     x_BNC, mu_BKC = draw(6, 40, 5, seed=7, scale=3.0), F.normalize(draw(6, 4, 5, seed=8), dim=2)
     fit = unroll(
@@ -124,7 +121,7 @@ def test_with_unit_means_eq_5_does_not_fall_for_h_from_0(likelihood, assignment:
     assert likelihood.follow(x_BNC, fit.trajectory, 0.5).equal.diff(dim=1).min() > -1e-12
 
 
-def test_a_run_is_fitted_as_it_was_trained(likelihood, make_camvid, tmp_path) -> None:
+def test_a_run_is_fitted_as_it_was_trained(make_camvid, tmp_path) -> None:
     overrides = [
         *PLAIN,
         "experiment=camvid_hem_cpu",
@@ -142,7 +139,7 @@ def test_a_run_is_fitted_as_it_was_trained(likelihood, make_camvid, tmp_path) ->
     torch.testing.assert_close(longer.equal[:, :3], course.equal[:1], rtol=1e-12, atol=0)
 
 
-def test_steps_that_fell_are_counted(likelihood) -> None:
+def test_steps_that_fell_are_counted() -> None:
     assert likelihood.step_cells(torch.tensor([[0.0, 1.0, 0.5, 0.2], [0.0, 0.0, 1.0, 1.0]])) == (
         "2 of 6 | -0.4 | -0.5 | +0.6"
     )

@@ -1,0 +1,89 @@
+"""Measure what trained networks' EM does on their validation images, for experiments/study.py.
+
+    python experiments/measure.py RUN_OR_FOLDER [RUN_OR_FOLDER ...] [--images N]
+
+Per run, from its last checkpoint, at its own T, in float64, over all validation images unless told otherwise:
+
+- ``RUN/measures/e_step.csv``: norms, over the images, of the gradient that each iteration passes to the
+  features and of that to the means: whole, by the N-steps alone, and what the E-steps carry; see e_step.py.
+- ``RUN/measures/likelihood.csv``: eq (5) in nats per position at mu^(0) ... mu^(T), of each image.
+
+Runs without an EM layer are left out, and those measured already at the same checkpoint.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from e_step import COLUMNS, rows, squares
+from em_inputs import Given, at_layers
+
+from hemnet.errors import HemnetError
+from hemnet.runs.checkpoints import fingerprint
+from hemnet.runs.finding import find_runs
+from hemnet.runs.identity import PLAIN_HEADS, identity
+from hemnet.runs.run import Run
+from hemnet.storage.files import read_json, write_json, write_table
+
+FOLDER = "measures"
+
+
+def log_likelihoods(given: Given) -> list[float]:
+    """Return eq (5) at mu^(0) ... mu^(T) of one image, nats per position."""
+    positions = given.x_BNC.shape[1] if given.weights_BN is None else given.weights_BN.sum().item()
+    likelihood_TB = given.fit(given.layer.iterations).diagnostics().log_likelihood
+    return (likelihood_TB[:, 0] / positions).tolist()
+
+
+def measure(run: Run, images: int | None) -> bool:
+    """Measure one run; return whether there was anything to do.
+
+    Raises:
+        HemnetError: see `at_layers` and `squares`.
+    """
+    place = run.path / FOLDER
+    about: dict[str, Any] = {"checkpoint_sha256": fingerprint(run.checkpoint()), "images_asked": images}
+    if about["checkpoint_sha256"] is not None and read_json(place / "about.json").items() >= about.items():
+        return False
+    total: dict[str, torch.Tensor] = {}
+    courses: list[list[object]] = []
+    count = 0
+    for image, layers in at_layers(run, images):
+        count += 1
+        for layer, given in layers.items():
+            found = squares(given, given.layer.iterations)
+            total[layer] = total[layer] + found if layer in total else found
+            courses.append([layer, image, *(f"{value:.12g}" for value in log_likelihoods(given))])
+    place.mkdir(exist_ok=True)
+    longest = max(len(course) for course in courses) - 2
+    write_table(place / "likelihood.csv", ["layer", "image", *(f"{t:02d}" for t in range(longest))], courses)
+    norms = [[layer, *row] for layer, squares_T6 in total.items() for row in rows(squares_T6)]
+    write_table(place / "e_step.csv", ["layer", "t", *COLUMNS], norms)
+    write_json(place / "about.json", about | {"images": count})
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every finished run with an EM layer."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="RUN_OR_FOLDER", help="runs, or folders of runs"
+    )
+    parser.add_argument(
+        "--images", type=int, help="validation images of a run, spread over the split; default: all"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        for path in sorted({path for folder in options.folders for path in find_runs(folder)}):
+            run = Run.open(path)
+            if run.status == "finished" and identity(run.config).head not in PLAIN_HEADS.values():
+                print(f"{path}: {'measured' if measure(run, options.images) else 'was measured'}", flush=True)
+    except HemnetError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
