@@ -60,7 +60,8 @@ def decide(family: Family, found: dict[Setting, dict[int, Finished]]) -> list[Ou
         compared.append(compare("", ("", sides[0]), ("", sides[1])))
     whole = [count == family.seeds for count in counts]
     known = [ready and c.p is not None for c, ready in zip(compared, whole, strict=True)]
-    corrected = holm([c if has else replace(c, p=1.0) for c, has in zip(compared, known, strict=True)])
+    family_ps = [c if has else replace(c, p=1.0) for c, has in zip(compared, known, strict=True)]
+    corrected = holm(family_ps, conclusive=True)
     outcomes = []
     for i, contrast in enumerate(family.contrasts):
         if not whole[i]:

@@ -189,6 +189,8 @@ def test_a_job_s_command_composes(
     ("words", "said"),
     [
         (["seed=one"], "^seed is 'one': .*valid integer"),
+        (["conclusive=maybe"], "^conclusive is 'maybe': .*valid boolean"),
+        (["conclusive='false'"], "^conclusive is 'false': .*valid boolean"),
         (["data.train.size=big"], r"^data\.train\.size is 'big'"),
         (["model.num_components=many"], r"^model\.num_components is 'many': .*\(model\.head\.num_components"),
         (["experiment=synthetic_hm"], "did you mean synthetic_hem"),

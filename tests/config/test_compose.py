@@ -15,6 +15,7 @@ from hemnet.config.explain import ConfigError
 from hemnet.config.paths import CONF, EXPERIMENTS, recipe
 from hemnet.data import CAMVID
 from hemnet.em import Detached, HighwayEM, Unrolled
+from hemnet.runs.identity import differences
 from hemnet.runs.training_run import TrainingRun
 
 RECIPES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
@@ -200,6 +201,14 @@ def test_the_keys_that_help_shows_first_can_be_set(tmp_path: Path) -> None:
     assert len(words) >= 10
     config = configured(tmp_path, "data=camvid", *[word.replace("FOLDER", str(tmp_path)) for word in words])
     assert (config.model.head.iterations, config.trainer.devices, config.seed) == (8, 2, 1)
+
+
+def test_which_runs_say_that_their_scores_tell_nothing_and_whose_steps_are_the_same(tmp_path: Path) -> None:
+    plain = configured(tmp_path, "experiment=synthetic_hem")
+    said = configured(tmp_path, "experiment=synthetic_hem", "conclusive=false")
+    assert configured(tmp_path, "sweep=smoke").conclusive is False
+    assert plain.conclusive is True
+    assert differences(plain, said) == [], "so that a run may be resumed with either"
 
 
 def test_a_sweep_that_evaluates_is_told_from_one_that_trains(tmp_path: Path) -> None:

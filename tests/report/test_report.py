@@ -221,10 +221,10 @@ def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
     made = sections(collect([tmp_path])[0])
     found = {(s.label, g.label): sorted(g.runs) for s in made for g in s.groups}
     assert found == {
-        ("lr=0.001, max_epochs=1", "hem, T=3, h=0.5"): [0, 1],
-        ("lr=0.002, max_epochs=1", "hem, T=3, h=0.5"): [0, 1],
-        ("lr=0.002, max_epochs=9", "hem, T=3, h=0.5, variance=1"): [0, 1, 2, 3],
-        ("lr=0.002, max_epochs=9", "hem, T=3, h=0.5, variance=4"): [0, 1],
+        ("learning rate=0.001, epochs=1", "hem, T=3, h=0.5"): [0, 1],
+        ("learning rate=0.002, epochs=1", "hem, T=3, h=0.5"): [0, 1],
+        ("learning rate=0.002, epochs=9", "hem, T=3, h=0.5, variance=1"): [0, 1, 2, 3],
+        ("learning rate=0.002, epochs=9", "hem, T=3, h=0.5, variance=4"): [0, 1],
     }
     write_report([tmp_path], tmp_path / "report")
     lone = table_of(tmp_path / "report", "synthetic_hem_lone_settings")
@@ -357,3 +357,28 @@ def test_a_run_that_may_be_resumed_is_a_run_of_the_same_settings() -> None:
     elsewhere = config | {"resume": "auto", "data": {"root": "/b", "batch_size": 4}, "optim": {"lr": 1}}
     assert settings(config) == settings(elsewhere)
     assert settings(config) != settings(config | {"optim": {"lr": 2.0}})
+
+
+@pytest.mark.parametrize(("conclusive", "seeds"), [(True, 3), (False, 3), (True, 2)])
+def test_nothing_is_supported_by_two_seeds_or_by_a_recipe_that_says_it_tells_nothing(
+    conclusive: bool, seeds: int, tmp_path: Path
+) -> None:
+    for seed in range(seeds):
+        for overrides, h in ((EM, 0.0), (HEM, 0.9)):
+            rows = plausible_rows(3, h, seed)
+            keys = {"conclusive": conclusive}
+            path = tmp_path / f"runs/{h}_{seed}"
+            write_run(path, overrides, seed=seed, miou=0.6 + h / 4 + seed / 999, rows=rows, keys=keys)
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    verdicts = [
+        row["verdict"]
+        for path in (tmp_path / "report/tables").glob("*.csv")
+        for row in csv.DictReader(path.open())
+        if row.get("verdict")
+    ]
+    assert len(verdicts) >= 4
+    page = page_of(tmp_path / "report")
+    shown = ("li", "class", "supported") in page.attributes
+    assert ("supported" in verdicts) == shown == (conclusive and seeds == 3)
+    if not conclusive:
+        assert {*verdicts} == {"not judged (recipe not conclusive)"}

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hemnet.report.significance import Comparison, compare, estimate, holm, sentence
+from hemnet.report.significance import Comparison, compare, estimate, holm, score, sentence
 
 
 def test_interval_of_a_textbook_sample() -> None:
@@ -58,18 +58,18 @@ def test_only_common_seeds_with_a_score_are_paired() -> None:
 
 
 def test_equal_runs_differ_by_nothing() -> None:
-    same = {0: 0.5, 1: 0.6}
-    (found,) = holm([compare("", ("a", same), ("b", same))])
+    same = {0: 0.5, 1: 0.6, 2: 0.7}
+    (found,) = holm([compare("", ("a", same), ("b", same))], conclusive=True)
     assert (found.p, found.verdict) == (1.0, "inside the noise")
 
 
 def _with_p(p: float | None) -> Comparison:
-    return Comparison("", "a", "b", estimate([0.0, 1.0]), p, (0, 1))
+    return Comparison("", "a", "b", estimate([0.0, 1.0, 1.0]), p, (0, 1, 2))
 
 
 def test_holm_of_the_worked_example() -> None:
     # Holm's step-down: 0.01 x 4, 0.02 x 3, 0.03 x 2 raised to the one before, 0.04 x 1 raised likewise.
-    corrected = holm([_with_p(p) for p in (0.03, 0.01, None, 0.04, 0.02)])
+    corrected = holm([_with_p(p) for p in (0.03, 0.01, None, 0.04, 0.02)], conclusive=True)
     assert [c.p_holm for c in corrected] == [
         pytest.approx(0.06), pytest.approx(0.04), None, pytest.approx(0.06), pytest.approx(0.06),
     ]  # fmt: skip
@@ -78,7 +78,7 @@ def test_holm_of_the_worked_example() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_lies_between_p_and_bonferroni(ps: list[float]) -> None:
-    for p, found in zip(ps, holm([_with_p(p) for p in ps]), strict=True):
+    for p, found in zip(ps, holm([_with_p(p) for p in ps], conclusive=True), strict=True):
         assert found.p_holm is not None
         assert p <= found.p_holm <= min(1.0, len(ps) * p) + 1e-12
 
@@ -89,7 +89,7 @@ def test_sentences() -> None:
         compare("T=3", ("hem", {0: 0.82, 1: 0.80, 2: 0.81}), ("em", {0: 0.80, 1: 0.81, 2: 0.81})),
         compare("T=1", ("hem", {0: 0.82}), ("em", {0: 0.80})),
         compare("T=2", ("hem", {0: 0.82}), ("em", {1: 0.80})),
-    ])  # fmt: skip
+    ], conclusive=True)  # fmt: skip
     supported, noise, one, none = map(sentence, family)
     assert supported.startswith(
         "hem vs em at T=8: +0.020 mIoU (95% interval +0.019 to +0.022, n=3 seeds, p<0.001"
@@ -98,3 +98,36 @@ def test_sentences() -> None:
     assert noise.endswith(": inside the noise.")
     assert one == "hem vs em at T=1: +0.020 mIoU on seed 0 alone: no interval from one seed."
     assert none == "hem vs em at T=2: no seed finished in both, so nothing to compare."
+
+
+@given(values)
+def test_the_interval_of_a_score_is_the_t_interval_cut_at_0_and_1(scores: list[float]) -> None:
+    found, uncut = score(scores), estimate(scores)
+    assert found is not None
+    assert uncut is not None
+    assert (found.low, found.high) == (max(uncut.low, 0.0), min(uncut.high, 1.0))
+    assert found.half_width == uncut.half_width, "what is cut is drawn and printed, not the width itself"
+    assert found.cut == (uncut.low < 0 or uncut.high > 1)
+    assert not uncut.cut, "times and ratios have no bounds"
+    assert np.allclose(found.mean + np.array([-1, 1]) * found.reach, (found.low, found.high))
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+@pytest.mark.parametrize("conclusive", [True, False])
+def test_supported_takes_three_seeds_and_scores_that_tell_something(seeds: int, conclusive: bool) -> None:
+    """However clear the difference: 0.3 with a standard deviation of a thousandth."""
+    first = {seed: 0.8 + 0.001 * (seed % 2) for seed in range(seeds)}
+    second = dict.fromkeys(range(seeds), 0.5)
+    (found,) = holm([compare("", ("hem", first), ("em", second))], conclusive=conclusive)
+    assert found.supported == (seeds >= 3 and conclusive) == ("supported" in sentence(found))
+    if seeds > 1:
+        assert found.p is not None
+        assert found.p < 0.05
+        told = "not judged (fewer than 3 seeds)" if conclusive else "not judged (recipe not conclusive)"
+        assert found.verdict == ("supported" if found.supported else told)
+
+
+def test_only_seeds_that_both_sides_have_count_towards_three() -> None:
+    first, second = {0: 0.8, 1: 0.81, 2: 0.8, 3: 0.82}, {0: 0.5, 1: 0.51, 7: 0.5, 8: 0.51}
+    (found,) = holm([compare("", ("hem", first), ("em", second))], conclusive=True)
+    assert (found.seeds, found.verdict) == ((0, 1), "not judged (fewer than 3 seeds)")

@@ -17,7 +17,7 @@ from hemnet.storage.places import absolute
 GROUPS = ("data", "model", "optim", "task", "inference", "trainer", "callbacks", "logger")
 # The nodes without a constructor, and the keys that each may have; None allows any key.
 CONTAINERS: dict[str, set[str] | None] = {
-    "": {"name", "sweep", "seed", "runs", "run_dir", "resume", "finetune", *GROUPS},
+    "": {"name", "sweep", "seed", "runs", "run_dir", "resume", "finetune", "conclusive", *GROUPS},
     "model": {"backbone", "head", "auxiliary", "num_components", "highway_scale", "mask_padding"},
     "callbacks": None,
     "logger": None,
@@ -25,7 +25,7 @@ CONTAINERS: dict[str, set[str] | None] = {
 # The types of the values at the top, which have no constructor. numpy's generators take such seeds alone.
 TOP: dict[str, Any] = {
     "name": str | int | float, "runs": str, "run_dir": str, "seed": Annotated[int, Field(ge=0, lt=2**32)],
-    "resume": str | None, "finetune": str | None,
+    "resume": str | None, "finetune": str | None, "conclusive": Annotated[bool, Field(strict=True)],
 }  # fmt: skip
 # The nodes that every training needs. Loggers and callbacks may be null, which is none.
 REQUIRED = (

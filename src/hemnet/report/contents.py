@@ -14,6 +14,9 @@ from hemnet.report.significance import Estimate
 
 Cell = str | int | float | Estimate | None
 MISSING = "–"
+CUT = "†"
+"""Follows an interval that is cut, see `hemnet.report.significance.Estimate.bounds`."""
+CUT_NOTE = f" {CUT} A 95% interval that went below 0 or above 1, where no score lies, and is cut there."
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
 
+    @property
+    def legend(self) -> str:
+        """The caption, and what a mark in the cells means."""
+        cut = any(isinstance(cell, Estimate) and cell.cut for row in self.rows for cell in row)
+        return self.caption + CUT_NOTE * cut
+
     def texts(self) -> list[list[str]]:
         """Return the cells as printed on the page."""
         return [[_text(c, v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
@@ -86,7 +95,7 @@ class Table:
         heads = " & ".join(escape_tex(column.heading) for column in self.columns)
         return (
             f"% \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n"
-            f"\\caption{{{escape_tex(self.caption)}}}\n\\label{{tab:{self.name}}}\n"
+            f"\\caption{{{escape_tex(self.legend)}}}\n\\label{{tab:{self.name}}}\n"
             f"\\begin{{tabular}}{{{align}}}\n\\toprule\n{heads} \\\\\n\\midrule\n"
             f"{body}\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
         )
@@ -94,10 +103,12 @@ class Table:
 
 def _text(column: Column, value: Cell) -> str:
     if isinstance(value, Estimate):
-        half = value.half_width
-        mean = column.text(value.mean)
-        count = "" if column.counted in (None, value.n) else f" (n={value.n})"
-        return (mean if half is None else f"{mean} ± {column.text(half).lstrip('+')}") + count
+        text = column.text(value.mean)
+        if value.cut and value.low is not None and value.high is not None:
+            text += f" [{column.text(value.low)}, {column.text(value.high)}]{CUT}"
+        elif value.half_width is not None:
+            text += f" ± {column.text(value.half_width).lstrip('+')}"
+        return text if column.counted in (None, value.n) else f"{text} (n={value.n})"
     if isinstance(value, float):
         return column.text(value)
     return MISSING if value is None else str(value)
@@ -112,7 +123,7 @@ def _raw(value: Cell, further: Sequence[str]) -> list[object]:
 TEX_SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "σ²": r"$\sigma^2$",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "†": r"\dag{}", "σ²": r"$\sigma^2$",
     "×": r"$\times$", "−": "--", "…": r"\ldots{}", "μ": r"$\mu$", "η": r"$\eta$", "\n": " ",
 }  # fmt: skip
 

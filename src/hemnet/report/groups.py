@@ -5,7 +5,7 @@ recipe, budget and way to train. Nothing is compared across sections.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,19 +13,20 @@ import numpy as np
 
 from hemnet.processes.ranks import asked_devices
 from hemnet.report.collect import Record
-from hemnet.report.significance import Estimate, estimate
+from hemnet.report.setting_labels import Settings, labels
+from hemnet.report.significance import Estimate, score
 from hemnet.runs.identity import PLACES, SHARED, below, is_watcher, leaves
 
-Settings = Mapping[str, str]
-
 # Settings about where a run is made and what is logged; they do not change what is learnt.
-LEFT_OUT = (*PLACES, *SHARED, "seed", "name", "inference", "data.seed")
+LEFT_OUT = (*PLACES, *SHARED, "seed", "name", "inference", "data.seed", "conclusive")
 LEFT_OUT_NAMES = {
     "root", "cache", "num_workers", "pin_memory", "devices", "num_nodes", "strategy", "accelerator",
     "profiler", "default_root_dir", "log_every_n_steps", "benchmark", "enable_progress_bar",
     "enable_model_summary", "detect_anomaly", "num_sanity_val_steps", "eval_batch_size",
 }  # fmt: skip
 HEAD = "model.head."
+HEAD_KIND = f"{HEAD}_target_"
+EM_HEADS = ("em", "hem")
 USUAL_MODE = "unrolled"
 DIMENSIONS = {
     f"{HEAD}{name}" for name in ("_target_", "iterations", "highway_scale", "gradient", "gradient._target_")
@@ -91,7 +92,7 @@ class Group:
 
     def score(self, metric: str = "val/miou") -> Estimate | None:
         """Return the mean over seeds and its interval."""
-        return estimate(list(self.by_seed(metric).values()))
+        return score(list(self.by_seed(metric).values()))
 
     def by_iterations(self) -> dict[int, dict[int, float]]:
         """Return mIoU by T of evaluation and seed, for the runs that were evaluated."""
@@ -138,6 +139,11 @@ class Section:
         return f"{self.experiment} ({self.label})" if self.label else self.experiment
 
     @property
+    def conclusive(self) -> bool:
+        """Whether the scores tell anything, by the key ``conclusive`` of its runs; older runs have none."""
+        return all(run.config.get("conclusive") is not False for run in self.runs)
+
+    @property
     def runs(self) -> list[Record]:
         """Every run of its groups."""
         return [run for group in self.groups for run in group.runs.values()]
@@ -164,10 +170,14 @@ def sections(records: Sequence[Record]) -> list[Section]:
         for (experiment, shared), groups in found.items()
     ]
     made = sorted((s for s in made if s.groups), key=lambda s: (s.experiment, -len(s.runs)))
+    for experiment in {section.experiment for section in made}:
+        mine = [section for section in made if section.experiment == experiment]
+        for section, label in zip(mine, labels([each.settings for each in mine]), strict=True):
+            section.label = label
     for section in made:
-        rivals = [other.settings for other in made if other.experiment == section.experiment]
-        section.label = differences(section.settings, rivals)
-        _label(section.groups)
+        told = group_labels(section.groups, [group.rest for group in section.groups])
+        for group, label in zip(section.groups, told, strict=True):
+            group.label = label
     return made
 
 
@@ -176,37 +186,31 @@ def _order(group: Group) -> Any:
     return group.iterations is None, group.head, group.iterations or 0, scale, str(group.gradient)
 
 
-def _label(groups: Sequence[Group]) -> None:
-    modes = {group.gradient for group in groups if group.head in ("em", "hem")}
-    for group in groups:
-        parts = [group.head] + ([] if group.iterations is None else [f"T={group.iterations}"])
-        if group.head == "hem":
-            parts.append(f"h={scale_text(group.scale)}")
-        if group.head in ("em", "hem") and len(modes) > 1 and group.gradient != USUAL_MODE:
-            parts.append(str(group.gradient))
-        kind = ("em", "hem") if group.head in ("em", "hem") else (group.head,)
-        further = differences(group.rest, [other.rest for other in groups if other.head in kind])
-        group.label = ", ".join([*parts, *([further] if further else [])])
+def group_labels(groups: Sequence[Group], further: Sequence[Settings]) -> list[str]:
+    """Return text that tells each group from the others: head, T, h, and what else differs.
+
+    Args:
+        groups: the groups.
+        further: the settings of each besides head, T, h and gradient mode.
+    """
+    modes = {group.gradient for group in groups if group.head in EM_HEADS}
+    # Keys of one head are not those of another: em and hem are one, and so differ in T, h and what follows.
+    kinds = ["em" if group.head in EM_HEADS else group.head for group in groups]
+    told = labels(
+        [{**own, HEAD_KIND: kind} for own, kind in zip(further, kinds, strict=True)], hidden=(HEAD_KIND,)
+    )
+    return [", ".join(filter(None, (_head(g, modes), text))) for g, text in zip(groups, told, strict=True)]
+
+
+def _head(group: Group, modes: Collection[str | None]) -> str:
+    parts = [group.head] + ([] if group.iterations is None else [f"T={group.iterations}"])
+    if group.head == "hem" or (group.head == "emanet" and group.scale):
+        parts.append(f"h={scale_text(group.scale)}")
+    if group.head in EM_HEADS and len(modes) > 1 and group.gradient != USUAL_MODE:
+        parts.append(str(group.gradient))
+    return ", ".join(parts)
 
 
 def scale_text(scale: float | str | None) -> str:
     """Return a highway scale for a label."""
     return f"{scale:g}" if isinstance(scale, float) else str(scale)
-
-
-def differences(own: Settings, rivals: Sequence[Settings], most: int = 6) -> str:
-    """Return ``key=value`` for the keys that differ among ``rivals``, with the values in ``own``."""
-    keys = sorted({key for rival in rivals for key in rival})
-    varying = [key for key in keys if len({rival.get(key) for rival in rivals}) > 1]
-    shown = [f"{_short(key, varying)}={own.get(key, 'not set')}" for key in varying[:most]]
-    return ", ".join(shown + ([f"and {len(varying) - most} more"] if len(varying) > most else []))
-
-
-def _short(key: str, keys: Sequence[str]) -> str:
-    """Return the shortest end of a dotted key that no other key has."""
-    parts = key.split(".")
-    for size in range(1, len(parts)):
-        end = ".".join(parts[-size:])
-        if sum(other == end or other.endswith(f".{end}") for other in keys) == 1:
-            return end
-    return key

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hemnet.report.significance import Estimate, estimate
+from hemnet.report.significance import Estimate, score
 
 WIDTH = 4.6
 """Inches: on a phone of 390 pixels, a point of type is about a pixel."""
@@ -49,6 +49,7 @@ def scale_colour(position: float) -> str:
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write a figure as PDF and SVG, the same bytes for the same content, and return the SVG."""
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None})
+    figure.set_layout_engine("none")  # what was laid out for the PDF holds for the SVG too
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     return (folder / f"{name}.svg").read_text("utf-8")
 
@@ -65,7 +66,7 @@ class Line:
 
     def at(self, x: float) -> Estimate | None:
         """Return the mean over seeds at x with its interval; None without a value."""
-        return estimate(list(self.points.get(x, {}).values()))
+        return score(list(self.points.get(x, {}).values()))
 
 
 def score_chart(
@@ -103,7 +104,7 @@ def score_chart(
 
 
 def _score_line(axis: Axes, line: Line, place: Mapping[float, float], shift: float) -> None:
-    xs, means, halves = [], [], []
+    xs, means, reaches = [], [], []
     for x, by_seed in sorted(line.points.items()):
         if (found := line.at(x)) is None:
             continue
@@ -111,10 +112,10 @@ def _score_line(axis: Axes, line: Line, place: Mapping[float, float], shift: flo
         axis.plot([place[x] + shift] * len(values), values, ".", color=line.colour, alpha=0.3, markersize=5)
         xs.append(place[x] + shift)
         means.append(found.mean)
-        halves.append(found.half_width or 0.0)
+        reaches.append(found.reach)
     axis.errorbar(
-        xs, means, yerr=halves, color=line.colour, marker=line.marker, linestyle=line.dashes, capsize=3,
-        markersize=5, linewidth=1.6, elinewidth=1.1, label=line.label,
+        xs, means, yerr=np.transpose(reaches), color=line.colour, marker=line.marker, linestyle=line.dashes,
+        capsize=3, markersize=5, linewidth=1.6, elinewidth=1.1, label=line.label,
     )  # fmt: skip
 
 
@@ -212,12 +213,12 @@ def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[
     figure = Figure(figsize=(WIDTH, 0.9 + len(classes) * (0.14 + 0.13 * count)))
     axis = figure.subplots()
     for i, (label, colour, values) in enumerate(sides):
-        found = [estimate(seeds) for seeds in values]
+        found = [score(seeds) for seeds in values]
         places = np.arange(len(classes)) + thick * (i - (count - 1) / 2)
         means = [np.nan if e is None else e.mean for e in found]
-        halves = [np.nan if e is None or e.half_width is None else e.half_width for e in found]
+        reaches = np.transpose([(0.0, 0.0) if e is None else e.reach for e in found])
         axis.barh(
-            places, means, thick * 0.92, xerr=halves, color=colour, label=label, error_kw={"elinewidth": 0.9}
+            places, means, thick * 0.92, xerr=reaches, color=colour, label=label, error_kw={"elinewidth": 0.9}
         )
     axis.set_yticks(range(len(classes)), [c if len(c) < 22 else f"{c[:20]}…" for c in classes])
     axis.set(xlabel="IoU", ylim=(len(classes) - 0.5, -0.5), xlim=(0, None))
@@ -232,8 +233,9 @@ def forest(rows: Sequence[tuple[str, str, Sequence[float]]]) -> Figure:
     axis = figure.subplots()
     for y, (_, colour, values) in enumerate(rows):
         axis.plot(values, [y] * len(values), ".", color=colour, alpha=0.35)
-        if (found := estimate(values)) is not None:
-            axis.errorbar([found.mean], [y], xerr=[found.half_width or 0.0], fmt="o", color=colour, capsize=3)
+        if (found := score(values)) is not None:
+            reach = [[end] for end in found.reach]
+            axis.errorbar([found.mean], [y], xerr=reach, fmt="o", color=colour, capsize=3)
     axis.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axis.set(xlabel="mIoU", ylim=(len(rows) - 0.5, -0.5))
     return figure

@@ -11,24 +11,54 @@ from scipy import stats
 
 LEVEL = 0.95
 """Level of every interval; a difference is supported if its p after Holm is below 1 - LEVEL."""
+LEAST_SEEDS = 3
+"""With fewer seeds in common, a difference is called nothing: two can agree by chance."""
+OF_A_SCORE = (0.0, 1.0)
+"""Between which every score lies: mIoU, IoU and accuracies."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of n values and its 95% t-interval; ``low`` and ``high`` are None for n = 1."""
+    """A mean of n values and its 95% t-interval.
+
+    Attributes:
+        mean: of the values.
+        half_width: half the width of the t-interval, which is symmetric about the mean; None for n = 1.
+        n: number of values.
+        bounds: between which such values can lie; `low` and `high` are cut there.
+    """
 
     mean: float
-    low: float | None
-    high: float | None
+    half_width: float | None
     n: int
+    bounds: tuple[float, float] = (-np.inf, np.inf)
 
     @property
-    def half_width(self) -> float | None:
-        """Half the width of the interval, which is symmetric about the mean; None for n = 1."""
-        return None if self.high is None else self.high - self.mean
+    def low(self) -> float | None:
+        """The lower end of the interval, not below the bounds; None for n = 1."""
+        return None if self.half_width is None else max(self.mean - self.half_width, self.bounds[0])
+
+    @property
+    def high(self) -> float | None:
+        """The upper end of the interval, not above the bounds; None for n = 1."""
+        return None if self.half_width is None else min(self.mean + self.half_width, self.bounds[1])
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far the interval reaches below and above the mean, as error bars are drawn; 0 for n = 1."""
+        low, high = self.low, self.high
+        return (0.0, 0.0) if low is None or high is None else (self.mean - low, high - self.mean)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the t-interval goes beyond the bounds, and so is not symmetric about the mean."""
+        half = self.half_width or 0.0
+        return self.mean - half < self.bounds[0] or self.mean + half > self.bounds[1]
 
 
-def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
+def estimate(
+    values: Sequence[float] | np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate | None:
     """Return mean and interval of the finite values; None if there are none."""
     x_n = np.asarray(values, float)
     x_n = x_n[np.isfinite(x_n)]
@@ -36,9 +66,14 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
         return None
     mean = float(x_n.mean())
     if len(x_n) == 1:
-        return Estimate(mean, None, None, 1)
+        return Estimate(mean, None, 1, bounds)
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(x_n) - 1) * x_n.std(ddof=1) / np.sqrt(len(x_n)))
-    return Estimate(mean, mean - half, mean + half, len(x_n))
+    return Estimate(mean, half, len(x_n), bounds)
+
+
+def score(values: Sequence[float] | np.ndarray) -> Estimate | None:
+    """Return `estimate` of scores, which lie between 0 and 1, and so do their intervals."""
+    return estimate(values, OF_A_SCORE)
 
 
 @dataclass(frozen=True)
@@ -53,6 +88,7 @@ class Comparison:
         p: two-sided, of the paired t-test; None below two common seeds.
         p_holm: p after Holm's correction over the comparisons of one family; set by `holm`.
         seeds: the common seeds.
+        conclusive: whether the recipe's scores tell anything; set by `holm`.
     """
 
     where: str
@@ -62,20 +98,25 @@ class Comparison:
     p: float | None
     seeds: tuple[int, ...]
     p_holm: float | None = None
+    conclusive: bool = True
 
     @property
     def supported(self) -> bool:
-        """Whether p after Holm is below 1 - LEVEL."""
-        return self.p_holm is not None and self.p_holm < 1 - LEVEL
+        """Whether p after Holm is below 1 - LEVEL, and the difference may be judged at all."""
+        return self.verdict == "supported"
 
     @property
     def verdict(self) -> str:
-        """Supported, inside the noise, or why the difference was not tested."""
+        """Supported, inside the noise, or why the difference was not tested or is not judged."""
         if self.difference is None:
             return "no common seed"
         if self.p_holm is None:
             return "no interval from one seed"
-        return "supported" if self.supported else "inside the noise"
+        if not self.conclusive:
+            return "not judged (recipe not conclusive)"
+        if len(self.seeds) < LEAST_SEEDS:
+            return f"not judged (fewer than {LEAST_SEEDS} seeds)"
+        return "supported" if self.p_holm < 1 - LEVEL else "inside the noise"
 
 
 def compare(
@@ -101,15 +142,21 @@ def _p_value(differences_n: np.ndarray) -> float | None:
     return float(2 * stats.t.sf(abs(differences_n.mean()) / spread, n - 1))
 
 
-def holm(family: Sequence[Comparison]) -> list[Comparison]:
-    """Return a family of comparisons with Holm's step-down correction over those with a p."""
+def holm(family: Sequence[Comparison], *, conclusive: bool) -> list[Comparison]:
+    """Return a family of comparisons with Holm's step-down correction over those with a p.
+
+    Args:
+        family: the comparisons of one table.
+        conclusive: whether the recipe's scores tell anything, see `hemnet.report.groups.Section.conclusive`;
+            if they do not, no difference is called supported.
+    """
     tested = sorted((i for i, c in enumerate(family) if c.p is not None), key=lambda i: family[i].p or 0.0)
-    corrected, running = list(family), 0.0
+    corrected, running = [replace(c, conclusive=conclusive) for c in family], 0.0
     for rank, i in enumerate(tested):
         p = family[i].p
         assert p is not None
         running = max(running, min(1.0, (len(tested) - rank) * p))
-        corrected[i] = replace(family[i], p_holm=running)
+        corrected[i] = replace(corrected[i], p_holm=running)
     return corrected
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hemnet.report.groups import HEAD, USUAL_MODE, Group, Section, differences
+from hemnet.report.groups import HEAD, USUAL_MODE, Group, Section
+from hemnet.report.setting_labels import labels
 
 GRADIENT_SETTINGS = f"{HEAD}gradient."
 """Settings of a gradient mode, which do not make another variant."""
@@ -71,8 +72,8 @@ def variants(section: Section) -> list[Variant]:
         if group.head in ("em", "hem"):
             own = ((k, v) for k, v in group.rest.items() if not k.startswith(GRADIENT_SETTINGS))
             found[frozenset(own)].append(group)
-    rivals = [dict(key) for key in found]
-    made = [Variant(differences(dict(key), rivals), groups) for key, groups in found.items()]
+    told = labels([dict(key) for key in found])
+    made = [Variant(label, groups) for label, groups in zip(told, found.values(), strict=True)]
     return sorted(made, key=lambda variant: -sum(len(group.runs) for group in variant.groups))
 
 

@@ -31,6 +31,7 @@ PLACES = (
 )
 # Keys that change what is measured, logged or checked in training, but none of its steps.
 WATCHING = (
+    "conclusive",
     "inference",
     "data.eval_batch_size",
     *(

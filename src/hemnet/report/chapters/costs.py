@@ -70,7 +70,7 @@ def _add_ratios(block: Block, variant: Variant, names: list[str], slug: str) -> 
 def _time_sentence(hem: str, ratios: Mapping[int, Estimate]) -> str:
     """Return one sentence with the ratio at each T, and the T at which the interval excludes 1."""
     told = ", ".join(
-        f"{ratio.mean:.3f}{'' if ratio.high is None else f' ± {ratio.half_width:.3f}'} at T={t}"
+        f"{ratio.mean:.3f}{'' if ratio.half_width is None else f' ± {ratio.half_width:.3f}'} at T={t}"
         for t, ratio in ratios.items()
     )
     apart = [

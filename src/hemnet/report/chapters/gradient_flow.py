@@ -32,7 +32,7 @@ def gradient_flow(section: Section, variant: Variant, slug: str) -> Block | None
             slug, GRADIENT_SHARE, "t = T is the reconstruction.",
             lambda: phase_chart(variant, shares, GRADIENT_SHARE.metric),
         ))  # fmt: skip
-    tested = _kept(variant, depths)
+    tested = _kept(variant, depths, section.conclusive)
     if tested:
         block.items.append(_kept_table(tested, slug))
     block.findings = [_ratio_sentence(kept.found) for kept in tested if kept.phase == END]
@@ -55,7 +55,7 @@ def _halfway(group: Group, phase: int) -> dict[int, float]:
     return group.phase("gradient/means", phase, group.iterations // 2)
 
 
-def _kept(variant: Variant, depths: Sequence[int]) -> list[_Kept]:
+def _kept(variant: Variant, depths: Sequence[int], conclusive: bool) -> list[_Kept]:
     """Compare each highway scale with em, in log10 of the gradient half-way; each phase is a family."""
     made = []
     for phase in range(len(PHASES)):
@@ -70,7 +70,8 @@ def _kept(variant: Variant, depths: Sequence[int]) -> list[_Kept]:
             compare(f"T={t}", *((side.label, _log10(_halfway(side, phase))) for side in (group, em)))
             for t, em, group in pairs
         ]
-        made += [_Kept(phase, *pair, found) for pair, found in zip(pairs, holm(family), strict=True)]
+        tested = holm(family, conclusive=conclusive)
+        made += [_Kept(phase, *pair, found) for pair, found in zip(pairs, tested, strict=True)]
     return made
 
 

@@ -10,7 +10,7 @@ from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import CLASSES, GRADIENT_MODES, HEADS, SETTINGS
 from hemnet.report.groups import Group, Section
 from hemnet.report.plots import class_bars, forest, head_colour
-from hemnet.report.significance import compare, estimate, holm, sentence
+from hemnet.report.significance import compare, holm, sentence
 from hemnet.report.variants import Variant, others
 
 MOST_CLASSES = 30
@@ -27,10 +27,11 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
         return None
     if reference is None:
         reference, *rivals = rivals
-    tested = holm([compare("", named(reference), named(group)) for group in rivals])
     block = Block(
         HEADS.chapter, [f"Each head's mIoU, and {reference.label} minus that head, paired by seed."]
     )
+    family = [compare("", named(reference), named(group)) for group in rivals]
+    tested = holm(family, conclusive=section.conclusive)
     columns = (Column("head"), Column("mIoU"), Column("mean accuracy"), Column("pixel accuracy"), *TESTS)
     rows: list[list[Cell]] = [[*_scores(reference), *[None] * len(TESTS)]]
     rows += [[*_scores(group), *test_cells(found)] for group, found in zip(rivals, tested, strict=True)]
@@ -64,7 +65,7 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Block | Non
         for group in variant.groups
         if group.gradient != variant.mode and (key := (group.head, group.iterations, group.scale)) in usual
     ]
-    tested = holm([compare("", named(a), named(b)) for a, b in pairs])
+    tested = holm([compare("", named(a), named(b)) for a, b in pairs], conclusive=section.conclusive)
     shown = list(dict.fromkeys(group for pair in pairs for group in pair[::-1]))
     block = Block(GRADIENT_MODES.chapter, [f"Other gradient modes against {variant.mode}."])
     if not pairs:
@@ -142,5 +143,5 @@ def every_group(shown: Sequence[Section], slug: str) -> Block:
         seeds = " ".join(map(str, group.by_seed()))
         scores = " ".join(f"{value:.4f}" for value in values)
         label = f"{group.label}, {section.label}" if len(shown) > 1 else group.label
-        rows.append([label, estimate(values), len(values) - missing, seeds, scores, missing, len(group.lost)])
+        rows.append([label, group.score(), len(values) - missing, seeds, scores, missing, len(group.lost)])
     return Block(SETTINGS.chapter, [], [Table(f"{slug}_settings", "mIoU of every setting.", columns, rows)])

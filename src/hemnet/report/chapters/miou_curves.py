@@ -31,7 +31,8 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
     by_head = {head: {t: g for t in variant.depths if (g := variant.at(head, t))} for head in ("em", "hem")}
     pairs = [t for t in variant.depths if t in by_head["em"] and t in by_head["hem"]]
     tested = holm(
-        [compare(f"T={t}", named(by_head["hem"][t], hem), named(by_head["em"][t], "em")) for t in pairs]
+        [compare(f"T={t}", named(by_head["hem"][t], hem), named(by_head["em"][t], "em")) for t in pairs],
+        conclusive=section.conclusive,
     )
     lines = [
         Line(hem if head == "hem" else head, head_colour(head),
@@ -87,7 +88,7 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
             if group.head == "hem":
                 zero = {} if plain is None else plain.by_seed()
                 family.append(compare(f"T={t}", named(group, f"h={scale_text(group.scale)}"), ("h=0", zero)))
-    tested = holm(family)
+    tested = holm(family, conclusive=section.conclusive)
     left = iter(tested)
     for row, group in zip(rows, (g for groups in at.values() for g in groups), strict=True):
         row += test_cells(next(left)) if group.head == "hem" else [None] * len(TESTS)

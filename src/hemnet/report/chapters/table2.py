@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import GRID_EVAL, GRID_TRAIN, Definition
-from hemnet.report.groups import Group, Section, differences
+from hemnet.report.groups import Group, Section
 from hemnet.report.heat_map import heat_map
 from hemnet.report.plots import Line, scale_colour, score_chart
+from hemnet.report.setting_labels import labels
 from hemnet.report.significance import Estimate
 from hemnet.report.variants import Variant, others
 
@@ -104,8 +105,8 @@ def _grid(
         for i, h in enumerate(sorted(by_scale, reverse=True))
     ]
     apart = []
-    for i, (rest, mine) in enumerate(by_rest.items()):
-        further = differences(dict(rest), [dict(other) for other in by_rest])
+    told = labels([dict(rest) for rest in by_rest])
+    for i, (further, mine) in enumerate(zip(told, by_rest.values(), strict=True)):
         label = f"EMANet, {further}" if further else "EMANet"
         apart.append(Line(label, "#000000", points(mine), "sDX"[i % 3], "--"))
     return Grid([line for line in scales if line.points], [line for line in apart if line.points])

@@ -1,0 +1,77 @@
+"""What tells settings apart, in words: the keys in which they differ, and their values."""
+
+from collections.abc import Container, Mapping, Sequence
+
+Settings = Mapping[str, str]
+
+MOST = 6
+"""A label names so many keys, and how many more there are."""
+TARGET = "_target_"
+WORDS = {
+    "optim.optimizer.lr": "learning rate", "optim.head_lr_multiple": "head's learning rate, times",
+    "optim.optimizer.weight_decay": "weight decay", "optim.warmup_fraction": "warm-up",
+    "trainer.max_epochs": "epochs", "trainer.max_steps": "steps", "trainer.precision": "precision",
+    "trainer.gradient_clip_val": "clipped at norm", "data.batch_size": "batch size",
+    "data.train.length": "training images", "data.val.length": "validation images",
+    "data.train_transform.crop_size": "crop",
+    "data.train_transform.base_size": "training size", "data.eval_transform.size": "evaluation size",
+    "data.train._target_": "training set", "data.val._target_": "validation set",
+    "model.head.num_components": "components", "model.backbone._target_": "backbone",
+}  # fmt: skip
+"""Plain names of keys; any other key is called by the shortest end of its dotted name that no other has."""
+
+
+def labels(rivals: Sequence[Settings], hidden: Container[str] = ()) -> list[str]:
+    """Return for each of the settings ``name=value`` of the keys by which it differs from others.
+
+    Under a ``_target_`` that differs, such as another backbone, the class alone is named: its further keys
+    come with it. They are named where settings with that same class differ in them.
+
+    Args:
+        rivals: settings as flat dotted keys.
+        hidden: keys that are not named.
+    """
+    items = [frozenset(rival.items()) for rival in rivals]
+    shared = frozenset[tuple[str, str]].intersection(*items) if items else frozenset()
+    varying = sorted({key for each in items for key, _ in each - shared})
+    kin: dict[tuple[str | None, ...], list[int]] = {}
+    named: list[list[str]] = [[] for _ in rivals]
+    for key in varying:
+        classes = [f"{place}.{TARGET}" for place in _above(key)]
+        kin.clear()
+        for i, rival in enumerate(rivals):
+            kin.setdefault(tuple(rival.get(name) for name in classes), []).append(i)
+        for mine in kin.values():
+            if key not in hidden and len({rivals[i].get(key) for i in mine}) > 1:
+                for i in mine:
+                    named[i].append(key)
+    shown = sorted({key for keys in named for key in keys})
+    return [_label(rival, keys, shown) for rival, keys in zip(rivals, named, strict=True)]
+
+
+def _above(key: str) -> list[str]:
+    """Return the nodes that a key is inside of; the class of a node is no key inside of it."""
+    parts = key.removesuffix(f".{TARGET}").split(".")
+    return [".".join(parts[:size]) for size in range(1, len(parts))]
+
+
+def _label(own: Settings, keys: Sequence[str], shown: Sequence[str]) -> str:
+    texts = [f"{_name(key, shown)}={_value(own.get(key, 'not set'), key)}" for key in keys[:MOST]]
+    return ", ".join(texts + ([f"and {len(keys) - MOST} more"] if len(keys) > MOST else []))
+
+
+def _value(value: str, key: str) -> str:
+    return value.rpartition(".")[2] if key.endswith(f".{TARGET}") else value
+
+
+def _name(key: str, keys: Sequence[str]) -> str:
+    """Return the word for a key, else the shortest end of the dotted key that no other of the keys has."""
+    if key in WORDS:
+        return WORDS[key]
+    key = key.removesuffix(f".{TARGET}")
+    parts = key.split(".")
+    for size in range(1, len(parts)):
+        end = ".".join(parts[-size:])
+        if sum(other == end or other.endswith(f".{end}") for other in keys) <= 1:
+            return end
+    return key
