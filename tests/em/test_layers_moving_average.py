@@ -31,6 +31,78 @@ def test_means_move_once_per_optimizer_step(normalize, momentum):
     assert torch.equal(em.means, moved)
 
 
+def mean_of_m_steps(em: HighwayEM, x_BCHW: torch.Tensor) -> torch.Tensor:
+    """The results of the M-steps of each image, weighted as they are in its final means, mean over images."""
+    h_T = em.highway_scale if isinstance(em.highway_scale, tuple) else [em.highway_scale] * em.iterations
+    x_BNC = x_BCHW.flatten(2).mT.double()
+    mu_BKC, total_BKC, weight = em.means.double().expand(len(x_BNC), -1, -1), 0.0, 0.0
+    for h in h_T:
+        z_BNK = torch.softmax(x_BNC @ mu_BKC.mT / em.variance, dim=2)
+        m_BKC = torch.einsum("bnk,bnc->bkc", z_BNK, x_BNC) / z_BNK.sum(1)[:, :, None]
+        mu_BKC = h * mu_BKC + (1 - h) * m_BKC
+        total_BKC, weight = h * total_BKC + (1 - h) * m_BKC, h * weight + (1 - h)
+    return (total_BKC / weight).mean(0)
+
+
+SETTINGS = [(3, 0.0), (3, 0.5), (1, 0.8), (8, 0.9), (3, -0.5), (2, (0.9, 0.4))]
+
+
+@pytest.mark.parametrize(("iterations", "h"), SETTINGS)
+def test_a_corrected_average_goes_as_far_to_the_m_steps_at_any_h(iterations, h):
+    em, x = layer(iterations=iterations, highway_scale=h, correct_momentum=True), features()
+    expected_KC = (0.9 * em.means.double() + 0.1 * mean_of_m_steps(em, x)).float()
+    em(x)
+    step()
+    # Float32, of which the correction at h = 0.9, T = 8 keeps all but a binary digit.
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(em.means, expected_KC, **close)
+    plain = layer(iterations=iterations, highway_scale=h)
+    plain(x)
+    step()
+    assert torch.allclose(plain.means, em.means, **close) == (h == 0)
+
+
+@pytest.mark.parametrize(("iterations", "h", "momentum"), [(1, 0.9, 0.5), (1, 0.99, 0.9), (0, 0.5, 0.9)])
+def test_a_corrected_average_never_goes_beyond_the_final_means(iterations, h, momentum):
+    """Where 1 - momentum exceeds 1 - h^T, it takes these."""
+    em = layer(iterations=iterations, highway_scale=h, momentum=momentum, correct_momentum=True)
+    x = features()
+    finals_KC = em.run(x).means.mean(0)
+    em(x)
+    step()
+    torch.testing.assert_close(em.means, finals_KC)
+
+
+def test_a_momentum_of_1_stays_1_when_it_is_corrected():
+    em = layer(highway_scale=0.9, momentum=1.0, correct_momentum=True)
+    before_KC = em.means.clone()
+    em(features())
+    step()
+    assert torch.equal(em.means, before_KC)
+
+
+def test_a_learned_scale_corrects_by_its_present_value():
+    em, x = layer(learn_scale="per_iteration", highway_scale=(0.9, 0.6), correct_momentum=True), features()
+    fixed = layer(highway_scale=(0.9, 0.6), correct_momentum=True)
+    for one in (em, fixed):
+        one(x)
+        step()
+    torch.testing.assert_close(em.means, fixed.means, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalize": "l2"}, "needs normalize='none'"),
+        ({"assignment": "gaussian", "gradient": "one_step", "acceleration": "anderson"}, "'anderson'"),
+        ({"means": "learned"}, "there is no moving average"),
+    ],
+)
+def test_what_has_no_such_average_is_not_corrected(options, message):
+    with pytest.raises(ValueError, match=message):
+        layer(correct_momentum=True, **options)
+
+
 def test_accumulated_micro_batches_equal_one_batch():
     em, x = layer(), features(6)
     expected = expected_means(em, x)

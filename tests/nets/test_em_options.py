@@ -40,6 +40,7 @@ OTHER: dict[str, Any] = {
     "learn_prior": True,
     "means": "learned",
     "momentum": 0.75,
+    "correct_momentum": True,
 }
 # The same for `unroll`, where its default is another, and for what it alone has.
 OTHER_OF_UNROLL = OTHER | {
@@ -141,6 +142,7 @@ def test_what_a_layer_makes_of_its_own_options_reaches_unroll(received: Callable
     """The rest of the layer's options: `unroll` gets what becomes of them."""
     own = {name for name in OF_LAYER if name not in OF_UNROLL} - LAYER_ALONE
     assert own == {"channels", "num_components", "iterations_eval", "learn_scale", "means", "momentum"} | {
+        "correct_momentum",
         "learn_variance",
         "learn_prior",
     }

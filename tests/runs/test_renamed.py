@@ -1,5 +1,6 @@
 """Runs of older versions: what their config.yaml says is read in the words of this version."""
 
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from hemnet.config.build import build_network, restore
 from hemnet.config.compose import load
 from hemnet.data import CAMVID
 from hemnet.em import HighwayEM, Implicit
+from hemnet.nets import EMHead
 from hemnet.runs import checkpoints
-from hemnet.runs.renamed import with_present_names
+from hemnet.runs.identity import differences
+from hemnet.runs.renamed import LATER, with_present_names
 from hemnet.runs.run import Run
 from hemnet.runs.training_run import TrainingRun
 
@@ -32,9 +35,22 @@ IMPLICIT = {"_target_": "hemnet.em.Implicit", "tolerance": 1e-6}
 )
 def test_settings_beside_the_implicit_mode_become_the_mode(written: dict, read: dict) -> None:
     head = {"_target_": "hemnet.nets.EMHead"}
-    assert with_present_names({"model": {"head": head | written}}) == {"model": {"head": head | read}}
+    assert with_present_names({"model": {"head": head | written}}) == {"model": {"head": head | LATER | read}}
     other = {"_target_": "elsewhere.Head", **written}  # not of this project: its keys are its own
     assert with_present_names(other) == other
+
+
+def test_an_option_that_an_older_run_did_not_have_is_no_difference() -> None:
+    """So the sweeps, reports and studies of which the run is a part take it for what it is."""
+    assert LATER.items() <= {name: p.default for name, p in signature(EMHead).parameters.items()}.items()
+    keys = ["experiment=camvid_lite_hem", "logger=csv", "data.root=camvid", "run_dir=run"]
+    today = OmegaConf.create(OmegaConf.to_container(load(keys), resolve=True))  # as a run's file has it
+    plain = OmegaConf.to_container(today)
+    for name in LATER:
+        del plain["model"]["head"][name]
+    assert differences(OmegaConf.create(with_present_names(plain)), today) == []
+    plain["model"]["head"]["learn_prior"] = True
+    assert differences(OmegaConf.create(with_present_names(plain)), today) == ["model.head.learn_prior"]
 
 
 def finished(path: Path, gradient: str) -> tuple[Run, DictConfig]:

@@ -128,10 +128,15 @@ class InitialMeans(nn.Module):
             )
         count = self.pending[-1]
         mean_KC = (self.pending[:-1] / count.clamp(min=1)).view_as(self.means)
-        moved_KC = normalize_means(self.momentum * self.means + (1 - self.momentum) * mean_KC, self.normalize)
+        kept = self.kept()
+        moved_KC = normalize_means(kept * self.means + (1 - kept) * mean_KC, self.normalize)
         self.means.copy_(torch.where(count > 0, moved_KC, self.means))
         self.pending.zero_()
         self._has_pending, self._passes = False, 0
+
+    def kept(self) -> float | Tensor:
+        """The share of the old means that an update keeps, a number or (1,)."""
+        return self.momentum
 
     @property
     def averages(self) -> bool:

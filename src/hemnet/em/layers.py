@@ -16,10 +16,16 @@ from torch.utils.hooks import RemovableHandle
 
 from hemnet.em.gradient.choose import Gradient, choose_mode
 from hemnet.em.gradient.modes import GradientMode
-from hemnet.em.highway import LearnScale, check_scale, continued, initial_logits, learned
+from hemnet.em.highway import LearnScale, check_scale, continued, initial_logits, learned, per_iteration
 from hemnet.em.initial_means import Group, InitialMeans, Means
 from hemnet.em.layout import ChannelDim, from_positions, to_positions, weights_of
-from hemnet.em.learning import LearnVariance, check_learning, initial_log_variance, with_parameters
+from hemnet.em.learning import (
+    LearnVariance,
+    check_correction,
+    check_learning,
+    initial_log_variance,
+    with_parameters,
+)
 from hemnet.em.options import (
     Acceleration,
     Assignment,
@@ -103,6 +109,12 @@ class HighwayEM(InitialMeans):
         learn_prior: whether π_k = softmax_k(prior_logit) is learned in the place of 1/K, from equal ones on.
         means: "moving_average" or "learned".
         momentum: share of the old means that a step keeps, in [0, 1].
+        correct_momentum: whether the moving average goes as far towards the results of the M-steps at any h
+            as at h = 0. The final means are h^T·(initial means) + (1 - h^T)·(a weighted mean of those
+            results), so with the plain momentum a step goes only (1 - momentum)·(1 - h^T) of the way to
+            that. With this, it goes (1 - momentum) / (1 - h^T) of the way to the final means, and never
+            beyond them. With a schedule, h^T is the product of its numbers. Not for "l2" or an acceleration,
+            whose means are no such sum.
         process_group: the ranks over which the moving average is taken: "default" for all, a process group
             for its ranks, None for this process alone, as independent models on several ranks need.
         channel_dim: where the features have their channels, 1 or -1.
@@ -146,6 +158,7 @@ class HighwayEM(InitialMeans):
         learn_prior: bool = False,
         means: Means = "moving_average",
         momentum: float = 0.9,
+        correct_momentum: bool = False,
         process_group: Group = "default",
         channel_dim: ChannelDim = 1,
     ) -> None:
@@ -165,6 +178,9 @@ class HighwayEM(InitialMeans):
             raise ValueError("highway_scale is a tensor; give numbers, or let the layer learn: learn_scale")
         check_scale(iterations, highway_scale)
         check_learning(iterations, self.gradient, assignment, means, learn_scale, learn_variance, learn_prior)
+        if correct_momentum:
+            check_correction(means, self.options)
+        self.correct_momentum = correct_momentum
         self.highway_scale = tuple(highway_scale) if isinstance(highway_scale, Sequence) else highway_scale
         self.learn_scale: LearnScale = learn_scale
         if channel_dim not in get_args(ChannelDim):
@@ -204,6 +220,14 @@ class HighwayEM(InitialMeans):
         if self.learn_scale == "none":
             return continued(self.highway_scale, iterations)
         return learned(self.scale_logit, iterations)
+
+    def kept(self) -> float | Tensor:
+        """The share of the old means that an update keeps: a number or, with `correct_momentum`, (1,)."""
+        if not self.correct_momentum or self.momentum == 1:
+            return self.momentum
+        scale_T1 = per_iteration(self.scale(self.iterations), self.iterations, self.means.unsqueeze(0))
+        step = 1 - self.momentum
+        return 1 - step / (1 - scale_T1.prod(dim=0)).clamp(min=step)
 
     def run(
         self,

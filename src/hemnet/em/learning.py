@@ -70,4 +70,16 @@ def check_learning(
             )
 
 
+def check_correction(means: Means, options: Options) -> None:
+    """Refuse with a ValueError to correct a momentum for h where there is none, or means are no such sum."""
+    if means != "moving_average":
+        raise ValueError(f"correct_momentum with means={means!r}: there is no moving average; leave it out")
+    if options.normalize != "none" or options.acceleration != "none":
+        raise ValueError(
+            "correct_momentum needs normalize='none' and acceleration='none', where the final means are "
+            "h^T·(initial means) + (1 - h^T)·(a mean of M-steps); they are "
+            f"{options.normalize!r} and {options.acceleration!r}"
+        )
+
+
 REACHED = {"means": "means", "scale": "highway scale", "model": "variance and the prior"}

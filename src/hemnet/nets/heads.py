@@ -111,6 +111,7 @@ class EMHead(FCNHead):
         learn_prior: whether the weights of the components are trained, in the place of equal ones.
         means: ``learned`` or ``moving_average`` initial means.
         momentum: of the moving average.
+        correct_momentum: whether the moving average goes as far at any highway scale as at 0.
         dropout: probability of dropping a channel before the classifier.
         mask_padding: whether positions count in the fit by the part of them that is of the image, so that
             padding is in no mean. Without it padding is fitted like the rest, as it was before this option.
@@ -138,6 +139,7 @@ class EMHead(FCNHead):
         learn_prior: bool = False,
         means: Means = "moving_average",
         momentum: float = 0.9,
+        correct_momentum: bool = False,
         dropout: float = 0.1,
         mask_padding: bool = False,
     ) -> None:

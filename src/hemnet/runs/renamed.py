@@ -1,4 +1,4 @@
-"""Translates class names and keys that older versions wrote into config.yaml to those of this version."""
+"""Translates the names, keys and missing options of older versions' config.yaml to those of this version."""
 
 import re
 from typing import Any
@@ -15,9 +15,12 @@ RENAMED = {
     "hemnet.task.": "hemnet.training.task.",
 }
 
+# Options of heads with EM that were added later, with the values that stand for what was before.
+LATER = {"learn_variance": "none", "learn_prior": False, "mask_padding": False, "correct_momentum": False}
+
 
 def with_present_names(node: Any) -> Any:
-    """Return a tree of plain values of present names: in every ``_target_``, and in the keys of heads."""
+    """Return a tree of plain values of present names: in every ``_target_``, and in the options of heads."""
     if isinstance(node, dict):
         named = {key: with_present_names(value) for key, value in node.items()}
         if isinstance(target := named.get("_target_"), str):
@@ -25,6 +28,7 @@ def with_present_names(node: Any) -> Any:
             named["_target_"] = RENAMED.get(old, "") + target.removeprefix(old)
             if re.fullmatch(r"hemnet\..*\.EMHead", named["_target_"]):
                 _fold_implicit(named)
+                named = LATER | named
             if named["_target_"] == "hemnet.training.task.SegmentationTask":
                 _name_losses(named)
         return named
