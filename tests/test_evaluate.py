@@ -92,6 +92,19 @@ def slow_scores(
     return scores, float((truth == guess).mean())
 
 
+def slow_counts(truth: np.ndarray, guess: np.ndarray) -> dict[int, tuple[int, int, int]]:
+    """Pixels of both, of either and of the truth, of each class that is present, pixel by pixel."""
+    found: dict[int, list[int]] = {k: [0, 0, 0] for k in range(11)}
+    for true, guessed in zip(truth.ravel().tolist(), guess.ravel().tolist(), strict=True):
+        if true == 11:
+            continue
+        found[true][0] += true == guessed
+        found[true][2] += 1
+        for k in {true, guessed}:
+            found[k][1] += 1
+    return {k: tuple(pixels) for k, pixels in found.items() if pixels[1]}
+
+
 def test_the_report_agrees_with_the_masks_it_wrote(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -106,7 +119,7 @@ def test_the_report_agrees_with_the_masks_it_wrote(
     )
     out = run_dir / "evaluation" / "last-scales-0.5-1-1.5-flip"
     assert sorted(p.name for p in out.iterdir()) == [
-        "classes.csv", "confusion.png", "images.csv", "result.json", "worst.png"
+        "classes.csv", "confusion.png", "counts.csv", "images.csv", "result.json", "worst.png"
     ]  # fmt: skip
     masks = tmp_path / "results" / "VOC2012" / "Segmentation" / "comp5_val_cls"
     truths = {p.stem: np.asarray(Image.open(p)) for p in (run_dir.parent / "camvid" / "valannot").iterdir()}
@@ -139,6 +152,11 @@ def test_the_report_agrees_with_the_masks_it_wrote(
         assert float(row["miou"]) == pytest.approx(own, abs=1e-6)
         assert float(row["pixel_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
     assert [float(r["miou"]) for r in images] == sorted(float(r["miou"]) for r in images)
+    assert [tuple(row.values()) for row in table(out / "counts.csv")] == [
+        (name, CAMVID.classes[k], *map(str, pixels))
+        for name in sorted(pairs)
+        for k, pixels in slow_counts(*pairs[name]).items()
+    ]
     assert f"{100 * mean:.2f}" in capsys.readouterr().out
     assert "scores 21 classes, this network has 11" in caplog.text
 
@@ -418,7 +436,7 @@ def test_two_ranks_with_five_images_report_what_one_does(run_dir: Path, tmp_path
     assert [r["images"] for r in results] == [VAL, VAL]
     # Float32 means of the same losses in another order.
     assert results[0]["metrics"] == pytest.approx(results[1]["metrics"], abs=1e-6, nan_ok=True)
-    for name in ("classes.csv", "images.csv", "confusion.png", "worst.png"):
+    for name in ("classes.csv", "counts.csv", "images.csv", "confusion.png", "worst.png"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     assert [len(list(out.rglob("comp5_val_cls/*.png"))) for out in (one, two)] == [VAL, VAL]
 

@@ -1,8 +1,8 @@
 """Score trained networks on a split of their data sets, or of others: ``python -m hemnet.evaluate RUN``.
 
-The results, result.json, classes.csv, images.csv, confusion.png and worst.png, are written to the folder
-RUN/evaluation/CHECKPOINT[-inference options][-changed keys]/, or with --iterations to a folder T<n> in it for
-each number of EM iterations.
+The results, result.json, classes.csv, images.csv, counts.csv, confusion.png and worst.png, are written to
+the folder RUN/evaluation/CHECKPOINT[-inference options][-changed keys]/, or with --iterations to a folder
+T<n> in it for each number of EM iterations.
 
 Several runs, or folders of runs, are evaluated each in its own process, without repeating evaluations.
 --sweep NAME takes runs and iterations from experiments/evaluations/NAME.yaml.

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from hemnet.data import Batch, DatasetSpec, denormalize
 from hemnet.figures.predictions import Row, predictions_page, write_mask
 from hemnet.figures.scores import confusion_figure
 from hemnet.processes.ranks import all_ranks
-from hemnet.runs.evaluations import cell
+from hemnet.runs.evaluations import COUNTS, cell
 from hemnet.storage.files import write_json, write_table
 from hemnet.training.metrics import confusion, iou, mean_iou, pixel_accuracy, recall
 from hemnet.training.task import SegmentationTask
@@ -25,12 +26,22 @@ class ImageScore(NamedTuple):
     """Scores of one image, from its own confusion matrix; NaN if no pixel counts.
 
     ``miou`` is the mean over the classes that occur in this image's truth or prediction. It serves to order
-    images; its mean over images is not the mIoU of the split.
+    images; its mean over images is not the mIoU of the split. ``counts`` are those of `class_counts`, from
+    which the scores of the split, or of any other choice of its images, can be added up.
     """
 
     miou: float
     name: str
     pixel_accuracy: float
+    counts: tuple[tuple[int, ...], ...]
+
+
+def class_counts(C_KK: Tensor) -> tuple[tuple[int, ...], ...]:
+    """Return class, pixels in truth and prediction, in either, and in the truth, of each class in either."""
+    hit_K, truth_K = C_KK.diagonal(), C_KK.sum(1)
+    either_K = truth_K + C_KK.sum(0) - hit_K
+    found = torch.stack([torch.arange(len(C_KK)), *(n.cpu() for n in (hit_K, either_K, truth_K))], dim=1)
+    return tuple(tuple(row) for row in found[found[:, 2] > 0].tolist())
 
 
 class EvaluationRecord(pl.Callback):
@@ -70,7 +81,7 @@ class EvaluationRecord(pl.Callback):
         metric = pl_module.confusion
         for i, name in enumerate(batch["name"]):
             C_KK = confusion(outputs[i], batch["mask"][i], metric.num_classes, metric.ignore_index)
-            score = ImageScore(mean_iou(C_KK), name, pixel_accuracy(C_KK))
+            score = ImageScore(mean_iou(C_KK), name, pixel_accuracy(C_KK), class_counts(C_KK))
             self.images.append(score)
             if self._among_the_worst(score):
                 truth, prediction = (m[i].to("cpu", torch.uint8).numpy() for m in (batch["mask"], outputs))
@@ -119,6 +130,12 @@ class EvaluationRecord(pl.Callback):
         write_table(place / "classes.csv", ["class", "iou", "accuracy", "pixels"], rows)
         images = [[score.name, cell(score.miou), cell(score.pixel_accuracy)] for score in self.images]
         write_table(place / "images.csv", ["image", "miou", "pixel_accuracy"], images)
+        counts = [
+            [score.name, spec.classes[k], *pixels]
+            for score in sorted(self.images, key=lambda score: score.name)
+            for k, *pixels in score.counts
+        ]
+        write_table(place / "counts.csv", COUNTS, counts)
         confusion_figure(self.matrix, spec, place / "confusion.png", title)
         (place / "worst.png").unlink(missing_ok=True)  # an earlier evaluation's
         if self.rows:

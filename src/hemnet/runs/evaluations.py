@@ -1,7 +1,8 @@
 """Where the results of evaluations are in a run directory.
 
-RUN/evaluation/NAME/ holds the result.json, classes.csv, images.csv, confusion.png and worst.png of one
-evaluation, and the same files in T<n>/ for one with n EM iterations. NAME is that of `hemnet.runs.outputs`.
+RUN/evaluation/NAME/ holds the result.json, classes.csv, images.csv, counts.csv, confusion.png and worst.png
+of one evaluation, and the same files in T<n>/ for one with n EM iterations. NAME is that of
+`hemnet.runs.outputs`.
 """
 
 import hashlib
@@ -16,6 +17,11 @@ from hemnet.runs.run import RESULT
 from hemnet.storage.files import read_json, write_table
 
 FOLDER = "evaluation"
+COUNTS = ("image", "class", "intersection", "union", "pixels")
+"""The columns of counts.csv: a row for each class that an image's truth or prediction has, in pixels.
+
+``intersection`` are in both, ``union`` in either, ``pixels`` in the truth. Ignored pixels count nowhere.
+"""
 
 
 def at_iterations(folder: Path, iterations: int | None) -> Path:
