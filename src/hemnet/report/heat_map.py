@@ -10,9 +10,12 @@ from matplotlib.patches import Rectangle
 
 from hemnet.report.plots import WIDTH, Line
 from hemnet.report.significance import Estimate
+from hemnet.report.svg import tell
 
 CELL_WIDTH, CELL_HEIGHT = 0.5, 0.42
 """Inches: room for a score in letters that are legible on a phone."""
+COLOURS = "YlGnBu"
+"""Pale to dark: the highest is far from white paper, and inverted from a dark page."""
 GAP = 0.25
 """Gap between ``scale`` and ``apart``, in widths of a cell."""
 
@@ -27,9 +30,11 @@ def heat_map(
 ) -> Figure:
     """Draw mIoU: mean and number of seeds per cell, hatched without a score, bold at the highest of a row.
 
+    A cell tells its interval, see `hemnet.report.svg.tell`.
+
     Args:
-        scale: adjacent columns, among which the highest cell of a row is bold.
-        apart: further columns, after a gap.
+        scale: adjacent columns, whose scores the colours span; among them the highest cell of a row is bold.
+        apart: further columns, after a gap; what is beyond the colours has the last of them.
         rows: x of the lines, downwards.
         xlabel: label of the columns.
         ylabel: label of the rows.
@@ -37,10 +42,10 @@ def heat_map(
     """
     columns = [*scale, *apart]
     places = [i + GAP * (i >= len(scale)) for i in range(len(columns))]
-    means = [found.mean for column in columns for x in rows if (found := column.at(x))]
+    means = [found.mean for column in scale or apart for x in rows if (found := column.at(x))]
     norm = mpl.colors.Normalize(min(means, default=0), max(means, default=1))
     size = max(WIDTH, CELL_WIDTH * (len(columns) + 1.5)), CELL_HEIGHT * len(rows) + 0.8
-    figure = Figure(figsize=size)
+    figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
     for row, x in enumerate(rows):
         highest = max((found.mean for column in scale if (found := column.at(x))), default=None)
@@ -48,6 +53,9 @@ def heat_map(
             found = column.at(x)
             bold = i < len(scale) and found is not None and found.mean == highest
             _cell(axis, row, place, found, norm, bold)
+            cover = Rectangle((place - 0.5, row - 0.5), 1, 1, alpha=0, zorder=4)
+            tell(cover, f"{ylabel}={x:g}, {column.label}: {_told(found)}")
+            axis.add_patch(cover)
         if x == framed:
             look: Any = {"fill": False, "linewidth": 1.6, "clip_on": False, "zorder": 3}
             axis.add_patch(Rectangle((-0.5, row - 0.5), places[-1] + 1, 1, **look))
@@ -60,6 +68,14 @@ def heat_map(
     return figure
 
 
+def _told(found: Estimate | None) -> str:
+    if found is None:
+        return "no score"
+    if found.low is None or found.high is None:
+        return f"{found.mean:.4f}, one seed, no interval"
+    return f"{found.mean:.4f}, 95% interval {found.low:.4f} to {found.high:.4f}, n={found.n}"
+
+
 def _cell(
     axis: Axes, row: int, place: float, found: Estimate | None, norm: mpl.colors.Normalize, bold: bool
 ) -> None:
@@ -67,7 +83,7 @@ def _cell(
     if found is None:
         axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#bbbbbb", hatch="///", linewidth=0.5))
         return
-    colour = mpl.colormaps["viridis"](norm(found.mean))
+    colour = mpl.colormaps[COLOURS](norm(found.mean))
     bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 0.5
     axis.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white", linewidth=0.5))
     look: Any = {"ha": "center", "va": "center", "color": "black" if bright else "white"}

@@ -1,13 +1,14 @@
 """The page: one HTML file that contains its style and pictures and loads nothing from the network."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from hemnet.report.contents import Block
+from hemnet.report.svg import inline
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,10 @@ def render(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["verdict"] = _verdict
-    # Each SVG is an image of its own, since SVGs inside one page could share ids.
-    uris = {
-        name: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-        for name, svg in svgs.items()
-    }
+    # matplotlib has escaped the text in a chart.
+    environment.filters["drawing"] = lambda chart: Markup(inline(svgs[chart.name], chart.caption))
     template = environment.get_template("page.html.jinja")
-    return template.render(parts=parts, first=first, opening=opening, closing=closing, uris=uris)
+    return template.render(parts=parts, first=first, opening=opening, closing=closing)
 
 
 def _verdict(finding: str) -> str:

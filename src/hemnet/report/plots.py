@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hemnet.report.significance import Estimate, score
+from hemnet.report.svg import as_svg
+from hemnet.report.ticks import log_ticks
 
 WIDTH = 4.6
 """Inches: on a phone of 390 pixels, a point of type is about a pixel."""
@@ -21,7 +23,7 @@ STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"], "font.size": 10,
     "axes.titlesize": 10, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
     "legend.fontsize": 9, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "figure.constrained_layout.use": True,
+    "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "axes.facecolor": "none",
     "svg.fonttype": "none", "svg.hashsalt": "hemnet", "pdf.fonttype": 42, "text.parse_math": False,
 }  # fmt: skip
 # Okabe and Ito's palette.
@@ -43,15 +45,17 @@ def head_colour(head: str) -> str:
 
 def scale_colour(position: float) -> str:
     """Return the colour of a position, 0 to 1, on a scale such as that of h or T."""
-    return mpl.colors.to_hex(mpl.colormaps["viridis"](0.9 * (1 - position)))
+    return mpl.colors.to_hex(mpl.colormaps["viridis"](0.62 * (1 - position)))
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write a figure as PDF and SVG, the same bytes for the same content, and return the SVG."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # all is placed; to place it again for each file would take longer
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None})
-    figure.set_layout_engine("none")  # what was laid out for the PDF holds for the SVG too
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    return (folder / f"{name}.svg").read_text("utf-8")
+    svg = as_svg(figure, name)
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    return svg
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def score_chart(
         xlabel: of the x axis.
         positions: ``even`` spaces the x values equally, ``true`` by their values.
     """
-    figure = Figure(figsize=(WIDTH, 3.6))
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axis = figure.subplots()
     xs = sorted({x for line in lines for x in line.points})
     place = {x: float(i) if positions == "even" else x for i, x in enumerate(xs)}
@@ -132,16 +136,6 @@ def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
         figure.legend(handles, shown, loc="outside lower center", ncols=fit)
 
 
-def _plain_log_ticks(axis: Axes) -> None:
-    """Label a logarithmic axis in plain text, because mathematical typesetting is off (see `STYLE`)."""
-    low, high = axis.get_ylim()
-    decades = np.log10(high / low)
-    few = decades < 1.5  # with few powers of ten, label numbers between them too
-    axis.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if few else (1,), numticks=5))
-    axis.yaxis.set_minor_locator(mpl.ticker.NullLocator())
-    axis.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-
-
 Draw = Callable[[Axes, int, int], None]
 
 
@@ -161,7 +155,7 @@ def grid(
         share_y: ``sharey`` of matplotlib's ``subplots``.
         height: of a row, in inches.
     """
-    figure = Figure(figsize=(WIDTH, height * len(rows) + 1.0))
+    figure = Figure(figsize=(WIDTH, height * len(rows) + 1.0), layout="constrained")
     axes: Any = figure.subplots(len(rows), len(columns), squeeze=False, sharey=share_y, sharex="row")
     for r, c in np.ndindex(axes.shape):
         axis = axes[r, c]
@@ -169,7 +163,7 @@ def grid(
             axis.set_yscale("log")
         draw(axis, r, c)
         if axis.get_yscale() == "log":
-            _plain_log_ticks(axis)
+            log_ticks(axis.yaxis)
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
         if r == 0:
             axis.set_title(columns[c])
@@ -210,7 +204,7 @@ def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray
 def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[Sequence[float]]]]) -> Figure:
     """Draw the IoU of each class as bars; a side is its label, its colour and the seeds' values per class."""
     count, thick = len(sides), 0.8 / len(sides)
-    figure = Figure(figsize=(WIDTH, 0.9 + len(classes) * (0.14 + 0.13 * count)))
+    figure = Figure(figsize=(WIDTH, 0.9 + len(classes) * (0.14 + 0.13 * count)), layout="constrained")
     axis = figure.subplots()
     for i, (label, colour, values) in enumerate(sides):
         found = [score(seeds) for seeds in values]
@@ -229,7 +223,7 @@ def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[
 
 def forest(rows: Sequence[tuple[str, str, Sequence[float]]]) -> Figure:
     """Draw a row per (label, colour, values of the seeds): mean, 95% interval and single seeds."""
-    figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(rows)))
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(rows)), layout="constrained")
     axis = figure.subplots()
     for y, (_, colour, values) in enumerate(rows):
         axis.plot(values, [y] * len(values), ".", color=colour, alpha=0.35)
