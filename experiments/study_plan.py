@@ -1,4 +1,4 @@
-"""Every test of STUDY.md as data: the two sides, the number of seeds, and the family."""
+"""Every test and control of STUDY.md as data: the two sides, the number of seeds, and the family."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +19,11 @@ class Contrast(NamedTuple):
     measure: Measure = score
     other: Measure | None = None
     about: str = ""
+
+    @property
+    def name(self) -> str:
+        """The two sides, or what it is about."""
+        return self.about or f"{self.first} against {self.second}"
 
 
 class Family(NamedTuple):
@@ -69,5 +74,32 @@ def plan() -> list[Family]:
         Family("Evenness of the gradient's shares, last tenth", 8, [Contrast(half, none, 1, evenness)]),
         Family("Part of the likelihood's gain in the first iteration", 8, [
             Contrast(half, none, -1, first_gain)
+        ]),
+    ]  # fmt: skip
+
+
+def exploratory() -> list[Family]:
+    """Return the contrasts of the controls, which are no part of the plan and have no verdict."""
+    bridge, half = Setting(T=8, e_step="σ² = 1"), Setting()
+    clipped, quick = "clipped at 10", "betas 0.9 and 0.95"
+    corrected = [Setting(T=8, h=h, control="average corrected") for h in (0.5, 0.9)]
+    return [
+        *(
+            Family(title, 3, [
+                Contrast(bridge._replace(control=control), bridge._replace(h=0.0, control=control)),
+                *(
+                    Contrast(bridge._replace(h=h, control=control), bridge._replace(h=h), claimed=0)
+                    for h in (0.0, 0.5)
+                ),
+            ])
+            for title, control in (("Clipped, σ² = 1", clipped), ("β2 = 0.95, σ² = 1", quick))
+        ),
+        Family("β2 = 0.95", 3, [
+            Contrast(half._replace(control=quick), Setting(h=0.0, control=quick)),
+            *(Contrast(Setting(h=h, control=quick), Setting(h=h), claimed=0) for h in (0.5, 0.0)),
+        ]),
+        Family("Moving average corrected for h", 3, [
+            *(Contrast(setting, Setting(T=8, h=0.0), claimed=0) for setting in corrected),
+            *(Contrast(setting, setting._replace(control=""), claimed=0) for setting in corrected),
         ]),
     ]  # fmt: skip

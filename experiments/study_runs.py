@@ -12,19 +12,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from omegaconf import OmegaConf
+from study_images import Counted, read_counts
 
 from hemnet.errors import HemnetError
-from hemnet.runs.evaluations import results_of
+from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import differences, identity
 from hemnet.runs.run import Run
+from hemnet.storage.files import read_table
 
 BACKBONE = "gradient/backbone/all"
+BETAS = [0.9, 0.999]
 TENTHS = ("first", "middle", "last")
 # Keys in which the runs of one family may differ, and those in which runs of different heads may.
 FREE = {"seed", "data.seed", "model.highway_scale"} | {
     f"model.head.{key}" for key in ("highway_scale", "iterations", "assignment", "variance")
 }
+# Keys of the controls, which a run's cell names.
+FREE |= {"trainer.gradient_clip_val", "optim.optimizer.betas", "model.head.correct_momentum"}
 KINDS = {f"model.head.{key}" for key in ("_target_", "normalize", "gradient")}
 
 
@@ -35,9 +41,11 @@ class Setting(NamedTuple):
     T: int | None = 3
     h: float | str | None = 0.5
     e_step: str = "Eq. 8"
+    control: str = ""
 
     def __str__(self) -> str:
-        return f"h = {self.h:g}, T = {self.T}, {self.e_step}" if self.head == "hem" else f"`{self.head}`"
+        name = f"h = {self.h:g}, T = {self.T}, {self.e_step}" if self.head == "hem" else f"`{self.head}`"
+        return f"{name}, {self.control}" if self.control else name
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class Finished:
         if about.head not in ("hem", "em"):
             # In the plan these heads have their default values, h = 0 and σ² = 1.
             other = "" if about.variance in (None, 1.0) else f"σ² = {about.variance:g}"
-            return Setting(about.head, about.iterations, about.highway_scale or None, other)
+            return Setting(about.head, about.iterations, about.highway_scale or None, other, self.control)
         head = self.run.config.model.head
         temperature = math.sqrt(head.channels)
         variance = temperature if about.variance is None else about.variance
@@ -78,7 +86,18 @@ class Finished:
         # The paper's Eq. 7 has no factor 2: see `variance` of hemnet.em.unroll.
         known["gaussian", temperature / 2] = "Eq. 7"
         e_step = known.get((head.assignment, variance), f"{head.assignment}, σ² = {variance:g}")
-        return Setting("hem", about.iterations, about.highway_scale, e_step)
+        return Setting("hem", about.iterations, about.highway_scale, e_step, self.control)
+
+    @property
+    def control(self) -> str:
+        """In what the run was trained differently, as a control of STUDY.md; "" if as in the plan."""
+        config = self.run.config
+        clip = config.trainer.get("gradient_clip_val")
+        betas = [*(OmegaConf.select(config, "optim.optimizer.betas") or BETAS)]
+        told = [f"clipped at {clip:g}"] if clip else []
+        told += [f"betas {betas[0]:g} and {betas[1]:g}"] if betas != BETAS else []
+        told += ["average corrected"] if config.model.head.get("correct_momentum") else []
+        return ", ".join(told)
 
     @cached_property
     def rows(self) -> list[dict[str, float]]:
@@ -110,6 +129,20 @@ class Finished:
     def evaluated(self) -> dict[int | None, float]:
         """`val/miou` of the last checkpoint by T of evaluation."""
         return {T: found["metrics"].get("val/miou") for T, found in results_of(self.run.path).items()}
+
+    @cached_property
+    def counted(self) -> Counted | None:
+        """The pixels by image of the evaluation of the last checkpoint at the T of training."""
+        for T in (None, self.setting.T):
+            path = at_iterations(self.run.path / FOLDER / "last", T) / "counts.csv"
+            if T in self.evaluated and (found := read_counts(path)) is not None:
+                return found
+        return None
+
+    def measured(self, name: str) -> list[dict[str, str]]:
+        """Return the rows of a table of measure.py of the run's first EM layer; [] if there is none."""
+        rows = read_table(self.run.path / "measures" / f"{name}.csv")
+        return [row for row in rows if "layer" not in row]
 
 
 Measure = Callable[[Finished], float | None]

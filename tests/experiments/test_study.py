@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import study
 from _helpers.fake_runs import write_evaluation, write_run
+from _helpers.study_pages import ROWS, at, cells, page, write
 from omegaconf import OmegaConf
 from scipy import stats
-from study_plan import plan
+from study_plan import exploratory, plan
 from study_runs import Finished, Setting, evenness, first_gain, members, step_ratio
 
 from hemnet.config.compose import load
@@ -22,38 +23,12 @@ from hemnet.runs.run import Run
 GAINS = (0.01, 0.02, 0.03, 0.02, 0.01, 0.03, 0.02, 0.02)
 UNEVEN = (0.1, 0.2, 0.4, 0.3)  # (1, 2, 4) / 7 without the readout
 EVEN = (0.2, 0.2, 0.2, 0.4)
-ROWS = [{"step": 0, "val/miou": 0.0}]
-
-
-def at(family: str, values: Sequence[float], step: int = 0) -> dict[str, float]:
-    return {"step": step} | {f"{family}/{t:02d}": value for t, value in enumerate(values)}
-
-
-def write(
-    root: Path, seed: int, miou: float | None = 0.5, *, head: str = "hem", rows=ROWS, name="", **keys
-) -> Path:
-    """Write a run; ``keys`` are those of the head, or with two underscores for a dot any others."""
-    label = "_".join([head, *(f"{key}-{value}" for key, value in keys.items()), f"s{seed}", name])
-    dotted = {key.replace("__", ".") if "__" in key else f"model.head.{key}": v for key, v in keys.items()}
-    overrides = () if head == "hem" else (f"model/head={head}",)
-    about = {"seed": seed, "miou": miou, "rows": rows, "keys": dotted}
-    return write_run(root / label, overrides, **about, parts=("name", "seed", "sweep", "model", "trainer"))
 
 
 def write_primary(root: Path, gains: Sequence[float] = GAINS, half=ROWS, none=ROWS) -> None:
     for seed, gain in enumerate(gains):
         write(root, seed, 0.5 + 0.1 * seed + gain, rows=half)
         write(root, seed, 0.5 + 0.1 * seed, rows=none, highway_scale=0.0)
-
-
-def page(*folders: Path) -> str:
-    return "\n".join(study.study(folders, "synthetic_hem"))
-
-
-def cells(text: str, begins: str) -> list[str]:
-    """The cells of the one row that begins so, without the first."""
-    [line] = [line for line in text.splitlines() if line.startswith(f"| {begins} |")]
-    return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
 def one(path: Path) -> Finished:
@@ -248,7 +223,7 @@ def test_the_sweeps_are_the_plan(tmp_path: Path) -> None:
         for values in product(*grid.values()):
             job = dict(zip(grid, values, strict=True))
             config = heads[job.pop("model/head", "hem")].copy()
-            config.merge_with({"model": sweep.get("model", {})})
+            config.merge_with({key: node for key, node in sweep.items() if key not in ("defaults", "hydra")})
             for key, value in job.items():
                 OmegaConf.update(config, key, float(value) if "." in value else int(value))
             run = Finished(Run(tmp_path / path.stem / str(len(runs)), config))
@@ -256,7 +231,7 @@ def test_the_sweeps_are_the_plan(tmp_path: Path) -> None:
             made[run.setting].add(run.seed)
             runs.append(run)
     wanted: dict[Setting, set[int]] = {}
-    for block in plan():
+    for block in [*plan(), *exploratory()]:
         members(block.title, block.settings, block.seeds, runs)  # which fit each other
         for setting in block.settings:
             wanted[setting] = wanted.get(setting, set()) | {*range(block.seeds)}

@@ -1,0 +1,44 @@
+"""Fake runs of the study, and the page that experiments/study.py makes of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import study
+from _helpers.fake_runs import write_run
+
+ROWS = [{"step": 0, "val/miou": 0.0}]
+
+
+def at(family: str, values: Sequence[float], step: int = 0) -> dict[str, float]:
+    return {"step": step} | {f"{family}/{t:02d}": value for t, value in enumerate(values)}
+
+
+def write(
+    root: Path,
+    seed: int,
+    miou: float | None = 0.5,
+    *,
+    head: str = "hem",
+    rows=ROWS,
+    name="",
+    parts=(),
+    **keys,
+) -> Path:
+    """Write a run; ``keys`` are those of the head, or with two underscores for a dot any others."""
+    label = "_".join([head, *(f"{key}-{value}" for key, value in keys.items()), f"s{seed}", name])
+    dotted = {key.replace("__", ".") if "__" in key else f"model.head.{key}": v for key, v in keys.items()}
+    overrides = () if head == "hem" else (f"model/head={head}",)
+    about = {"seed": seed, "miou": miou, "rows": rows, "keys": dotted}
+    return write_run(
+        root / label, overrides, **about, parts=("name", "seed", "sweep", "model", "trainer", *parts)
+    )
+
+
+def page(*folders: Path) -> str:
+    return "\n".join(map(str, study.study(folders, "synthetic_hem")))
+
+
+def cells(text: str, begins: str) -> list[str]:
+    """The cells of the one row that begins so, without the first."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"| {begins} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]

@@ -1,0 +1,165 @@
+"""What experiments/study.py adds to the plan: controls, intervals over images, and tables of measure.py."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import study
+from _helpers.fake_runs import write_evaluation
+from _helpers.study_pages import cells, page, write
+from scipy import stats
+from study_images import over_images, read_counts
+from study_runs import Finished
+
+from hemnet.runs.evaluations import COUNTS
+from hemnet.runs.run import Run
+from hemnet.storage.files import write_table
+
+OLD = {"iterations": 8, "assignment": "gaussian", "variance": 1.0}
+GAINS = (0.02, 0.03, 0.025)
+
+
+def section(text: str, title: str) -> str:
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "control"),
+    [
+        ({"trainer__gradient_clip_val": 10.0}, "clipped at 10"),
+        ({"optim__optimizer__betas": [0.9, 0.95]}, "betas 0.9 and 0.95"),
+        ({"correct_momentum": True}, "average corrected"),
+        ({"correct_momentum": True, "trainer__gradient_clip_val": 0.5}, "clipped at 0.5, average corrected"),
+        ({"optim__optimizer__betas": [0.9, 0.999], "trainer__gradient_clip_val": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_run_says_how_it_was_trained_differently(tmp_path: Path, keys: dict, control: str) -> None:
+    run = Finished(Run.open(write(tmp_path, 0, parts=("optim",), **keys)))
+    assert run.setting.control == control
+    assert str(run.setting) == "h = 0.5, T = 3, Eq. 8" + (f", {control}" if control else "")
+
+
+def test_controls_are_compared_apart_from_the_plan(tmp_path: Path) -> None:
+    clip = {"trainer__gradient_clip_val": 10.0}
+    for seed, gain in enumerate(GAINS):
+        for keys, miou in ((OLD | clip, 0.4), (OLD | clip | {"highway_scale": 0.0}, 0.4 - gain), (OLD, 0.3)):
+            write(tmp_path, seed, miou + 0.01 * seed, **keys)
+    text = page(tmp_path)
+    old, new = "T = 8, σ² = 1", "T = 8, σ² = 1, clipped at 10"
+    plan, _, after = text.partition("\n# Exploratory")
+    assert "clipped" not in plan.partition("## Primary")[2]
+    assert "# `synthetic_hem`: 3 finished runs of the plan" in plan
+    assert plan.count("_clip_val-10.0") == 6  # of the controls
+    assert "outside the plan" not in plan
+    assert cells(plan, f"h = 0.5, {old} against h = 0, {old}")[-1] == "not yet: 0 of 3 pairs"
+    found = section(after, "Clipped, σ² = 1")
+    p = stats.ttest_1samp(GAINS, 0).pvalue
+    row = cells(found, f"h = 0.5, {new} against h = 0, {new}")
+    assert (row[0], row[1], row[3]) == ("3", "+0.0250", f"{p:.2g}")
+    assert cells(found, f"h = 0.5, {new} against h = 0.5, {old}")[1] == "+0.1000"
+    assert f"h = 0, {new} against h = 0, {old}" not in found  # which has not run
+    assert "supported" not in after
+    assert "not yet: no pair of runs has finished" in section(after, "Moving average corrected for h")
+
+
+def counted(run: Path, T: int | None, right: list[list[int]]) -> None:
+    """An evaluation of three images of two classes, 10 pixels each, of which so many are right."""
+    if T is None:
+        place = run / "evaluation" / "last"
+        place.mkdir(parents=True)
+        (place / "result.json").write_text('{"metrics": {"val/miou": 0.5}}')
+    else:
+        write_evaluation(run, T, 0.5)
+        place = run / "evaluation" / "last" / f"T{T}"
+    rows = [
+        [f"{n}", "ab"[k], hit, 20 - hit, 10] for n, hits in enumerate(right) for k, hit in enumerate(hits)
+    ]
+    write_table(place / "counts.csv", COUNTS, rows)
+
+
+def test_intervals_over_images_wait_for_every_pair(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths: dict[float, dict[int, Path]] = {0.5: {}, 0.0: {}}
+    differences = []
+    for seed in range(3):
+        scores = []
+        for h, T in ((0.5, None), (0.0, 8)):
+            paths[h][seed] = run = write(tmp_path, seed, iterations=8, highway_scale=h)
+            right = rng.integers(2, 9, (3, 2))
+            if (seed, h) != (2, 0.0):
+                counted(run, T, right.tolist())
+            scores.append((right.sum(0) / (60 - right.sum(0))).mean())
+            last = right
+        differences.append(scores[0] - scores[1])
+    half, none = (f"h = {h}, T = 8, Eq. 8" for h in ("0.5", "0"))
+    assert f"{half} against {none}" not in section(page(tmp_path), "Intervals over images")
+    counted(paths[0.0][2], 8, last.tolist())
+    row = cells(section(page(tmp_path), "Intervals over images"), f"{half} against {none}")
+    assert row[:3] == ["3", "3", f"{np.mean(differences):+.4f}"]
+    sides = [
+        {seed: read_counts(path / "evaluation/last" / sub / "counts.csv") for seed, path in paths[h].items()}
+        for h, sub in ((0.5, ""), (0.0, "T8"))
+    ]
+    expected = over_images(*sides)
+    for cell, (low, high) in zip(row[3:], expected[3:], strict=True):
+        assert cell == f"{low:+.4f} to {high:+.4f}"
+    assert len(set(row[3:])) == 3
+
+
+def test_what_the_e_steps_carry_and_where_the_likelihood_falls(tmp_path: Path) -> None:
+    header = [
+        "layer",
+        "t",
+        *(f"{a}_{b}" for a in ("features", "means") for b in ("whole", "n_step", "e_step")),
+    ]
+    for seed, scale in enumerate((1, 3)):  # norms of different size, the same shares
+        run = write(tmp_path, seed, iterations=8)
+        (run / "measures").mkdir()
+        norms = [["", t, scale * (t + 1), scale, scale * (t + 1) / (seed + 2), 4, 2, t] for t in range(8)]
+        norms += [["", 8, scale, 0, scale, 4, 4, 0], ["", "all", 10 * scale, scale, 5 * scale, "", "", ""]]
+        norms += [["other/", 0, 9, 9, 9, 9, 9, 9]]
+        write_table(run / "measures" / "e_step.csv", header, norms)
+        times = [f"{t:02d}" for t in range(9)]
+        rising, falling = [-9 + t for t in range(9)], [-1.0, *([-3.0] * 7), -2.5 if seed else -0.5]
+        courses = [["", "a", *rising], ["", "b", *falling], ["other/", "a", *rising[::-1]]]
+        write_table(run / "measures" / "likelihood.csv", ["layer", "image", *times], courses)
+    text = page(tmp_path)
+    found = section(text, "What the E-steps carry of the gradient (Eq. 15 and 18)")
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in found.splitlines() if "Eq. 8" in line]
+    assert [row[1] for row in rows] == [*map(str, range(8)), "readout", "all"]
+    # Shares (t+1)/36 and 1/8; a part of 1/2 and 1/3: mean 0.4167, half width 12.706 · 0.16667 / 2.
+    assert rows[2][2:] == ["2", "0.0833", "0.1250", "0.4167", "-0.6422 to 1.4755", "0.5000"]
+    assert rows[8][3:] == ["", "", "1.0000", "1.0000 to 1.0000", ""]
+    assert rows[9][3:6] == ["", "", "0.5000"]
+    fallen = section(text, "Images in which an iteration lowers the log-likelihood")
+    expected = ["2", "2 of 32", "2 of 4", "2", "2", "1 of 4"]
+    assert cells(fallen, "h = 0.5, T = 8, Eq. 8") == expected
+
+
+def test_each_table_is_a_file_too(tmp_path: Path, monkeypatch, capsys) -> None:
+    for seed, gain in enumerate(GAINS):
+        write(tmp_path / "runs", seed, 0.4 + gain, iterations=8)
+        write(tmp_path / "runs", seed, 0.4, iterations=8, highway_scale=0.0)
+    told = [
+        "study.py",
+        str(tmp_path / "runs"),
+        "--experiment",
+        "synthetic_hem",
+        "--tables",
+        str(tmp_path / "t"),
+    ]
+    monkeypatch.setattr("sys.argv", told)
+    study.main()
+    text = capsys.readouterr().out
+    written = {path.stem for path in (tmp_path / "t").iterdir()}
+    assert {"primary", "depth", "eq_7", "t_eval_h_0_5", "images", "e_step", "gradient_shares"} <= written
+    for path in (tmp_path / "t").iterdir():
+        with path.open(newline="") as file:
+            for row in csv.reader(file):
+                assert f"| {' | '.join(row)} |" in text
+    with (tmp_path / "t" / "depth.csv").open(newline="") as file:
+        first = next(csv.DictReader(file))
+    assert first["mean difference"] == "+0.0250"
+    assert first["verdict"].startswith("no difference shown")  # after Holm over six
