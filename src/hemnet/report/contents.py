@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hemnet.report.definitions import Definition
+from hemnet.report.latex import escape_tex
 from hemnet.report.significance import Estimate
 
 Cell = str | int | float | Estimate | None
@@ -118,19 +118,6 @@ def _raw(value: Cell, further: Sequence[str]) -> list[object]:
     if isinstance(value, Estimate):
         return [value.mean, *(getattr(value, end) for end in further)]
     return [value, *(None for _ in further)]
-
-
-TEX_SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
-    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "†": r"\dag{}", "σ²": r"$\sigma^2$",
-    "×": r"$\times$", "−": "--", "…": r"\ldots{}", "μ": r"$\mu$", "η": r"$\eta$", "\n": " ",
-}  # fmt: skip
-
-
-def escape_tex(text: str) -> str:
-    """Return text with the special characters of LaTeX escaped."""
-    return re.sub("|".join(map(re.escape, TEX_SPECIAL)), lambda match: TEX_SPECIAL[match[0]], text)
 
 
 @dataclass(frozen=True)

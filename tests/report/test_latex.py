@@ -1,0 +1,134 @@
+"""Tables as LaTeX, set by a real pdflatex and read back from its PDF."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from _helpers.fake_runs import write_study
+from _helpers.waiting import CEILING
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hemnet.report.contents import Column, Table
+from hemnet.report.latex import escape_tex
+from hemnet.report.significance import Estimate
+from hemnet.report.write import write_report
+
+needs_latex = pytest.mark.skipif(
+    shutil.which("pdflatex") is None or shutil.which("pdftotext") is None,
+    reason="no LaTeX: apt-get install texlive-latex-base texlive-latex-recommended poppler-utils",
+)
+
+
+def compiled(folder: Path, tables: str) -> str:
+    """Return the text of a PDF with tables; fail if LaTeX complains of anything but wide tables."""
+    (folder / "all.tex").write_text(
+        "\\documentclass{article}\n\\usepackage{booktabs}\n\\usepackage[paperwidth=9in,paperheight=40in]{geometry}\n"
+        f"\\begin{{document}}\n{tables}\n\\end{{document}}\n",
+        encoding="ascii",
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "all.tex"]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, timeout=CEILING, stdin=subprocess.DEVNULL, check=False
+    )
+    log = done.stdout.decode("utf-8", "replace")
+    assert done.returncode == 0, log[-3000:]
+    assert "Missing character" not in log
+    assert not re.search(r"^!", log, re.MULTILINE)
+    text = subprocess.run(
+        ["pdftotext", "-layout", "all.pdf", "-"], cwd=folder, capture_output=True, check=True
+    )
+    return text.stdout.decode()
+
+
+@needs_latex
+def test_every_table_of_a_report_compiles(tmp_path: Path) -> None:
+    write_study(tmp_path / "runs", depths=(2,), scales=(0.5, 0.9), seeds=2, heads=("fcn",))
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    files = sorted((tmp_path / "report/tables").glob("*.tex"))
+    assert len(files) > 10
+    text = compiled(tmp_path, "".join(f"\\input{{report/tables/{file.name}}}\\clearpage\n" for file in files))
+    assert "±" in text
+
+
+ASKED = "a_b 5 % ± η σ² ² – −0.5 {x} $y$ #1 A&B ~ ^ \\ < > | × → ∂ ≤ ≥ † μ é Å ł ß ½ x₁ … “q” 20°"
+
+
+@needs_latex
+def test_special_letters_are_shown_as_they_are(tmp_path: Path) -> None:
+    table = Table(
+        "special", f"Of {ASKED}", [Column(ASKED), Column("m_2 ²")], [[ASKED, Estimate(-0.25, 0.125, 3)]]
+    )
+    text = compiled(tmp_path, table.tex())
+    for word in (
+        "5 %",
+        "±",
+        "η",
+        "{x}",
+        "$y$",
+        "#1",
+        "A&B",
+        "×",
+        "→",
+        "∂",
+        "≤",
+        "≥",
+        "−0.250 ± 0.125",
+        "1/2",
+        "“q”",
+    ):
+        assert word in text, (word, text)
+    # What TeX draws with lines and dots, which are no letters of the PDF.
+    for drawn in (
+        r"a\_b",
+        r"\dag{}",
+        r"\'{e}",
+        r"\r{A}",
+        r"\l{}",
+        r"\ss{}",
+        r"\textsuperscript{2}",
+        r"textsubscript{1}",
+    ):
+        assert drawn in table.tex()
+
+
+AWKWARD = [
+    "[void]", "*", "--sweep", "---", "``a''", "?`", "!`", "日本", "a\nb\tc", "\x1b[31m", "\u200b", "e\u0301",
+    "\u0301", "$", "\\", "%", "{", "}", "^^41", "\\end{document}", "#", "''", ",,", "🙂", "\ufeffa", "-5",
+    "--5", "1e-5", "µ", "ﬁ", "ấ",
+]  # fmt: skip
+
+
+@needs_latex
+def test_awkward_names_compile_wherever_they_stand(tmp_path: Path) -> None:
+    rows = [[name, name] for name in AWKWARD]
+    table = Table("awkward", " ".join(AWKWARD), [Column(name) for name in AWKWARD[:2]], rows)
+    text = compiled(tmp_path, table.tex())
+    assert "--sweep" in text
+    assert "[void]" in text
+    assert "U+65E5U+672C" in text
+    assert "−5" in text
+    assert "1e-5" in text
+    assert "\\end{document}" in text
+
+
+@given(st.text())
+def test_the_latex_of_any_text_is_printable_ascii_with_balanced_braces(text: str) -> None:
+    tex = escape_tex(text)
+    assert tex.isascii()
+    assert tex.isprintable()
+    bare = re.sub(r"\\[^a-zA-Z]", "", tex)
+    depth = 0
+    for letter in bare:
+        depth += (letter == "{") - (letter == "}")
+        assert depth >= 0
+    assert depth == 0
+    assert bare.count("$") % 2 == 0
+    assert not set("%&#") & set(bare)
+
+
+def test_a_hyphen_before_a_number_is_a_minus_and_others_stay() -> None:
+    assert escape_tex("-0.5 h=-1 2026-01-02 a-1 1e-5 -x") == "$-$0.5 h=$-$1 2026-01-02 a-1 1e-5 -x"
+    assert escape_tex("σ²") == r"$\sigma$\textsuperscript{2}"
