@@ -10,7 +10,7 @@ FORMAT ?= onnx
 .DEFAULT_GOAL := help
 # Recipes read these from the environment, so that spaces and quotes in them reach the commands as they are.
 export EXP SWEEP SEARCH RUN INPUT CHECKPOINT FORMAT BENCH DATASET DEST resume
-.PHONY: help setup data train sweep search evaluate predict export report bench gpu-check test test-all test-quick lint format docs release clean
+.PHONY: help setup data train sweep search evaluate predict explore export report bench gpu-check test test-all test-quick lint format docs release clean
 
 names = $(sort $(basename $(notdir $(wildcard experiments/$(1)*.yaml))))
 
@@ -50,6 +50,10 @@ predict: setup ## segment images: RUN=<run directory> INPUT=<image or folder> [C
 	@test -n "$$RUN" && test -n "$$INPUT" || \
 		{ echo "name a run and images: make predict RUN=runs/... INPUT=photos/"; exit 2; }
 	$(PY) -m hemnet.predict "$$RUN" "$$INPUT" --checkpoint "$$CHECKPOINT" $(ARGS)
+
+explore: setup ## a page to look at what EM does with photographs: RUN=<run directory> [CHECKPOINT=last|best] [ARGS="photos/ .."]
+	@test -n "$$RUN" || { echo "name a run: make explore RUN=runs/..."; exit 2; }
+	$(PY) -m hemnet.explore "$$RUN" --checkpoint "$$CHECKPOINT" $(ARGS)
 
 export: setup ## write a network for use without hemnet: RUN=<run directory> [FORMAT=onnx|torch] [CHECKPOINT=last|best]
 	@test -n "$$RUN" || { echo "name a run: make export RUN=runs/..."; exit 2; }

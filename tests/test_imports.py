@@ -20,13 +20,14 @@ FLOORS = (
     {"sweeps"},
     {"report", "bench"},
     {"using", "planning"},
+    {"explore"},
     {"init", "train", "evaluate", "predict", "export", "cost", "search", "datasets", "__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What only some may import: package to files or rooms.
 ONLY = {
     "hydra": {"config", "sweeps", "train"},
-    "omegaconf": {"config", "runs", "sweeps", "report", "using", "train", "search"},
+    "omegaconf": {"config", "runs", "sweeps", "report", "using", "explore", "train", "search"},
     "wandb": {"loggers"},
     "wandb_workspaces": {"report/dashboards.py"},
     "triton": {f"em/engine/triton_{name}.py" for name in ("kernels", "launch", "limits", "passes", "steps")},

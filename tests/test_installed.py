@@ -137,6 +137,7 @@ def test_the_wheel_has_the_parts_and_recipes_and_no_results(built: Path) -> None
     beside = {name for name in names if name.startswith(("hemnet/conf/", "hemnet/experiments/"))}
     assert beside == shipped
     assert "hemnet/py.typed" in names
+    assert {f"hemnet/explore/explorer.{ending}" for ending in ("html.jinja", "css", "js")} <= names
     # All Hydra programs of an environment would import what is in hydra_plugins.
     assert {name.split("/")[0] for name in names} == {"hemnet"}
 

@@ -52,6 +52,10 @@ def handed_on(folder: Path, *words: str) -> list[str]:
             ["hemnet.predict", ODD, ODD, "--checkpoint", ODD],
         ),
         (
+            ["explore", f"RUN={ODD}", "ARGS='a b' --images 3"],
+            ["hemnet.explore", ODD, "--checkpoint", "last", "a b", "--images", "3"],
+        ),
+        (
             ["export", f"RUN={ODD}", f"FORMAT={ODD}"],
             ["hemnet.export", ODD, "--format", ODD, "--checkpoint", "last"],
         ),

@@ -22,9 +22,10 @@ except SystemExit:
     "words",
     [
         *([name, "--help"] for name in ("train", "evaluate", "predict", "export", "report", "search", "cost",
-                                        "bench", "data", "init")),
+                                        "bench", "data", "init", "explore")),
         ["data", "get", "nosuch"], ["train", "trainer.max_epoch=1"], ["train", "experiment=nosuch"],
         ["train", "--multirun", "experiment=nosuch"], ["evaluate", "nowhere"], ["predict", "nowhere", "x"],
+        ["explore", "nowhere"],
         *(["bench", name, "--help"] for name in ("em", "data", "ddp")), ["bench", "ddp", "--processes", "1"],
         ["bench", "em", "--json", "nowhere/x.json"], ["report", "nowhere"],
         ["train", "trainer.max_epochs=0"], ["train", "seed=one"], ["train", "logger=null"],

@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train a network, or with --multirun the networks of a sweep",
     "evaluate": "score trained networks",
     "predict": "segment images with a trained network",
+    "explore": "write a page to look at what EM does with photographs",
     "export": "write a trained network for use without hemnet",
     "report": "write one page on many runs, with figures and tables",
     "search": "search for settings with Optuna",

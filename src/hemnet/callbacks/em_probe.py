@@ -6,9 +6,9 @@ statistics and the moving averages of the initial means.
 Shapes: B images, C channels, H and W pixels of an image, h and w positions of a feature map.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,12 +21,18 @@ from hemnet.em import HighwayEM
 from hemnet.em.result import EMResult
 from hemnet.training.task import SegmentationTask
 
+T = TypeVar("T")
+
 
 class Fit(NamedTuple):
-    """The result of an EM layer for one image, with its trajectory, and the feature map's ``size`` (h, w)."""
+    """The result of an EM layer for one image, with its trajectory.
+
+    ``size`` is that of the feature map, (h, w), and ``x_BChw`` the map, float32 or float64.
+    """
 
     result: EMResult
     size: tuple[int, int]
+    x_BChw: Tensor
 
 
 def em_layers(network: nn.Module) -> dict[str, HighwayEM]:
@@ -82,34 +88,45 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def fits(trainer: pl.Trainer, task: SegmentationTask, item: Item) -> dict[str, Fit]:
-    """Run each EM layer on one image as evaluation does, and keep the trajectory.
+    """Run each EM layer on one image as evaluation does, see `layer_fits`, in the precision of the run."""
+    precision = trainer.precision_plugin
+    image_BCHW = precision.convert_input(item["image"][None].to(task.device))
 
-    The network up to the layer runs in the precision of the run. EM runs in float32, or float64 if the
-    features are float64, so that small differences between iterations are not lost to rounding.
+    def forward() -> object:
+        with precision.forward_context():
+            return task(image_BCHW)
+
+    return layer_fits(task.network, forward)[0] if em_layers(task.network) else {}
+
+
+def layer_fits(network: nn.Module, forward: Callable[[], T]) -> tuple[dict[str, Fit], T]:
+    """Run a network on one image in evaluation mode, and keep the trajectory of each of its EM layers.
+
+    EM runs in float32, or float64 if the features are float64, so that small differences between iterations
+    are not lost to rounding.
+
+    Args:
+        network: the network, or a module that has it.
+        forward: runs the network.
 
     Returns:
-        A fit by the layer's prefix, as in `em_layers`, for the layers that evaluation runs; the layers of an
-        auxiliary head are not among them.
+        A fit by the layer's prefix, as in `em_layers`, for the layers that evaluation runs (those of an
+        auxiliary head are not among them); and what ``forward`` returned.
     """
-    layers = em_layers(task.network)
-    if not layers:
-        return {}
+    layers = em_layers(network)
     inputs: dict[str, tuple[Tensor, Tensor | None]] = {}
 
     def keep(prefix: str, x_BChw: Tensor, means_BKC: Tensor | None = None, *weights: Tensor | None) -> None:
         # Later modules may change x_BChw in place.
         inputs[prefix] = (x_BChw.clone(), weights[0] if weights else None)
 
-    precision = trainer.precision_plugin
-    image_BCHW = precision.convert_input(item["image"][None].to(task.device))
-    with evaluating(task.network):
+    with evaluating(network):
         handles = [
             layer.register_forward_pre_hook(lambda _, given, prefix=prefix: keep(prefix, *given))
             for prefix, layer in layers.items()
         ]
         try:
-            with precision.forward_context():
-                task(image_BCHW)
+            output = forward()
         finally:
             for handle in handles:
                 handle.remove()
@@ -117,5 +134,5 @@ def fits(trainer: pl.Trainer, task: SegmentationTask, item: Item) -> dict[str, F
         for prefix, (x_BChw, weights_Bhw) in inputs.items():
             x_BChw = x_BChw.to(torch.promote_types(x_BChw.dtype, torch.float32))
             result = layers[prefix].run(x_BChw, None, weights_Bhw, return_trajectory=True)
-            found[prefix] = Fit(result, (x_BChw.shape[-2], x_BChw.shape[-1]))
-    return found
+            found[prefix] = Fit(result, (x_BChw.shape[-2], x_BChw.shape[-1]), x_BChw)
+    return found, output

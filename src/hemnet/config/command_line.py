@@ -124,7 +124,9 @@ def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str
     parser.add_argument_group("changes", "key=value changes the run's config, such as data.root=FOLDER")
     parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [key=value ...]"
     words, assignments = split(parser, sys.argv[1:])
-    options = parser.parse_args(words)
+    # Intermixed: of several words without an option, some may come before options and some after them. With
+    # "--" that fails for a run whose name begins with a dash.
+    options = (parser.parse_args if "--" in words else parser.parse_intermixed_args)(words)
     for name in ("scales", "window", "stride"):
         if (values := getattr(options, name, None)) is not None:
             assignments.append(f"inference.{name}={values}")

@@ -1,0 +1,215 @@
+"""The explorer's page of a run: photographs are observed one after another and written into one HTML file."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from hemnet.callbacks.em_probe import em_layers
+from hemnet.config.build import build_eval_transform, build_inference, restore
+from hemnet.config.command_line import override
+from hemnet.config.machine import on_this_machine
+from hemnet.data import DatasetSpec
+from hemnet.em import HighwayEM
+from hemnet.errors import HemnetError
+from hemnet.explore.observing import Observed, observe
+from hemnet.explore.rendering import described, record_in, render
+from hemnet.explore.showing import Selection, of_files, of_split, split_name
+from hemnet.nets import Segmenter
+from hemnet.runs.identity import identity
+from hemnet.runs.outputs import Origin
+from hemnet.runs.run import Checkpoint, Run
+from hemnet.storage.files import replacing
+from hemnet.training.arithmetic import use_float32
+from hemnet.training.inference import explain_memory
+from hemnet.using.evaluation import set_iterations
+from hemnet.wording import counted, shortened
+
+log = logging.getLogger(__name__)
+LARGE = 3_000_000
+"""Bytes of a photograph above which it is said how to have smaller ones."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a page is to show.
+
+    Attributes:
+        paths: images, folders of images, videos; none for photographs of the evaluation split.
+        images: the most photographs, 1 or more; None is 4 of a split and 12 of files.
+        iterations: T to unroll, 1 or more; None is that of evaluation.
+        layer: the EM layer's module path; None is the first.
+
+    Raises:
+        HemnetError: a number is below 1.
+    """
+
+    paths: Sequence[Path] = ()
+    images: int | None = None
+    iterations: int | None = None
+    layer: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("images", "iterations"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise HemnetError(f"--{name} {value}: give a number of 1 or more")
+
+
+def explore(
+    folder: str | Path,
+    wish: Wish,
+    which: Checkpoint = "last",
+    output: Path | None = None,
+    assignments: Sequence[str] = (),
+) -> Path:
+    """Write the page and return its path; the size of each photograph in it is printed.
+
+    The network is given each photograph whole, at the size of evaluation and once, whatever the run's
+    ``inference`` is, since each view would be an EM fit of its own.
+
+    Args:
+        folder: the run.
+        wish: what to show.
+        which: the checkpoint.
+        output: the file; None is ``explore[-...].html`` in the run, named by checkpoint, changes, iterations
+            and files.
+        assignments: ``key=value`` changes to the run's config.
+
+    Raises:
+        hemnet.errors.HemnetError: there is no such run, checkpoint, layer, data or image; the network has no
+            EM layer; an image cannot be read or segmented; or the file is not a page of the same network,
+            settings and photographs.
+    """
+    run = Run.open(folder)
+    config = override(run.config, assignments)
+    if used := build_inference(config).settings:
+        log.info("the page shows whole photographs, once; this is not used: inference %s", " ".join(used))
+    origin = Origin.of(run, which, config)
+    output = output or run.path / _file_name(origin, wish)
+    about = origin.record() | {"iterations": wish.iterations, "photographs": _chosen(config, wish)}
+    _require_own(output, origin, about)
+    transform = build_eval_transform(config)
+    run.config = config = on_this_machine(config, assignments)
+    network, spec = restore(run, which)
+    prefix, layer = _layer(run, network, wish.layer)
+    set_iterations(network, wish.iterations)
+    if (iterations := _iterations(layer)) < 1:
+        raise HemnetError("this run evaluates with 0 EM iterations: give a number of them with --iterations")
+    selection = (
+        of_files(wish.paths, output, wish.images) if wish.paths else of_split(config, spec, wish.images)
+    )
+    use_float32(OmegaConf.select(config, "task.float32_precision", default="highest"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network.to(device)
+    shown = []
+    for photograph in selection.photographs:
+        with explain_memory([photograph.name]):
+            given_CHW = transform.prepare(photograph.image_HWC).to(device)
+            seen = observe(network, given_CHW, photograph.image_HWC.shape[:2], prefix)
+        shown.append(described(photograph, seen))
+        _say(photograph.name, seen, len(json.dumps(shown[-1])))
+    page = render(_facts(config, origin, spec, layer, iterations), spec, layer, shown, about)
+    try:
+        with replacing(output) as part:
+            part.write_text(page, "utf-8")
+    except OSError as error:
+        raise HemnetError(f"cannot write {output} ({error}): choose another --output") from error
+    _conclude(output, len(shown), selection)
+    return output
+
+
+def _file_name(origin: Origin, wish: Wish) -> str:
+    parts = [
+        "explore",
+        *([] if origin.name == "last" else [origin.name]),
+        *([] if wish.iterations is None else [f"T{wish.iterations}"]),
+        *([] if wish.layer is None else [wish.layer]),
+        *(path.stem for path in wish.paths[:1]),
+    ]
+    return "-".join(parts) + ".html"
+
+
+def _chosen(config: DictConfig, wish: Wish) -> str:
+    """Return what tells the photographs of a page from others of the same name."""
+    if not wish.paths:
+        return f"the split {split_name(config)}"
+    return hashlib.sha256("\n".join(map(str, wish.paths)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _require_own(output: Path, origin: Origin, about: dict[str, Any]) -> None:
+    """Refuse to replace a file that is no page of the explorer, or one of something else."""
+    if not output.is_file():
+        return
+    record = record_in(output)
+    if record is None:
+        raise HemnetError(f"{output} exists, and is no page of hemnet explore: choose another --output")
+    further = {name: about[name] for name in ("iterations", "photographs")}
+    origin.require_own(output, record, **further)
+
+
+def _layer(run: Run, network: Segmenter, name: str | None) -> tuple[str, HighwayEM]:
+    """Return the EM layer of a module path, or the first, and its prefix of `em_layers`.
+
+    Raises:
+        HemnetError: the network has no EM layer, or none of this name.
+    """
+    layers = em_layers(network)
+    if not layers:
+        raise HemnetError(
+            f"{run.path} has the head {identity(run.config).head}, which has no EM layer to look into: name "
+            "a run of model/head=hem, em or emanet"
+        )
+    names = [path for path, module in network.named_modules() if isinstance(module, HighwayEM)]
+    if name is not None and name not in names:
+        raise HemnetError(f"--layer {name}: the EM layers of this network are {', '.join(names)}")
+    if name is None and len(names) > 1:
+        log.info("EM layers: %s; shown is the first, --layer NAME shows another", ", ".join(names))
+    return list(layers.items())[names.index(name or names[0])]
+
+
+def _iterations(layer: HighwayEM) -> int:
+    return layer.iterations if layer.iterations_eval is None else layer.iterations_eval
+
+
+def _say(name: str, seen: Observed, size: int) -> None:
+    iterations, components, h, w = seen.codes_TKhw.shape
+    log.info("%s: %d KB, of %d components x %d iterations on %d x %d cells",
+             name, round(size / 1000), components, iterations, h, w)  # fmt: skip
+    if size > LARGE:
+        log.info(
+            "smaller: fewer --iterations, or data.eval_transform.longest=512 data.eval_transform.size=null"
+        )
+
+
+def _facts(
+    config: DictConfig, origin: Origin, spec: DatasetSpec, layer: HighwayEM, iterations: int
+) -> dict[str, str]:
+    """Return what the head of the page says of the network, by its name."""
+    scale = torch.as_tensor(layer.scale(iterations), dtype=torch.float64).detach().reshape(-1)
+    different = [f"{h:.3g}" for h in scale.tolist()]
+    trained = "" if iterations == layer.iterations else f" (trained with {layer.iterations})"
+    return {
+        "recipe": f"{origin.experiment}, seed {origin.seed}",
+        "checkpoint": origin.name,
+        "data": spec.name,
+        "head": identity(config).head,
+        "iterations T": f"{iterations}{trained}",
+        "highway scale h": shortened(list(dict.fromkeys(different)), 4),
+        "components K": str(layer.num_components),
+        "assignment": layer.assignment,
+        "σ²": f"{layer.variance:.4g}" if layer.log_variance is None else "learned",
+    }
+
+
+def _conclude(output: Path, count: int, selection: Selection) -> None:
+    size = output.stat().st_size / 1e6
+    print(f"{counted(count, 'photograph')} of {selection.total}, {size:.1f} MB, written to {output}")
+    if selection.left_out:
+        print(f"left out: {selection.left_out}")

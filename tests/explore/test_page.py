@@ -1,0 +1,218 @@
+"""The explorer's page in a browser: what a click, a touch, a key or a slider shows is what EM did."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from _helpers.four_patches import ITERATIONS, SIZE, features, four_patches, patches
+from selenium.webdriver.common.keys import Keys
+
+from hemnet.config.build import restore
+from hemnet.em import HighwayEM
+from hemnet.explore.writing import Wish, explore
+from hemnet.runs.run import Run
+
+READY = "document.body.dataset.ready === 'true'"
+MIDDLES = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
+"""Of the patches, in reading order, as parts of the width and the height."""
+VIEWS = ("photograph", "components", "component", "entropy", "features", "reconstruction", "prediction",
+         "truth", "errors")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return four_patches(tmp_path_factory.mktemp("patches"))
+
+
+@pytest.fixture(scope="module")
+def page(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return explore(run.path, Wish(), output=tmp_path_factory.mktemp("page") / "a page.html")
+
+
+@pytest.fixture
+def opened(browser, page: Path):
+    browser.resize(1280)
+    browser.prefer("light")
+    browser.open(page, ready=READY)
+    yield browser
+    assert browser.complaints() == []
+    assert browser.requests() == []
+
+
+def holder(browser) -> int:
+    return int(browser.find("#holders li").get_attribute("data-component"))
+
+
+def shares(run: Run, order: tuple[int, ...], place: tuple[float, float], t: int) -> list[float]:
+    """The responsibilities of the E-step of iteration t at a place of a photograph, by the layer itself."""
+    network, _ = restore(run)
+    layer = next(module for module in network.modules() if isinstance(module, HighwayEM))
+    x_NC = features(run, patches(order)[0])
+    with torch.no_grad():
+        result = layer.run(x_NC.T.reshape(1, -1, 16, 24), return_trajectory=True)
+        z_hwK = result.responsibilities(t - 1)[0].unflatten(0, (16, 24))
+    return z_hwK[int(16 * place[1]), int(24 * place[0])].tolist()
+
+
+def test_a_click_on_a_patch_names_the_component_that_holds_it(opened, run: Run) -> None:
+    for patch, place in enumerate(MIDDLES):
+        opened.click("#photo", place)
+        assert holder(opened) == patch
+        part = opened.text("#holders li > span")
+        expected = max(shares(run, (0, 1, 2, 3), place, ITERATIONS))
+        assert float(part.removesuffix(" %")) / 100 == pytest.approx(expected, abs=0.01)
+        x, y = map(int, re.match(r"x (\d+), y (\d+)", opened.text("#where")).groups())
+        assert (x, y) == (pytest.approx(place[0] * SIZE[1], abs=1), pytest.approx(place[1] * SIZE[0], abs=1))
+        assert f"truth {('sky', 'building', 'pole', 'road')[patch]}" in opened.text("#where")
+        assert f"component {patch}," in opened.find("#spoken").get_attribute("textContent")
+
+
+def test_another_photograph_has_components_of_its_own(opened) -> None:
+    opened.click("#photo", MIDDLES[0])
+    assert opened.text("#name") == "ahead"
+    opened.click("#photographs button:nth-child(2)")
+    opened.until("document.getElementById('name').textContent === 'turned'")
+    assert holder(opened) == 1  # the pixel stays where it was, and the patches are mirrored
+    assert opened.find("#photographs button:nth-child(2)").get_attribute("aria-pressed") == "true"
+    for place, patch in zip(MIDDLES, (1, 0, 3, 2), strict=True):
+        opened.click("#photo", place)
+        assert holder(opened) == patch
+
+
+def test_keys_move_the_pixel_and_choose_the_iteration_and_the_component(opened, run: Run) -> None:
+    opened.click("#photo", MIDDLES[0])
+    opened.press(*[Keys.ARROW_RIGHT] * 12)  # half of the map's 24 columns
+    assert holder(opened) == 1
+    opened.press(*[Keys.ARROW_DOWN] * 8, Keys.ARROW_LEFT)
+    assert holder(opened) == 3
+    opened.press(Keys.ENTER)
+    assert opened.find("#view-component").is_selected()
+    assert opened.find("#grid button[aria-pressed='true']").get_attribute("data-component") == "3"
+    opened.press(*[Keys.ARROW_DOWN] * 20)
+    assert f"y {SIZE[0] - 1}" in opened.text("#where")  # at the border
+    opened.press("2")
+    assert opened.text("#when") == f"t = 2 of {ITERATIONS}"
+    opened.press(".")
+    assert opened.text("#when") == f"t = 3 of {ITERATIONS}"
+    opened.press(",", ",", ",", ",")
+    assert opened.text("#when") == f"t = 1 of {ITERATIONS}"
+    opened.press("9")
+    assert opened.text("#when") == f"t = {ITERATIONS} of {ITERATIONS}"
+
+
+def test_each_iteration_shows_its_own_responsibilities_and_likelihood(opened, run: Run) -> None:
+    place = (0.5, 0.4)  # between patches, where iterations differ
+    opened.click("#photo", place)
+    for t in (1, 3, ITERATIONS):
+        opened.driver.execute_script(
+            "const t = document.getElementById('t'); t.value = arguments[0];"
+            "t.dispatchEvent(new Event('input', { bubbles: true }));", t,
+        )  # fmt: skip
+        expected = shares(run, (0, 1, 2, 3), place, t)
+        for item in opened.driver.find_elements("css selector", "#holders li[data-component]"):
+            part = float(item.find_element("xpath", "./span").text.rstrip(" %")) / 100
+            assert part == pytest.approx(expected[int(item.get_attribute("data-component"))], abs=0.01)
+        bars = f"[...document.querySelectorAll('#hold rect[data-t=\"{t}\"]')]"
+        heights = opened.value(f"{bars}.map((bar) => Number(bar.getAttribute('height')))")
+        assert sum(heights) == pytest.approx(128, rel=0.02)  # all of the four are drawn, and sum to 1
+        assert f"after iteration {t}" in opened.text("#likelihood-now")
+        assert opened.value("document.querySelectorAll('#likelihood .chosen').length") == 1
+    opened.click("#hold rect.column:nth-of-type(6)")
+    assert opened.text("#when") != f"t = {ITERATIONS} of {ITERATIONS}"
+
+
+def test_views_of_the_photograph_and_their_legends(opened) -> None:
+    pictures = {}
+    for view in VIEWS:
+        opened.driver.execute_script("document.getElementById(arguments[0]).click()", f"view-{view}")
+        assert opened.find(f"#view-{view}").is_selected()
+        pictures[view] = opened.value("document.getElementById('photo').toDataURL()")
+    assert len(set(pictures.values())) == len(pictures)
+    opened.driver.execute_script("document.getElementById('view-truth').click()")
+    legend = opened.text("#legend")
+    for name in ("sky", "building", "pole", "road"):
+        assert f"{name} 25 %" in legend
+    before = opened.value("document.getElementById('photo').toDataURL()")
+    opened.driver.execute_script(
+        "const o = document.getElementById('opacity'); o.value = 20; o.dispatchEvent(new Event('input'));"
+    )
+    assert opened.value("document.getElementById('photo').toDataURL()") != before
+
+
+def test_components_are_ordered_by_mass_or_by_the_pixel_and_can_be_picked(opened, page: Path) -> None:
+    opened.click("#photo", MIDDLES[2])
+    opened.driver.execute_script(
+        "const order = document.getElementById('order'); order.value = 'hold';"
+        "order.dispatchEvent(new Event('change'));"
+    )
+    assert opened.find("#grid button").get_attribute("data-component") == "2"
+    opened.click("#photo", MIDDLES[1])
+    assert opened.find("#grid button").get_attribute("data-component") == "1"
+    opened.click("#grid button[data-component='0']")
+    assert opened.find("#grid button[data-component='0']").get_attribute("aria-pressed") == "true"
+    assert "component 0" in opened.text("#legend")
+    # The map over the photograph: its own patch is coloured, the others are as grey as without it.
+    own, other = opened.driver.execute_script(
+        "const photo = document.getElementById('photo'), { width, height } = photo;"
+        "const { data } = photo.getContext('2d').getImageData(0, 0, width, height);"
+        "return arguments[0].map(([x, y]) => {"
+        "  const i = 4 * (Math.round(y * height) * width + Math.round(x * width));"
+        "  return [...data.slice(i, i + 3)]; });", [MIDDLES[0], MIDDLES[3]],
+    )  # fmt: skip
+    assert max(own) - min(own) > 60
+    assert max(other) - min(other) < 12
+
+
+def test_playing_goes_through_the_iterations(opened) -> None:
+    assert opened.text("#when") == f"t = {ITERATIONS} of {ITERATIONS}"
+    opened.click("#play")
+    assert opened.text("#play") == "Pause"
+    opened.until("document.getElementById('when').textContent.startsWith('t = 1 ')")
+    opened.until("document.getElementById('when').textContent.startsWith('t = 2 ')")
+    opened.click("#play")
+    assert opened.text("#play") == "Play"
+
+
+@pytest.mark.parametrize("width", [390, 860, 1280, 1920])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_any_width_in_either_scheme(opened, width: int, scheme: str) -> None:
+    opened.resize(width)
+    opened.prefer(scheme)
+    assert opened.overflow() == 0
+    ink, ground = (
+        opened.value(f"getComputedStyle(document.documentElement).{name}").removeprefix("rgb(").rstrip(")")
+        for name in ("color", "backgroundColor")
+    )
+    brightness = [sum(map(int, colour.split(","))) / 3 for colour in (ink, ground)]
+    assert (brightness[0] > 200 and brightness[1] < 50) == (scheme == "dark")
+    assert abs(brightness[0] - brightness[1]) > 150
+    opened.click("#photo", MIDDLES[3])  # a touch, at the width of a phone
+    assert holder(opened) == 3
+
+
+def test_tab_reaches_all_controls_and_the_focus_is_seen(opened) -> None:
+    reached = set()
+    for _ in range(40):
+        opened.press(Keys.TAB)
+        name = opened.value("document.activeElement.id || document.activeElement.closest('[id]')?.id")
+        if name == "photo":
+            style = opened.value("getComputedStyle(document.activeElement).outlineStyle")
+            assert style == "solid"
+        reached.add(name)
+    views = {name for name in reached if name and name.startswith("view-")}
+    assert len(views) == 1  # a group of radio buttons is one stop
+    assert {"photo", "photographs", "opacity", "holders", "order", "scale", "grid", "play", "t"} <= reached
+
+
+def test_without_truth_nothing_says_truth(browser, run: Run, tmp_path: Path) -> None:
+    path = run.path.parent / "camvid" / "val" / "ahead.png"
+    browser.resize(1280)
+    browser.open(explore(run.path, Wish([path]), output=tmp_path / "page.html"), ready=READY)
+    assert not browser.find("#view-truth + span").is_displayed()
+    assert browser.find("#view-prediction + span").is_displayed()
+    assert not browser.find("#photographs").is_displayed()
+    assert "truth" not in browser.text("#where")
+    browser.click("#photo", MIDDLES[3])
+    assert holder(browser) == 3
+    assert browser.complaints() == []
