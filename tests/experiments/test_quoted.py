@@ -1,0 +1,167 @@
+"""Every number in the tables of experiments/FINDINGS.md is a committed table's; another would be noticed."""
+
+from pathlib import Path
+
+import pytest
+import quoted
+from quoted import PAGE, agrees, numbers, problems
+
+from hemnet.storage.files import write_table
+
+MEANS = """# Page
+
+<!-- quoted
+file: tables/{set}.csv
+names: {set: {CamVid: camvid}}
+where: {T: "{T}"}
+cells:
+  h = 0: {where: {h: 0}, take: [mIoU, high - mIoU]}
+  verdict: {where: {h: 0}, take: [verdict]}
+-->
+
+| set | T | h = 0 | verdict |
+|---|---|---|---|
+| CamVid | 3 | 0.40 ± 0.02 | supported |
+| CamVid | 8 | | |
+"""
+
+
+@pytest.fixture
+def page(tmp_path: Path):
+    """A function that writes a page, beside two tables, and returns what is wrong with it."""
+    rows = [[3, 0.0, 0.4012, 0.4199, "supported"], [3, 0.5, 0.5, 0.6, "no"], [8, 0.5, 0.3, 0.4, "no"]]
+    (tmp_path / "tables").mkdir()
+    write_table(tmp_path / "tables" / "camvid.csv", ["T", "h", "mIoU", "high", "verdict"], rows)
+    header = ["contrast", "pairs", "mean difference", "95% interval", "p"]
+    primary = [
+        ["h = 0.5 against h = 0", 8, "+0.0200", "+0.0137 to +0.0263", "<0.001"],
+        ["`fcn`", 3, "+0.1", "", 0.2],
+    ]
+    write_table(tmp_path / "tables" / "primary.csv", header, primary)
+
+    def found(text: str) -> list[str]:
+        (tmp_path / "PAGE.md").write_text(text, "utf-8")
+        return [*problems(tmp_path / "PAGE.md")]
+
+    return found
+
+
+def test_every_number_of_the_findings_is_that_of_a_committed_table() -> None:
+    assert [*problems(PAGE)] == []
+
+
+def test_no_number_of_the_findings_could_be_another(tmp_path: Path) -> None:
+    """Each in turn is changed in its last digit but one, or, where it has one digit only, in that."""
+    text = PAGE.read_text("utf-8")
+    (tmp_path / "results").symlink_to(PAGE.parent / "results")
+    changed = tmp_path / PAGE.name
+    tried = 0
+    for table in quoted.TABLE.finditer(text):
+        if quoted.COMMENT.search(text[: table.start()])[1] == "not quoted":
+            continue
+        begin = text.index("\n", text.index("\n", table.start()) + 1) + 1  # after header and rule
+        for number in [*quoted.NUMBER.finditer(text, begin, table.end())][::7]:
+            digits = number["digits"]
+            last = digits[:-1] + str((int(digits[-1]) + 5) % 10)
+            changed.write_text(text[: number.start("digits")] + last + text[number.end("digits") :], "utf-8")
+            assert [*problems(changed)], text[number.start() - 30 : number.end()] + f" as {last}"
+            tried += 1
+    assert tried > 20
+
+
+def test_a_page_whose_numbers_are_right(page) -> None:
+    assert page(MEANS) == []
+
+
+@pytest.mark.parametrize(
+    ("here", "instead", "said"),
+    [
+        ("0.40 ±", "0.41 ±", "PAGE.md:14: 'h = 0': '0.41 ± 0.02' is not 0.4012"),
+        ("± 0.02", "± 0.03", "is not 0.4012"),
+        ("0.40 ± 0.02", "0.40", "'0.40' is not"),
+        ("supported |", "contradicted |", "'contradicted' is not 'supported'"),
+        ("| 8 | | |", "| 8 | 0.3 | |", "0 rows with {'T': '8', 'h': '0'}"),
+        ('where: {T: "{T}"}', "where: {}", "column 'T' is compared with nothing"),
+        ("{CamVid: camvid}", "{CamVid: cityscapes}", "0 rows"),
+        ("  verdict: {where: {h: 0}, take: [verdict]}\n", "", "column 'verdict' is compared with nothing"),
+        ("verdict: {where", "p: {where", "the table has no column p"),
+        ("{set}.csv", "{sets}.csv", "the comment cannot be understood: KeyError('sets')"),
+        ("cells:", "cells", "the comment cannot be understood"),
+        ("<!-- quoted", "<!-- said", "PAGE.md:12: no comment says which file"),
+        ("-->\n", "-->\nA line.\n", "no comment says which file"),
+        ("<!-- quoted\n", "<!-- not quoted: -->\n<!--", "no comment says which file"),
+    ],
+)
+def test_what_is_wrong_is_said(page, here: str, instead: str, said: str) -> None:
+    assert MEANS.count(here) == 1
+    found = page(MEANS.replace(here, instead))
+    assert any(said in line for line in found), found
+
+
+def test_a_table_with_the_columns_of_its_file(page) -> None:
+    text = """<!-- quoted: tables/primary.csv -->
+
+| contrast | pairs | mean difference | 95% interval | p |
+|---|---|---|---|---|
+| h = 0.5 against h = 0 | 8 | +0.020 | +0.014 to +0.026 | <0.001 |
+| `fcn` | 3 | +0.1 | | 0.20 |
+"""
+    assert page(text) == []
+    assert page(text.replace("+0.014 to", "+0.013 to"))
+    assert page(text.replace("<0.001", "0.001"))
+    assert page(text.replace("| `fcn`", "| `emanet`"))
+    assert page(text.replace("| 8 |", "| 7 |"))
+
+
+def test_the_columns_of_a_table_may_be_the_rows_of_its_file(page) -> None:
+    text = """<!-- quoted
+file: tables/camvid.csv
+where: {T: 3}
+each: {where: {h: "{column}"}, take: ["{h}"]}
+-->
+| h | 0 | 0.5 |
+|---|---|---|
+| mIoU | 0.40 | 0.50 |
+| high | 0.42 | 0.60 |
+"""
+    assert page(text) == []
+    assert page(text.replace("0.42", "0.43"))
+    assert page(text.replace("| 0.5 |", "| 0.6 |"))
+
+
+def test_a_table_without_a_file_gives_its_reason(page) -> None:
+    table = "\n| a |\n|---|\n| 1 |\n"
+    assert page(f"<!-- not quoted: one run -->{table}") == []
+    assert page(f"<!-- not quoted: -->{table}") == ["PAGE.md:2: a table that is not quoted gives no reason"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "known", "same"),
+    [
+        ("0.40", "0.4012", True),
+        ("0.41", "0.4049", False),
+        ("-0.5", "-0.54", True),
+        ("0.5", "-0.5", False),
+        ("136", "135.93290897452886", True),
+        ("2.5e-05", "2.543e-05", True),
+        ("2.5e-05", "2.6e-05", False),
+        ("<0.001", "2.5e-05", True),
+        ("<0.001", "0.002", False),
+        ("0.0005", "<0.001", False),
+        ("<0.001", "<0.001", True),
+    ],
+)
+def test_numbers_agree_to_the_digits_that_are_shown(shown: str, known: str, same: bool) -> None:
+    [one], [other] = numbers(shown), numbers(known)
+    assert agrees(one, other) == same
+
+
+def test_the_command_ends_with_1_if_anything_is_wrong(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["quoted.py"])
+    with pytest.raises(SystemExit, match="0"):
+        quoted.main()
+    (tmp_path / "PAGE.md").write_text("| a |\n|---|\n| 1 |\n")
+    monkeypatch.setattr("sys.argv", ["quoted.py", str(tmp_path / "PAGE.md")])
+    with pytest.raises(SystemExit, match="1"):
+        quoted.main()
+    assert "PAGE.md:1: no comment" in capsys.readouterr().out
