@@ -52,7 +52,7 @@ def neighbours(count, size):
 
 def areas(count, size, whole):
     """Return which pixels of a row of ``count`` each of ``size`` longer ones covers, and their weights."""
-    scale = 1 / (size / count)
+    scale = count / size if whole else 1 / (size / count)  # which is not the same number for 107 and 1
     low = np.arange(size)[:, None] * scale
     high = low + scale
     last = np.minimum(np.floor(high), count - 1)

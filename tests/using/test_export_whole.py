@@ -33,6 +33,7 @@ SIZES = [
     ((512, 600), (480, 360)), ((360, 480), (300, 400)), ((40, 60), (20, 30)), ((60, 90), (10, 15)),
     ((60, 90), (384, 512)), ((100, 30), (384, 512)), ((719, 957), (384, 512)), ((90, 60), (30, 90)),
     ((64, 48), (64, 48)), ((7, 5), (1, 1)), ((1, 1), (3, 4)), ((300, 40), (38, 30)),
+    ((1, 107), (1, 1)), ((98, 206), (1, 2)),  # 1 / (1 / n) is above n
 ]  # fmt: skip
 
 
@@ -88,6 +89,17 @@ class Resizing(torch.nn.Module):
         return _resized(image.permute(0, 3, 1, 2).float(), sides, self.target.of(*sides))
 
 
+@pytest.mark.parametrize("factor", range(1, 200))
+def test_halving_thirds_and_the_like_are_to_the_bit(factor: int) -> None:
+    """Some 1 / (1 / factor) are above the factor."""
+    before, after = (2, 2 * factor), (1, 2)
+    x_BCHW = torch.from_numpy(noise(before)).permute(2, 0, 1)[None].float()
+    graph_HWC = _resized(x_BCHW, before, after)[0].permute(1, 2, 0).numpy()
+    expected = resize_image(noise(before), after)
+    np.testing.assert_array_equal(graph_HWC, expected)
+    np.testing.assert_array_equal(EXAMPLE["resize"](noise(before), after), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [Target("size", (360, 480), None), Target("size", None, 500)])
 def test_the_graph_resizes_any_photograph_to_the_bit(target: Target, tmp_path: Path) -> None:
@@ -102,7 +114,6 @@ def test_the_graph_resizes_any_photograph_to_the_bit(target: Target, tmp_path: P
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("whole") / "run"
     return untrained(path, "model/head=hem", "data.eval_transform.longest=70")[0]
 
@@ -131,11 +142,10 @@ def test_a_file_with_the_whole_pipeline_gives_the_masks_of_predict(
         logits = inference(lambda x, s: network(x, s).logits, transform.prepare(photograph)[None], size)
         np.testing.assert_allclose(confidence[0], logits.detach().softmax(1)[0].amax(0), atol=1e-3)
         Image.fromarray(photograph).save(tmp_path / f"{i}.png")
-        EXAMPLE["main"]([str(path), str(tmp_path / f"{i}.png"), str(tmp_path / "mask.png")])
-        assert np.array_equal(np.asarray(Image.open(tmp_path / "mask.png")), classes[0])
+        EXAMPLE["main"]([str(path), str(tmp_path / f"{i}.png"), str(tmp_path / f"{i}_mask.png")])
+        assert np.array_equal(np.asarray(Image.open(tmp_path / f"{i}_mask.png")), classes[0])
     out = predict(run.path, tmp_path / "1.png", "last", tmp_path / "out")
-    EXAMPLE["main"]([str(path), str(tmp_path / "1.png"), str(tmp_path / "mask.png")])
-    masks = [np.asarray(Image.open(name)) for name in (out / "1_mask.png", tmp_path / "mask.png")]
+    masks = [np.asarray(Image.open(folder / "1_mask.png")) for folder in (out, tmp_path)]
     assert (masks[0] != masks[1]).sum() <= 1e-4 * masks[0].size
 
 

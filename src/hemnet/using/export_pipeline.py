@@ -123,7 +123,7 @@ def _areas(count: int, size: int, whole: Tensor) -> tuple[Tensor, Tensor]:
     With ``whole``, where each covers as many whole pixels, the weights are 1, and the sum is to be divided.
     """
     before, after = (length.double() for length in _as_tensors(count, size))
-    scale = 1 / (after / before)
+    scale = torch.where(whole, before / after, 1 / (after / before))  # not the same number for 107 and 1
     low_m1 = torch.arange(size, dtype=torch.float64)[:, None] * scale
     high_m1 = low_m1 + scale
     last_m1 = torch.minimum(high_m1.floor(), before - 1)
