@@ -18,14 +18,19 @@ def without_make() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in names}
 
 
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run make as from a shell, the project being set up."""
+    return subprocess.run(
+        ["make", "--silent", "--old-file=setup", *words],
+        cwd=ROOT, env=without_make(), capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+
+
 def handed_on(folder: Path, *words: str) -> list[str]:
     """Return the arguments that ``make WORDS`` gives to Python."""
     (stub := folder / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n", "utf-8")
     stub.chmod(0o755)
-    done = subprocess.run(
-        ["make", "--silent", "--old-file=setup", f"PY={stub}", *words],
-        cwd=ROOT, env=without_make(), capture_output=True, encoding="utf-8", check=False,
-    )  # fmt: skip
+    done = make(f"PY={stub}", *words)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -71,11 +76,8 @@ def test_values_reach_the_command_as_they_were_given(
     assert handed_on(tmp_path, *words) == ["-m", *arguments]
 
 
-def test_a_sweep_that_is_not_there_is_named(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["make", "--silent", "--old-file=setup", "PY=false", "sweep", "SWEEP=no such"],
-        cwd=ROOT, capture_output=True, encoding="utf-8", check=False,
-    )  # fmt: skip
+def test_a_sweep_that_is_not_there_is_named() -> None:
+    done = make("PY=false", "sweep", "SWEEP=no such")
     assert done.returncode == 2
     assert "no sweep no such; there are: " in done.stdout
     assert "smoke" in done.stdout

@@ -1,15 +1,12 @@
 """The documentation site: built as `make docs` does, tutorials run, links checked; what must be on it."""
 
-import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import yaml
-from _helpers.waiting import CEILING
+from _helpers.entries import start_anew
 
 import hemnet.em
 
@@ -20,10 +17,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)], cwd=ROOT, text=True,
-        capture_output=True, timeout=CEILING, check=False,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")},
+    done = start_anew(
+        "mkdocs", "build", "--quiet", "--site-dir", str(folder), cwd=ROOT,
+        environment={"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stdout + done.stderr

@@ -24,7 +24,7 @@ def application(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Yield a function that is ``hemnet train WORDS`` in this process; it raises the command's error."""
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     root = logging.getLogger()
-    before = root.handlers[:], root.level, os.environ.get("HYDRA_FULL_ERROR")
+    before = root.handlers[:], root.level
 
     def run(*words: str) -> None:
         monkeypatch.setattr(sys, "argv", ["hemnet.train", *words])
@@ -34,7 +34,7 @@ def application(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     for handler in root.handlers:
         if handler not in before[0]:
             handler.close()
-    root.handlers[:], root.level = before[:2]
+    root.handlers[:], root.level = before
     os.environ.pop("HYDRA_FULL_ERROR", None)
 
 

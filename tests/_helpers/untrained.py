@@ -1,32 +1,45 @@
-"""Runs with a network as it was made, for tests of what is done with a trained one."""
+"""Runs with a network as it was made, and images, for tests of what is done with a trained one."""
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from _helpers.tiny import TINY
+from omegaconf import OmegaConf
+from PIL import Image
 from torch import Tensor
 
 from hemnet.config.build import build_network
 from hemnet.config.compose import load
-from hemnet.data import CAMVID
+from hemnet.data import CAMVID, DatasetSpec
 from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
 from hemnet.runs.run import Run
-from hemnet.runs.training_run import TrainingRun
 
 
-def untrained(path: Path, *overrides: str, replacing: str = "") -> tuple[Run, dict[str, Tensor]]:
-    """Return a run in this folder, of CamVid's classes, and the tensors of its network.
+def untrained(
+    path: Path, *overrides: str, replacing: str = "", spec: DatasetSpec = CAMVID
+) -> tuple[Run, dict[str, Tensor]]:
+    """Return a run in this folder, of these classes, and the tensors of its network.
 
     Args:
         path: the run directory.
         overrides: further ones.
         replacing: a part of the keys of `TINY` that are left out.
+        spec: the classes.
     """
     kept = [key for key in TINY if not replacing or replacing not in key]
     config = load([f"run_dir={path}", *kept, *overrides])
-    run = TrainingRun.create(path, config)
-    state = build_network(config, CAMVID.num_classes).state_dict()
-    about = {"format": CHECKPOINT_FORMAT, "spec": CAMVID.to_dict()}
+    (path / "checkpoints").mkdir(parents=True)
+    OmegaConf.save(config, path / "config.yaml")
+    torch.manual_seed(0)  # here, since a fixture of a module runs before any seed of a test
+    state = build_network(config, spec.num_classes).state_dict()
+    about = {"format": CHECKPOINT_FORMAT, "spec": spec.to_dict()}
     content = {"state_dict": {f"network.{name}": value for name, value in state.items()}, "hemnet": about}
     torch.save(content, path / "checkpoints" / "last.ckpt")
-    return run, state
+    return Run.open(path), state
+
+
+def photograph(path: Path, seed: int, size: tuple[int, int] = (24, 36)) -> None:
+    """Write noise of a size (height, width) as an image, the same for the same seed."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)

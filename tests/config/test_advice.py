@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _helpers import miniatures as mini
+from _helpers import toy
 from _helpers.tiny import PLAIN
-from PIL import Image
 
 from hemnet.callbacks.label_check import LabelCheck
 from hemnet.config.advice import advice
@@ -24,14 +25,10 @@ SOUND = [*LENGTH, "data.batch_size=2", "data.train_transform.crop_size=32"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 photographs of 48 x 96 for training, 5 for validation."""
     root = tmp_path_factory.mktemp("photographs")
-    rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 5)):
-        for kind in ("images", "masks"):
-            (root / kind / split).mkdir(parents=True)
         for i in range(count):
-            image = rng.integers(0, 256, (48, 96, 3), dtype=np.uint8)
-            Image.fromarray(image).save(root / "images" / split / f"{i}.png")
-            Image.fromarray((image[..., 0] > 127).astype(np.uint8)).save(root / "masks" / split / f"{i}.png")
+            mini.save_jpeg(root / "images" / split / f"{i}.png", (48, 96))
+            mini.save_grey(root / "masks" / split / f"{i}.png", np.arange(48 * 96).reshape(48, 96) % 2)
     return root
 
 
@@ -123,7 +120,6 @@ def test_training_says_it_before_the_first_step(
         "data.train.classes=[a,b]",
         f"run_dir={tmp_path / 'r'}",
     ]
-    messages: list[str] = []
     with caplog.at_level(logging.INFO, "hemnet"):
         train(load([*own, "trainer.max_epochs=1", "data.eval_transform.size=[32,32]"]))
     messages = [record.getMessage() for record in caplog.records]
@@ -132,8 +128,6 @@ def test_training_says_it_before_the_first_step(
 
 
 def test_a_class_in_no_validation_image_is_known_before_training_however_many_images_there_are() -> None:
-    from _helpers import toy
-
     class Dark(toy.Halves):
         def read(self, index: int):
             sample = super().read(index)

@@ -7,17 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from _helpers import miniatures as mini
 from _helpers.tiny import TINY
-from omegaconf import OmegaConf
+from _helpers.untrained import untrained
 from PIL import Image
 
-from hemnet.config.build import build_data, build_network
+from hemnet.config.build import build_data
 from hemnet.config.compose import load
 from hemnet.data import (
     ADE20K,
-    CAMVID,
     IGNORE_INDEX,
     VOC,
     CamVid,
@@ -30,7 +28,6 @@ from hemnet.data import (
 )
 from hemnet.data.listing import read_list, scan
 from hemnet.data.sets.voc import VOC_CLASSES
-from hemnet.runs.checkpoints import CHECKPOINT_FORMAT
 from hemnet.train import train
 from hemnet.using.evaluation import evaluate
 from hemnet.using.prediction import predict
@@ -83,22 +80,8 @@ def test_training_lists_what_can_be_read_and_names_what_it_leaves_out(
     assert all(name in said for name in OTHERS)
 
 
-def save_run(folder: Path, *overrides: str, spec=CAMVID) -> Path:
-    """Write a run with an untrained network."""
-    config = load([f"run_dir={folder}", *TINY, *overrides])
-    (folder / "checkpoints").mkdir(parents=True)
-    OmegaConf.save(config, folder / "config.yaml")
-    state = build_network(config, spec.num_classes).state_dict()
-    content = {
-        "state_dict": {f"network.{k}": v for k, v in state.items()},
-        "hemnet": {"format": CHECKPOINT_FORMAT, "spec": spec.to_dict()},
-    }
-    torch.save(content, folder / "checkpoints" / "last.ckpt")
-    return folder
-
-
 def test_prediction_lists_alike(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = save_run(tmp_path / "run")
+    run = untrained(tmp_path / "run")[0].path
     predict(run, photos, "last", tmp_path / "out")
     printed = capsys.readouterr().out
     assert "9 images segmented, 0 not" in printed
@@ -121,7 +104,7 @@ def test_two_files_of_one_name_are_an_error_in_both(photos: Path, tmp_path: Path
     with pytest.raises(DataError, match=r"a\.webp: a\.png has the same stem"):
         Folder(photos.parents[1], "train", CLASSES)
     with pytest.raises(DataError, match=r"a\.webp: a\.png has the same stem"):
-        predict(save_run(tmp_path / "run"), photos, "last", tmp_path / "out")
+        predict(untrained(tmp_path / "run")[0].path, photos, "last", tmp_path / "out")
 
 
 # -- which mask is whose -----------------------------------------------------------------------------------
@@ -329,8 +312,8 @@ def test_a_test_split_with_one_mask_is_incomplete_and_other_splits_need_theirs(t
 def test_a_submission_of_the_test_split_needs_no_labels(tmp_path: Path) -> None:
     mini.write_voc_scenes(tmp_path / "set", 4, 2)
     write_test_split("voc", tmp_path / "set")
-    run = save_run(tmp_path / "run", "data=voc", f"data.root={tmp_path / 'set'}", "data.num_workers=0",
-                   spec=VOC_CLASSES)  # fmt: skip
+    changes = ["data=voc", f"data.root={tmp_path / 'set'}", "data.num_workers=0"]
+    run = untrained(tmp_path / "run", *changes, spec=VOC_CLASSES)[0].path
     on_test = ["data.val.split=test"]
     with pytest.raises(DataError, match=r"images alone, so nothing can be scored; .* --voc-submission"):
         evaluate(run, "last", on_test)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from _helpers.toy import data, task, trainer
 from _helpers.waiting import BOUND
 from _helpers.wandb_files import config, history, offline_runs, records, started, summary
@@ -122,6 +123,15 @@ def fitted(tmp_path: Path, *overrides: str, sweep: str | None = None) -> Path:
     return run
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run as the configuration has it, to read."""
+    torch.manual_seed(0)  # a fixture of a module runs before any seed of a test
+    path = tmp_path_factory.mktemp("fitted")
+    fitted(path)
+    return path
+
+
 def test_a_run_is_described(tmp_path: Path) -> None:
     run = fitted(tmp_path, sweep="depths")
     about = started(run)
@@ -135,9 +145,9 @@ def test_a_run_is_described(tmp_path: Path) -> None:
     assert found["data"]["train_transform"]["crop_size"] == [240, 320]
 
 
-def test_the_group_is_the_recipe_unless_one_is_given(tmp_path: Path) -> None:
-    assert started(fitted(tmp_path / "a")).run_group == "camvid_hem_cpu"
-    assert started(fitted(tmp_path / "b", "logger.wandb.group=ours")).run_group == "ours"
+def test_the_group_is_the_recipe_unless_one_is_given(folder: Path, tmp_path: Path) -> None:
+    assert started(*offline_runs(folder)).run_group == "camvid_hem_cpu"
+    assert started(fitted(tmp_path, "logger.wandb.group=ours")).run_group == "ours"
 
 
 def test_a_long_tag_does_not_cost_the_run(tmp_path: Path) -> None:
@@ -145,9 +155,9 @@ def test_a_long_tag_does_not_cost_the_run(tmp_path: Path) -> None:
 
 
 def test_metrics_are_drawn_over_the_optimizer_step_and_the_summary_is_the_last_and_the_best(
-    tmp_path: Path,
+    folder: Path,
 ) -> None:
-    run = fitted(tmp_path)
+    (run,) = offline_runs(folder)
     metrics = [record.metric for record in records(run) if record.HasField("metric")]
     assert [m.step_metric for m in metrics if m.glob_name == "*"] == ["trainer/global_step"]
     rows = history(run)
@@ -167,11 +177,11 @@ def test_metrics_are_drawn_over_the_optimizer_step_and_the_summary_is_the_last_a
     assert dict(written["data"]) == pytest.approx(last, abs=1e-7)
 
 
-def test_what_is_measured_per_iteration_is_drawn_over_the_iteration(tmp_path: Path) -> None:
-    run = fitted(tmp_path)
+def test_what_is_measured_per_iteration_is_drawn_over_the_iteration(folder: Path) -> None:
+    (run,) = offline_runs(folder)
     rows = {row["em/iteration"]: row for row in history(run) if "em/iteration" in row}
     assert sorted(rows) == list(range(4))  # the toy network has T = 3
-    with (tmp_path / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open() as file:
         logged = [row for row in csv.DictReader(file) if row["gradient/share/00"]]
     assert len(logged) > 1
     for t in rows:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from _helpers.fits import CHANNELS, draw
 
 from hemnet.config.build import build_network
 from hemnet.config.compose import load
@@ -9,7 +10,7 @@ from hemnet.em import HighwayEM
 from hemnet.nets import EMHead
 from hemnet.nets.heads import EMUnit
 
-CHANNELS, MARGIN = 6, 3
+MARGIN = 3
 
 
 def unit() -> EMUnit:
@@ -19,15 +20,10 @@ def unit() -> EMUnit:
     return unit.eval()
 
 
-def features(height: int, width: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(1, CHANNELS, height, width, dtype=torch.float64, generator=generator)
-
-
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_the_fit_of_a_padded_map_is_that_of_the_map(scale: float) -> None:
     """Whatever stands in the padding; without weights the fit is another."""
-    x, padded = features(5, 7, 0), scale * features(5 + MARGIN, 7 + MARGIN, 1)
+    x, padded = draw(1, CHANNELS, 5, 7), draw(1, CHANNELS, 5 + MARGIN, 7 + MARGIN, seed=1, scale=scale)
     padded[:, :, :5, MARGIN:] = x
     inside = torch.zeros(1, 1, 5 + MARGIN, 7 + MARGIN, dtype=torch.float64)
     inside[:, :, :5, MARGIN:] = 1
@@ -43,7 +39,7 @@ def test_a_head_hands_the_weights_on() -> None:
     head = EMHead([CHANNELS], 3, channels=8, num_components=4, mask_padding=True).double().eval()
     inside = torch.ones(1, 1, 8, 8, dtype=torch.float64)
     inside[..., 4:] = 0
-    one, other = features(8, 8, 0), features(8, 8, 0)
+    one, other = draw(1, CHANNELS, 8, 8), draw(1, CHANNELS, 8, 8)
     other[..., 6:] += 5
     changed = (head([one], inside) - head([other], inside)).abs().amax(dim=(0, 1, 2))
     assert changed[:4].max() < 1e-12 < changed[4:].max()

@@ -4,31 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from _helpers import miniatures as mini
 
 from hemnet.data import DataError
 from hemnet.planning.pairs import find_pairs
 
-NOISE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
 MASK = np.kron([[0, 1], [1, 2]], np.ones((6, 8))).astype(np.uint8)
-
-
-def photograph(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(NOISE).save(path)
-
-
-def mask(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(MASK).save(path)
 
 
 def write(root: Path, *pairs: tuple[str, str]) -> Path:
     for image, of_image in pairs:
         if image:
-            photograph(root / image)
+            mini.save_jpeg(root / image, (12, 16))
         if of_image:
-            mask(root / of_image)
+            mini.save_grey(root / of_image, MASK)
     return root
 
 
@@ -80,8 +69,8 @@ def test_a_layout_is_read_off_the_names(layout: str, tmp_path: Path) -> None:
 def test_drawings_of_masks_instances_and_other_files_are_left_out_and_said(tmp_path: Path) -> None:
     write(tmp_path, *((f"JPEGImages/{i}.jpg", f"SegmentationClass/{i}.png") for i in range(3)))
     for i in range(3):
-        mask(tmp_path / "SegmentationObject" / f"{i}.png")
-        photograph(tmp_path / "SegmentationClassVisualization" / f"{i}.jpg")
+        mini.save_grey(tmp_path / "SegmentationObject" / f"{i}.png", MASK)
+        mini.save_jpeg(tmp_path / "SegmentationClassVisualization" / f"{i}.jpg", (12, 16))
     (tmp_path / "notes.json").write_text("{}")
     (tmp_path / ".hidden.jpg").write_text("no image")
     found = find_pairs(tmp_path)
@@ -117,7 +106,7 @@ def test_runs_and_loops_of_links_are_passed_over(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "x"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text("")
-    photograph(run / "figures" / "predictions.png")
+    mini.save_jpeg(run / "figures" / "predictions.png", (12, 16))
     (tmp_path / "images" / "again").symlink_to(tmp_path, target_is_directory=True)
     assert len(find_pairs(tmp_path).pairs) == 2
 

@@ -276,11 +276,11 @@ def test_the_seconds_of_a_run_are_those_of_all_its_parts(tmp_path: Path, config:
 
 def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path, config: DictConfig) -> None:
     interrupted(tmp_path, config, 2)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = contents(tmp_path)
     other = OmegaConf.merge(config, {"seed": 4, "trainer": {"max_epochs": 3}, "run_dir": "moved"})
     with pytest.raises(HemnetError, match=r"differing in seed, trainer\.max_epochs: choose"):
         TrainingRun.create(tmp_path, other, "auto")
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert contents(tmp_path) == before
     TrainingRun.create(
         tmp_path, OmegaConf.merge(config, {"run_dir": "moved", "data": {"root": "/x"}}), "auto"
     )

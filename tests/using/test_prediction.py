@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from _helpers.untrained import untrained
+from _helpers.untrained import photograph, untrained
 from PIL import Image
 
 from hemnet.config.build import build_eval_transform, build_inference, restore
@@ -23,13 +23,7 @@ from hemnet.using.prediction import Wanted, Work, predict
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
     return untrained(tmp_path_factory.mktemp("run"))[0].path
-
-
-def photograph(path: Path, seed: int, size: tuple[int, int] = (24, 36)) -> None:
-    path.parent.mkdir(exist_ok=True, parents=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
 
 
 def pixels(path: Path) -> np.ndarray:

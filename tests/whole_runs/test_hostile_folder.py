@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from _helpers.untrained import untrained
+from _helpers.untrained import photograph, untrained
 from PIL import Image
 
 from hemnet.config.command_line import SUMMARY, print_scores
@@ -30,10 +30,10 @@ GOOD = {
 BAD = ["empty.png", "folder.png", "loop.png", "pipe.png", "text.jpg", "x" * 251 + ".png", "zero.jpg"]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a network as it was made, of CamVid's classes."""
-    return untrained(tmp_path / "run")[0].path
+    return untrained(tmp_path_factory.mktemp("run"))[0].path
 
 
 def test_the_good_ones_are_done_and_the_bad_ones_named(run: Path, tmp_path: Path) -> None:
@@ -57,11 +57,6 @@ def test_the_good_ones_are_done_and_the_bad_ones_named(run: Path, tmp_path: Path
             assert mask.size == size
             assert np.asarray(mask).max() < CAMVID.num_classes
     assert len(list((tmp_path / "out").iterdir())) == 2 * len(GOOD) + 2  # a legend, and a contact sheet
-
-
-def photograph(path: Path, seed: int, size: tuple[int, int] = (24, 36)) -> None:
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +101,7 @@ def test_an_image_that_fails_for_any_reason_stops_no_other(
 
 def test_predictions_of_one_origin_never_replace_those_of_another(run: Path, tmp_path: Path) -> None:
     photograph(tmp_path / "photos" / "a.png", 0)
+    run = Path(shutil.copytree(run, tmp_path / "run"))
     shutil.copy(run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt")
     predict(run, tmp_path / "photos", "best", None)
     for how in ("seed=0", "inference.flip=true", "inference.window=[16,16]", "data.eval_transform.size=16"):

@@ -3,13 +3,11 @@
 import csv
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from _helpers import entries
-from _helpers.waiting import CEILING
 from torch import Tensor
 
 from hemnet.runs import checkpoints
@@ -94,10 +92,5 @@ def test_compiled_and_eager_runs_agree_and_each_goes_on_with_the_others_checkpoi
     assert pairs[0][0] == pytest.approx(pairs[0][1], rel=first)
     assert all(one == pytest.approx(other, rel=1e-2) for one, other in pairs)
     for name, other in (("eager", "true"), ("compiled", "false")):
-        command = [
-            sys.executable, "-m", "hemnet.evaluate", str(tmp_path / name), f"task.compile={other}",
-        ]  # fmt: skip
-        done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, timeout=CEILING, check=False
-        )
+        done = entries.call("hemnet.evaluate", str(tmp_path / name), f"task.compile={other}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
