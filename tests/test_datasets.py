@@ -299,6 +299,8 @@ def test_the_command_line(make_camvid: MakeCamVid, tmp_path: Path) -> None:
             "gtFine_trainvaltest.zip and leftImg8bit_trainvaltest.zip into",
         ),
         (("check", "data=camvid", "data.root=nowhere"), "nowhere"),
+        (("check", "data=camvid", "data.root=${nope}"), "nope"),
+        (("check", "data=camvid", "data.root=nowhere", "data.train=null"), "data.train is None"),
     ):
         done = call(*arguments, cwd=tmp_path)
         assert done.returncode == 2

@@ -1,6 +1,7 @@
 """Hooks of mkdocs: pages from outside docs/, equations as MathML, the reference of keys, valid links."""
 
 import contextlib
+import posixpath
 import re
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def _link(found: re.Match[str], uri: str, home: Path, files: Files) -> str:
     picture, text, target, anchor = found[1], found[2], found[3], found[4] or ""
     if re.match(r"\w+:", target):
         return found[0]
-    place = _normal(home / target)
+    place = posixpath.normpath(home / target)
     to = OUTSIDE.get(place, place.removeprefix("docs/"))
     if place.startswith("experiments/results/") and place.endswith(".svg"):
         to = f"study/{place.removeprefix('experiments/')}"
@@ -66,16 +67,6 @@ def _link(found: re.Match[str], uri: str, home: Path, files: Files) -> str:
         up = "../" * uri.count("/")
         return f"{picture}[{text}]({up}{to}{anchor})"
     return text if picture else f"{text} (`{place}`)" if place not in text else f"`{place}`"
-
-
-def _normal(path: Path) -> str:
-    parts: list[str] = []
-    for part in path.parts:
-        if part == "..":
-            parts.pop()
-        elif part != ".":
-            parts.append(part)
-    return "/".join(parts)
 
 
 def _mathml(found: re.Match[str]) -> str:

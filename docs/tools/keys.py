@@ -9,14 +9,12 @@ from typing import Any, get_type_hints
 import yaml
 from griffe import Docstring, Parser
 
-from hemnet.config.paths import CONF
-
 Row = tuple[str, str, Any, str]
 """A key, its type, its value and its meaning."""
 COMMON = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
 
-def page(conf: Path = CONF) -> str:
+def page(conf: Path) -> str:
     """Return the sections in Markdown."""
     sections = [_top(conf / "train.yaml")]
     for path in sorted(conf.glob("*/**/*.yaml")):

@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from hemnet.config.check import check as check_config
+from hemnet.config.check import check_parts
 from hemnet.config.command_line import log_to_terminal, run_entry
 from hemnet.config.compose import compose_only, load
 from hemnet.config.feasible import require_data
@@ -76,7 +77,7 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
         hemnet.errors.HemnetError: the configuration is wrong, or neither split can be opened.
     """
     config = compose_only(overrides)
-    require_data(config)
+    require_data(check_parts(config))
     check_config(config)
     from hemnet.config.build import build_reader  # here, as it takes seconds, which --help does without
 

@@ -17,3 +17,8 @@ def shortened(items: Sequence[object], most: int = 5) -> str:
     """Return the first ``most`` items, and how many others there are: "a, b and 3 more"."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(map(str, items[:most])) + more
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """Return the message of an error on one line, cut after ``most`` characters; its type if it has none."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -226,3 +226,14 @@ def test_every_file_that_cannot_be_used_is_named_with_its_cause(tmp_path: Path) 
         "4.jpg is (12, 8); the photograph is turned by what its EXIF", "5.png: a mask must have up to 8 bits",
     ):  # fmt: skip
         assert part in said
+
+
+def test_values_of_a_palette_that_are_one_colour_count_together(tmp_path: Path) -> None:
+    """Where palettes differ, labels are colours: here 1 and 2 of the first mask are both red."""
+    _, pairs = folder(tmp_path, LABELS, LABELS)
+    red, green, blue = [255, 0, 0], [0, 255, 0], [0, 0, 255]
+    save(tmp_path / "0.png", LABELS, palette=[0, 0, 0, *red, *red])
+    save(tmp_path / "1.png", LABELS, palette=[0, 0, 0, *green, *blue])
+    first, second = read_all(tmp_path, pairs).pixels
+    assert first == {"#000000": 32, "#ff0000": 64}
+    assert second == {"#000000": 32, "#00ff00": 32, "#0000ff": 32}

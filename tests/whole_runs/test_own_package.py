@@ -78,6 +78,15 @@ def test_what_follows_needs_no_variable(trained: Path, home: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_is_evaluated_on_a_data_set_of_the_working_folder(trained: Path, home: Path) -> None:
+    (home / "work" / "conf" / "data").mkdir(parents=True, exist_ok=True)
+    part = (EXAMPLE / "mine" / "conf" / "data" / "discs.yaml").read_text()
+    (home / "work" / "conf" / "data" / "few.yaml").write_text(part.replace("length: 16", "length: 3"))
+    said(run(home, "hemnet.evaluate", "a", "data=few"))
+    assert len(list(trained.glob("evaluation/last-*/result.json"))) == 1
+
+
+@pytest.mark.slow
 def test_somebody_else_is_told_how_to_allow_the_package(trained: Path, home: Path, tmp_path: Path) -> None:
     done = call(
         "hemnet.evaluate", str(trained), cwd=tmp_path,
@@ -97,7 +106,7 @@ def test_a_sweep_a_recipe_and_a_part_of_the_working_folder(home: Path) -> None:
     (work / "experiments").mkdir()
     recipe = "defaults: [mine, override /model/backbone: thin]\n"
     (work / "experiments" / "narrow.yaml").write_text(recipe)
-    (work / "conf" / "model" / "backbone").mkdir(parents=True)
+    (work / "conf" / "model" / "backbone").mkdir(parents=True, exist_ok=True)
     part = "_target_: mine.nets.Patches\nwidth: 4\nstages: 2\n"
     (work / "conf" / "model" / "backbone" / "thin.yaml").write_text(part)
     said(run(home, "hemnet.train", "-m", "experiment=narrow", "seed=0,1", "runs=r", *SHORT, named=True))

@@ -17,7 +17,7 @@ from hemnet.bench.arguments import say, setting
 from hemnet.bench.results import Verdict
 from hemnet.bench.tables import markdown, verdict_table, wide_console
 from hemnet.bench.timing import Budget, interleave
-from hemnet.config.build import build_data, build_train_transform
+from hemnet.config.build import build_data
 from hemnet.config.compose import load
 from hemnet.data import Batch, Cached, Reader, SegmentationData, Transform, collate
 from hemnet.data.random_streams import stream
@@ -89,7 +89,7 @@ def measure(options: argparse.Namespace) -> InputFindings:
         if isinstance(reader, Cached):
             reader.prepare()
         say("measuring the stages")
-        found.stages = _stages(data, build_train_transform(config), size, budget)
+        found.stages = _stages(data, data.train_dataset.transform, size, budget)
         for workers in options.workers:
             say(f"measuring the loader, workers={workers}")
             data.num_workers = workers

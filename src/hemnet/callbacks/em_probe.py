@@ -116,9 +116,8 @@ def layer_fits(network: nn.Module, forward: Callable[[], T]) -> tuple[dict[str, 
     layers = em_layers(network)
     inputs: dict[str, tuple[Tensor, Tensor | None]] = {}
 
-    def keep(prefix: str, x_BChw: Tensor, means_BKC: Tensor | None = None, *weights: Tensor | None) -> None:
-        # Later modules may change x_BChw in place.
-        inputs[prefix] = (x_BChw.clone(), weights[0] if weights else None)
+    def keep(prefix: str, x_BChw: Tensor, _: Tensor | None = None, weights_Bhw: Tensor | None = None) -> None:
+        inputs[prefix] = (x_BChw.clone(), weights_Bhw)  # later modules may change x_BChw in place
 
     with evaluating(network):
         handles = [

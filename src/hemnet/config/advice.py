@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from hemnet.config.build import build_eval_transform, build_train_transform
 from hemnet.data import Reader, SegmentationData
 from hemnet.runs.identity import debugging
 from hemnet.wording import counted
@@ -29,6 +28,7 @@ SOON = 10
 """Steps between validations below which it is said, if there are more than `MANY` validations."""
 MANY = 20
 GRID = 16
+"""Crops are multiples of the output stride."""
 
 
 def advice(config: DictConfig, data: SegmentationData, processes: int = 1) -> list[str]:
@@ -41,7 +41,7 @@ def advice(config: DictConfig, data: SegmentationData, processes: int = 1) -> li
     """
     if debugging(config):
         return []
-    return [*_length(config, len(data.train_dataset), processes), *_images(config, data)]
+    return [*_length(config, len(data.train_dataset), processes), *_images(data)]
 
 
 def _length(config: DictConfig, images: int, processes: int) -> Iterator[str]:
@@ -72,9 +72,9 @@ def _length(config: DictConfig, images: int, processes: int) -> Iterator[str]:
         )
 
 
-def _images(config: DictConfig, data: SegmentationData) -> Iterator[str]:
+def _images(data: SegmentationData) -> Iterator[str]:
     """Look at some images of both splits."""
-    train, val = build_train_transform(config), build_eval_transform(config)
+    train, val = data.train_dataset.transform, data.val_dataset.transform
     sizes, crop, padding = [], (0, 0), []
     for index, sample in _probed(data.train_dataset.reader):
         sizes.append(sample.mask_HW.shape)

@@ -27,7 +27,7 @@ from hemnet.runs.redaction import redacted
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.training.inference import Inference
 from hemnet.training.task import SegmentationTask
-from hemnet.wording import counted
+from hemnet.wording import counted, one_line
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,11 @@ def build_data(config: DictConfig) -> SegmentationData:
 
 def build_evaluation_data(config: DictConfig) -> SegmentationData:
     """Return the data module for evaluation. The training split is not looked at, and may be missing."""
-    node = _data_node(config)
-    # The module wants a training split that has a batch; this one is never read.
-    return _call(node | {"train": node["val"], "batch_size": 1}, "data")
+    reader, node = build_reader(config, "val"), _data_node(config)
+    del node["train"], node["val"]
+    # The module wants a training split that has a batch, and a transform for it; neither is used.
+    unused = {"batch_size": 1, "train_transform": node["eval_transform"]}
+    return _call(node | unused, "data", train=reader, val=reader)
 
 
 def build_reader(config: DictConfig, split: Literal["train", "val"]) -> Reader:
@@ -247,7 +249,7 @@ def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpe
     try:
         network.load_state_dict(state)
     except (RuntimeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:500]
+        reason = one_line(error, 500)
         raise HemnetError(f"{path} is not of the network in {run.path / 'config.yaml'}: {reason}") from error
     broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
     if broken:

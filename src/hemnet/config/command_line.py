@@ -27,6 +27,8 @@ from hemnet.storage.places import absolute
 
 USER_ERROR = 2
 """Exit status after an error meant for users, which its message explains."""
+ERROR = "error: "
+"""How that message begins."""
 
 
 def run_entry(entry: Callable[[], None]) -> None:
@@ -44,7 +46,7 @@ def run_entry(entry: Callable[[], None]) -> None:
         try:
             entry()
         except HemnetError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"{ERROR}{error}", file=sys.stderr)
             sys.exit(USER_ERROR)
         except Exception:
             traceback.print_exc()

@@ -142,7 +142,6 @@ def compose_only(overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: an override or a recipe is wrong.
     """
-    register_recipes()
     readable_overrides = readable(overrides)
     with _composing():
         return resumed(compose("train", readable_overrides), readable_overrides)
@@ -170,7 +169,8 @@ def other_data(name: str, own: DictConfig) -> DictConfig:
 
 @contextmanager
 def _composing() -> Iterator[None]:
-    """Let Hydra find `conf/` in the block, and raise its errors as ConfigError."""
+    """Let Hydra find `conf/` and what is the user's own in the block, and raise its errors as ConfigError."""
+    register_recipes()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
             yield

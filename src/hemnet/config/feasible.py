@@ -37,22 +37,25 @@ def check_training(config: DictConfig) -> None:
             meaning, or training has no end.
         DataError: the folder of the data set is missing.
     """
-    check_parts(config)
+    resolved = check_parts(config)
     # Before all constructors are imported, which takes seconds.
     _check_numbers(config.trainer)
-    require_data(config)
+    require_data(resolved)
     check(config)
 
 
-def require_data(config: DictConfig) -> None:
+def require_data(resolved: Any) -> None:
     """Raise the error of the training reader if the folder of its data set is missing.
 
     Readers import nothing slow, so the error comes before what does.
 
+    Args:
+        resolved: a configuration as `check_parts` returns it.
+
     Raises:
         DataError: there is no such folder.
     """
-    data: Any = OmegaConf.to_container(config.data, resolve=True)
+    data = resolved["data"]
     root = data.get("root")
     if not isinstance(root, str) or Path(absolute_path(root)).is_dir():
         return

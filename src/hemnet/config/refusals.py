@@ -15,6 +15,7 @@ from hemnet.config.explain import ConfigError
 from hemnet.errors import HemnetError
 from hemnet.runs.identity import leaves
 from hemnet.training.inference import SHORTAGE
+from hemnet.wording import one_line
 
 LIGHTNING = {"pytorch_lightning", "lightning_fabric", "lightning_utilities", "torchmetrics"}
 # Errors that torch raises for an argument that it does not take. Its RuntimeErrors may also be faults of this
@@ -75,7 +76,7 @@ def refusal(error: BaseException, config: Any, prefix: str = "") -> ConfigError 
     refused = refused or (source != "hemnet" and isinstance(error, ImportError))
     if not refused:
         return None
-    reason = " ".join(str(error).split())[:LONGEST] or type(error).__name__
+    reason = one_line(error, LONGEST)
     if known is not None:
         return ConfigError(f"{known[1]}: {reason}: {known[2]}")
     keys = _named(reason, config, prefix) or ([prefix] if prefix else [])

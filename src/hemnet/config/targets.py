@@ -2,12 +2,12 @@
 
 import inspect
 import re
-from collections.abc import Collection
 from typing import Any, get_type_hints
 
 from hydra.utils import get_object
 
 from hemnet.config.explain import ConfigError
+from hemnet.runs.identity import below
 from hemnet.runs.own_packages import GROUP, VARIABLE, own_packages
 
 # The modules whose classes each part of a configuration may name. A configuration may come from anyone, with
@@ -57,7 +57,7 @@ def find(target: Any, path: str) -> Any:
     )
     if not isinstance(target, str) or target.partition(".")[0] not in packages:
         raise refused
-    if target.startswith("torch.") and not _within(target, allowed):
+    if target.startswith("torch.") and not below(target, allowed):
         raise refused
     try:
         call = get_object(target)
@@ -65,13 +65,9 @@ def find(target: Any, path: str) -> Any:
         raise ConfigError(f"{where} names {target}, which cannot be imported: {error}") from error
     # Judged by the module that defines it: any module also contains what it imports, such as `os`.
     home = str(getattr(call, "__module__", ""))
-    if not (inspect.isclass(call) or _within(home, own)) or not _within(home, allowed):
+    if not (inspect.isclass(call) or below(home, own)) or not below(home, allowed):
         raise refused
     return call
-
-
-def _within(name: str, modules: Collection[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def require_known_targets(node: Any, path: str) -> None:

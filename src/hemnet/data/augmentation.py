@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from hemnet.data.spec import IGNORE_INDEX, DataError
+from hemnet.wording import one_line
 
 # OpenCV's INTER_NEAREST rounds down where it resizes, which shifts a mask by up to half a pixel against its
 # image, and it warps by INTER_NEAREST alone, which rounds there.
@@ -112,13 +113,13 @@ def _check(transform: Any, what: str, crop: tuple[int, int]) -> None:
 
     Raises:
         ValueError: its options ask for another fill or interpolation of masks; it fails on an image and its
-            mask alone; it changes their
-            type; it makes labels that were not there, or labels of other pixels than it shows; or it does not
-            draw its numbers from the generator that it is given.
+            mask alone; it changes their type; it makes labels that were not there, or labels of other pixels
+            than it shows; or it does not draw its numbers from the generator that it is given.
     """
     if "image" not in transform.targets:
         raise ValueError(f"{what}, which is not for photographs: leave it out")
-    for name, value in _mask_options(transform).items():
+    for name in ("fill_mask", "mask_drop_value"):
+        value = getattr(transform, name, None)
         # 0 is albumentations' default for what is filled; None leaves the mask as it is.
         if value not in (None, IGNORE_INDEX, *([0] if name == "fill_mask" else [])):
             raise ValueError(f"{what} with {name}={value}, which would invent labels: leave it out")
@@ -130,32 +131,19 @@ def _check(transform: Any, what: str, crop: tuple[int, int]) -> None:
     try:
         fault = _fault_of_nearest(transform, crop)
     except Exception as error:  # of any type
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{what}, which fails on an image and a mask: {reason}") from error
+        raise ValueError(f"{what}, which fails on an image and a mask: {one_line(error)}") from error
     if fault is not None:
         raise ValueError(f"{what}, which {fault}: leave it out")
 
 
-def _mask_options(transform: Any) -> dict[str, Any]:
-    """Return what a transform writes into masks, by the names of the options."""
-    return {
-        name: getattr(transform, name)
-        for name in ("fill_mask", "mask_drop_value")
-        if hasattr(transform, name)
-    }
-
-
 def _fault_of_nearest(transform: Any, crop: tuple[int, int]) -> str | None:
     """Return the `_fault` of a transform, which takes labels by the first way of `NEAREST` that it can."""
-    if not hasattr(transform, "mask_interpolation"):
-        return _fault(transform, crop)
-    for way in NEAREST[:-1]:
-        transform.mask_interpolation = way
+    if hasattr(transform, "mask_interpolation"):
+        transform.mask_interpolation, otherwise = NEAREST
         try:
             return _fault(transform, crop)
         except cv2.error:
-            continue
-    transform.mask_interpolation = NEAREST[-1]
+            transform.mask_interpolation = otherwise
     return _fault(transform, crop)
 
 

@@ -98,8 +98,8 @@ def _said_of(
 
 def _remedy(spec: DatasetSpec, split: str, counts: LabelCounts) -> str:
     if not counts.pixels[IGNORE_INDEX]:
-        move = ", move some here from train (hemnet init deals images so that each split shows every class)"
-        move = "" if split == "train" else move
+        dealt = ", move some here from train (hemnet init deals images so that each split shows every class)"
+        move = "" if split == "train" else dealt
         return f". Add images that show what is absent{move}, or leave it out of the list of classes"
     share = 100 * counts.pixels[IGNORE_INDEX] / counts.pixels.sum()
     return (

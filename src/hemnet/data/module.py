@@ -42,10 +42,11 @@ class SampleDataset(Dataset[Item]):
 
     Attributes:
         reader: reads the samples, before the transform.
+        transform: makes tensors of them.
     """
 
     def __init__(self, reader: Reader, transform: Transform, seed: int) -> None:
-        self.reader, self._transform, self._seed = reader, transform, seed
+        self.reader, self.transform, self._seed = reader, transform, seed
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -58,7 +59,7 @@ class SampleDataset(Dataset[Item]):
             )
         try:
             sample = self.reader.read(index)
-            return self._transform(sample, stream(self._seed, "augment", epoch, index))
+            return self.transform(sample, stream(self._seed, "augment", epoch, index))
         except Exception as error:
             error.add_note(f"while preparing sample {index} of {self.reader.spec.name}")
             raise

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from hemnet.loggers import AGENT, ITERATION, STEP
 from hemnet.loggers.wandb_guard import Guard, api_key, end_service, obstacle, require_space
 from hemnet.runs.metrics_csv import curves, read
-from hemnet.runs.phases import PHASES, phases
+from hemnet.runs.phases import PER_ITERATION, PHASES, phases
 from hemnet.runs.redaction import without_secrets
 
 log = logging.getLogger(__name__)
@@ -247,7 +247,10 @@ class FinishingWandbLogger(WandbLogger):
 
         A value is the mean over the start, the middle or the end of training, see `hemnet.runs.phases`.
         """
-        run, found = self.experiment, phases(curves(read(self.directory / "metrics.csv")))
+        run, found = (
+            self.experiment,
+            phases(curves(read(self.directory / "metrics.csv"), PER_ITERATION.match)),
+        )
         run.define_metric(ITERATION)
         for name in (f"{phase}/{family}" for phase in PHASES for family in found):
             run.define_metric(name, step_metric=ITERATION)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hemnet.errors import HemnetError
 from hemnet.nets.weights import load_pretrained
+from hemnet.wording import one_line
 
 MEAN_RGB, STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """By which images are normalised before they reach a backbone."""
@@ -88,7 +89,7 @@ class Adapter(nn.Module):
                 shapes = [tuple(x.shape) for x in self.maps(torch.zeros(1, 3, height, width))]
         except Exception as error:  # of any type
             raise HemnetError(
-                f"{name} fails as a backbone on an image of {height} x {width}: {_line(error)}; a network "
+                f"{name} fails as a backbone on an image of {height} x {width}: {one_line(error)}; a network "
                 "for one size may take others with an option: of timm's, some transformers have "
                 "dynamic_img_size=true, others img_size and strict_img_size=false"
             ) from error
@@ -240,7 +241,7 @@ def _package(name: str, extra: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise HemnetError(
-            f"this backbone needs the package {name} ({_line(error)}): pip install 'hemnet[{extra}]'"
+            f"this backbone needs the package {name} ({one_line(error)}): pip install 'hemnet[{extra}]'"
         ) from error
 
 
@@ -255,9 +256,5 @@ def _made(what: str, make: Callable[[], Any]) -> Any:
         return make()
     except Exception as error:  # the packages raise many types
         raise HemnetError(
-            f"{what} cannot be made: {_line(error)}; see model.backbone.name, stages, weights and options"
+            f"{what} cannot be made: {one_line(error)}; see model.backbone.name, stages, weights and options"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

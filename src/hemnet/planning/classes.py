@@ -63,10 +63,10 @@ def choose_classes(root: Path, found: Labels, given: Sequence[str] = ()) -> Clas
     if (
         IGNORE_INDEX in labels
         and len(labels) > 2
-        and IGNORE_INDEX not in names.of_label
+        and IGNORE_INDEX not in {*ignore, *names.of_label}
         and not _spread(labels)
     ):
-        ignore = list(dict.fromkeys([*ignore, IGNORE_INDEX]))
+        ignore.append(IGNORE_INDEX)
     kept = [label for label in labels if label not in ignore]
     made = _named(root, kept, names, given, found)
     made.ignore = ignore
@@ -83,7 +83,7 @@ def _require_classes(root: Path, labels: Sequence[Label], found: Labels) -> None
     thin = [label for label in labels if label not in found.solid]
     what = "colours" if isinstance(labels[0], str) else "labels"
     if not numbered and len(thin) >= THIN:
-        solid = [label for label in labels if label not in thin]
+        solid = [label for label in labels if label in found.solid]
         share = sum(found.total[label] for label in solid) / found.total.total()
         raise DataError(
             f"{root}: {len(thin)} of the {len(labels)} {what} of the masks are nowhere more than a line "

@@ -4,9 +4,10 @@ Shapes: H, W image height and width.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,15 +32,15 @@ class Seen(NamedTuple):
 
     Attributes:
         size: (height, width).
-        labels: pixels of each label, numbers if the mask is 8-bit with one channel; else None.
-        colors: pixels of each colour.
+        pixels: pixels of each label, or of each colour if ``colored``.
+        colored: whether the mask holds colours, 0xrrggbb; else it is 8-bit with one channel.
         palette: the colour of each label in the mask; of palette images alone, else {}.
-        solid: labels, or colours if ``labels`` is None, that fill `BLOCK` x `BLOCK` pixels somewhere.
+        solid: labels or colours that fill `BLOCK` x `BLOCK` pixels somewhere.
     """
 
     size: tuple[int, int]
-    labels: Counter[int] | None
-    colors: Counter[str]
+    pixels: Counter[int]
+    colored: bool
     palette: dict[int, str]
     solid: set[int]
 
@@ -50,8 +51,8 @@ class Labels:
 
     Attributes:
         sizes: (height, width) of each photograph.
-        pixels: the pixels of each label in each mask; of colours if ``colored``. Without a mask, none.
-        colored: whether labels are colours.
+        pixels: the pixels of each label in each mask; labels are all numbers, or all colours. Without a mask,
+            none.
         palette: the colour of each label, if all masks that have a palette agree.
         solid: labels that fill `BLOCK` x `BLOCK` pixels in some mask. Others are lines at most, as smoothed
             edges are.
@@ -59,14 +60,16 @@ class Labels:
 
     sizes: list[tuple[int, int]]
     pixels: list[Counter[Label]]
-    colored: bool
     palette: dict[Label, str]
     solid: set[Label]
 
-    @property
+    @cached_property
     def total(self) -> Counter[Label]:
         """The pixels of each label in all masks."""
-        return sum(self.pixels, Counter())
+        whole: Counter[Label] = Counter()
+        for pixels in self.pixels:
+            whole.update(pixels)
+        return whole
 
 
 def read_all(root: Path, pairs: Sequence[Pair]) -> Labels:
@@ -90,26 +93,29 @@ def read_all(root: Path, pairs: Sequence[Pair]) -> Labels:
         for label, color in one.palette.items():
             palettes.setdefault(label, set()).add(color)
     # Files whose palettes differ number their colours each in its own way.
-    colored = any(one.labels is None for one in seen) or any(len(colors) > 1 for colors in palettes.values())
-    pixels = [_as_labels(one.colors if colored else one.labels or {}) for one in seen]
+    colored = any(one.colored for one in seen) or any(len(colors) > 1 for colors in palettes.values())
+    pixels = [_counts(one, colored) for one in seen]
     palette: dict[Label, str] = {label: next(iter(colors)) for label, colors in palettes.items()}
     solid: set[Label] = {_named(label, one, colored) for one in seen for label in one.solid}
-    return Labels([one.size for one in seen], pixels, colored, {} if colored else palette, solid)
+    return Labels([one.size for one in seen], pixels, {} if colored else palette, solid)
+
+
+def _counts(one: Seen, colored: bool) -> Counter[Label]:
+    found: Counter[Label] = Counter()
+    for value, pixels in one.pixels.items():
+        found[_named(value, one, colored)] += pixels  # several values of a palette may be one colour
+    return found
 
 
 def _named(label: int, one: Seen, colored: bool) -> Label:
     """Return a value of a mask as a label of the folder: a number, or a colour."""
     if not colored:
         return label
-    return _color(label) if one.labels is None else one.palette.get(label, _color(0x010101 * label))
+    return _color(label) if one.colored else one.palette.get(label, _color(0x010101 * label))
 
 
 def _color(value: int) -> str:
     return f"#{value:06x}"
-
-
-def _as_labels(counts: Mapping[int, int] | Mapping[str, int]) -> Counter[Label]:
-    return Counter(dict(counts.items()))
 
 
 def _more(count: int) -> list[str]:
@@ -126,20 +132,17 @@ def _try_look(root: Path, pair: Pair) -> Seen | str:
 def _look(image: Path, mask: Path | None) -> Seen:
     size = read_image(image).shape[:2]
     if mask is None:
-        return Seen((size[0], size[1]), Counter(), Counter(), {}, set())
-    labels, palette = None, {}
+        return Seen((size[0], size[1]), Counter(), False, {}, set())
+    palette: dict[int, str] = {}
     try:
-        values_HW = read_labels(mask)
-        labels = _counted(values_HW)
+        values_HW, colored = read_labels(mask), False
+    except DataError:
+        values_HW, colored = read_colors(mask), True
+    pixels = _counted(values_HW)
+    if not colored:
         with Image.open(mask) as picture:
             table = picture.getpalette("RGB") or [] if picture.mode == "P" else []
-        palette = {
-            k: "#{:02x}{:02x}{:02x}".format(*table[3 * k : 3 * k + 3]) for k in labels if 3 * k < len(table)
-        }
-        colors = Counter({palette.get(k, _color(0x010101 * k)): n for k, n in labels.items()})
-    except DataError:
-        values_HW = read_colors(mask)
-        colors = Counter({_color(color): n for color, n in _counted(values_HW).items()})
+        palette = {k: f"#{bytes(table[3 * k : 3 * k + 3]).hex()}" for k in pixels if 3 * k < len(table)}
     if values_HW.shape != size:
         turned = values_HW.shape == size[::-1]
         raise DataError(
@@ -150,7 +153,7 @@ def _look(image: Path, mask: Path | None) -> Seen:
                 else "the sizes must be equal: replace the wrong file"
             )
         )
-    return Seen((size[0], size[1]), labels, colors, palette, _solid(values_HW))
+    return Seen((size[0], size[1]), pixels, colored, palette, _solid(values_HW))
 
 
 def _solid(values_HW: np.ndarray) -> set[int]:

@@ -73,9 +73,9 @@ def find_pairs(root: Path, images: str | None = None, masks: str | None = None) 
             "rename the files, or remove what does not belong; --images and --masks PATTERN say which files "
             "are meant"
         )
-    alone = [path for path in bare if place_of(path).split == "test"]
-    pairs += [Pair(path, "", "test") for path in alone if not any(pair.split == "test" for pair in pairs)]
-    bare = [path for path in bare if path not in {pair.image for pair in pairs}]
+    if not any(pair.split == "test" for pair in pairs):
+        pairs += [Pair(path, "", "test") for path in bare if place_of(path).split == "test"]
+        bare = [path for path in bare if place_of(path).split != "test"]
     notes = [*found.notes]
     if bare:
         notes.append(f"{counted(len(bare), 'photograph')} without a mask left out ({examples(bare)})")

@@ -89,16 +89,14 @@ def find_files(root: Path, images: str | None = None, masks: str | None = None) 
         DataError: there are no photographs or no masks.
     """
     paths, others = _walk(root)
-    readable = [path for path in paths if path.lower().endswith(IMAGE_SUFFIXES)]
-    roles = _roles(root, readable, images, masks)
+    roles = _roles(root, paths, images, masks)
     found: dict[Role, list[str]] = {"image": [], "mask": []}
-    for path in readable:
+    for path in paths:
         if path in roles:
             found[roles[path]].append(path)
     notes = _without_drawings(found) if masks is None else []
     if others:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(others).most_common(4))
-        notes.append(f"{counted(len(others), 'other file')} left out: {kinds}")
+        notes.append(f"{counted(len(others), 'other file')} left out: {_kinds(others)}")
     _require_both(root, found, others)
     return Found(found["image"], found["mask"], notes)
 
@@ -181,22 +179,26 @@ def _without_drawings(found: dict[Role, list[str]]) -> list[str]:
     masks, notes = found["mask"], []
     drawn = [path for path in masks if _BESIDE.search(path.lower())]
     if 0 < len(drawn) < len(masks):
-        masks = [path for path in masks if path not in {*drawn}]
+        masks = [path for path in masks if not _BESIDE.search(path.lower())]
         notes.append(
             f"{counted(len(drawn), 'file')} beside the masks left out, since their names say that they are "
             f"drawings or tell objects apart ({examples(drawn)}); --masks PATTERN chooses"
         )
     lossy = [path for path in masks if not path.lower().endswith(MASK_SUFFIXES)]
     if 0 < len(lossy) < len(masks):
-        masks = [path for path in masks if path not in {*lossy}]
+        masks = [path for path in masks if path.lower().endswith(MASK_SUFFIXES)]
         notes.append(f"{counted(len(lossy), 'JPEG or WebP file')} left out of the masks ({examples(lossy)})")
     found["mask"] = masks
     return notes
 
 
+def _kinds(others: Iterable[str]) -> str:
+    return ", ".join(f"{n} {kind}" for kind, n in Counter(others).most_common(4))
+
+
 def _require_both(root: Path, found: dict[Role, list[str]], others: Iterable[str]) -> None:
     images, masks = found["image"], found["mask"]
-    has = ", ".join(f"{n} {kind}" for kind, n in Counter(others).most_common(4)) or "no other file"
+    has = _kinds(others) or "no other file"
     if not images and not masks:
         raise DataError(f"{root}: no image in it ({has}); name the folder of the photographs and their masks")
     if not masks:

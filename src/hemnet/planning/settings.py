@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
+from hemnet.config.advice import FEWEST_STEPS, GRID
 from hemnet.nets.efficientnet_lite import PUBLISHED
 
 AREA = 384 * 512
@@ -21,10 +22,7 @@ BATCH, BATCH_GPU = 8, 16
 LARGE = 2048
 """Photographs with a longer side are shrunk as they are read, and kept decoded."""
 STEPS, STEPS_SCRATCH = 500, 2000
-FEWEST_STEPS = 100
 VALIDATIONS = 5
-GRID = 16
-"""Crops are multiples of the output stride."""
 
 
 @dataclass(frozen=True)

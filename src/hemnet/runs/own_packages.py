@@ -18,6 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from hemnet.runs.identity import below
 from hemnet.storage.files import read_json
 
 VARIABLE = "HEMNET_PACKAGES"
@@ -43,7 +44,7 @@ def _declared() -> tuple[str, ...]:
 def used_in(config: Any) -> list[str]:
     """Return the own packages of which a configuration, as plain containers, names classes, sorted."""
     targets = [target for target in _targets(config) if isinstance(target, str)]
-    return sorted(name for name in own_packages() if any(f"{t}.".startswith(f"{name}.") for t in targets))
+    return sorted(name for name in own_packages() if any(below(target, (name,)) for target in targets))
 
 
 def record(config: Any) -> dict[str, Any]:

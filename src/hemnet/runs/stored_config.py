@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hemnet.errors import HemnetError
 from hemnet.runs.own_packages import recall
 from hemnet.runs.renamed import with_present_names
+from hemnet.wording import one_line
 
 DEEPEST = 50
 _PARSERS = (yaml.cyaml.CParser,) if yaml.__with_libyaml__ else ()
@@ -44,7 +45,7 @@ def read_config(path: Path) -> DictConfig:
         config = OmegaConf.create(with_present_names(tree))
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise HemnetError(
-            f"{path}: not the configuration of a run ({' '.join(str(error).split())[:300]}): restore the file"
+            f"{path}: not the configuration of a run ({one_line(error)}): restore the file"
         ) from error
     recall(path.parent / "environment.json")
     return config

@@ -19,6 +19,7 @@ from hemnet.runs.provenance import device_name, environment
 from hemnet.runs.redaction import redact, redacted
 from hemnet.runs.run import ENVIRONMENT, RESULT, Run
 from hemnet.storage.files import hold, read_json, replacing, write_json
+from hemnet.wording import examples
 
 log = logging.getLogger(__name__)
 # To run.log alone: the command prints the error of its run itself (conf/train.yaml, hydra.job_logging).
@@ -105,7 +106,7 @@ class TrainingRun(Run):
             hint = f"; to train longer, give resume={self.path}" if refused == longer else ""
             raise HemnetError(
                 f"the run in {self.path} was made with another configuration, differing in "
-                f"{', '.join(refused[:5])}{', ...' if refused[5:] else ''}: choose another run_dir{hint}"
+                f"{examples(refused, 5)}: choose another run_dir{hint}"
             )
         steps = OmegaConf.select(config, "trainer.max_steps")
         if longer and steps not in (None, -1) and steps <= self.saved_step:

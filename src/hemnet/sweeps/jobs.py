@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hemnet.config.command_line import USER_ERROR
+from hemnet.config.command_line import ERROR, USER_ERROR
 from hemnet.config.overrides import quoted
 from hemnet.processes.children import die_with_parent, signal_group
 from hemnet.runs.run import RESULT, counts
@@ -22,8 +22,6 @@ CONSOLE = "console.log"
 GRACE_SECONDS = 60.0
 TAIL_BYTES = 8192
 TRACE_LINES = 25
-ERROR = "error: "
-"""How the message of a command begins that ended with `USER_ERROR`."""
 
 
 @dataclass

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hemnet.errors import HemnetError
-from hemnet.wording import shortened
+from hemnet.wording import one_line, shortened
 
 # What allocators say, of torch, OpenCV and the operating system, if memory is short.
 SHORTAGE = (
@@ -172,8 +172,19 @@ PLAIN = Inference()
 """Plain inference: the whole image at its own scale."""
 
 
-NOT_FINITE = "the network's output is not finite: use another checkpoint"
-"""What is said of an image whose logits are not: argmax would return an arbitrary class for NaN."""
+@torch.inference_mode()
+def finite_logits(
+    forward: Forward, image_BChw: Tensor, size: tuple[int, int], inference: Inference = PLAIN
+) -> Tensor:
+    """Return logits (B, K, H, W) at ``size`` (H, W), for normalised images (B, 3, h, w).
+
+    Raises:
+        HemnetError: they are not finite; argmax would return an arbitrary class for NaN.
+    """
+    logits_BKHW = inference(forward, image_BChw, size)
+    if not logits_BKHW.isfinite().all():
+        raise HemnetError("the network's output is not finite: use another checkpoint")
+    return logits_BKHW
 
 
 @torch.inference_mode()
@@ -183,11 +194,9 @@ def segment(
     """Return the class of each pixel at ``size`` (H, W), uint8, for a normalised image (3, h, w).
 
     Raises:
-        HemnetError: the network's output is not finite; argmax would return an arbitrary class for NaN.
+        HemnetError: see `finite_logits`.
     """
-    logits_BKHW = inference(forward, image_CHW[None], size)
-    if not logits_BKHW.isfinite().all():
-        raise HemnetError(NOT_FINITE)
+    logits_BKHW = finite_logits(forward, image_CHW[None], size, inference)
     return logits_BKHW[0].argmax(0).to("cpu", torch.uint8).numpy()
 
 
@@ -207,7 +216,7 @@ def explain_memory(images: Sequence[str]) -> Iterator[None]:
     except Exception as error:
         if not _out_of_memory(error):
             raise
-        found = " ".join(str(error).split())[:200] or type(error).__name__
+        found = one_line(error, 200)
     # Outside of the handler, since the error keeps the tensors of the frames that it passed through.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,8 +1,5 @@
 """The export of a run's network; what the file holds, `hemnet.export` says.
 
-With ``--whole`` an ONNX file maps 8-bit images (B, H, W, 3) to classes (B, H, W) uint8 and their
-probabilities: resizing and normalisation are in it too.
-
 Shapes: B images, K classes, H and W pixels.
 """
 

@@ -55,7 +55,7 @@ def open_source(path: Path, output: Path) -> Source:
     if path.is_file():
         if path.suffix.lower() in VIDEO_SUFFIXES:
             return _video(path)
-        return Source([Picture(path.stem, path.name, partial(_read, path))], 1)
+        return Source([Picture(path.stem, path.name, partial(read_image, path))], 1)
     if not path.is_dir():
         raise DataError(f"no image or folder at {path}: name an image, a video, or a folder of images")
     files, left_out = scan_tree(path, IMAGE_SUFFIXES, without=output)
@@ -65,14 +65,10 @@ def open_source(path: Path, output: Path) -> Source:
             f"no images in {path}: it should hold files ending in {', '.join(IMAGE_SUFFIXES)}{held}"
         )
     pictures = [
-        Picture(name, str(Path(file).relative_to(path)), partial(_read, Path(file)))
+        Picture(name, str(Path(file).relative_to(path)), partial(read_image, Path(file)))
         for name, file in files.items()
     ]
     return Source(pictures, len(pictures), left_out)
-
-
-def _read(path: Path) -> np.ndarray:
-    return read_image(path)
 
 
 def _video(path: Path) -> Source:

@@ -26,7 +26,7 @@ from hemnet.nets import Segmenter
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.training.arithmetic import use_float32
-from hemnet.training.inference import NOT_FINITE, Inference, explain_memory
+from hemnet.training.inference import Inference, explain_memory, finite_logits
 from hemnet.using.pictures import Picture, open_source
 from hemnet.using.predicted_files import Maps, Prepared, Writer
 from hemnet.wording import counted, shortened
@@ -198,9 +198,7 @@ class Work:
         """
         image_BChw = torch.stack([item.given for item in group]).to(self.device)
         size = group[0].image.shape[:2]
-        logits_BKHW = self.inference(lambda x, s: self.network(x, s).logits, image_BChw, size)
-        if not logits_BKHW.isfinite().all():
-            raise HemnetError(NOT_FINITE)
+        logits_BKHW = finite_logits(lambda x, s: self.network(x, s).logits, image_BChw, size, self.inference)
         classes_BHW = logits_BKHW.argmax(1).to("cpu", torch.uint8).numpy()
         if not (self.wanted.confidence or self.wanted.probabilities):
             return [Maps(classes_HW, None, None) for classes_HW in classes_BHW]

@@ -79,9 +79,9 @@ class Table(FileReader):
     def read(self, index: int) -> Sample:
         """Return sample `index`, in the order of the table; raises as `FileReader.read` does."""
         sample = super().read(index)
-        size = self._target.of(*sample.mask_HW.shape)
         if self._longest is None or max(sample.mask_HW.shape) <= self._longest:
             return sample
+        size = self._target.of(*sample.mask_HW.shape)
         return Sample(resize_image(sample.image_HWC, size), resize_mask(sample.mask_HW, size), sample.name)
 
     def read_raw(self, mask: str) -> np.ndarray:
@@ -199,14 +199,13 @@ def _files(root: Path, table: Path, split: str) -> list[Files]:
                 f"{root}: {len(gone)} of {counted(len(named), f'{column} file')} of {table} are not there "
                 f"({examples(gone)}); restore them, or set data.root to the folder that they are in"
             )
-    stems = Counter(Path(image).stem for image in images)
+    stems = [Path(image).stem for image in images]
+    count = Counter(stems)
     return [
         Files(
-            Path(row["image"]).stem
-            if stems[Path(row["image"]).stem] == 1
-            else row["image"].replace("/", "-"),
+            stem if count[stem] == 1 else row["image"].replace("/", "-"),
             str(root / row["image"]),
             str(root / row["mask"]) if row["mask"] else None,
         )
-        for row in own
+        for row, stem in zip(own, stems, strict=True)
     ]
