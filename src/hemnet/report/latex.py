@@ -14,8 +14,6 @@ SPECIAL = {
     "⁄": "/", "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}",
     "Ł": r"\L{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ı": r"\i{}", "‘": "`", "’": "'", "“": "``", "”": "''",
     "\N{NO-BREAK SPACE}": "~", JOINED: "{}",
-    # At the beginning of a row, these would be options of the end of the row before it.
-    "[": "{[}", "*": "{*}",
 }  # fmt: skip
 GREEK = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta",
@@ -40,7 +38,8 @@ def escape_tex(text: str) -> str:
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"(?<![\w-])-(?=\.?\d)", "−", text)
     text = re.sub("(?<=[-'`,!?])(?=[-'`,])", JOINED, text)
-    return "".join(map(_letter, text))
+    # At the beginning of a row, the two signs would be options of the end of the row before it.
+    return re.sub(r"^( *)([\[*])", r"\1{\2}", "".join(map(_letter, text)))
 
 
 def _letter(letter: str) -> str:
