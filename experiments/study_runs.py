@@ -26,7 +26,7 @@ BACKBONE = "gradient/backbone/all"
 BETAS = [0.9, 0.999]
 TENTHS = ("first", "middle", "last")
 # Keys in which the runs of one family may differ, and those in which runs of different heads may.
-FREE = {"seed", "data.seed", "model.highway_scale"} | {
+FREE = {"name", "seed", "data.seed", "model.highway_scale"} | {
     f"model.head.{key}" for key in ("highway_scale", "iterations", "assignment", "variance")
 }
 # Keys of the controls, which a run's cell names.
@@ -183,13 +183,19 @@ def first_gain(run: Finished) -> float | None:
 
 
 def read_runs(folders: Iterable[Path], experiment: str) -> tuple[list[Finished], list[Path]]:
-    """Return the finished runs of a recipe, and the folders of its unfinished runs."""
+    """Return the finished runs of a recipe, and the folders of its unfinished runs.
+
+    Recipes that set another head in it, and nothing else (camvid_lite_em of camvid_lite_hem), count as the
+    recipe: a run's cell is read off its configuration, and what runs of a family must share is compared.
+    """
+    stem = experiment.removesuffix("hem")
+    names = {experiment, *(stem + head for head in ("em", "emanet", "fcn") if stem != experiment)}
     paths = sorted({path for folder in folders for path in find_runs(folder)})
     runs = [Run.open(path) for path in paths]
-    own = [run for run in runs if run.config.name == experiment]
+    own = [run for run in runs if run.config.name in names]
     finished = [Finished(run) for run in own if run.status == "finished"]
     if not finished:
-        others = ", ".join(sorted({str(run.config.name) for run in runs} - {experiment})) or "none"
+        others = ", ".join(sorted({str(run.config.name) for run in runs} - names)) or "none"
         raise HemnetError(
             f"no finished run of {experiment} among {len(runs)} runs (other recipes: {others}): name other"
             " folders, or the recipe by --experiment"

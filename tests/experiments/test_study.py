@@ -210,6 +210,17 @@ def test_another_recipe_is_not_taken_for_the_studys(tmp_path: Path, monkeypatch,
     assert "## Primary" in capsys.readouterr().out
 
 
+def test_the_recipe_of_another_head_is_a_run_of_the_study(tmp_path: Path, monkeypatch, capsys) -> None:
+    for name, h in (("camvid_lite_hem", 0.5), ("camvid_lite_em", 0.0)):
+        write_run(
+            tmp_path / name, [f"experiment={name}", "data.root=photos", f"model.head.highway_scale={h}"]
+        )
+    monkeypatch.setattr("sys.argv", ["study.py", str(tmp_path)])
+    study.main()
+    found = cells(capsys.readouterr().out.partition("## Baselines")[0], PRIMARY)
+    assert found[-1] == "not yet: 1 of 8 pairs"
+
+
 def test_the_sweeps_are_the_plan(tmp_path: Path) -> None:
     """Every job of experiments/sweeps/study_*.yaml is a run of the plan, and no run is left to wish for."""
     heads = {

@@ -25,6 +25,7 @@ SHORTAGE = (
     "allocate memory", "out of memory", "not enough memory", "insufficient memory",
     "size calculation overflowed",
 )  # fmt: skip
+NOT_FINITE = "the network's output is not finite: use another checkpoint"
 # (B, 3, h, w) normalised images and a size (H, W) to logits (B, K, H, W) at that size.
 Forward = Callable[[Tensor, tuple[int, int]], Tensor]
 
@@ -183,7 +184,7 @@ def finite_logits(
     """
     logits_BKHW = inference(forward, image_BChw, size)
     if not logits_BKHW.isfinite().all():
-        raise HemnetError("the network's output is not finite: use another checkpoint")
+        raise HemnetError(NOT_FINITE)
     return logits_BKHW
 
 
