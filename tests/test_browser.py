@@ -12,6 +12,7 @@ PAGE = """<!DOCTYPE html><meta name="viewport" content="width=device-width">
 const said = document.getElementById("said");
 const show = (click) => { said.textContent = `${click.offsetX},${click.offsetY}`; };
 document.querySelector(".wide").onclick = show;
+document.onpointerdown = (event) => { document.title = event.pointerType; };
 document.onkeydown = (event) => { said.textContent += event.key; };
 %s
 </script>"""
@@ -23,9 +24,19 @@ def test_clicks_and_keys_arrive(browser, tmp_path: Path) -> None:
     browser.open(tmp_path / "page.html")
     browser.click(".wide", (0.25, 0.5))
     assert browser.text("#said") == "50,20"
+    assert browser.value("document.title") == "mouse"
     browser.press("a", "3")
     assert browser.text("#said") == "50,20a3"
     assert browser.complaints() == []
+
+
+def test_on_a_phone_a_click_is_a_touch(browser, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(PAGE % (200, "", ""))
+    browser.resize(390)
+    browser.open(tmp_path / "page.html")
+    browser.click(".wide", (0.25, 0.5))
+    browser.until("document.getElementById('said').textContent === '50,20'")
+    assert browser.value("document.title") == "touch"
 
 
 @pytest.mark.parametrize(("width", "beyond"), [(390, 10), (1280, 0)])

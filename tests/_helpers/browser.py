@@ -16,6 +16,9 @@ from _helpers.waiting import CEILING
 try:
     from selenium import webdriver
     from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.actions import interaction
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+    from selenium.webdriver.common.actions.pointer_input import PointerInput
     from selenium.webdriver.common.by import By
     from selenium.webdriver.remote.webelement import WebElement
     from selenium.webdriver.support.wait import WebDriverWait
@@ -61,13 +64,14 @@ class Browser:
         return self.find(selector).text
 
     def click(self, selector: str, at: tuple[float, float] = (0.5, 0.5)) -> None:
-        """Click an element at a place, as parts of its width and height."""
+        """Click an element at a place, as parts of its width and height; on a phone it is a touch."""
         element = self.find(selector)
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         x, y = ((part - 0.5) * element.size[side] for part, side in zip(at, ("width", "height"), strict=True))
-        ActionChains(self.driver, duration=0).move_to_element_with_offset(
-            element, round(x), round(y)
-        ).click().perform()
+        kind = interaction.POINTER_TOUCH if self._phone else interaction.POINTER_MOUSE
+        actions = ActionBuilder(self.driver, mouse=PointerInput(kind, kind), duration=0)
+        actions.pointer_action.move_to(element, round(x), round(y)).click()
+        actions.perform()
 
     def press(self, *keys: str) -> None:
         """Press keys, one after another, in what has the focus."""
@@ -76,7 +80,7 @@ class Browser:
 
     def resize(self, width: int, height: int = 900) -> None:
         """Give the page a width and height in CSS pixels; below 600, those of a phone, with touch."""
-        self._width, phone = width, width < 600
+        self._width, self._phone = width, (phone := width < 600)
         self._command("Emulation.setDeviceMetricsOverride", width=width, height=height,
                       deviceScaleFactor=2 if phone else 1, mobile=phone)  # fmt: skip
         self._command("Emulation.setTouchEmulationEnabled", enabled=phone)

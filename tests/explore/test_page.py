@@ -188,7 +188,7 @@ def test_the_page_fits_any_width_in_either_scheme(opened, width: int, scheme: st
     assert (brightness[0] > 200 and brightness[1] < 50) == (scheme == "dark")
     assert abs(brightness[0] - brightness[1]) > 150
     opened.click("#photo", MIDDLES[3])  # a touch, at the width of a phone
-    assert holder(opened) == 3
+    opened.until("document.querySelector('#holders li').dataset.component === '3'")
 
 
 def test_tab_reaches_all_controls_and_the_focus_is_seen(opened) -> None:

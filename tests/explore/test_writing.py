@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -118,6 +119,14 @@ def test_the_prediction_is_that_of_predict_and_the_padding_is_not_shown(run: Run
     assert entry["z"]["shape"][2:] == [8, 12]
     assert entry["truth"] is None
     assert (entry["height"], entry["width"]) == (61, 90)
+    # Padding is in no mean and no share: a cell counts by the part of it that is of the photograph.
+    inside_hw = np.minimum.outer(np.clip(61 / 8 - np.arange(8), 0, 1), np.ones(12))
+    inside_hw = inside_hw * np.clip(90 / 8 - np.arange(12), 0, 1)
+    z_TKhw = decoded(unpacked(entry["z"]))
+    share_TK = (z_TKhw * inside_hw).sum((2, 3)) / inside_hw.sum()
+    np.testing.assert_allclose(entry["occupancy"], share_TK, atol=1 / 255)
+    plain_TK = z_TKhw.mean((2, 3))
+    assert np.abs(plain_TK - share_TK).max() > 0.002, "padding would make no difference"
 
 
 @pytest.mark.parametrize("head", ["em", "emanet"])
@@ -294,3 +303,26 @@ def test_features_that_overflow_are_refused(tmp_path: Path) -> None:
     torch.save(content, path)
     with pytest.raises(HemnetError, match="not finite: use another checkpoint"):
         explore(other.path, Wish([photograph(tmp_path / "a.png", (24, 32))]))
+
+
+def test_of_several_layers_one_is_chosen_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    second = "{_target_: hemnet.nets.EMHead, channels: 8, num_components: 3}"
+    other = untrained(tmp_path / "run", f"+model.auxiliary={second}")[0]
+    path = photograph(tmp_path / "a.png", (24, 32))
+    (entry,) = data_of(explore(other.path, Wish([path])))["photographs"]
+    assert entry["z"]["shape"][1] == 4
+    assert "EM layers: head.context.em, auxiliary.context.em; shown is the first" in caplog.text
+    with pytest.raises(HemnetError, match=r"auxiliary\.context\.em does not run in evaluation"):
+        explore(other.path, Wish([path], layer="auxiliary.context.em"))
+
+
+def test_frames_of_a_video_are_spread(run: Run, tmp_path: Path) -> None:
+    written = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (32, 24))
+    if not written.isOpened():
+        pytest.skip("OpenCV writes no video here")
+    for level in range(0, 250, 50):
+        written.write(np.full((24, 32, 3), level, np.uint8))
+    written.release()
+    page = explore(run.path, Wish([tmp_path / "a.avi"], images=2), output=tmp_path / "page.html")
+    assert [entry["name"] for entry in data_of(page)["photographs"]] == ["frame 1", "frame 5"]

@@ -207,7 +207,7 @@ function drawPixel() {
   const byIteration = Array.from({ length: iterations }, (_, i) => sharesAt(i + 1, cell));
   const peak = now.map((_, k) => Math.max(...byIteration.map((shares) => shares[k])));
   const largest = (values) => values.map((_, k) => k).sort((a, b) => values[b] - values[a]).slice(0, MOST);
-  const holders = largest(now), drawn = largest(peak);
+  const holders = largest(now).filter((k, i) => i === 0 || now[k] >= 0.0005), drawn = largest(peak);
   const classes = ["prediction", "truth"].filter((name) => shown[name]).map((name) => {
     const found = DATA.classes[classAt(shown, name, x, y)];
     return `${name} ${found ? found.name : "ignored"}`;
@@ -225,7 +225,7 @@ function drawPixel() {
 
 // A column for each iteration, whose parts are the components; the grey part is all that are not drawn.
 function drawHold(byIteration, drawn) {
-  const chart = byId("hold"), left = 4, width = 352, height = 128, step = width / byIteration.length;
+  const chart = byId("hold"), left = 4, width = 352, height = 128, step = Math.min(60, width / byIteration.length);
   chart.replaceChildren();
   byIteration.forEach((shares, i) => {
     const t = i + 1, x = left + i * step, wide = Math.max(1, step - Math.min(4, step / 4));
@@ -237,7 +237,7 @@ function drawHold(byIteration, drawn) {
     for (const k of drawn) part(shares[k], { style: `fill:${css(shown.colours[k])}`, "data-component": k, "data-t": t });
     chart.append(element("svg:rect", { x, y: 0, width: wide, height: Math.max(0, top), class: "rest" }));
     if (t === state.t) chart.append(element("svg:rect", { x: x - 1, y: -1, width: wide + 2, height: height + 2, class: "mark" }));
-    if (t === state.t || isLabel(t, byIteration.length)) label(chart, x + wide / 2, 144, t, t === state.t ? "now" : "", "middle");
+    if (isLabel(t, 1, byIteration.length)) label(chart, x + wide / 2, 144, t);
     const column = element("svg:rect", { x, y: 0, width: step, height: 150, class: "column", onclick: () => set({ t }) });
     column.append(element("svg:title", {}, `iteration ${t}`));
     chart.append(column);
@@ -247,14 +247,16 @@ function drawHold(byIteration, drawn) {
     `${percent(first)} at t = 1 and ${percent(last)} at t = ${byIteration.length}`);
 }
 
-function isLabel(t, count) {
-  if (Math.abs(t - state.t) <= count / 24) return false; // it would touch the label of the chosen one
-  const every = Math.ceil(count / 12);
-  return t === 1 || t % every === 0;
+// Whether an axis from `first` to `last` says t: the chosen one, both ends, and others where there is room.
+function isLabel(t, first, last) {
+  const room = (last - first + 1) / 15, near = (other) => t !== other && Math.abs(t - other) < room;
+  if (t === state.t || near(state.t)) return t === state.t;
+  if (t === first || t === last) return true;
+  return t % Math.ceil(room) === 0 && !near(first) && !near(last);
 }
 
-function label(chart, x, y, text, kind, anchor) {
-  chart.append(element("svg:text", { x, y, class: kind, "text-anchor": anchor }, String(text)));
+function label(chart, x, y, t) {
+  chart.append(element("svg:text", { x, y, class: t === state.t ? "now" : "", "text-anchor": "middle" }, String(t)));
 }
 
 // ---- the fit
@@ -270,7 +272,7 @@ function drawLine(chart, values, first, name, said) {
   values.forEach((value, i) => {
     const t = i + first, chosen = t === state.t;
     chart.append(element("svg:circle", { cx: x(i), cy: y(value), r: chosen ? 5 : count > 20 ? 1.5 : 3, class: chosen ? "dot chosen" : "dot" }));
-    if (chosen || isLabel(t, count)) label(chart, x(i), 88, t, chosen ? "now" : "", "middle");
+    if (isLabel(t, first, first + count - 1)) label(chart, x(i), 88, t);
     if (t > 0) chart.append(element("svg:rect", { x: x(i) - 172 / count, y: 0, width: 344 / count, height: 92, class: "column",
       onclick: () => set({ t }) }, element("svg:title", {}, `iteration ${t}: ${said(value)}`)));
   });
