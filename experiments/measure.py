@@ -8,7 +8,8 @@ Per run, from its last checkpoint, at its own T, in float64, over all validation
   features and of that to the means: whole, by the N-steps alone, and what the E-steps carry; see e_step.py.
 - ``RUN/measures/likelihood.csv``: eq (5) in nats per position at mu^(0) ... mu^(T), of each image.
 
-Runs without an EM layer are left out, and those measured already at the same checkpoint.
+Runs without an EM layer are left out, and those measured already at the same checkpoint. A run that cannot be
+measured is named with the reason, the others are measured, and the exit status is 1.
 """
 
 import argparse
@@ -57,6 +58,8 @@ def measure(run: Run, images: int | None) -> bool:
             found = squares(given, given.layer.iterations)
             total[layer] = total[layer] + found if layer in total else found
             courses.append([layer, image, *(f"{value:.12g}" for value in log_likelihoods(given))])
+    if not courses:
+        raise HemnetError("no EM layer runs in evaluation, or the split has no image: leave the run out")
     place.mkdir(exist_ok=True)
     longest = max(len(course) for course in courses) - 2
     write_table(place / "likelihood.csv", ["layer", "image", *(f"{t:02d}" for t in range(longest))], courses)
@@ -76,13 +79,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--images", type=int, help="validation images of a run, spread over the split; default: all"
     )
     options = parser.parse_args(arguments)
+    if options.images is not None and options.images < 1:
+        parser.error(f"--images {options.images}: give 1 or more")
+    failed = False
     try:
-        for path in sorted({path for folder in options.folders for path in find_runs(folder)}):
-            run = Run.open(path)
-            if run.status == "finished" and identity(run.config).head not in PLAIN_HEADS.values():
-                print(f"{path}: {'measured' if measure(run, options.images) else 'was measured'}", flush=True)
+        paths = sorted({path for folder in options.folders for path in find_runs(folder)})
     except HemnetError as error:
         sys.exit(str(error))
+    for path in paths:
+        try:
+            run = Run.open(path)
+            if run.status == "finished" and identity(run.config).head not in PLAIN_HEADS.values():
+                done = "measured" if measure(run, options.images) else "was measured"
+                print(f"{path}: {done}", flush=True)
+        except HemnetError as error:
+            failed = True
+            print(f"{path}: {error}", file=sys.stderr, flush=True)
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

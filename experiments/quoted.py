@@ -7,7 +7,7 @@ CSV file's and the first one tells the rows apart, it is
 
     <!-- quoted: results/study/primary.csv -->
 
-and otherwise YAML:
+where several columns do, ``<!-- quoted: results/study/e_step.csv by setting, t -->``, and otherwise YAML:
 
     <!-- quoted
     file: results/study/{set[name]}_gradient_halfway.csv
@@ -103,9 +103,10 @@ def problems(page: Path) -> Iterator[str]:
 def read_source(text: str, header: Sequence[str]) -> Source:
     """Return what a comment says of its table."""
     if text.startswith(":"):
-        first, *others = header
-        own = {name: [name] for name in others}
-        return Source(text[1:].strip(), {first: f"{{{first}}}"}, own, {})
+        file, _, told = text[1:].strip().partition(" by ")
+        keys = [key.strip() for key in told.split(",")] if told else header[:1]
+        own = {name: [name] for name in header if name not in keys}
+        return Source(file.strip(), {key: f"{{{key}}}" for key in keys}, own, {})
     told = {"where": {}, "names": {}} | yaml.safe_load(text)
     cells = dict.fromkeys(header[1:], told["each"]) if "each" in told else told["cells"]
     return Source(told["file"], told["where"], {str(k): v for k, v in cells.items()}, told["names"])

@@ -123,8 +123,9 @@ def e_step_rows(setting: Setting, runs: Sequence[Finished]) -> Iterator[list[obj
     for t in range(T + 2):
         name = ("readout", "all")[t - T] if t >= T else t
         own = [f"{share[t]:.4f}" if t < T else "" for share in shares]
+        found = estimate(part[:, t], (0.0, np.inf))  # a ratio of norms
         means = "" if t >= T else f"{of_means[:, t].mean():.4f}"
-        yield [setting, name, len(tables), *own, *mean_and_interval(estimate(part[:, t])), means]
+        yield [setting, name, len(tables), *own, *mean_and_interval(found), means]
 
 
 def fallen_images(setting: Setting, runs: Sequence[Finished]) -> list[object] | None:

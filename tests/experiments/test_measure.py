@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import likelihood
@@ -81,3 +82,19 @@ def test_a_head_without_em_has_nothing_to_measure(tmp_path: Path, make_camvid, c
     assert capsys.readouterr().out == ""
     with pytest.raises(HemnetError, match="has no EM layer"):
         measure.measure(Run.open(run.path), None)
+
+
+def test_a_run_that_cannot_be_measured_is_named_and_the_others_are_measured(run: Run, capsys) -> None:
+    broken = run.path.parent / "broken"
+    shutil.copytree(run.path, broken)
+    (broken / "checkpoints" / "last.ckpt").write_bytes(b"")
+    with pytest.raises(SystemExit, match="1"):
+        measure.main([str(run.path.parent), "--images", "1"])
+    said = capsys.readouterr()
+    assert said.out.strip().endswith("run: measured")
+    assert str(broken) in said.err
+    with pytest.raises(SystemExit, match="2"):
+        measure.main([str(run.path), "--images", "0"])
+    assert "--images 0: give 1 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="is no folder"):
+        measure.main([str(run.path / "none")])

@@ -113,6 +113,20 @@ def test_a_table_with_the_columns_of_its_file(page) -> None:
     assert page(text.replace("| 8 |", "| 7 |"))
 
 
+def test_several_columns_may_tell_the_rows_apart(page) -> None:
+    text = """<!-- quoted: tables/camvid.csv by T, h -->
+
+| T | h | mIoU |
+|---|---|---|
+| 3 | 0 | 0.401 |
+| 3 | 0.5 | 0.5 |
+"""
+    assert page(text) == []
+    assert page(text.replace("| 0.5 | 0.5 |", "| 0.5 | 0.4 |"))
+    assert "2 rows" in page(text.replace("by T, h", "by T"))[0]
+    assert "KeyError('k')" in page(text.replace("by T, h", "by T, k"))[0]
+
+
 def test_the_columns_of_a_table_may_be_the_rows_of_its_file(page) -> None:
     text = """<!-- quoted
 file: tables/camvid.csv
