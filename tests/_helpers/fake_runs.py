@@ -68,7 +68,13 @@ def write_run(
             **{f"val/iou/{name}": miou if i else None for i, name in enumerate(classes)},
         }  # fmt: skip
         about = {"status": status, "experiment": config.name, "seed": seed}
-        result: dict[str, Any] = {**about, "metrics": scores, "seconds": 360.0, "device": "cpu (test)"}
+        result: dict[str, Any] = {
+            **about,
+            "metrics": scores,
+            "seconds": 360.0,
+            "steps": 1500,
+            "device": "cpu (test)",
+        }
         (path / "result.json").write_text(json.dumps(result | ({} if error is None else {"error": error})))
     return path
 

@@ -147,7 +147,7 @@ def test_result_json_evaluation_and_report_have_the_warnings(tmp_path: Path) -> 
         assert "labels: [0, 255]" in warnings[0]
     page = write_report([run], tmp_path / "report", images=False)
     shown = page.read_text()
-    assert 0 < shown.index("every labelled pixel of all 2 images is background") < shown.index("In words")
+    assert 0 < shown.index("every labelled pixel of all 2 images is background") < shown.index("<h2>In words")
     with pytest.raises(DataError, match=r"has 1 class .background., and a network needs two or more"):
         train(load([*own[:-3], "data.train.classes=[background]", f"run_dir={tmp_path / 'other'}"]))
 

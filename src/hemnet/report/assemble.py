@@ -10,6 +10,7 @@ import matplotlib as mpl
 from hemnet.report.chapters.costs import costs
 from hemnet.report.chapters.gradient_flow import backbone, gradient_flow
 from hemnet.report.chapters.heads import against_heads, every_group, gradient_modes, per_class
+from hemnet.report.chapters.leaderboard import leaderboard
 from hemnet.report.chapters.miou_curves import against_depth, against_scale
 from hemnet.report.chapters.overview import overview, problems, warnings
 from hemnet.report.chapters.table2 import evaluated_grid, trained_grid
@@ -20,7 +21,7 @@ from hemnet.report.groups import Section, sections
 from hemnet.report.images import Album
 from hemnet.report.page import PagePart, render
 from hemnet.report.plots import STYLE, save
-from hemnet.report.variants import variants
+from hemnet.report.variants import Variant, variants
 from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ OF_SECTIONS = {
     "learning curves (val/miou)": learning,
     "cost (cost/...)": costs,
 }
+# Chapters that a single setting has too: they compare iterations, phases of training, and classes.
+OF_ONE = (gradient_flow, convergence, per_class)
 
 
 def write_page(
@@ -60,16 +63,13 @@ def write_page(
     made = sections(records)
     parts = list(_parts(made, Album() if images else None))
     here = Path.cwd()
-    # Warnings stand above the scores that they cast doubt on.
-    blocks = (
-        warnings(records, here),
-        overview(records, unreadable, made),
-        problems(records, unreadable, here),
-    )
-    first, opening, closing = ([block] if block else [] for block in blocks)
-    shown = [*first, *opening, *closing, *(block for part in parts for block in part.blocks)]
+    # Warnings stand above the chapters whose scores they cast doubt on.
+    opening = [leaderboard(made, page.parent), warnings(records, here)]
+    closing = [overview(records, unreadable, made), problems(records, unreadable, here)]
+    first, last = ([block for block in blocks if block] for blocks in (opening, closing))
+    shown = [*first, *(block for part in parts for block in part.blocks), *last]
     svgs, files = _write_items(shown, page.parent)
-    page.write_text(render(parts, first, opening, closing, svgs), encoding="utf-8")
+    page.write_text(render(first, parts, last, svgs, finished=bool(made)), encoding="utf-8")
     finished = sum(len(section.runs) for section in made)
     found = len(records) + len(unreadable)
     log.info("%s found, %d finished and counted; the report is %s", counted(found, "run"), finished, page)
@@ -80,38 +80,60 @@ def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
     """Yield a part per section; sections with one group, such as the trials of a search, share a part."""
     for experiment in dict.fromkeys(section.experiment for section in made):
         mine = [section for section in made if section.experiment == experiment]
-        lone = [section for section in mine if len(section.groups) == 1]
+        lone = [section for section in mine if _alone(section)]
         if len(lone) == 1:
             lone = []
         slug = re.sub("[^0-9A-Za-z]", "_", experiment)
         for i, section in enumerate(section for section in mine if section not in lone):
-            yield _part(section, f"{slug}_{i}" if i else slug, album)
+            if (part := _part(section, f"{slug}_{i}" if i else slug, album)).blocks:
+                yield part
         if lone:
             title = f"{experiment}, settings with nothing to compare"
             yield PagePart(title, [every_group(lone, f"{slug}_lone")])
 
 
 def _part(section: Section, slug: str, album: Album | None) -> PagePart:
-    blocks: list[Block] = []
-    made: set[str] = set()
     found = variants(section)
+    made = list(_chapters(section, found, slug))
+    blocks = [block for _, block in made]
+    pictures = None if album is None else album.block(section, found[0] if found else None)
+    samples = [pictures] if pictures else []
+    if _alone(section):
+        return PagePart(section.title, _that_compare([*blocks, *samples]))
+    blocks += [every_group([section], slug), *samples]
+    names = dict.fromkeys(name for name, _ in made)
+    if left_out := [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in names]:
+        data = f"These runs have no data for: {'; '.join(left_out)}."
+        blocks.append(Block("Left out", [data], folded="Show what has no data"))
+    return PagePart(section.title, blocks)
+
+
+def _chapters(section: Section, found: Sequence[Variant], slug: str) -> Iterator[tuple[str, Block]]:
+    """Yield the name and the block of each chapter that the section has data for."""
     for i, variant in enumerate(found):
         for name, write in OF_VARIANTS.items():
+            if _alone(section) and write not in OF_ONE:
+                continue
             if block := write(section, variant, f"{slug}_v{i}" if i else slug):
-                made.add(name)
                 block.title += f" ({variant.label})" if variant.label else ""
-                blocks.append(block)
-    first = found[0] if found else None
+                yield name, block
     for name, write_one in OF_SECTIONS.items():
-        if block := write_one(section, first, slug):
-            made.add(name)
-            blocks.append(block)
-    blocks.append(every_group([section], slug))
-    if album is not None and (pictures := album.block(section, first)):
-        blocks.append(pictures)
-    if left_out := [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in made]:
-        blocks.append(Block("Left out", [f"These runs have no data for: {'; '.join(left_out)}."]))
-    return PagePart(section.title, blocks)
+        if _alone(section) and write_one not in OF_ONE:
+            continue
+        if block := write_one(section, found[0] if found else None, slug):
+            yield name, block
+
+
+def _alone(section: Section) -> bool:
+    return len(section.groups) == 1
+
+
+def _that_compare(blocks: Sequence[Block]) -> list[Block]:
+    """Return the blocks of one setting without tables of one row, and without what is empty then."""
+    for block in blocks:
+        block.items = [item for item in block.items if not isinstance(item, Table) or len(item.rows) > 1]
+        block.findings = []
+    return [block for block in blocks if block.items]
 
 
 def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], list[str]]:

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,7 +13,18 @@ from hemnet.report.definitions import Definition
 from hemnet.report.latex import escape_tex
 from hemnet.report.significance import Estimate
 
-Cell = str | int | float | Estimate | None
+
+@dataclass(frozen=True)
+class Links:
+    """Texts, each with an address relative to the page's folder."""
+
+    pairs: Sequence[tuple[str, str]]
+
+    def __str__(self) -> str:
+        return " ".join(text for text, _ in self.pairs)
+
+
+Cell = str | int | float | Estimate | Links | None
 MISSING = "–"
 CUT = "†"
 """Follows an interval that is cut, see `hemnet.report.significance.Estimate.bounds`."""
@@ -47,14 +59,36 @@ class Column:
         return f"{value:{sign}.{self.digits}g}"
 
 
+class Shown(NamedTuple):
+    """A cell as printed, and what it was made of."""
+
+    text: str
+    made_of: Cell
+
+    @property
+    def links(self) -> Sequence[tuple[str, str]]:
+        """Texts and addresses, of a cell of links."""
+        return self.made_of.pairs if isinstance(self.made_of, Links) else ()
+
+    @property
+    def number(self) -> float | None:
+        """What the cell is sorted by, if that is a number."""
+        value = self.made_of.mean if isinstance(self.made_of, Estimate) else self.made_of
+        return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table with a file name; a cell is text, a number, an estimate, or None if missing."""
+    """A table with a file name; a cell is text, a number, an estimate, links, or None if missing.
+
+    ``sortable``: whether the reader of the page can sort it by a column.
+    """
 
     name: str
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
+    sortable: bool = False
 
     @property
     def legend(self) -> str:
@@ -66,9 +100,17 @@ class Table:
         """Return the cells as printed on the page."""
         return [[_text(c, v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
 
+    def cells(self) -> list[list["Shown"]]:
+        """Return the cells as the page shows them."""
+        return [
+            [Shown(text, value) for text, value in zip(*pair, strict=True)]
+            for pair in zip(self.texts(), self.rows, strict=True)
+        ]
+
     def numeric(self) -> list[bool]:
         """Return for each column whether it holds numbers, which are right-aligned."""
-        return [not any(isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
+        columns = range(len(self.columns))
+        return [not any(isinstance(row[i], str | Links) for row in self.rows) for i in columns]
 
     def csv(self) -> str:
         """Return the table as CSV in full precision; an estimate takes three columns, or four."""
@@ -117,6 +159,8 @@ def _text(column: Column, value: Cell) -> str:
 def _raw(value: Cell, further: Sequence[str]) -> list[object]:
     if isinstance(value, Estimate):
         return [value.mean, *(getattr(value, end) for end in further)]
+    if isinstance(value, Links):
+        return [" ".join(address for _, address in value.pairs)]
     return [value, *(None for _ in further)]
 
 
@@ -161,12 +205,16 @@ class Picture:
 
 @dataclass
 class Block:
-    """A heading, paragraphs, items below them, and findings for the top of the page, a sentence each."""
+    """A heading, paragraphs, items below them, and findings for the top of the page, a sentence each.
+
+    Paragraphs and items are folded away if ``folded`` says what the reader will see when he opens it.
+    """
 
     title: str
     paragraphs: list[str] = field(default_factory=list)
     items: list[Table | Chart | Picture] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    folded: str = ""
 
     def kinds(self) -> list[tuple[str, Table | Chart | Picture]]:
         """Return each item with the lower-case name of its class, for the template."""

@@ -13,6 +13,7 @@ from hemnet.report.contents import Block, Picture
 from hemnet.report.definitions import ATTENTION, PREDICTIONS
 from hemnet.report.groups import Group, Section
 from hemnet.report.variants import Variant, others
+from hemnet.wording import counted
 
 PAGES = {f"{definition.key}.png": definition.title for definition in (PREDICTIONS, ATTENTION)}
 WIDTH, TALLEST, QUALITY = 1000, 4000, 70
@@ -40,6 +41,7 @@ class Album:
         )
         for file, what in PAGES.items():
             self._add(block, [g for g in groups if _page(g, file).is_file()][:MOST_RUNS], file, what)
+        block.folded = f"Show {counted(len(block.items), 'image')}"
         return block if block.items or len(block.paragraphs) > 1 else None
 
     def _add(self, block: Block, groups: Sequence[Group], file: str, what: str) -> None:

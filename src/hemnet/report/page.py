@@ -8,7 +8,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hemnet.report.contents import Block
+from hemnet.report.significance import LEAST_SEEDS
 from hemnet.report.svg import inline
+
+MOST_FINDINGS = 6
+"""Of a chapter; further ones are folded away."""
 
 
 @dataclass(frozen=True)
@@ -18,22 +22,28 @@ class PagePart:
     title: str
     blocks: Sequence[Block]
 
+    @property
+    def found(self) -> bool:
+        """Whether a block has findings."""
+        return any(block.findings for block in self.blocks)
+
 
 def render(
-    parts: Sequence[PagePart],
     first: Sequence[Block],
-    opening: Sequence[Block],
-    closing: Sequence[Block],
+    parts: Sequence[PagePart],
+    last: Sequence[Block],
     svgs: Mapping[str, str],
+    *,
+    finished: bool,
 ) -> str:
     """Return the page as HTML; all text from runs is escaped.
 
     Args:
-        parts: the parts, in order.
         first: blocks at the top of the page, before its findings.
-        opening: blocks between the findings and the parts.
-        closing: blocks after them.
+        parts: the parts, in order; none without two settings to compare.
+        last: blocks after them.
         svgs: the charts' SVG by their names.
+        finished: whether any run has.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
@@ -43,7 +53,8 @@ def render(
     # matplotlib has escaped the text in a chart.
     environment.filters["drawing"] = lambda chart: Markup(inline(svgs[chart.name], chart.caption))
     template = environment.get_template("page.html.jinja")
-    return template.render(parts=parts, first=first, opening=opening, closing=closing)
+    page = {"first": first, "parts": parts, "last": last, "finished": finished}
+    return template.render(page, least=LEAST_SEEDS, most=MOST_FINDINGS)
 
 
 def _verdict(finding: str) -> str:

@@ -1,0 +1,97 @@
+"""The first chapter: every setting of every recipe by its score, a table for each data set."""
+
+import os
+import urllib.parse
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+
+from hemnet.report.contents import Block, Cell, Column, Links, Table
+from hemnet.report.groups import Group, Section, group_labels
+from hemnet.report.setting_labels import TARGET, labels
+from hemnet.runs.identity import below
+
+VALIDATION = "data.val"
+"""The node of the images that a score is of: scores of others stand in a table of their own."""
+TITLE = "Leaderboard"
+ABOUT = (
+    "A row per setting of a recipe, by the mean over its seeds. Rows are not tested against each other, and "
+    "settings of different recipes may differ in more than their names say: comparisons follow below."
+)
+TIMES = "Minutes and steps are of the whole training, means over seeds."
+DOUBTS = (
+    "Not conclusive: the recipe says that its scores tell nothing. Labels in doubt: a run warns of what it "
+    "was trained or scored with."
+)
+COLUMNS = (Column("recipe"), Column("setting"), Column("mIoU"), Column("seeds"), Column("minutes", 1),
+           Column("steps", 0), Column("runs, by seed"))  # fmt: skip
+Entry = tuple[Section, Group]
+
+
+def leaderboard(made: Sequence[Section], folder: Path) -> Block | None:
+    """Return the tables of all settings by score; None without a finished run.
+
+    Args:
+        made: the sections.
+        folder: that of the page, from which the links to the runs start.
+    """
+    by_data: dict[frozenset[tuple[str, str]], list[Entry]] = defaultdict(list)
+    for section in made:
+        scored = frozenset((k, v) for k, v in section.settings.items() if below(k, (VALIDATION,)))
+        by_data[scored] += [(section, group) for group in section.groups]
+    if not by_data:
+        return None
+    block = Block(TITLE, [ABOUT])
+    boards = sorted(zip(_names(by_data), by_data.values(), strict=True), key=lambda board: -len(board[1]))
+    for i, (data, entries) in enumerate(boards):
+        rows = [row for _, row in sorted(_rows(entries, folder), key=lambda row: -row[0])]
+        caption = f"{data}: mIoU on the validation split (val/miou), highest first. {TIMES}"
+        name = f"leaderboard_{i}" if i else "leaderboard"
+        block.items.append(Table(name, caption, COLUMNS, rows, sortable=True))
+    if any(_doubt(*entry) for entries in by_data.values() for entry in entries):
+        block.paragraphs.append(DOUBTS)
+    return block
+
+
+def _names(by_data: Iterable[frozenset[tuple[str, str]]]) -> list[str]:
+    """Return the name of each data set: its class, and what tells it from others of that class."""
+    every = [dict(data) for data in by_data]
+    told = labels(every, hidden=(f"{VALIDATION}.{TARGET}",))
+    classes = [data.get(f"{VALIDATION}.{TARGET}", "data").rpartition(".")[2] for data in every]
+    return [f"{name} ({text})" if text else name for name, text in zip(classes, told, strict=True)]
+
+
+def _rows(entries: Sequence[Entry], folder: Path) -> list[tuple[float, list[Cell]]]:
+    """Return the mean score and the row of each setting; without a score, it counts as below all others."""
+    found: list[tuple[float, list[Cell]]] = []
+    for recipe in dict.fromkeys(section.experiment for section, _ in entries):
+        mine = [entry for entry in entries if entry[0].experiment == recipe]
+        told = group_labels([g for _, g in mine], [{**g.rest, **section.settings} for section, g in mine])
+        for (section, group), setting in zip(mine, told, strict=True):
+            score = group.score()
+            row: list[Cell] = [recipe + _doubt(section, group), setting, score, score.n if score else 0]
+            row += [_mean(group, "seconds", 60), _mean(group, "steps"), _links(group, folder)]
+            found.append((score.mean if score else -1.0, row))
+    return found
+
+
+def _doubt(section: Section, group: Group) -> str:
+    """Return why a score may mean little, to follow the name of the recipe; "" for no reason."""
+    reasons = [] if section.conclusive else ["not conclusive"]
+    reasons += ["labels in doubt"] if any(run.result.get("warnings") for run in group.runs.values()) else []
+    return f" ({', '.join(reasons)})" if reasons else ""
+
+
+def _mean(group: Group, name: str, unit: float = 1) -> float | None:
+    """Return the mean over seeds of an entry of result.json, in a unit; None if no run has it."""
+    values = [float(run.result[name]) for run in group.runs.values() if run.result.get(name) is not None]
+    return mean(values) / unit if values else None
+
+
+def _links(group: Group, folder: Path) -> Links:
+    """Return a link to each run's folder by its seed, from the page's folder."""
+    return Links([
+        (str(seed), urllib.parse.quote(os.path.relpath(run.path, folder.resolve()) + "/"))
+        for seed, run in sorted(group.runs.items())
+    ])  # fmt: skip

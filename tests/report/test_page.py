@@ -1,0 +1,240 @@
+"""The page of a report: what stands first, what is left out, and what a reader sees of it."""
+
+import json
+import re
+import urllib.parse
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _helpers.fake_runs import plausible_rows, write_run, write_study
+from _helpers.report_page import page_of, table_of
+from PIL import Image
+
+from hemnet.report.plots import Line, class_bars, forest, score_chart
+from hemnet.report.write import write_report
+
+WIDTHS = (390, 900, 1280, 1920)
+EM, HEM = ("model/head=em",), ("model/head=hem",)
+
+
+def scored(
+    path: Path, *mious: float | None, recipe: str = "synthetic_hem", overrides=HEM, **keys: object
+) -> None:
+    """Write a run per score, of seeds 0, 1, ..."""
+    for seed, miou in enumerate(mious):
+        write_run(path / f"s{seed}", overrides, seed=seed, miou=miou, keys={"name": recipe, **keys})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the report of a study with two recipes, one of which has a single setting, and with pictures."""
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder / "runs", depths=(2, 4), scales=(0.5, 0.7, 0.9), seeds=3)
+    alone = {"name": "alone", "data.val.length": 77}
+    for seed in range(3):
+        write_run(folder / f"runs/alone{seed}", HEM, seed=seed, rows=plausible_rows(3, 0.5, seed), keys=alone)
+    for run in ("alone0", "sweeps/depth/em_T4_h0.0_s0"):
+        (folder / "runs" / run / "figures").mkdir()
+        picture = np.zeros((300, 900, 3), np.uint8)
+        Image.fromarray(picture).save(folder / "runs" / run / "figures/predictions.png")
+    write_report([folder / "runs"], folder / "report")
+    return folder / "report"
+
+
+def test_the_leaderboard_stands_first_by_score_with_names_of_recipes(tmp_path: Path) -> None:
+    scored(tmp_path / "runs/a b#1", 0.5, 0.7, 0.6, recipe="one")
+    scored(tmp_path / "runs/em", 0.8, recipe="two", overrides=EM)
+    scored(tmp_path / "runs/hem", 0.3, None, recipe="two")
+    scored(tmp_path / "runs/none", None, recipe="three")
+    write_report([tmp_path / "runs"], tmp_path / "elsewhere/report")
+    out = tmp_path / "elsewhere/report"
+    rows = table_of(out, "leaderboard")
+    assert [(row["recipe"], row["setting"], row["seeds"]) for row in rows] == [
+        ("two", "em, T=3", "1"), ("one", "hem, T=3, h=0.5", "3"), ("two", "hem, T=3, h=0.5", "1"),
+        ("three", "hem, T=3, h=0.5", "0"),
+    ]  # fmt: skip
+    assert float(rows[1]["mIoU"]) == pytest.approx(0.6)
+    assert [float(rows[1][name]) for name in ("minutes", "steps")] == [6, 1500]
+    text = page_of(out).text
+    assert text.index("Leaderboard") < text.index("0.600 ± 0.248") < text.rindex("In words")
+    links = re.findall(
+        r'<td><a href="([^"]*)">0</a> <a href="([^"]*)">1</a>', (out / "index.html").read_text()
+    )
+    runs = [out / urllib.parse.unquote(address) for address in links[0]]
+    assert [run.resolve() for run in runs] == [tmp_path / f"runs/a b#1/s{seed}" for seed in (0, 1)]
+
+
+def test_scores_on_other_images_stand_in_tables_of_their_own(tmp_path: Path) -> None:
+    scored(tmp_path / "a", 0.5, recipe="one")
+    scored(tmp_path / "b", 0.9, recipe="two", **{"data.val.length": 12})
+    scored(tmp_path / "c", 0.6, recipe="three", **{"data.train.length": 12})
+    write_report([tmp_path], tmp_path / "report")
+    boards = [[row["recipe"] for row in table_of(tmp_path / "report", f"leaderboard{i}")] for i in ("", "_1")]
+    assert boards == [["three", "one"], ["two"]]
+    assert "Mosaic (validation images=12): mIoU" in page_of(tmp_path / "report").text
+
+
+def test_a_setting_is_what_differs_within_its_recipe(tmp_path: Path) -> None:
+    lr = "optim.optimizer.lr"
+    scored(tmp_path / "a", 0.5, recipe="one", **{lr: 0.25, "trainer.max_epochs": 4})
+    scored(
+        tmp_path / "b", 0.4, recipe="one", **{lr: 0.25, "trainer.max_epochs": 4, "model.head.variance": 9.0}
+    )
+    scored(
+        tmp_path / "c", 0.3, recipe="one", **{lr: 0.5, "trainer.max_epochs": 4, "model.head.variance": 9.0}
+    )
+    scored(
+        tmp_path / "d",
+        0.2,
+        recipe="two",
+        **{lr: 0.5, "model.backbone._target_": "hemnet.nets.EfficientNetLite"},
+    )
+    scored(tmp_path / "e", 0.1, recipe="two", **{lr: 0.5})
+    write_report([tmp_path], tmp_path / "report")
+    assert [row["setting"] for row in table_of(tmp_path / "report", "leaderboard")] == [
+        "hem, T=3, h=0.5, variance=none, learning rate=0.25",
+        "hem, T=3, h=0.5, variance=9, learning rate=0.25",
+        "hem, T=3, h=0.5, variance=9, learning rate=0.5",
+        "hem, T=3, h=0.5, backbone=EfficientNetLite",
+        "hem, T=3, h=0.5, backbone=ResNet",
+    ]
+
+
+def test_a_score_that_may_mean_little_says_so(tmp_path: Path) -> None:
+    scored(tmp_path / "short", 0.9, recipe="short", conclusive=False)
+    scored(tmp_path / "odd", 0.8, recipe="odd")
+    scored(tmp_path / "good", 0.7, recipe="good")
+    result = tmp_path / "odd/s0/result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"warnings": ["one class alone"]}))
+    write_report([tmp_path], tmp_path / "report")
+    names = [row["recipe"] for row in table_of(tmp_path / "report", "leaderboard")]
+    assert names == ["short (not conclusive)", "odd (labels in doubt)", "good"]
+    assert "Not conclusive: the recipe says that its scores tell nothing" in page_of(tmp_path / "report").text
+
+
+@pytest.mark.parametrize("head", ["hem", "em", "fcn"])
+def test_a_single_setting_is_compared_with_nothing(head: str, tmp_path: Path) -> None:
+    for seed in range(2):
+        rows = plausible_rows(3, 0.5, seed)
+        write_run(tmp_path / f"runs/{seed}", (f"model/head={head}",), seed=seed, rows=rows)
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    tables = {
+        path.stem: len(table_of(tmp_path / "report", path.stem))
+        for path in (tmp_path / "report/tables").glob("*.csv")
+    }
+    assert {"leaderboard", "synthetic_hem_classes"} <= tables.keys()
+    assert [name for name, rows in tables.items() if rows < 2] == ["leaderboard", "jobs"]
+    charts = {
+        path.stem.removeprefix("synthetic_hem_") for path in (tmp_path / "report/figures").glob("*.svg")
+    }
+    inside = {"gradient_means", "gradient_share", "log_likelihood", "convergence"}
+    assert charts == {"classes"} | (set() if head == "fcn" else inside)
+    text = page_of(tmp_path / "report").text
+    assert text.count("Nothing to compare") == 1
+    assert "Left out" not in text
+    assert "no curve" not in text
+
+
+def test_a_part_without_anything_to_show_is_left_out(tmp_path: Path) -> None:
+    scored(tmp_path / "a", 0.5, recipe="bare")
+    for run in tmp_path.glob("a/*/result.json"):
+        run.write_text(json.dumps(json.loads(run.read_text()) | {"metrics": {"val/miou": 0.5}}))
+    write_report([tmp_path], tmp_path / "report")
+    assert 'id="part-1"' not in (tmp_path / "report/index.html").read_text()
+    assert [row["recipe"] for row in table_of(tmp_path / "report", "leaderboard")] == ["bare"]
+
+
+def test_pictures_are_folded_and_every_heading_is_in_the_contents(study: Path) -> None:
+    html = (study / "index.html").read_text()
+    folded = re.findall(r"<details><summary>([^<]*)</summary>(.*?)</details>", html, flags=re.DOTALL)
+    shown = re.sub(r"<details>.*?</details>", "", html, flags=re.DOTALL)
+    assert sum(what == "Show 1 image" and "data:image/webp" in inside for what, inside in folded) == 2
+    assert "data:image/webp" not in shown
+    page = page_of(study)
+    places = {value for _, name, value in page.attributes if name == "id"}
+    contents = re.findall(r'<a href="#([^"]*)">([^<]*)</a>', html.partition("</nav>")[0])
+    assert {place for place, _ in contents} <= places
+    assert len(contents) == len({place for place, _ in contents})
+    headings = re.findall(r"<h[23]>([^<]*)</h[23]>", html.partition("</nav>")[2])
+    named = [title for _, title in contents]
+    # The parts of "In words" have headings too, which are those of the parts.
+    assert {*headings} == {*named}
+
+
+def test_many_findings_are_folded_after_the_first(study: Path) -> None:
+    html = (study / "index.html").read_text()
+    gradient = html.partition("<h4>mIoU against the highway scale h</h4>")[0].partition("<h4>")[2]
+    assert gradient
+    lists = [
+        len(re.findall("<li class=", each))
+        for each in re.findall(r'<ul class="findings">(.*?)</ul>', html, flags=re.DOTALL)
+    ]
+    assert max(lists) == 6
+    assert "T=4, h=0.9" in re.sub("<[^>]*>", "", html)
+
+
+def test_no_interval_is_drawn_beyond_what_a_score_can_be() -> None:
+    values = [0.99, 0.6, 0.98]
+    spread = Line("a", "#000000", {1: dict(enumerate(values)), 2: {0: 0.01, 1: 0.3}})
+    for figure, axis in (
+        (score_chart([spread], [], "T"), 1), (forest([("a", "#000000", values)]), 0),
+        (class_bars(["x"], [("a", "#000000", [values]), ("b", "#000000", [[0.02, 0.5]])]), 0),
+    ):  # fmt: skip
+        ends = [
+            point[axis]
+            for lines in figure.axes[0].collections
+            for segment in lines.get_segments()
+            for point in segment
+        ]
+        assert len(ends) >= 2
+        assert min(ends) >= 0
+        assert max(ends) == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_fits_any_width_in_either_scheme(browser, study: Path, width: int, scheme: str) -> None:
+    browser.resize(width)
+    browser.prefer(scheme)
+    browser.open(study / "index.html")
+    browser.driver.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert browser.overflow() == 0
+    assert browser.complaints() == []
+    assert browser.requests() == []
+    light = "0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2]"
+    ink, paper = (
+        browser.value(
+            f"((c) => {light})(getComputedStyle(document.documentElement).{of}.match(/\\d+/g).map(Number))"
+        )
+        for of in ("color", "backgroundColor")
+    )
+    assert (ink < 60 and paper > 240) if scheme == "light" else (ink > 200 and paper < 40)
+    columns = browser.value("getComputedStyle(document.querySelector('.items')).gridTemplateColumns")
+    assert len(str(columns).split()) == {390: 1, 900: 2, 1280: 2, 1920: 3}[width]
+    ends = [
+        browser.value(f"document.querySelector('{where}').getBoundingClientRect().{end}")
+        for where, end in (("nav", "right"), ("main", "left"))
+    ]
+    assert (ends[0] <= ends[1]) == (width >= 1280), "the contents stand beside the page where it is wide"
+
+
+def test_the_leaderboard_is_sorted_by_the_column_that_is_clicked(browser, study: Path) -> None:
+    browser.resize(1280)
+    browser.open(study / "index.html")
+
+    def column(number: int) -> list[str]:
+        cells = (
+            f"[...document.querySelector('table.sortable').querySelectorAll('tbody td:nth-child({number})')]"
+        )
+        return browser.value(f"{cells}.slice(0, 9).map((cell) => cell.textContent)")
+
+    scores = column(3)
+    assert scores == sorted(scores, reverse=True)
+    browser.click("table.sortable th:nth-child(3) button")
+    assert column(3) == scores
+    browser.click("table.sortable th:nth-child(3) button")
+    assert column(3) == scores[::-1]
+    browser.click("table.sortable th:nth-child(2) button")
+    assert column(2) == sorted(column(2))
+    assert browser.find("table.sortable th:nth-child(2)").get_attribute("aria-sort") == "ascending"
