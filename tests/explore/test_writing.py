@@ -236,6 +236,7 @@ def test_a_page_of_something_else_is_not_replaced(run: Run, tmp_path: Path) -> N
     before = page.read_bytes()
     for wish, changes in (
         (Wish([two]), []), (Wish(), []), (Wish([one], iterations=2), []),
+        (Wish([one], layer="head.context.em"), []),
         (Wish([one]), ["data.eval_transform.longest=24"]),
     ):  # fmt: skip
         with pytest.raises(HemnetError, match="was made from another"):

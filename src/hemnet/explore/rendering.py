@@ -50,40 +50,43 @@ def described(photograph: Photograph, seen: Observed) -> dict[str, Any]:
     }
 
 
-def render(
-    facts: dict[str, str],
-    spec: DatasetSpec,
-    layer: HighwayEM,
-    shown: list[dict[str, Any]],
-    about: dict[str, Any],
-) -> str:
-    """Return the page as HTML; names of classes and photographs are shown as text, whatever is in them.
+def content(
+    facts: dict[str, str], spec: DatasetSpec, layer: HighwayEM, shown: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return all that a page shows as plain containers, which explorer.js reads.
 
     Args:
         facts: what its head says of the network, by name; "recipe" is the heading.
         spec: the classes.
         layer: the EM layer.
         shown: photographs as `described` returns them.
+    """
+    classes = zip(spec.classes, spec.palette, strict=True)
+    return {
+        "facts": facts,
+        "classes": [{"name": name, "color": list(color)} for name, color in classes],
+        "ignored": list(spec.ignore_color),
+        "rises": layer.assignment == "gaussian" and layer.normalize == "none",
+        "photographs": shown,
+    }
+
+
+def render(data: dict[str, Any], about: dict[str, Any]) -> str:
+    """Return the page as HTML; names of classes and photographs are shown as text, whatever is in them.
+
+    Args:
+        data: what `content` returns.
         about: what the page was made from, which `record_in` reads.
     """
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    data = {
-        "classes": [
-            {"name": name, "color": list(color)}
-            for name, color in zip(spec.classes, spec.palette, strict=True)
-        ],
-        "ignored": list(spec.ignore_color),
-        "rises": layer.assignment == "gaussian" and layer.normalize == "none",
-        "photographs": shown,
-    }
     parts = {name: Markup((HERE / f"explorer.{name}").read_text("utf-8")) for name in ("css", "js")}
     # "<" would let a name end the element of the data. ASCII, for names of files that are no text.
     text = Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c"))
     template = environment.get_template("explorer.html.jinja")
-    return template.render(facts=facts, record=json.dumps(about), data=text, **parts)
+    return template.render(facts=data["facts"], record=json.dumps(about), data=text, **parts)
 
 
 def record_in(page: Path) -> dict[str, Any] | None:

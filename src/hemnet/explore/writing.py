@@ -19,7 +19,7 @@ from hemnet.data import DatasetSpec
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
 from hemnet.explore.observing import Observed, observe
-from hemnet.explore.rendering import described, record_in, render
+from hemnet.explore.rendering import content, described, record_in, render
 from hemnet.explore.showing import Selection, of_files, of_split, split_name
 from hemnet.nets import Segmenter
 from hemnet.runs.identity import identity
@@ -93,8 +93,8 @@ def explore(
         log.info("the page shows whole photographs, once; this is not used: inference %s", " ".join(used))
     origin = Origin.of(run, which, config)
     output = output or run.path / _file_name(origin, wish)
-    about = origin.record() | {"iterations": wish.iterations, "photographs": _chosen(config, wish)}
-    _require_own(output, origin, about)
+    further = {"iterations": wish.iterations, "layer": wish.layer, "photographs": _chosen(config, wish)}
+    _require_own(output, origin, further)
     transform = build_eval_transform(config)
     run.config = config = on_this_machine(config, assignments)
     network, spec = restore(run, which)
@@ -115,10 +115,10 @@ def explore(
             seen = observe(network, given_CHW, photograph.image_HWC.shape[:2], prefix)
         shown.append(described(photograph, seen))
         _say(photograph.name, seen, len(json.dumps(shown[-1])))
-    page = render(_facts(config, origin, spec, layer, iterations), spec, layer, shown, about)
+    data = content(_facts(config, origin, spec, layer, iterations), spec, layer, shown)
     try:
         with replacing(output) as part:
-            part.write_text(page, "utf-8")
+            part.write_text(render(data, origin.record() | further), "utf-8")
     except OSError as error:
         raise HemnetError(f"cannot write {output} ({error}): choose another --output") from error
     _conclude(output, len(shown), selection)
@@ -143,14 +143,13 @@ def _chosen(config: DictConfig, wish: Wish) -> str:
     return hashlib.sha256("\n".join(map(str, wish.paths)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _require_own(output: Path, origin: Origin, about: dict[str, Any]) -> None:
+def _require_own(output: Path, origin: Origin, further: dict[str, Any]) -> None:
     """Refuse to replace a file that is no page of the explorer, or one of something else."""
     if not output.is_file():
         return
     record = record_in(output)
     if record is None:
         raise HemnetError(f"{output} exists, and is no page of hemnet explore: choose another --output")
-    further = {name: about[name] for name in ("iterations", "photographs")}
     origin.require_own(output, record, **further)
 
 
