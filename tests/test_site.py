@@ -76,6 +76,15 @@ def test_every_key_of_every_part_is_listed_with_a_meaning_where_it_is_ours(site:
     assert "sigma squared" in variance[0]
 
 
+def test_the_example_of_the_explorer_is_a_page_to_click(site: Path, browser) -> None:
+    assert "explorer_example.html" in Page(site / "explorer.html").targets
+    browser.resize(1280)
+    browser.open(site / "explorer_example.html", ready="document.body.dataset.ready === 'true'")
+    browser.click("#photo", (0.1, 0.1))
+    assert re.match(r"component \d, mostly texture \d", browser.text("#holders li"))
+    assert browser.complaints() == []
+
+
 def test_tutorials_were_run(site: Path) -> None:
     for notebook in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
         text = (site / "tutorials" / f"{notebook.stem}.html").read_text("utf-8")

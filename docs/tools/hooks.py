@@ -1,6 +1,7 @@
 """Hooks of mkdocs: pages from outside docs/, equations as MathML, the reference of keys, valid links."""
 
 import contextlib
+import json
 import posixpath
 import re
 import sys
@@ -9,6 +10,8 @@ from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
+
+from hemnet.explore.rendering import render
 
 sys.path.insert(0, str(Path(__file__).parent))
 import keys
@@ -22,6 +25,9 @@ OUTSIDE = {
     "experiments/STUDY.md": "study/STUDY.md",
 }
 """Pages of the site that stand elsewhere in the repository, by their paths there."""
+EXAMPLE = "docs/tools/explorer_example.json"
+"""What the element #data of an explorer's page has: two mosaics and a run of synthetic_hem_short, T = 8."""
+MADE = OUTSIDE | {EXAMPLE: "explorer_example.html"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)]*)?\)")
 # Code, in which nothing is an equation; and equations.
 CODE = re.compile(r"(```.*?```|`[^`\n]*`|<code>.*?</code>)", re.DOTALL)
@@ -29,7 +35,7 @@ MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages from outside with the figures that they show, and the tutorials, which are run for it."""
+    """Add pages from outside and the figures that they show; tutorials, which are run; an explorer's page."""
     for tutorial in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
         with contextlib.chdir(ROOT):
             text = notebooks.markdown(tutorial)
@@ -39,6 +45,8 @@ def on_files(files: Files, config: Any) -> Files:
     for figure in sorted((ROOT / "experiments" / "results").rglob("*.svg")):
         uri = f"study/{figure.relative_to(ROOT / 'experiments').as_posix()}"
         files.append(File.generated(config, uri, content=figure.read_bytes()))
+    data = json.loads((ROOT / EXAMPLE).read_text("utf-8"))
+    files.append(File.generated(config, MADE[EXAMPLE], content=render(data, {"example": EXAMPLE})))
     return files
 
 
@@ -60,7 +68,7 @@ def _link(found: re.Match[str], uri: str, home: Path, files: Files) -> str:
     if re.match(r"\w+:", target):
         return found[0]
     place = posixpath.normpath(home / target)
-    to = OUTSIDE.get(place, place.removeprefix("docs/"))
+    to = MADE.get(place, place.removeprefix("docs/"))
     if place.startswith("experiments/results/") and place.endswith(".svg"):
         to = f"study/{place.removeprefix('experiments/')}"
     if files.get_file_from_path(to) is not None:
