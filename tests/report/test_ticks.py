@@ -1,5 +1,6 @@
 """Ticks of logarithmic axes over all ranges, and as they are drawn."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from hemnet.report.plots import grid
-from hemnet.report.ticks import MOST, label, log_ticks, ticks_between
+from hemnet.report.ticks import MOST, iteration_ticks, label, log_ticks, ticks_between
 
 
 @settings(max_examples=400)
@@ -50,6 +51,14 @@ def test_every_range_has_few_round_and_plain_ticks(start: float, decades: float)
 )
 def test_labels_are_plain_numbers(value: float, text: str) -> None:
     assert label(value) == text
+
+
+@pytest.mark.parametrize("last", range(65))
+def test_the_first_and_the_last_iteration_have_a_tick(last: int) -> None:
+    ticks = list(iteration_ticks(last))
+    assert (ticks[0], ticks[-1]) == (0, last)
+    assert len(ticks) <= MOST
+    assert len({b - a for a, b in itertools.pairwise(ticks)}) <= 1
 
 
 def test_known_ranges() -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from hemnet.report.significance import Estimate, score
 from hemnet.report.svg import as_svg
-from hemnet.report.ticks import log_ticks
+from hemnet.report.ticks import iteration_ticks, log_ticks
 
 WIDTH = 4.6
 """Inches: on a phone of 390 pixels, a point of type is about a pixel."""
@@ -159,12 +159,12 @@ def grid(
     axes: Any = figure.subplots(len(rows), len(columns), squeeze=False, sharey=share_y, sharex="row")
     for r, c in np.ndindex(axes.shape):
         axis = axes[r, c]
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
         if log:
             axis.set_yscale("log")
         draw(axis, r, c)
         if axis.get_yscale() == "log":
             log_ticks(axis.yaxis)
-        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
         if r == 0:
             axis.set_title(columns[c])
         if c == 0 and rows[r]:
@@ -181,6 +181,7 @@ def draw_profile(axis: Axes, label: str, colour: str, marker: str, values: Seque
     for one in values:
         axis.plot(range(len(one)), one, color=colour, alpha=0.3, linewidth=0.7)
     mean = _mean(axis, np.array(values, float))
+    axis.set_xticks(iteration_ticks(len(mean) - 1))
     axis.plot(range(len(mean)), mean, color=colour, marker=marker, markersize=3, linewidth=1.5, label=label)
 
 

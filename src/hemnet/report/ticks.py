@@ -1,4 +1,4 @@
-"""Ticks of logarithmic axes: at least two, at 1, 2 and 5 or at powers of ten, labelled with plain numbers."""
+"""Ticks of logarithmic axes, two or more, at 1, 2, 5 or powers of ten, in plain numbers; of iterations."""
 
 import math
 from collections.abc import Sequence
@@ -50,6 +50,12 @@ def _even(low: float, high: float) -> list[list[str]]:
     steps = (1, 2, 5, 10, 20)
     first, last = math.floor(low / 10**unit), math.ceil(high / 10**unit)
     return [[f"{n}e{unit}" for n in range(first, last + 1) if n % step == 0] for step in steps]
+
+
+def iteration_ticks(last: int) -> range:
+    """Return whole numbers at equal distances from 0 to the last iteration, which has a tick too."""
+    parts = last if last <= 5 else next((parts for parts in (4, 3, 5, 2) if last % parts == 0), 1)
+    return range(0, last + 1, max(1, last // max(1, parts)))
 
 
 def label(value: float) -> str:

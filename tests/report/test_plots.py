@@ -1,0 +1,59 @@
+"""Charts as they are drawn."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from hemnet.report.heat_map import heat_map
+from hemnet.report.plots import Line, class_bars, draw_profile, forest, grid, score_chart
+
+
+def ends(figure: Figure) -> np.ndarray:
+    """Return the ends of all intervals of a figure, on both axes."""
+    bars = [c for axis in figure.axes for c in axis.collections if isinstance(c, LineCollection)]
+    return np.concatenate([np.zeros((0, 2)), *(np.concatenate(bar.get_segments()) for bar in bars)])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=4))
+def test_no_interval_of_a_score_leaves_0_to_1(mious: list[float]) -> None:
+    seeds = dict(enumerate(mious))
+    line = Line("a", "#000000", {1: seeds, 2: {0: 0.0, 1: 1.0}})
+    for figure, which in (
+        (score_chart([line], [], "T"), 1),
+        (forest([("a", "#000000", mious), ("b", "#000000", [0.0, 1.0])]), 0),
+        (class_bars(["a", "b"], [("hem", "#000000", [mious, [0.0, 1.0]])]), 0),
+    ):
+        found = ends(figure)[:, which]
+        assert len(found)
+        assert found.min() >= -1e-12
+        assert found.max() <= 1 + 1e-12
+    for axis in heat_map([line], [], [1, 2], "h", "T").axes:
+        told = [patch.get_gid() for patch in axis.patches if patch.get_gid()]
+        assert told[1].endswith("95% interval 0.0000 to 1.0000, n=2")
+
+
+def test_the_colours_of_a_heat_map_span_the_step_sizes_alone() -> None:
+    columns = [Line(f"η={i}", "#000000", {1: {0: 0.80 + i / 100}}) for i in range(2)]
+    far = Line("EMANet", "#000000", {1: {0: 0.1}})
+    with_far, without = (heat_map(columns, apart, [1], "η", "T").axes[0] for apart in ([far], []))
+    colours = [[patch.get_facecolor() for patch in axis.patches[:3:2]] for axis in (with_far, without)]
+    assert colours[0] == colours[1]
+    assert colours[0][0] != colours[0][1]
+
+
+def test_iterations_are_on_the_x_axis_from_0_to_t() -> None:
+    def draw(axis, *_):
+        draw_profile(axis, "em", "#000000", "o", [np.linspace(0.1, 1, 9), np.linspace(0.2, 1, 9)])
+
+    figure = grid(["T=8"], ["start", "end"], draw, xlabel="iteration t", ylabel="", log=True)
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        assert list(axis.get_xticks()) == [0, 2, 4, 6, 8]
+        assert axis.get_xlabel() == "iteration t"
+        mean = axis.lines[-1]
+        assert list(mean.get_xdata()) == list(range(9))
+        # On a logarithmic axis the mean over seeds is geometric.
+        np.testing.assert_allclose(mean.get_ydata()[0], np.sqrt(0.1 * 0.2))
