@@ -286,7 +286,7 @@ function drawFit() {
   byId("likelihood-now").textContent = `${nats(entry.likelihood[t])} after iteration ${t}`;
   byId("falls").hidden = DATA.rises;
   drawLine(byId("error"), entry.error, 1, "Reconstruction error", percent);
-  byId("error-now").textContent = `${percent(entry.error[t - 1])} of the features’ variance is missed`;
+  byId("error-now").textContent = `${percent(entry.error[t - 1])} of the features’ variance`;
   picture(byId("features"), columns, rows, rgb(shown.features));
   picture(byId("reconstruction"), columns, rows, rgb(at("reconstruction", t, 3 * cells)));
   byId("explained").textContent = `Red, green and blue are the first three principal components of the features, ` +
@@ -458,7 +458,7 @@ async function begin() {
 begin().catch((error) => {
   byId("trouble").hidden = false;
   byId("trouble").textContent = typeof DecompressionStream === "undefined"
-    ? "This browser is too old to unpack the page: take Chrome 80, Firefox 113, Safari 16.4 or a later one."
+    ? "This browser is too old to unpack the page: take Chrome 87, Firefox 113, Safari 16.4 or a later one."
     : `The page cannot be drawn: ${error}`;
   throw error;
 });
