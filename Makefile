@@ -10,7 +10,7 @@ FORMAT ?= onnx
 .DEFAULT_GOAL := help
 # Recipes read these from the environment, so that spaces and quotes in them reach the commands as they are.
 export EXP SWEEP SEARCH RUN INPUT CHECKPOINT FORMAT BENCH DATASET DEST resume
-.PHONY: help setup data train sweep search evaluate predict explore export report bench gpu-check test test-all test-quick lint format docs release clean
+.PHONY: help setup data train sweep search evaluate predict explore export report bench gpu-check test test-all test-quick lint format docs figures release clean
 
 names = $(sort $(basename $(notdir $(wildcard experiments/$(1)*.yaml))))
 
@@ -86,6 +86,9 @@ test-quick: setup ## run the tests that take seconds
 
 docs: setup ## build the documentation site into site/: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+
+figures: setup ## draw the figures of the documentation again, docs/figures/*.svg
+	$(PY) docs/tools/figures.py
 
 lint: setup ## ruff and mypy
 	$(PY) -m ruff check .

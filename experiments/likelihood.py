@@ -1,10 +1,10 @@
 """How often, and by how much, does the log-likelihood fall in EM's iterations, for each E-step of the paper?
 
-    python experiments/likelihood.py               # drawn features: what docs/em.md quotes
+    python experiments/likelihood.py               # drawn features: what docs/method.md quotes
     python experiments/likelihood.py RUN [RUN ...] # features of trained networks, 8 validation images each
 
 EM with the Gaussian E-step (the paper's Eq. 7) never lowers eq (5), the log-likelihood of a mixture with
-equal weights 1/K. For the dot product (Eq. 8) no such theorem holds; docs/em.md has the derivation. Two
+equal weights 1/K. For the dot product (Eq. 8) no such theorem holds; docs/method.md has the derivation. Two
 log-likelihoods are computed, in float64 and in nats per position: "equal", eq (5), and "tilted", of the
 mixture with weights π_k ∝ exp(|mu_k|²/2σ²), whose posterior is the dot product.
 

@@ -12,7 +12,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *(ROOT / "experiments").glob("*.md")])
 
 
-@pytest.mark.parametrize("page", ["em.md"])
+@pytest.mark.parametrize("page", ["method.md", "em.md"])
 def test_python_blocks_run_in_order(page, capsys):
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     assert blocks

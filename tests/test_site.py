@@ -3,12 +3,16 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from _helpers.entries import start_anew
 
 import hemnet.em
+
+if TYPE_CHECKING:
+    from _helpers.browser import Browser
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -85,10 +89,44 @@ def test_the_example_of_the_explorer_is_a_page_to_click(site: Path, browser) -> 
     assert browser.complaints() == []
 
 
+def test_no_page_is_wider_than_a_phone_or_complains(site: Path, browser: "Browser") -> None:
+    browser.resize(390)
+    for path in sorted(site.rglob("*.html")):
+        if path.name != "404.html":
+            browser.open(path)
+            assert browser.overflow() == 0, path
+            assert browser.complaints() == [], path
+
+
+def test_one_can_search_pages_that_are_opened_as_files(site: Path, browser: "Browser") -> None:
+    browser.resize(1280)
+    browser.open(site / "tutorials" / "layer.html")  # not at the top, where relative paths are shorter
+    browser.until("document.querySelector('.md-search').hidden === false")
+    browser.click(".md-search__input")
+    browser.press(*"model.head.variance")
+    found = "[...document.querySelectorAll('a.md-search-result__link')].map(each => each.href)"
+    browser.until(f"{found}.length > 0")
+    assert any("reference/keys.html" in link for link in browser.value(found))
+    assert all(url.startswith("file:") for url in browser.requests())
+
+
+def test_pictures_follow_the_reader_s_scheme(site: Path, browser: "Browser") -> None:
+    """By the background of a drawing."""
+    shown = {}
+    for scheme in ("light", "dark"):
+        browser.prefer(scheme)
+        browser.open(site / "figures" / "shares.svg")
+        shown[scheme] = browser.value("getComputedStyle(document.querySelector('#patch_1 path')).fill")
+    assert shown == {"light": "rgb(254, 254, 254)", "dark": "rgb(23, 27, 33)"}
+    browser.prefer("light")
+
+
 def test_tutorials_were_run(site: Path) -> None:
     for notebook in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
         text = (site / "tutorials" / f"{notebook.stem}.html").read_text("utf-8")
         assert "data:image/png" in text
+    photographs = (site / "tutorials" / "photographs.html").read_text("utf-8")
+    assert "4 images segmented, 0 not" in photographs
     highway = (site / "tutorials" / "highway.html").read_text("utf-8")
     assert "<math" in highway
     assert "$h" not in highway

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 from hemnet.explore.rendering import render
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 OUTSIDE = {
     "README.md": "index.md",
     "CHANGELOG.md": "CHANGELOG.md",
+    "experiments/results/README.md": "study/results.md",
     "experiments/FINDINGS.md": "study/FINDINGS.md",
     "experiments/STUDY.md": "study/STUDY.md",
 }
@@ -50,6 +52,13 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+@event_priority(-100)  # after the plugin that writes the index
+def on_post_build(config: Any) -> None:
+    """Let one search in pages that are opened as files: a browser loads scripts into these, and no JSON."""
+    index = Path(config.site_dir) / "search" / "search_index.json"
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text('utf-8')}", "utf-8")
+
+
 def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
     """Make links lead to pages of the site, and equations MathML, which browsers draw without a script."""
     uri = page.file.src_uri
@@ -69,6 +78,7 @@ def _link(found: re.Match[str], uri: str, home: Path, files: Files) -> str:
         return found[0]
     place = posixpath.normpath(home / target)
     to = MADE.get(place, place.removeprefix("docs/"))
+    to = re.sub(r"^(tutorials/\w+)\.ipynb$", r"\1.md", to)
     if place.startswith("experiments/results/") and place.endswith(".svg"):
         to = f"study/{place.removeprefix('experiments/')}"
     if files.get_file_from_path(to) is not None:

@@ -1,4 +1,4 @@
-"""What docs/em.md says of the dot product of Eq. 8 (Song, Kim and Shim, AAAI 2021) and the likelihood.
+"""What docs/method.md says of the dot product of Eq. 8 (Song, Kim and Shim, AAAI 2021) and the likelihood.
 
 Shape suffixes: B images, N positions, C channels, K components.
 """
