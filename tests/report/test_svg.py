@@ -11,7 +11,8 @@ from _helpers.fake_runs import write_evaluation, write_run
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hemnet.report.plots import STYLE, head_colour, save, scale_colour
+from hemnet.report.drawing import save
+from hemnet.report.plots import STYLE, head_colour, scale_colour
 from hemnet.report.svg import as_svg, inline, tell
 from hemnet.report.write import write_report
 

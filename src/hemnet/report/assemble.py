@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
 from hemnet.report.chapters.costs import costs
 from hemnet.report.chapters.gradient_flow import backbone, gradient_flow
 from hemnet.report.chapters.heads import against_heads, every_group, gradient_modes, per_class
@@ -17,10 +15,10 @@ from hemnet.report.chapters.table2 import evaluated_grid, trained_grid
 from hemnet.report.chapters.training import convergence, learning
 from hemnet.report.collect import Record, Unreadable
 from hemnet.report.contents import Block, Chart, Table
+from hemnet.report.drawing import write_charts
 from hemnet.report.groups import Section, sections
 from hemnet.report.images import Album
 from hemnet.report.page import PagePart, render
-from hemnet.report.plots import STYLE, save
 from hemnet.report.variants import Variant, variants
 from hemnet.wording import counted
 
@@ -140,15 +138,12 @@ def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], li
     """Write every table and chart; return the SVG of each chart, and the files relative to ``out``."""
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    svgs: dict[str, str] = {}
-    files: list[str] = []
-    with mpl.rc_context(STYLE):
-        for item in (item for block in blocks for item in block.items):
-            if isinstance(item, Chart):
-                svgs[item.name] = save(item.draw(), out / "figures", item.name)
-                files += [f"figures/{item.name}.{end}" for end in ("pdf", "svg")]
-            elif isinstance(item, Table):
-                for end, text in (("csv", item.csv()), ("tex", item.tex())):
-                    (out / "tables" / f"{item.name}.{end}").write_text(text, encoding="utf-8")
-                    files.append(f"tables/{item.name}.{end}")
+    items = [item for block in blocks for item in block.items]
+    svgs = write_charts([item for item in items if isinstance(item, Chart)], out / "figures")
+    files = [f"figures/{name}.{end}" for name in svgs for end in ("pdf", "svg")]
+    for item in items:
+        if isinstance(item, Table):
+            for end, text in (("csv", item.csv()), ("tex", item.tex())):
+                (out / "tables" / f"{item.name}.{end}").write_text(text, encoding="utf-8")
+                files.append(f"tables/{item.name}.{end}")
     return svgs, files

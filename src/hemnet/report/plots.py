@@ -5,7 +5,6 @@ Shapes: S points of a curve, (S, 2): step and value; n seeds.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -14,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hemnet.report.significance import Estimate, score
-from hemnet.report.svg import as_svg
 from hemnet.report.ticks import iteration_ticks, log_ticks
 
 WIDTH = 4.6
@@ -46,16 +44,6 @@ def head_colour(head: str) -> str:
 def scale_colour(position: float) -> str:
     """Return the colour of a position, 0 to 1, on a scale such as that of h or T."""
     return mpl.colors.to_hex(mpl.colormaps["viridis"](0.62 * (1 - position)))
-
-
-def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write a figure as PDF and SVG, the same bytes for the same content, and return the SVG."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine(None)  # all is placed; to place it again for each file would take longer
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None})
-    svg = as_svg(figure, name)
-    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
-    return svg
 
 
 @dataclass(frozen=True)

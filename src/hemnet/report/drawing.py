@@ -1,0 +1,82 @@
+"""Charts written as PDF and SVG by as many processes as there are cores: drawing takes most of the time."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.backends.backend_pdf  # before processes are forked, which else import it each
+from matplotlib.figure import Figure
+
+from hemnet.errors import HemnetError
+from hemnet.processes.children import die_with_parent
+from hemnet.report.contents import Chart
+from hemnet.report.plots import STYLE
+from hemnet.report.svg import as_svg
+
+SHARE = 4
+"""Least charts for which a process is worth its start."""
+
+
+def write_charts(charts: Sequence[Chart], folder: Path, processes: int | None = None) -> dict[str, str]:
+    """Write every chart as PDF and SVG, the same bytes for the same content, and return each SVG by its name.
+
+    Args:
+        charts: what to draw; their names differ.
+        folder: where the files go; it is there.
+        processes: how many draw; by default one per core, where a process can be forked. 1 is this one.
+
+    Raises:
+        HemnetError: a process died.
+    """
+    if processes is None:
+        # Elsewhere a chart would have to be sent to a process, and it draws what it closes over.
+        cores = os.cpu_count() or 1 if sys.platform == "linux" else 1
+        processes = max(1, min(cores, len(charts) // SHARE))
+    with mpl.rc_context(STYLE):
+        if processes == 1:
+            svgs = [save(chart.draw(), folder, chart.name) for chart in charts]
+        else:
+            svgs = _side_by_side(charts, folder, processes)
+    return {chart.name: svg for chart, svg in zip(charts, svgs, strict=True)}
+
+
+def save(figure: Figure, folder: Path, name: str) -> str:
+    """Write a figure as PDF and SVG, and return the SVG."""
+    layout = figure.get_layout_engine()
+    if layout is not None:  # done once, not for each file
+        layout.execute(figure)
+        figure.set_layout_engine(None)
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None})
+    svg = as_svg(figure, name)
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    return svg
+
+
+# What a forked process has to draw, and where to.
+_own: list[tuple[Sequence[Chart], Path]] = []
+
+
+def _side_by_side(charts: Sequence[Chart], folder: Path, processes: int) -> list[str]:
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(processes, context, _begin, (charts, folder)) as pool:
+        try:
+            return list(pool.map(_save_own, range(len(charts))))
+        except BrokenProcessPool as error:
+            raise HemnetError("a process that draws charts died, perhaps out of memory: try again") from error
+
+
+def _begin(charts: Sequence[Chart], folder: Path) -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the report, and with it this process
+    _own[:] = [(charts, folder)]
+
+
+def _save_own(index: int) -> str:
+    charts, folder = _own[0]
+    return save(charts[index].draw(), folder, charts[index].name)
