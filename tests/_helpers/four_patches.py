@@ -40,7 +40,7 @@ def four_patches(folder: Path) -> Run:
     settings = ["model.head.assignment=gaussian", f"model.head.iterations={ITERATIONS}", f"data.root={root}"]
     centres_KC = features(_run(folder / "draft", *settings), patches()[0])[_middles()]
     distance = torch.cdist(centres_KC, centres_KC).square() + 1e9 * torch.eye(4)
-    run = _run(folder / "run", *settings, f"model.head.variance={float(distance.min()) / 30}")
+    run = _run(folder / "run", *settings, f"model.head.variance={float(distance.min())}")
     path = run.checkpoint()
     content = torch.load(path, weights_only=True)
     content["state_dict"][f"{LAYER}.means"].copy_(centres_KC)

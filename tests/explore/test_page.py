@@ -1,21 +1,25 @@
 """The explorer's page in a browser: what a click, a touch, a key or a slider shows is what EM did."""
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from _helpers.four_patches import ITERATIONS, SIZE, features, four_patches, patches
+from _helpers.four_patches import CELLS, COLOURS, ITERATIONS, SIZE, features, four_patches, patches
+from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
 from hemnet.config.build import restore
 from hemnet.em import HighwayEM
+from hemnet.explore.packing import decoded, unpacked
 from hemnet.explore.writing import Wish, explore
 from hemnet.runs.run import Run
 
 READY = "document.body.dataset.ready === 'true'"
-MIDDLES = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
-"""Of the patches, in reading order, as parts of the width and the height."""
+MIDDLES = ((0.27, 0.28), (0.77, 0.28), (0.27, 0.78), (0.77, 0.78))
+"""Cells in the middle of the patches, in reading order, as parts of the width and the height."""
 VIEWS = ("photograph", "components", "component", "entropy", "features", "reconstruction", "prediction",
          "truth", "errors")  # fmt: skip
 
@@ -44,23 +48,24 @@ def holder(browser) -> int:
     return int(browser.find("#holders li").get_attribute("data-component"))
 
 
-def shares(run: Run, order: tuple[int, ...], place: tuple[float, float], t: int) -> list[float]:
-    """The responsibilities of the E-step of iteration t at a place of a photograph, by the layer itself."""
+def responsibilities(run: Run, order: tuple[int, ...] = (0, 1, 2, 3)) -> torch.Tensor:
+    """(T, h, w, K) of a photograph, of the E-steps 1..T, by the layer itself."""
     network, _ = restore(run)
     layer = next(module for module in network.modules() if isinstance(module, HighwayEM))
-    x_NC = features(run, patches(order)[0])
+    x_BChw = features(run, patches(order)[0]).T.reshape(1, -1, *CELLS)
     with torch.no_grad():
-        result = layer.run(x_NC.T.reshape(1, -1, 16, 24), return_trajectory=True)
-        z_hwK = result.responsibilities(t - 1)[0].unflatten(0, (16, 24))
-    return z_hwK[int(16 * place[1]), int(24 * place[0])].tolist()
+        result = layer.run(x_BChw, return_trajectory=True)
+        z_TNK = torch.stack([result.responsibilities(t)[0] for t in range(ITERATIONS)])
+    return z_TNK.unflatten(1, CELLS)
 
 
 def test_a_click_on_a_patch_names_the_component_that_holds_it(opened, run: Run) -> None:
+    z_hwK = responsibilities(run)[-1]
     for patch, place in enumerate(MIDDLES):
         opened.click("#photo", place)
         assert holder(opened) == patch
         part = opened.text("#holders li > span")
-        expected = max(shares(run, (0, 1, 2, 3), place, ITERATIONS))
+        expected = float(z_hwK[int(CELLS[0] * place[1]), int(CELLS[1] * place[0])].max())
         assert float(part.removesuffix(" %")) / 100 == pytest.approx(expected, abs=0.01)
         x, y = map(int, re.match(r"x (\d+), y (\d+)", opened.text("#where")).groups())
         assert (x, y) == (pytest.approx(place[0] * SIZE[1], abs=1), pytest.approx(place[1] * SIZE[0], abs=1))
@@ -102,17 +107,22 @@ def test_keys_move_the_pixel_and_choose_the_iteration_and_the_component(opened, 
 
 
 def test_each_iteration_shows_its_own_responsibilities_and_likelihood(opened, run: Run) -> None:
-    place = (0.5, 0.4)  # between patches, where iterations differ
-    opened.click("#photo", place)
-    for t in (1, 3, ITERATIONS):
+    z_ThwK = responsibilities(run)
+    for t in (1, 2, 4, ITERATIONS):
+        # Where the iteration differs most from its neighbour, so that no other would pass for it.
+        neighbour = t - 1 if t == ITERATIONS else t + 1
+        change_hw = (z_ThwK[t - 1] - z_ThwK[neighbour - 1]).abs().amax(2)
+        row, column = divmod(int(change_hw.argmax()), CELLS[1])
+        assert change_hw[row, column] > 0.03
+        opened.click("#photo", ((column + 0.5) / CELLS[1], (row + 0.5) / CELLS[0]))
         opened.driver.execute_script(
             "const t = document.getElementById('t'); t.value = arguments[0];"
             "t.dispatchEvent(new Event('input', { bubbles: true }));", t,
         )  # fmt: skip
-        expected = shares(run, (0, 1, 2, 3), place, t)
+        expected = z_ThwK[t - 1, row, column]
         for item in opened.driver.find_elements("css selector", "#holders li[data-component]"):
             part = float(item.find_element("xpath", "./span").text.rstrip(" %")) / 100
-            assert part == pytest.approx(expected[int(item.get_attribute("data-component"))], abs=0.01)
+            assert part == pytest.approx(float(expected[int(item.get_attribute("data-component"))]), abs=0.01)
         bars = f"[...document.querySelectorAll('#hold rect[data-t=\"{t}\"]')]"
         heights = opened.value(f"{bars}.map((bar) => Number(bar.getAttribute('height')))")
         assert sum(heights) == pytest.approx(128, rel=0.02)  # all of the four are drawn, and sum to 1
@@ -215,4 +225,37 @@ def test_without_truth_nothing_says_truth(browser, run: Run, tmp_path: Path) -> 
     assert "truth" not in browser.text("#where")
     browser.click("#photo", MIDDLES[3])
     assert holder(browser) == 3
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("size", [(61, 90), (361, 1931)], ids=["padded", "shrunk"])
+def test_a_pixel_is_that_of_its_cell_whatever_the_size(
+    browser, run: Run, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    blocks = np.random.default_rng(0).integers(0, 4, [-(-side // 16) for side in size])
+    image = COLOURS[blocks].repeat(16, axis=0).repeat(16, axis=1)[: size[0], : size[1]]
+    Image.fromarray(image).save(tmp_path / "blocks.png")
+    page = explore(run.path, Wish([tmp_path / "blocks.png"]), output=tmp_path / "page.html")
+    text = re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1]
+    (entry,) = json.loads(text)["photographs"]
+    z_Khw, shown = decoded(unpacked(entry["z"]))[-1], (entry["height"], entry["width"])
+    browser.resize(1280)
+    browser.open(page, ready=READY)
+    found = set()
+    for place in ((0.01, 0.02), (0.3, 0.7), (0.51, 0.4), (0.77, 0.1), (0.99, 0.97)):
+        browser.click("#photo", place)
+        x, y = map(int, re.match(r"x (\d+), y (\d+)", browser.text("#where")).groups())
+        assert (x / shown[1], y / shown[0]) == pytest.approx(place, abs=0.03)
+        # A cell of the map is 8 pixels of the photograph; the pointer was somewhere in a pixel of that shown.
+        shares_CK = [
+            z_Khw[:, int((y + part) * size[0] / shown[0] / 8), int((x + part) * size[1] / shown[1] / 8)]
+            for part in (0, 0.99)
+        ]
+        said = float(browser.text("#holders li > span").rstrip(" %")) / 100
+        assert any(
+            abs(said - shares_K.max()) < 0.006 and shares_K.argmax() == holder(browser)
+            for shares_K in shares_CK
+        )
+        found.add(holder(browser))
+    assert len(found) > 1, "cells that differ too little to tell"
     assert browser.complaints() == []
