@@ -238,3 +238,23 @@ def test_the_leaderboard_is_sorted_by_the_column_that_is_clicked(browser, study:
     browser.click("table.sortable th:nth-child(2) button")
     assert column(2) == sorted(column(2))
     assert browser.find("table.sortable th:nth-child(2)").get_attribute("aria-sort") == "ascending"
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_no_interval_goes_beyond_what_a_difference_or_a_cost_can_be(seeds: int, tmp_path: Path) -> None:
+    """Of values so far apart that Student's interval does, and is no verdict below three seeds."""
+    for seed in range(seeds):
+        for overrides, miou, seconds in ((EM, 0.1, 0.2), (HEM, 0.2 + 0.35 * seed, 0.1 + seed)):
+            cost = [{"step": 9, "cost/seconds_per_step": seconds}]
+            write_run(
+                tmp_path / f"runs/{overrides[0][11:]}{seed}", overrides, seed=seed, miou=miou, rows=cost
+            )
+    out = tmp_path / "report"
+    write_report([tmp_path / "runs"], out)
+    (row,) = table_of(out, "synthetic_hem_miou_vs_iterations")
+    assert -1 <= float(row["difference low"]) < float(row["difference high"]) <= 1
+    times = [row for row in table_of(out, "synthetic_hem_cost") if row["setting"].startswith("hem")]
+    ratios = table_of(out, "synthetic_hem_cost_ratio")
+    assert [float(rows[0]["s per step low"]) for rows in (times, ratios)] == [0, 0]
+    told = "not judged (fewer than 3 seeds)" if seeds == 2 else "every 95% interval contains 1"
+    assert f"at T=3: {told}" in page_of(out).text.replace("; every", ": every")

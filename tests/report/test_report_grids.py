@@ -75,7 +75,7 @@ def test_rows_are_t_of_training_and_columns_step_sizes_and_emanet(report: Path) 
     assert r"2 & 0.820 [0.566, 1.000]\dag{} & 0.500 (n=1) & 0.370 $\pm$ 0.127 \\" in tex, (
         "a score is at most 1"
     )
-    assert r"\dag{} A 95\% interval that went below 0 or above 1" in tex
+    assert r"\dag{} A 95\% interval that is cut where no such value can lie" in tex
     assert r"4 & 0.400 (n=1) & -- & -- \\" in tex
 
 

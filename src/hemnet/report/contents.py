@@ -28,7 +28,9 @@ Cell = str | int | float | Estimate | Links | None
 MISSING = "–"
 CUT = "†"
 """Follows an interval that is cut, see `hemnet.report.significance.Estimate.bounds`."""
-CUT_NOTE = f" {CUT} A 95% interval that went below 0 or above 1, where no score lies, and is cut there."
+CUT_NOTE = (
+    f" {CUT} A 95% interval that is cut where no such value can lie, as no score is below 0 or above 1."
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,19 @@ class Column:
     fixed: bool = True
     signed: bool = False
     counted: int | None = None
+
+    def cell(self, value: Cell) -> str:
+        """Return a cell as it is printed."""
+        if isinstance(value, Estimate):
+            text = self.text(value.mean)
+            if value.cut and value.low is not None and value.high is not None:
+                text += f" [{self.text(value.low)}, {self.text(value.high)}]{CUT}"
+            elif value.half_width is not None:
+                text += f" ± {self.text(value.half_width).lstrip('+')}"
+            return text if self.counted in (None, value.n) else f"{text} (n={value.n})"
+        if isinstance(value, float):
+            return self.text(value)
+        return MISSING if value is None else str(value)
 
     def text(self, value: float) -> str:
         """Return a number as it is printed."""
@@ -98,7 +113,7 @@ class Table:
 
     def texts(self) -> list[list[str]]:
         """Return the cells as printed on the page."""
-        return [[_text(c, v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
+        return [[c.cell(v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
 
     def cells(self) -> list[list["Shown"]]:
         """Return the cells as the page shows them."""
@@ -141,19 +156,6 @@ class Table:
             f"\\begin{{tabular}}{{{align}}}\n\\toprule\n{heads} \\\\\n\\midrule\n"
             f"{body}\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
         )
-
-
-def _text(column: Column, value: Cell) -> str:
-    if isinstance(value, Estimate):
-        text = column.text(value.mean)
-        if value.cut and value.low is not None and value.high is not None:
-            text += f" [{column.text(value.low)}, {column.text(value.high)}]{CUT}"
-        elif value.half_width is not None:
-            text += f" ± {column.text(value.half_width).lstrip('+')}"
-        return text if column.counted in (None, value.n) else f"{text} (n={value.n})"
-    if isinstance(value, float):
-        return column.text(value)
-    return MISSING if value is None else str(value)
 
 
 def _raw(value: Cell, further: Sequence[str]) -> list[object]:

@@ -15,6 +15,11 @@ LEAST_SEEDS = 3
 """With fewer seeds in common, a difference is called nothing: two can agree by chance."""
 OF_A_SCORE = (0.0, 1.0)
 """Between which every score lies: mIoU, IoU and accuracies."""
+OF_A_DIFFERENCE = (-1.0, 1.0)
+"""Between which every difference of two scores lies."""
+OF_A_COST = (0.0, np.inf)
+"""Between which times, sizes and their ratios lie."""
+UNBOUNDED = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Estimate:
     mean: float
     half_width: float | None
     n: int
-    bounds: tuple[float, float] = (-np.inf, np.inf)
+    bounds: tuple[float, float] = UNBOUNDED
 
     @property
     def low(self) -> float | None:
@@ -57,7 +62,7 @@ class Estimate:
 
 
 def estimate(
-    values: Sequence[float] | np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf)
+    values: Sequence[float] | np.ndarray, bounds: tuple[float, float] = UNBOUNDED
 ) -> Estimate | None:
     """Return mean and interval of the finite values; None if there are none."""
     x_n = np.asarray(values, float)
@@ -120,15 +125,29 @@ class Comparison:
 
 
 def compare(
-    where: str, first: tuple[str, Mapping[int, float]], second: tuple[str, Mapping[int, float]]
+    where: str,
+    first: tuple[str, Mapping[int, float]],
+    second: tuple[str, Mapping[int, float]],
+    bounds: tuple[float, float] = UNBOUNDED,
 ) -> Comparison:
-    """Compare two settings, each a name and a value per seed, paired by seed; NaN counts as no value."""
+    """Compare two settings, each a name and a value per seed, paired by seed; NaN counts as no value.
+
+    ``bounds`` are those of a difference, see `Estimate`.
+    """
     a, b = (
         {seed: value for seed, value in side[1].items() if np.isfinite(value)} for side in (first, second)
     )
     seeds = tuple(sorted(a.keys() & b.keys()))
     differences_n = np.array([a[seed] - b[seed] for seed in seeds])
-    return Comparison(where, first[0], second[0], estimate(differences_n), _p_value(differences_n), seeds)
+    difference = estimate(differences_n, bounds)
+    return Comparison(where, first[0], second[0], difference, _p_value(differences_n), seeds)
+
+
+def compare_scores(
+    where: str, first: tuple[str, Mapping[int, float]], second: tuple[str, Mapping[int, float]]
+) -> Comparison:
+    """Compare two settings by a score as `compare` does; no interval goes beyond a difference of 1."""
+    return compare(where, first, second, OF_A_DIFFERENCE)
 
 
 def _p_value(differences_n: np.ndarray) -> float | None:

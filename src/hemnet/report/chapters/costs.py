@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from hemnet.report.contents import Block, Cell, Column, Table
 from hemnet.report.definitions import COST
 from hemnet.report.groups import Group, Section, scale_text
-from hemnet.report.significance import Estimate, estimate
+from hemnet.report.significance import LEAST_SEEDS, OF_A_COST, Estimate, estimate
 from hemnet.report.variants import Variant
 
 COSTS = {
@@ -27,7 +27,7 @@ def costs(section: Section, variant: Variant | None, slug: str) -> Block | None:
         return None
     block = Block(COST.chapter, [HOW])
     rows: list[list[Cell]] = [
-        [group.label, *(_cost(estimate(list(group.costs(name).values()))) for name in names)]
+        [group.label, *(_cost(estimate(list(group.costs(name).values()), OF_A_COST)) for name in names)]
         for group in section.groups
         if any(group.costs(name) for name in names)
     ]
@@ -51,7 +51,7 @@ def _add_ratios(block: Block, variant: Variant, names: list[str], slug: str) -> 
         sides = variant.at("em", t), variant.at("hem", t)
         if sides[0] is None or sides[1] is None:
             continue
-        found = [estimate(list(_ratios(sides[0], sides[1], name).values())) for name in names]
+        found = [estimate(list(_ratios(sides[0], sides[1], name).values()), OF_A_COST) for name in names]
         if not any(found):
             continue
         rows.append([t, *map(_cost, found)])
@@ -69,18 +69,16 @@ def _add_ratios(block: Block, variant: Variant, names: list[str], slug: str) -> 
 
 def _time_sentence(hem: str, ratios: Mapping[int, Estimate]) -> str:
     """Return one sentence with the ratio at each T, and the T at which the interval excludes 1."""
-    told = ", ".join(
-        f"{ratio.mean:.3f}{'' if ratio.half_width is None else f' ± {ratio.half_width:.3f}'} at T={t}"
-        for t, ratio in ratios.items()
-    )
+    told = ", ".join(f"{Column('').cell(ratio)} at T={t}" for t, ratio in ratios.items())
+    start = f"Time of a step, {hem} / em: {told}"
+    judged = {t: ratio for t, ratio in ratios.items() if ratio.n >= LEAST_SEEDS}
+    if not judged:
+        return f"{start}: not judged (fewer than {LEAST_SEEDS} seeds)."
     apart = [
         f"T={t}"
-        for t, ratio in ratios.items()
-        if ratio.low and ratio.high and (ratio.low > 1 or ratio.high < 1)
+        for t, ratio in judged.items()
+        if ratio.low is not None and ratio.high is not None and not ratio.low <= 1 <= ratio.high
     ]
-    start = f"Time of a step, {hem} / em: {told}"
-    if all(ratio.low is None for ratio in ratios.values()):
-        return f"{start}: no interval from one seed."
     end = f"the 95% interval excludes 1 at {', '.join(apart)}" if apart else "every 95% interval contains 1"
     return f"{start}; {end} (not corrected for their number)."
 

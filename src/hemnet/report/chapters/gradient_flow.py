@@ -67,12 +67,15 @@ def _kept(variant: Variant, depths: Sequence[int], conclusive: bool) -> list[_Ke
             if group.iterations == t and group.head == "hem"
         ]
         family = [
-            compare(f"T={t}", *((side.label, _log10(_halfway(side, phase))) for side in (group, em)))
-            for t, em, group in pairs
+            compare(f"T={t}", _log_halfway(group, phase), _log_halfway(em, phase)) for t, em, group in pairs
         ]
         tested = holm(family, conclusive=conclusive)
         made += [_Kept(phase, *pair, found) for pair, found in zip(pairs, tested, strict=True)]
     return made
+
+
+def _log_halfway(group: Group, phase: int) -> tuple[str, dict[int, float]]:
+    return group.label, _log10(_halfway(group, phase))
 
 
 def _log10(by_seed: dict[int, float]) -> dict[int, float]:

@@ -10,7 +10,7 @@ from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import CLASSES, GRADIENT_MODES, HEADS, SETTINGS
 from hemnet.report.groups import Group, Section
 from hemnet.report.plots import class_bars, forest, head_colour
-from hemnet.report.significance import compare, holm, sentence
+from hemnet.report.significance import compare_scores, holm, sentence
 from hemnet.report.variants import Variant, others
 
 MOST_CLASSES = 30
@@ -30,7 +30,7 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
     block = Block(
         HEADS.chapter, [f"Each head's mIoU, and {reference.label} minus that head, paired by seed."]
     )
-    family = [compare("", named(reference), named(group)) for group in rivals]
+    family = [compare_scores("", named(reference), named(group)) for group in rivals]
     tested = holm(family, conclusive=section.conclusive)
     columns = (Column("head"), Column("mIoU"), Column("mean accuracy"), Column("pixel accuracy"), *TESTS)
     rows: list[list[Cell]] = [[*_scores(reference), *[None] * len(TESTS)]]
@@ -65,7 +65,7 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Block | Non
         for group in variant.groups
         if group.gradient != variant.mode and (key := (group.head, group.iterations, group.scale)) in usual
     ]
-    tested = holm([compare("", named(a), named(b)) for a, b in pairs], conclusive=section.conclusive)
+    tested = holm([compare_scores("", named(a), named(b)) for a, b in pairs], conclusive=section.conclusive)
     shown = list(dict.fromkeys(group for pair in pairs for group in pair[::-1]))
     block = Block(GRADIENT_MODES.chapter, [f"Other gradient modes against {variant.mode}."])
     if not pairs:
@@ -100,7 +100,9 @@ def per_class(section: Section, variant: Variant | None, slug: str) -> Block | N
     note = ""
     if [group.head for group in sides[:2]] == ["em", "hem"]:
         columns.append(Column("hem − em", signed=True))
-        change = [compare("", *(("", g.by_seed(key)) for g in sides[1::-1])).difference for key in keys]
+        change = [
+            compare_scores("", *(("", g.by_seed(key)) for g in sides[1::-1])).difference for key in keys
+        ]
         for row, difference in zip(rows, change, strict=True):
             row.append(difference)
         if len(keys) > MOST_CLASSES:

@@ -6,7 +6,7 @@ from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import AGAINST_H, AGAINST_T
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
-from hemnet.report.significance import Comparison, compare, holm, sentence
+from hemnet.report.significance import Comparison, compare_scores, holm, sentence
 from hemnet.report.variants import Variant, others
 
 Named = tuple[str, dict[int, float]]
@@ -31,7 +31,10 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
     by_head = {head: {t: g for t in variant.depths if (g := variant.at(head, t))} for head in ("em", "hem")}
     pairs = [t for t in variant.depths if t in by_head["em"] and t in by_head["hem"]]
     tested = holm(
-        [compare(f"T={t}", named(by_head["hem"][t], hem), named(by_head["em"][t], "em")) for t in pairs],
+        [
+            compare_scores(f"T={t}", named(by_head["hem"][t], hem), named(by_head["em"][t], "em"))
+            for t in pairs
+        ],
         conclusive=section.conclusive,
     )
     lines = [
@@ -87,7 +90,9 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
             rows.append([t, scale_text(group.scale), score, score.n if score else 0])
             if group.head == "hem":
                 zero = {} if plain is None else plain.by_seed()
-                family.append(compare(f"T={t}", named(group, f"h={scale_text(group.scale)}"), ("h=0", zero)))
+                family.append(
+                    compare_scores(f"T={t}", named(group, f"h={scale_text(group.scale)}"), ("h=0", zero))
+                )
     tested = holm(family, conclusive=section.conclusive)
     left = iter(tested)
     for row, group in zip(rows, (g for groups in at.values() for g in groups), strict=True):
