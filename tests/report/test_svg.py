@@ -46,6 +46,18 @@ def test_a_part_tells_its_text_whatever_its_letters(tmp_path: Path) -> None:
     assert 'id="x" url(#y) <g id="told: z">' in shown, "what is not an id stays as it is"
 
 
+def test_a_long_text_fits_into_its_line(browser, tmp_path: Path) -> None:
+    told = (
+        "T_train=16, EMANet, momentum=0.9, highway_scale=0.5: 0.5370, 95% interval 0.4990 to 0.5750 & <more>"
+    )
+    (tmp_path / "page.html").write_text(inline(text_of(told, "one"), "a"))
+    browser.resize(1280)
+    browser.open(tmp_path / "page.html")
+    length, width = (browser.value(f"document.querySelector('{what}').getBoundingClientRect().width")
+                     for what in (".line > text", ".line > rect"))  # fmt: skip
+    assert 0.6 * width < length < width
+
+
 def test_figures_of_one_page_share_no_ids_and_refer_to_their_own() -> None:
     one, two = (text_of("a", name) for name in ("one", "two"))
     ids = [set(re.findall(r'<[^>]*\bid="([^"]+)"', svg)) for svg in (one, two)]

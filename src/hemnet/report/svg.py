@@ -16,7 +16,7 @@ LINE = 17
 STYLE = (
     ".told { outline: none; } .told > path { pointer-events: all; } .told .line { visibility: hidden; } "
     ".told:hover .line, .told:focus .line { visibility: visible; } "
-    ".told:focus > path { opacity: 1 !important; stroke: #000; stroke-width: 2; }"
+    ".told:focus > path { opacity: 1 !important; stroke: #d55e00; stroke-width: 2; }"
 )
 
 
@@ -24,7 +24,7 @@ def tell(part: Artist, text: str) -> None:
     """Have a part of a figure tell a text: as its title, and in a line at the bottom of the figure.
 
     The line is shown while a mouse points at the part, or while it has the focus, by the tab key or by touch.
-    It has room for 65 letters in a figure of the usual width.
+    Its letters are the smaller, the longer the text is.
     """
     part.set_gid(TOLD + text)
 
@@ -41,17 +41,22 @@ def as_svg(figure: Figure, name: str) -> str:
     # In a page, a style for all elements would be one of the whole page; here it is that of the figure.
     svg = svg.replace("<svg ", '<svg stroke-linejoin="round" ', 1)
     width, height = map(float, svg.partition('viewBox="0 0 ')[2].partition('"')[0].split())
-    line = (
-        f'<g class="line"><rect y="{height - LINE:g}" width="{width:g}" height="{LINE}" fill="#fff"/>'
-        f'<text x="{width / 2:g}" y="{height - 5:g}" text-anchor="middle" '
-        r'style="font: 9px DejaVu Sans, Arial, sans-serif">\1</text></g>'
-    )
-    told = rf'<g class="told" tabindex="0" role="img"><title>\1</title>{line}'
-    svg, parts = re.subn(rf'<g id="{TOLD}([^"]*)">', told, svg)
+    svg, parts = re.subn(rf'<g id="{TOLD}([^"]*)">', lambda part: _part(part[1], width, height), svg)
     if parts:
         svg = re.sub("(<svg [^>]*>)", rf"\1\n <style>{STYLE}</style>", svg, count=1)
     own = rf"\g<1>{name}-"
     return re.sub("<[^>]+>", lambda tag: re.sub(r'(\bid="|href="#|url\(#)', own, tag[0]), svg)
+
+
+def _part(text: str, width: float, height: float) -> str:
+    """Return the start of a group that tells a text, which is escaped already; sizes are the figure's."""
+    size = min(9.0, (width - 8) / (0.6 * max(1, len(text))))
+    return (
+        f'<g class="told" tabindex="0" role="img"><title>{text}</title><g class="line">'
+        f'<rect y="{height - LINE:g}" width="{width:g}" height="{LINE}" fill="#fff"/>'
+        f'<text x="{width / 2:g}" y="{height - 5:g}" text-anchor="middle" '
+        f'style="font: {size:.3g}px DejaVu Sans, Arial, sans-serif">{text}</text></g>'
+    )
 
 
 def inline(svg: str, label: str) -> str:

@@ -133,7 +133,10 @@ def _show(
     heads = [Column(axis), *(Column(column.label, counted=usual) for column in grid.columns)]
     counted = f"means over seeds with 95% intervals, n = {usual} unless a cell says otherwise"
     block.paragraphs.append(f"{shown.title}{of}. {_highest(grid, axis)}")
-    how = f"Mean, number n of seeds. Bold: highest η of a row. Hatched: {missing}."
+    how = (
+        f"Mean, number n of seeds; a cell that is pointed at tells its interval. Bold: highest η of a row. "
+        f"Hatched: {missing}."
+    )
     block.items += [
         Chart(slug, shown, how + marked.format("Framed"),
               lambda: heat_map(grid.scales, grid.rivals, grid.rows, "step size η = 1 - h", axis, trained),
