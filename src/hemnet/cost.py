@@ -1,6 +1,6 @@
-"""What a network costs: ``python -m hemnet.cost RUN``, or ``python -m hemnet.cost experiment=NAME``.
+"""Count a network's FLOPs and parameters and time it, of a run or of a recipe, experiment=NAME.
 
-Prints FLOPs (an addition and a multiplication count as two; only matrix products and convolutions are
+It prints FLOPs (an addition and a multiplication count as two; only matrix products and convolutions are
 counted), parameters, latency and, on a GPU, peak memory of a forward pass in evaluation mode.
 
 Shapes: B images, H and W pixels.
@@ -28,8 +28,10 @@ def _entry() -> None:
     )
     parser.add_argument("--batch", type=int, default=1, metavar="B", help="images per pass; default: 1")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed passes; default: 20")
-    parser.add_argument("--device", help="one of torch's; default: cuda where there is a GPU")
-    parser.add_argument("--classes", type=int, metavar="K", help="without a run; default: those of the data")
+    parser.add_argument("--device", help="cpu, cuda, ...; default: cuda where there is a GPU")
+    parser.add_argument(
+        "--classes", type=int, metavar="K", help="number of classes; default: those of the run or the data"
+    )
     parser.add_argument("--output", type=absolute, metavar="FILE", help="also write the results as JSON")
     options, assignments = parse(parser)
     if min(*options.size, options.batch, options.repeats) < 1:

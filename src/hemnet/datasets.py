@@ -1,4 +1,4 @@
-"""The command ``hemnet data {get,check,browse}``: download, check and view data sets."""
+"""Download, check and view data sets."""
 
 import hemnet.lab
 
@@ -182,29 +182,38 @@ def browse(overrides: list[str], output: Path | None, count: int) -> None:
     )
 
 
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, does: str
+) -> argparse.ArgumentParser:
+    """Add a subcommand, with what it does in the list of them and in its own help."""
+    return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hemnet data", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     known = ", ".join(CATALOGUE)
-    getter = commands.add_parser("get", help="download, verify and unpack a data set")
+    getter = _command(commands, "get", "download, verify and unpack a data set")
     getter.add_argument("name", help=f"one of {known}")
     getter.add_argument("--root", type=absolute, help="folder; default: NAME under $HEMNET_DATA, else data/")
     getter.add_argument(
         "--mirror", help="URL of a folder with the same files, used instead of the official ones"
     )
     getter.add_argument(
-        "--timeout", type=float, default=30.0, help="seconds without data to wait; default: 30"
+        "--timeout", type=float, default=30.0, help="seconds without data after which to give up; default: 30"
     )
     getter.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    checker = commands.add_parser("check", help="read every file, count classes, list problems (exit 1)")
+    checker = _command(
+        commands, "check", "read every file, count classes, list problems; exit status 1 if there are any"
+    )
     checker.add_argument("--workers", type=int, default=0, help="processes that share the work; default: 0")
-    checker.add_argument("--json", type=absolute, help="file for all results")
-    browser = commands.add_parser("browse", help="figure of augmented training crops")
+    checker.add_argument("--json", type=absolute, help="write all results to this file")
+    browser = _command(commands, "browse", "draw augmented training crops with their labels")
     browser.add_argument("--output", type=absolute, help="PNG file; default: runs/browse/SET.png")
     browser.add_argument("--count", type=int, default=12, help="crops to show; default: 12")
     for command in (checker, browser):
         command.add_argument("overrides", nargs="+", metavar="data=NAME",
-                             help="and key=value, as for training: data.root=FOLDER ...")  # fmt: skip
+                             help="and other key=value, as for training: data.root=FOLDER")  # fmt: skip
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Score trained networks on a split of their data sets, or of others: ``python -m hemnet.evaluate RUN``.
+"""Score trained networks on a split of their data sets, or of others.
 
 The results, result.json, classes.csv, images.csv, counts.csv, confusion.png and worst.png, are written to
 the folder RUN/evaluation/CHECKPOINT[-inference options][-changed keys]/, or with --iterations to a folder
@@ -25,16 +25,20 @@ def _entry() -> None:
     parser.add_argument("--iterations", nargs="+", type=int, default=[], metavar="T",
                         help="evaluate with each of these numbers of EM iterations")  # fmt: skip
     parser.add_argument(
-        "--split", metavar="NAME", help="such as test, in place of val; data=NAME is another data set"
+        "--split",
+        metavar="NAME",
+        help="such as test; default: val. data=NAME takes another data set",
     )
     parser.add_argument("--worst", type=int, metavar="N",
                         help="images on worst.png; default: 8, and none of several runs")  # fmt: skip
-    one = parser.add_argument_group("of one run")
+    one = parser.add_argument_group("for one run")
     one.add_argument("--output", type=absolute, metavar="DIR", help="folder to write to")
     one.add_argument("--voc-submission", type=absolute, metavar="DIR",
                      help="write a results/ folder for the PASCAL VOC test server to DIR")  # fmt: skip
-    many = parser.add_argument_group("of several runs")
-    many.add_argument("--sweep", metavar="NAME", help="of experiments/evaluations/NAME.yaml")
+    many = parser.add_argument_group("for several runs")
+    many.add_argument(
+        "--sweep", metavar="NAME", help="take runs and T from experiments/evaluations/NAME.yaml"
+    )
     many.add_argument("--parallel", type=int, metavar="N",
                       help="runs at a time; default: as many as there are GPUs for, or 1 on CPU")  # fmt: skip
     options, assignments = parse(parser)

@@ -1,4 +1,4 @@
-"""The command ``hemnet init FOLDER``: from a folder of photographs and masks to a recipe.
+"""Write a recipe for a folder of photographs and masks of your own.
 
 It reads every file, finds the masks, the classes and the split, measures two steps of training, and writes
 ``experiments/NAME.yaml`` and ``experiments/NAME.csv``.
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="name of the recipe; default: that of the folder")
     parser.add_argument(
         "--classes", nargs="+", default=[], metavar="NAME",
-        help="names of the labels in ascending order, or NAME=LABEL each, LABEL being 7 or '#ff8000'; "
+        help="names of the labels in ascending order, or NAME=LABEL each, as road=7 or road='#ff8000'; "
         "default: those that a file in the folder names",
     )  # fmt: skip
     parser.add_argument(
@@ -37,15 +37,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--masks", metavar="PATTERN", help="which files are masks, such as '*_mask.png'")
     parser.add_argument(
         "--groups", metavar="REGEX",
-        help="images in whose names this regular expression finds the same are kept in one split, such as "
+        help="keep images in one split in whose names this regular expression finds the same, such as "
         "'(.*)_[0-9]+' for the frames of videos",
     )  # fmt: skip
     parser.add_argument(
-        "--val-share", type=float, default=0.2, help="part of the images for validation; default: 0.2"
+        "--val-share", type=float, default=0.2, help="share of the images for validation; default: 0.2"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the split; default: 0")
     parser.add_argument(
-        "--minutes", type=float, default=10.0, help="length of training, at most about; default: 10"
+        "--minutes", type=float, default=10.0, help="how long training may take here, about; default: 10"
     )
     return parser
 

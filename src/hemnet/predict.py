@@ -1,4 +1,4 @@
-"""Segment images with a trained network: ``python -m hemnet.predict RUN INPUT``."""
+"""Segment images with a trained network."""
 
 import hemnet.lab
 
@@ -19,7 +19,7 @@ def _entry() -> None:
     parser.add_argument("--probabilities", action="store_true",
                         help="write the probabilities of all classes too, as .npz")  # fmt: skip
     parser.add_argument("--batch", type=int, metavar="N",
-                        help="images of one size at a time; default: data.eval_batch_size")  # fmt: skip
+                        help="images of one size in a pass; default: data.eval_batch_size")  # fmt: skip
     options, assignments = parse(parser)
     log_to_terminal()
     Run.open(options.run)  # an error before what takes seconds to import

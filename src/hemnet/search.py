@@ -1,4 +1,4 @@
-"""Search for settings with Optuna: ``python -m hemnet.search NAME [key=value ...]``.
+"""Search for settings with Optuna.
 
 ``experiments/searches/NAME.yaml`` defines the search. Each trial is a training run in its own process. The
 same command continues a search that was stopped.
@@ -53,11 +53,11 @@ def search(name: str, assignments: Sequence[str], *, trials: int | None, paralle
 def _entry() -> None:
     parser = argparse.ArgumentParser(prog="hemnet search", description=__doc__.splitlines()[0])
     parser.add_argument("name", help="the search, experiments/searches/NAME.yaml")
-    parser.add_argument("--trials", type=int, help="total number of trials, earlier ones included")
+    parser.add_argument("--trials", type=int, help="number of trials in all, earlier ones included")
     parser.add_argument(
         "--parallel", type=int, help="trials at a time; default: as many as there are GPUs, or 1"
     )
-    parser.add_argument("overrides", nargs="*", help="key=value of every trial, as hemnet.train takes them")
+    parser.add_argument("overrides", nargs="*", help="key=value for every trial, as hemnet train takes them")
     options = parser.parse_intermixed_args()
     search(options.name, options.overrides, trials=options.trials, parallel=options.parallel)
 

@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: ``python -m hemnet.bench {em,data,ddp}``."""
+"""Measure the EM layer, the input path, or training by several processes."""
 
 import hemnet.lab
 
@@ -21,7 +21,10 @@ def _entry() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     for name in SUBJECTS:
         subject = import_module(f"hemnet.bench.bench_{name}")
-        described = subparsers.add_parser(name, description=subject.__doc__, formatter_class=raw)
+        about = subject.__doc__ or ""
+        described = subparsers.add_parser(
+            name, help=about.partition("\n")[0], description=about, formatter_class=raw
+        )
         subject.add_arguments(described)
         described.set_defaults(run=subject.run)
     options = parser.parse_args()

@@ -4,8 +4,8 @@ Measured: processes of one thread each, connected by gloo, take the training ste
 one while others wait. Figures are medians over the rounds. Each process adds its own images to a step, so
 without any loss a step of all takes as long as a step of one.
 
-Projected: the step of a large recipe on many GPUs, by a formula (`hemnet.bench.scaling`) from the parameters
-and FLOPs of its network and from assumptions about the hardware, each an option.
+Projected: the step of a large recipe on many GPUs, by a formula (see hemnet.bench.scaling) from the
+parameters and FLOPs of its network and from assumptions about the hardware, each an option.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Look at what EM does with photographs: ``python -m hemnet.explore RUN [IMAGES]`` writes one page.
+"""Write one page to look at what EM does with photographs.
 
 On the page one picks a pixel and sees which components hold it at each iteration, the map of every component,
 the reconstruction of the features, truth and prediction, and the log-likelihood. It is one file that a

@@ -25,7 +25,7 @@ def _page() -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=absolute, default="report", metavar="FOLDER", help="default: report")
     parser.add_argument("--no-images", action="store_true", help="leave predictions and attention maps out")
-    parser.epilog = "python -m hemnet.report wandb --help: the dashboard on a W&B server"
+    parser.epilog = "hemnet report wandb --help: the same figures as a dashboard on a W&B server"
     options = parser.parse_args()
     from hemnet.report.write import write_report  # here, so that --help does not load matplotlib
 

@@ -1,4 +1,4 @@
-"""The figures of the page as a W&B report: ``python -m hemnet.report wandb --entity E --project P``.
+"""Make the figures of the report's page as a dashboard, a W&B report, on a server of W&B.
 
 No runs are read here: W&B draws the panels from the runs of the project, also from later ones. Metrics and
 columns are what runs log: ``T``, ``h`` and ``head`` in the configuration, ``val/miou`` and others by step.
