@@ -1,6 +1,6 @@
 """Compare the numbers in the tables of a Markdown page with the CSV files that they are quoted from.
 
-    python experiments/quoted.py [PAGE ...]    # experiments/FINDINGS.md
+    python experiments/quoted.py [PAGE ...]    # experiments/FINDINGS*.md
 
 Before each table stands a comment that says where its numbers are from. If the columns have the names of the
 CSV file's and the first one tells the rows apart, it is
@@ -35,7 +35,7 @@ import yaml
 
 from hemnet.storage.files import read_table
 
-PAGE = Path(__file__).parent / "FINDINGS.md"
+PAGES = sorted(Path(__file__).parent.glob("FINDINGS*.md"))
 COMMENT = re.compile(r"<!--\s*(not quoted|quoted)((?:(?!-->).)*)-->\s*\Z", re.DOTALL)
 NUMBER = re.compile(
     r"(?P<below><\s*)?(?P<digits>[-+]?\d+(?:\.(?P<decimals>\d+))?)(?:e(?P<exponent>[-+]?\d+))?"
@@ -175,7 +175,7 @@ def _same(one: str, other: str) -> bool:
 def main() -> None:
     """Print what is wrong, and end with status 1 if anything is."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("pages", nargs="*", type=Path, default=[PAGE], metavar="PAGE")
+    parser.add_argument("pages", nargs="*", type=Path, default=PAGES, metavar="PAGE")
     found = [said for page in parser.parse_args().pages for said in problems(page)]
     print("\n".join(found) or "every number in a table is that of its file")
     sys.exit(int(bool(found)))

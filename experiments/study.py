@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from study_measures import by_image, over_split, planned
 from study_plan import Contrast, Family, exploratory, plan
-from study_runs import Finished, Setting, members, read_runs
+from study_runs import Finished, Setting, members, read_runs, score
 from study_tables import Table, mean_and_interval, slug
 
 from hemnet.errors import HemnetError
@@ -152,6 +152,23 @@ def paths(groups: Sequence[Group]) -> set[Path]:
     return {run.run.path for _, found in groups for by_seed in found.values() for run in by_seed.values()}
 
 
+def scores(groups: Sequence[Group]) -> Table:
+    """Return the scores of the runs of the plan, by setting and seed."""
+    every: dict[Setting, dict[int, float]] = {}
+    for _, found in groups:
+        for setting, by_seed in found.items():
+            known = {seed: value for seed, run in by_seed.items() if (value := score(run)) is not None}
+            every[setting] = every.get(setting, {}) | known
+    seeds = range(max(family.seeds for family, _ in groups))
+    rows = [
+        [setting, len(known), f"{np.mean([*known.values()]):.4f}"]
+        + [f"{known[seed]:.4f}" if seed in known else "" for seed in seeds]
+        for setting, known in sorted(every.items(), key=str)
+        if known
+    ]
+    return Table("scores", ["setting", "runs", "mean", *(f"seed {seed}" for seed in seeds)], rows)
+
+
 def of_hem(groups: Sequence[Group]) -> dict[Setting, list[Finished]]:
     """Return the runs of each setting with EM in all its iterations, in the order of the settings' names."""
     every: Found = {}
@@ -180,6 +197,8 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
         ("outside the plan", [run.run.path for run in runs if run.run.path not in known]),
     ):
         yield from [f"- {what}: {', '.join(path.name for path in named)}"] if named else []
+    yield "\n## Scores\n\n`val/miou` of the last step.\n"
+    yield scores(groups)
     for family, found in groups:
         verdicts = decide(family, found)
         yield f"\n## {family.title}\n"

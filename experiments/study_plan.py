@@ -98,6 +98,9 @@ def exploratory() -> list[Family]:
             Contrast(half._replace(control=quick), Setting(h=0.0, control=quick)),
             *(Contrast(Setting(h=h, control=quick), Setting(h=h), claimed=0) for h in (0.5, 0.0)),
         ]),
+        Family("Evenness of the gradient's shares at many iterations", 3, [
+            Contrast(Setting(T=T), Setting(T=T, h=0.0), 1, evenness) for T in (8, 16)
+        ]),
         Family("Moving average corrected for h", 3, [
             *(Contrast(setting, Setting(T=8, h=0.0), claimed=0) for setting in corrected),
             *(Contrast(setting, setting._replace(control=""), claimed=0) for setting in corrected),

@@ -62,6 +62,16 @@ def test_words_of_the_primary_contrast(tmp_path: Path, gains: Sequence[float], v
     assert any(found[:-1]) != verdict.startswith("not yet")  # nothing is shown before its time
 
 
+def test_each_score_is_shown_by_its_seed(tmp_path: Path) -> None:
+    write(tmp_path, 0, 0.5)
+    write(tmp_path, 2, 0.6)
+    write(tmp_path, 1, None)
+    found = page(tmp_path).partition("## Scores")[2].partition("## ")[0]
+    expected = ["2", "0.5500", "0.5000", "", "0.6000", *[""] * 5]
+    assert cells(found, "h = 0.5, T = 3, Eq. 8") == expected
+    assert "emanet" not in found  # no row without a score
+
+
 def test_only_finished_runs_with_a_score_and_planned_seeds_count(tmp_path: Path) -> None:
     write_primary(tmp_path, GAINS[:6])
     write(tmp_path, 6, None)
