@@ -98,7 +98,7 @@ AWKWARD = [
     "[void]", "*", "\x1f[a]", " *b", "--sweep", "---", "``a''", "?`", "!`",
     "日本", "a\nb\tc", "\x1b[31m", "\u200b", "e\u0301", "\u0301", "$", "\\", "%",
     "{", "}", "^^41", "\\end{document}", "#", "''", ",,", "🙂", "\ufeffa", "-5",
-    "--5", "1e-5", "µ", "ﬁ", "ấ",
+    "--5", "1e-5", "σ²", "η⁻", "$²", "µ", "ﬁ", "ấ",
 ]  # fmt: skip
 
 
@@ -132,4 +132,7 @@ def test_the_latex_of_any_text_is_printable_ascii_with_balanced_braces(text: str
 
 def test_a_hyphen_before_a_number_is_a_minus_and_others_stay() -> None:
     assert escape_tex("-0.5 h=-1 2026-01-02 a-1 1e-5 -x") == "$-$0.5 h=$-$1 2026-01-02 a-1 1e-5 -x"
-    assert escape_tex("σ²") == r"$\sigma$\textsuperscript{2}"
+    assert escape_tex("σ² ² μ₁ $² 10⁻⁵ η⁻") == (
+        r"$\sigma^{2}$ \textsuperscript{2} $\mu_{1}$ \$\textsuperscript{2} "
+        r"10\textsuperscript{$-$}\textsuperscript{5} $\eta$\textsuperscript{$-$}"
+    )

@@ -38,8 +38,11 @@ def escape_tex(text: str) -> str:
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"(?<![\w-])-(?=\.?\d)", "−", text)
     text = re.sub("(?<=[-'`,!?])(?=[-'`,])", JOINED, text)
+    tex = "".join(map(_letter, text))
+    for command, sign in (("super", "^"), ("sub", "_")):  # beside a formula, a part of it
+        tex = re.sub(rf"(?<!\\)\$\\text{command}script{{([^{{}}$]*)}}", rf"{sign}{{\1}}$", tex)
     # At the beginning of a row, the two signs would be options of the end of the row before it.
-    return re.sub(r"^( *)([\[*])", r"\1{\2}", "".join(map(_letter, text)))
+    return re.sub(r"^( *)([\[*])", r"\1{\2}", tex)
 
 
 def _letter(letter: str) -> str:
