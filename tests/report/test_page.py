@@ -2,6 +2,9 @@
 
 import json
 import re
+import resource
+import subprocess
+import sys
 import urllib.parse
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from _helpers.fake_runs import plausible_rows, write_run, write_study
 from _helpers.report_page import page_of, table_of
+from _helpers.waiting import PATIENCE
 from PIL import Image
 
 from hemnet.report.plots import Line, class_bars, forest, score_chart
@@ -45,6 +49,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_leaderboard_stands_first_by_score_with_names_of_recipes(tmp_path: Path) -> None:
     scored(tmp_path / "runs/a b#1", 0.5, 0.7, 0.6, recipe="one")
     scored(tmp_path / "runs/em", 0.8, recipe="two", overrides=EM)
+    (tmp_path / "runs/em/s0/figures").mkdir()
+    (tmp_path / "runs/em/s0/figures/learning_curves.png").touch()
     scored(tmp_path / "runs/hem", 0.3, None, recipe="two")
     scored(tmp_path / "runs/none", None, recipe="three")
     write_report([tmp_path / "runs"], tmp_path / "elsewhere/report")
@@ -63,6 +69,8 @@ def test_the_leaderboard_stands_first_by_score_with_names_of_recipes(tmp_path: P
     )
     runs = [out / urllib.parse.unquote(address) for address in links[0]]
     assert [run.resolve() for run in runs] == [tmp_path / f"runs/a b#1/s{seed}" for seed in (0, 1)]
+    (curves,) = re.findall('<a href="([^"]*)">curves</a>', (out / "index.html").read_text())
+    assert (out / curves).resolve() == tmp_path / "runs/em/s0/figures/learning_curves.png"
 
 
 def test_scores_on_other_images_stand_in_tables_of_their_own(tmp_path: Path) -> None:
@@ -134,6 +142,22 @@ def test_a_single_setting_is_compared_with_nothing(head: str, tmp_path: Path) ->
     assert text.count("Nothing to compare") == 1
     assert "Left out" not in text
     assert "no curve" not in text
+
+
+def test_one_em_setting_beside_another_head_is_compared_with_that_head_alone(tmp_path: Path) -> None:
+    for seed in range(2):
+        for head in ("hem", "fcn"):
+            rows = plausible_rows(3, 0.5, seed)
+            path = tmp_path / f"runs/{head}{seed}"
+            write_run(path, (f"model/head={head}",), seed=seed, miou=0.5 + seed / 9, rows=rows)
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    tables = (tmp_path / "report/tables").glob("synthetic_hem_*.csv")
+    rows = {path.stem[14:]: len(table_of(tmp_path / "report", path.stem)) for path in tables}
+    assert rows == {"heads": 2, "classes": 4, "cost": 2, "settings": 2}
+    text = page_of(tmp_path / "report").text
+    assert "One T only" not in text
+    assert "Gradient of the backbone" not in text
+    assert "Gradient flow" in text
 
 
 def test_a_part_without_anything_to_show_is_left_out(tmp_path: Path) -> None:
@@ -258,3 +282,23 @@ def test_no_interval_goes_beyond_what_a_difference_or_a_cost_can_be(seeds: int, 
     assert [float(rows[0]["s per step low"]) for rows in (times, ratios)] == [0, 0]
     told = "not judged (fewer than 3 seeds)" if seeds == 2 else "every 95% interval contains 1"
     assert f"at T=3: {told}" in page_of(out).text.replace("; every", ": every")
+
+
+@pytest.mark.long
+def test_a_hundred_runs_take_two_cores_less_than_eight_seconds(tmp_path: Path) -> None:
+    """By processor time, since others may share the machine: at most what two cores have in 8 s."""
+    write_study(tmp_path / "runs", depths=(1, 3, 8, 16), scales=(0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9), seeds=3)
+    write_run(tmp_path / "runs/one")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [
+        sys.executable,
+        "-m",
+        "hemnet.report",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "report"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stdout.startswith("100 runs found")
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2 * 8 * PATIENCE

@@ -94,44 +94,44 @@ def _part(section: Section, slug: str, album: Album | None) -> PagePart:
     found = variants(section)
     made = list(_chapters(section, found, slug))
     blocks = [block for _, block in made]
-    pictures = None if album is None else album.block(section, found[0] if found else None)
-    samples = [pictures] if pictures else []
-    if _alone(section):
-        return PagePart(section.title, _that_compare([*blocks, *samples]))
-    blocks += [every_group([section], slug), *samples]
+    if not _alone(section):
+        blocks.append(every_group([section], slug))
+    if album is not None and (pictures := album.block(section, found[0] if found else None)):
+        blocks.append(pictures)
     names = dict.fromkeys(name for name, _ in made)
-    if left_out := [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in names]:
+    left_out = [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in names]
+    if left_out and not _alone(section):
         data = f"These runs have no data for: {'; '.join(left_out)}."
         blocks.append(Block("Left out", [data], folded="Show what has no data"))
     return PagePart(section.title, blocks)
 
 
 def _chapters(section: Section, found: Sequence[Variant], slug: str) -> Iterator[tuple[str, Block]]:
-    """Yield the name and the block of each chapter that the section has data for."""
+    """Yield the name and the block of each chapter that the section has something to show for."""
     for i, variant in enumerate(found):
+        alone = len(variant.groups) == 1
         for name, write in OF_VARIANTS.items():
-            if _alone(section) and write not in OF_ONE:
+            if alone and write not in OF_ONE:
                 continue
-            if block := write(section, variant, f"{slug}_v{i}" if i else slug):
+            if block := _comparing(write(section, variant, f"{slug}_v{i}" if i else slug), alone):
                 block.title += f" ({variant.label})" if variant.label else ""
                 yield name, block
     for name, write_one in OF_SECTIONS.items():
         if _alone(section) and write_one not in OF_ONE:
             continue
-        if block := write_one(section, found[0] if found else None, slug):
+        if block := _comparing(write_one(section, found[0] if found else None, slug), _alone(section)):
             yield name, block
+
+
+def _comparing(block: Block | None, alone: bool) -> Block | None:
+    """Return a chapter, without tables of one row if it is of one setting; None if nothing is left."""
+    if block and alone:
+        block.items = [item for item in block.items if not isinstance(item, Table) or len(item.rows) > 1]
+    return block if block and block.items else None
 
 
 def _alone(section: Section) -> bool:
     return len(section.groups) == 1
-
-
-def _that_compare(blocks: Sequence[Block]) -> list[Block]:
-    """Return the blocks of one setting without tables of one row, and without what is empty then."""
-    for block in blocks:
-        block.items = [item for item in block.items if not isinstance(item, Table) or len(item.rows) > 1]
-        block.findings = []
-    return [block for block in blocks if block.items]
 
 
 def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], list[str]]:

@@ -26,6 +26,8 @@ DOUBTS = (
 )
 COLUMNS = (Column("recipe"), Column("setting"), Column("mIoU"), Column("seeds"), Column("minutes", 1),
            Column("steps", 0), Column("runs, by seed"))  # fmt: skip
+CURVES = ("figures/learning_curves.png", "learning_curves.png")
+"""Where the learning curves of a run are, and of one that was kept without its folders."""
 Entry = tuple[Section, Group]
 
 
@@ -90,8 +92,10 @@ def _mean(group: Group, name: str, unit: float = 1) -> float | None:
 
 
 def _links(group: Group, folder: Path) -> Links:
-    """Return a link to each run's folder by its seed, from the page's folder."""
-    return Links([
-        (str(seed), urllib.parse.quote(os.path.relpath(run.path, folder.resolve()) + "/"))
-        for seed, run in sorted(group.runs.items())
-    ])  # fmt: skip
+    """Return links to each run's folder, by its seed, and to its learning curves, from the page's folder."""
+    pairs: list[tuple[str, str]] = []
+    for seed, run in sorted(group.runs.items()):
+        address = urllib.parse.quote(os.path.relpath(run.path, folder.resolve()) + "/")
+        pairs.append((str(seed), address))
+        pairs += [("curves", address + place) for place in CURVES if (run.path / place).is_file()][:1]
+    return Links(pairs)
