@@ -76,6 +76,11 @@ def test_every_key_of_every_part_is_listed_with_a_meaning_where_it_is_ours(site:
         for key, value in (yaml.safe_load(path.read_text("utf-8")) or {}).items():
             if key not in ("defaults", "_target_") and not isinstance(value, dict) and group != "debug":
                 assert f"{group.replace('/', '.')}.{key}" in text, (path, key)
+    rows = [
+        re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL)
+    ]
+    assert [row[0] for row in rows if row and not (len(row) == 3 and row[2].strip())] == []
+    assert ":class:" not in text
     variance = re.search(r"<code>model\.head\.variance</code>.*?</tr>", text, re.DOTALL)
     assert "sigma squared" in variance[0]
 

@@ -21,16 +21,21 @@ def page(conf: Path) -> str:
         place = path.relative_to(conf)
         if place.parts[0] != "hydra":
             sections.append(_section(path, place.parent.as_posix(), path.stem))
-    return "\n\n".join(sections)
+    # What a key means is said once, where it belongs; other sections set it too.
+    known = {key: meaning for _, rows in sections for key, _, _, meaning in rows if meaning}
+    filled = (
+        (text, [(*row[:3], row[3] or known.get(row[0], "")) for row in rows]) for text, rows in sections
+    )
+    return "\n\n".join(part for text, rows in filled for part in (text, _table(rows)) if part)
 
 
-def _top(path: Path) -> str:
+def _top(path: Path) -> tuple[str, list[Row]]:
     text = path.read_text("utf-8")
     node = {k: v for k, v in yaml.safe_load(text).items() if k not in ("defaults", "hydra")}
-    return "## The whole configuration\n\n" + _table(_rows(node, "", _comments(text)))
+    return "## The whole configuration", _rows(node, "", _comments(text))
 
 
-def _section(path: Path, group: str, name: str) -> str:
+def _section(path: Path, group: str, name: str) -> tuple[str, list[Row]]:
     text = path.read_text("utf-8").replace("# @package _global_\n", "")
     node, bases = _node(path)
     header = re.match(r"((?:#[^\n]*\n)*)", text)
@@ -44,7 +49,7 @@ def _section(path: Path, group: str, name: str) -> str:
             rows += _rows(inner, f"{prefix}.{part}", _comments(text)) if isinstance(inner, dict) else []
     else:
         rows = _rows(_with_target(node, path.parent, bases), prefix, _comments(text), own=not bases)
-    return "\n\n".join(filter(None, [*parts, _table(rows)]))
+    return "\n\n".join(filter(None, parts)), rows
 
 
 def _node(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -66,7 +71,9 @@ def _with_target(node: dict[str, Any], folder: Path, bases: list[str]) -> dict[s
 
 def _rows(node: dict[str, Any], prefix: str, comments: dict[str, str], *, own: bool = True) -> list[Row]:
     """Return the keys of a node, and if they are not those of a base, the arguments that it leaves out."""
-    types, meanings, defaults = _about(node.get("_target_"))
+    target = node.get("_target_", "")
+    types, meanings, defaults = _about(target)
+    elsewhere = f"see `{target}`" if target and not target.startswith("hemnet.") else ""
     dot = f"{prefix}." if prefix else ""
     rows: list[Row] = []
     given = {key: value for key, value in node.items() if key not in COMMON}
@@ -74,9 +81,8 @@ def _rows(node: dict[str, Any], prefix: str, comments: dict[str, str], *, own: b
         if isinstance(value, dict) and value:
             rows += _rows(value, f"{dot}{key}", comments)
         else:
-            rows.append(
-                (f"{dot}{key}", types.get(key, ""), value, meanings.get(key) or comments.get(key, ""))
-            )
+            meaning = meanings.get(key) or comments.get(key) or comments.get(f"{dot}{key}") or elsewhere
+            rows.append((f"{dot}{key}", types.get(key, ""), value, meaning))
     for key, default in defaults.items():
         if own and key not in given:
             rows.append((f"+{dot}{key}", types.get(key, ""), default, meanings.get(key, "")))
@@ -95,17 +101,24 @@ def _about(target: str | None) -> tuple[dict[str, str], dict[str, str], dict[str
         hints = {name: _plain(hint) for name, hint in get_type_hints(init).items()}
     except (NameError, TypeError):
         hints = {}
-    said = Docstring(inspect.cleandoc(call.__doc__ or "")).parse(Parser.google)
-    meanings = {
-        argument.name: " ".join(argument.description.split())
-        for section in said if section.kind.value == "parameters" for argument in section.value
-    }  # fmt: skip
+    meanings: dict[str, str] = {}
+    for base in reversed(inspect.getmro(call)) if inspect.isclass(call) else [call]:
+        meanings |= _meanings(base.__doc__ or "") if base.__module__.startswith("hemnet.") else {}
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(call).parameters.items()
         if parameter.default is not inspect.Parameter.empty and name in meanings
     }
     return hints, meanings, defaults
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """Return what a docstring says of each argument; those of a dataclass are its attributes."""
+    return {
+        argument.name: re.sub(r":\w+:(`)", r"\1", " ".join(argument.description.split()))
+        for section in Docstring(inspect.cleandoc(docstring)).parse(Parser.google)
+        if section.kind.value in ("parameters", "attributes") for argument in section.value
+    }  # fmt: skip
 
 
 def _plain(hint: Any) -> str:

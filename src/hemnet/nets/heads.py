@@ -97,12 +97,13 @@ class EMHead(FCNHead):
         num_components: K, mixture components (bases).
         iterations: T, unrolled EM iterations.
         highway_scale: h = 1 - step size; 0 is plain EM.
-        assignment: see :class:`hemnet.em.HighwayEM`, as the following.
-        variance: sigma squared; null means the square root of ``channels``.
+        assignment: the E-step: ``dot``, the scaled dot product of the paper's Eq. 8, or ``gaussian``, Eq. 7.
+        variance: sigma squared of the mixture, by which the E-step divides: the smaller, the harder the
+            assignments. Null means the square root of ``channels``.
         normalize: ``none`` or ``l2`` normalisation of the means after each step.
         gradient: how the iterations are differentiated: a mode's name, or a node such as
             ``{_target_: hemnet.em.Implicit, tolerance: 1e-6}``.
-        engine: what computes them.
+        engine: what computes the iterations: ``auto``, ``recompute``, ``triton`` or ``reference``.
         acceleration: ``none`` or ``anderson`` mixing of steps.
         iterations_eval: T in evaluation; null means ``iterations``.
         tolerance: relative step below which an image stops, in evaluation; null never stops.
@@ -110,7 +111,7 @@ class EMHead(FCNHead):
         learn_variance: ``none``, ``shared`` or ``per_component``: whether the variance is trained.
         learn_prior: whether the weights of the components are trained, in the place of equal ones.
         means: ``learned`` or ``moving_average`` initial means.
-        momentum: of the moving average.
+        momentum: the share of the old means that a step of the moving average keeps.
         correct_momentum: whether the moving average goes as far at any highway scale as at 0.
         dropout: probability of dropping a channel before the classifier.
         mask_padding: whether positions count in the fit by the part of them that is of the image, so that

@@ -70,7 +70,6 @@ class CrossEntropy(_Weighted):
     """Cross-entropy, the mean over the valid pixels; torch's, as of the pixels of all ranks in one batch.
 
     Args:
-        factor: see `Loss`.
         class_weights: a number per class, or a rule of `ClassWeights`; None weighs pixels alike. The mean is
             weighted, Σ w_y·loss / Σ w_y.
         label_smoothing: the share of the target's probability that is spread evenly over all classes, in
@@ -112,7 +111,6 @@ class Focal(_Weighted):
     Source: Lin et al. (ICCV 2017), equation 5, with softmax probabilities; its α are the class weights.
 
     Args:
-        factor: see `Loss`.
         gamma: γ >= 0; 0 is cross-entropy.
         class_weights: as in `CrossEntropy`.
 
@@ -153,7 +151,6 @@ class HardPixels(PixelLoss):
         threshold: a pixel is hard if the probability of its true class is below this, in (0, 1].
         at_least: the hardest pixels that count in any case, as a share of the batch's valid pixels, in (0,
             1].
-        factor: see `Loss`.
 
     Raises:
         ValueError: a number is out of range.

@@ -59,7 +59,6 @@ class Lovasz(Loss):
     pixel. Where errors tie, any order gives the same loss, and one of its subgradients.
 
     Args:
-        factor: see `Loss`.
         per_image: sort within each image instead, and take the mean over the images with a valid pixel.
 
     Example:
