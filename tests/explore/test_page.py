@@ -259,3 +259,12 @@ def test_a_pixel_is_that_of_its_cell_whatever_the_size(
         found.add(holder(browser))
     assert len(found) > 1, "cells that differ too little to tell"
     assert browser.complaints() == []
+
+
+def test_features_that_do_not_vary_are_said_to(browser, run: Run, tmp_path: Path) -> None:
+    Image.fromarray(patches()[0][:1, :1]).save(tmp_path / "one.png")
+    browser.open(explore(run.path, Wish([tmp_path / "one.png"]), output=tmp_path / "page.html"), ready=READY)
+    assert browser.text("#error-now") == "not defined: the features are the same in all cells"
+    assert not browser.find("#error").is_displayed()
+    assert browser.text("#explained") == ""
+    assert browser.complaints() == []

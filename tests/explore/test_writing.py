@@ -274,6 +274,44 @@ def test_the_page_refers_to_nothing_outside_and_shows_hostile_names_as_text(run:
     assert data_of(tmp_path / "page.html")["photographs"][0]["name"] == path.name
 
 
+@pytest.mark.parametrize(
+    "output", ["a folder", "image.png/page.html", "n" * 300, "no/" + "n" * 250 + ".html"]
+)
+def test_a_page_that_cannot_be_written_is_said_before_a_photograph_is_read(
+    run: Run, tmp_path: Path, output: str
+) -> None:
+    path = photograph(tmp_path / "image.png", (24, 32))
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(HemnetError, match=r"cannot write .*: choose another --output"):
+        explore(run.path, Wish([tmp_path / "broken.png"]), output=tmp_path / output)
+    assert path.is_file()
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+def test_an_image_whose_name_is_too_long_for_the_page_has_a_remedy(run: Run, tmp_path: Path) -> None:
+    path = photograph(tmp_path / f"{'n' * 248}.png", (24, 32))
+    with pytest.raises(HemnetError, match=r"name too long.*: choose another --output"):
+        explore(run.path, Wish([path]))
+    explore(run.path, Wish([path]), output=tmp_path / "page.html")
+
+
+def test_features_that_do_not_vary_have_no_error_and_no_components(run: Run, tmp_path: Path) -> None:
+    one_cell = photograph(tmp_path / "one.png", (1, 1))
+    (entry,) = data_of(explore(run.path, Wish([one_cell]), output=tmp_path / "one.html"))["photographs"]
+    dead = untrained(tmp_path / "dead")[0]
+    content = torch.load(dead.checkpoint(), weights_only=True)
+    content["state_dict"]["network.head.context.conv1.weight"].zero_()
+    torch.save(content, dead.checkpoint())
+    path = photograph(tmp_path / "a.png", (24, 32))
+    (other,) = data_of(explore(dead.path, Wish([path]), output=tmp_path / "dead.html"))["photographs"]
+    for found in (entry, other):
+        assert found["explained"] is None
+        assert set(found["error"]) == {None}
+        assert not unpacked(found["features"]).any()
+        assert not unpacked(found["reconstruction"]).any()
+
+
 def test_a_damaged_image_is_named_and_leaves_no_page(run: Run, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(HemnetError, match=r"broken\.png"):

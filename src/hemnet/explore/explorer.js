@@ -8,6 +8,7 @@ const VIEWS = {
   photograph: "photograph", components: "components", component: "one component", entropy: "undecided",
   features: "features", reconstruction: "reconstruction", prediction: "prediction", truth: "truth", errors: "errors",
 };
+const SAME = "not defined: the features are the same in all cells";
 const MOST = 6; // components that a list or a chart names
 const SHARE = Float64Array.from({ length: 256 }, (_, code) => (code / 255) ** 2); // see hemnet/explore/packing.py
 const state = { photograph: 0, x: 0, y: 0, t: 1, component: 0, view: "components", opacity: 0.75, order: "mass", scale: "own" };
@@ -285,11 +286,13 @@ function drawFit() {
   drawLine(byId("likelihood"), entry.likelihood, 0, "Log-likelihood", nats);
   byId("likelihood-now").textContent = `${nats(entry.likelihood[t])} after iteration ${t}`;
   byId("falls").hidden = DATA.rises;
-  drawLine(byId("error"), entry.error, 1, "Reconstruction error", percent);
-  byId("error-now").textContent = `${percent(entry.error[t - 1])} of the features’ variance`;
+  const varies = entry.explained !== null;
+  if (varies) drawLine(byId("error"), entry.error, 1, "Reconstruction error", percent);
+  byId("error").style.display = varies ? "" : "none";
+  byId("error-now").textContent = varies ? `${percent(entry.error[t - 1])} of the features’ variance` : SAME;
   picture(byId("features"), columns, rows, rgb(shown.features));
   picture(byId("reconstruction"), columns, rows, rgb(at("reconstruction", t, 3 * cells)));
-  byId("explained").textContent = `Red, green and blue are the first three principal components of the features, ` +
+  byId("explained").textContent = !varies ? "" : `Red, green and blue are the first three principal components of the features, ` +
     `with ${percent(entry.explained)} of their variance.`;
 }
 

@@ -22,6 +22,9 @@ from hemnet.explore.packing import LARGEST, coded
 from hemnet.nets import Segmenter
 from hemnet.training.inference import NOT_FINITE
 
+ROUNDING = 1e-12
+"""Of the summed squares of features in float32: a smaller variance is none."""
+
 
 class Observed(NamedTuple):
     """What the layer does with a photograph.
@@ -32,10 +35,11 @@ class Observed(NamedTuple):
         occupancy_TK: the share of each component in all positions, float, at each E-step.
         log_likelihood: eq (5) of `hemnet.em.functional` under mu^(0) ... mu^(T), T+1 numbers, in nats.
         error: the mean squared distance of y^(t) from the features over their variance, T numbers; 0 is a
-            perfect reconstruction, and 1 is what the mean feature alone would have.
+            perfect reconstruction, and 1 is what the mean feature alone would have. NaN where the features
+            are the same in all cells but for rounding, as in an image of one cell.
         features_hwc: (h, w, 3) uint8, the features' first three principal components as red, green, blue.
         reconstruction_Thwc: (T, h, w, 3) uint8, y^(t) in the same components and scale.
-        explained: the share of the features' variance in these three components, 0..1.
+        explained: the share of the features' variance in these three components, 0..1; NaN if there is none.
         cells: how many rows and columns of cells cover the photograph; fractions, where padding shares the
             last ones.
         prediction_HW: (H, W) uint8, the network's classes.
@@ -127,8 +131,8 @@ class _Axes:
     """The first three principal components of the features, and a scale from them to colours.
 
     Attributes:
-        variation: the summed squared distances of the features from their mean, above 0.
-        explained: the share of it in the three components.
+        variation: the summed squared distances of the features from their mean; NaN if that is rounding.
+        explained: the share of it in the three components; likewise.
     """
 
     def __init__(self, x_NC: Tensor) -> None:
@@ -139,11 +143,16 @@ class _Axes:
         # Either direction of an axis would do: the one in which its largest entry is above 0 is taken.
         largest_A = axes_CA.gather(0, axes_CA.abs().argmax(dim=0, keepdim=True))[0]
         self._axes_CA = axes_CA * torch.where(largest_A < 0, -1.0, 1.0)
-        self.variation = max(float(centred_NC.square().sum()), 1e-30)
+        summed = float(centred_NC.square().sum())
+        varies = summed > ROUNDING * float(x_NC.square().sum())
+        self.variation = summed if varies else math.nan
         self.explained = float(values[-3:].sum()) / self.variation
         ends = torch.tensor([0.02, 0.98], dtype=x_NC.dtype)  # a few extreme cells would make all others grey
         self._low_A, high_A = (centred_NC @ self._axes_CA).quantile(ends, dim=0)
-        self._width_A = (high_A - self._low_A).clamp_min(1e-30)
+        # Without a variation there are no axes: all is black.
+        self._width_A = (
+            (high_A - self._low_A).clamp_min(1e-30) if varies else torch.full_like(high_A, math.inf)
+        )
 
     def coloured(self, x_hwC: Tensor) -> np.ndarray:
         """Return features as (h, w, 3) uint8 colours; a component that C < 3 channels lack is 0."""

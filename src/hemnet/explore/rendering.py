@@ -5,6 +5,7 @@ Shapes: H and W pixels of a photograph.
 
 import html
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,10 @@ def described(photograph: Photograph, seen: Observed) -> dict[str, Any]:
         "entropy": packed(seen.entropy_Thw),
         "occupancy": [[float(f"{share:.4g}") for share in row] for row in seen.occupancy_TK],
         "likelihood": [float(f"{value:.7g}") for value in seen.log_likelihood],
-        "error": [float(f"{value:.4g}") for value in seen.error],
+        "error": [None if math.isnan(value) else float(f"{value:.4g}") for value in seen.error],
         "features": packed(seen.features_hwc),
         "reconstruction": packed(seen.reconstruction_Thwc),
-        "explained": round(seen.explained, 4),
+        "explained": None if math.isnan(seen.explained) else round(seen.explained, 4),
         "prediction": packed(resize_mask(seen.prediction_HW, size)),
         "truth": None if truth_HW is None else packed(resize_mask(np.ascontiguousarray(truth_HW), size)),
     }

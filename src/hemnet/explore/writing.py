@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ def explore(
 
     Raises:
         hemnet.errors.HemnetError: there is no such run, checkpoint, layer, data or image; the network has no
-            EM layer; an image cannot be read or segmented; or the file is not a page of the same network,
-            settings and photographs.
+            EM layer; an image cannot be read or segmented; or the file cannot be written, or is not a page of
+            the same network, settings and photographs.
     """
     run = Run.open(folder)
     config = override(run.config, assignments)
@@ -94,7 +95,6 @@ def explore(
     origin = Origin.of(run, which, config)
     output = output or run.path / _file_name(origin, wish)
     further = {"iterations": wish.iterations, "layer": wish.layer, "photographs": _chosen(config, wish)}
-    _require_own(output, origin, further)
     transform = build_eval_transform(config)
     run.config = config = on_this_machine(config, assignments)
     network, spec = restore(run, which)
@@ -109,18 +109,15 @@ def explore(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network.to(device)
     shown = []
-    for photograph in selection.photographs:
-        with explain_memory([photograph.name]):
-            given_CHW = transform.prepare(photograph.image_HWC).to(device)
-            seen = observe(network, given_CHW, photograph.image_HWC.shape[:2], prefix)
-        shown.append(described(photograph, seen))
-        _say(photograph.name, seen, len(json.dumps(shown[-1])))
-    data = content(_facts(config, origin, spec, layer, iterations), spec, layer, shown)
-    try:
-        with replacing(output) as part:
-            part.write_text(render(data, origin.record() | further), "utf-8")
-    except OSError as error:
-        raise HemnetError(f"cannot write {output} ({error}): choose another --output") from error
+    with _claimed(output, origin, further) as part:
+        for photograph in selection.photographs:
+            with explain_memory([photograph.name]):
+                given_CHW = transform.prepare(photograph.image_HWC).to(device)
+                seen = observe(network, given_CHW, photograph.image_HWC.shape[:2], prefix)
+            shown.append(described(photograph, seen))
+            _say(photograph.name, seen, len(json.dumps(shown[-1])))
+        data = content(_facts(config, origin, spec, layer, iterations), spec, layer, shown)
+        part.write_text(render(data, origin.record() | further), "utf-8")
     _conclude(output, len(shown), selection)
     return output
 
@@ -141,6 +138,21 @@ def _chosen(config: DictConfig, wish: Wish) -> str:
     if not wish.paths:
         return f"the split {split_name(config)}"
     return hashlib.sha256("\n".join(map(str, wish.paths)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@contextmanager
+def _claimed(output: Path, origin: Origin, further: dict[str, Any]) -> Iterator[Path]:
+    """Yield a file that becomes the page; that it cannot be written is said before a photograph is read.
+
+    Raises:
+        HemnetError: the page cannot be written there, or something else is there, see `_require_own`.
+    """
+    try:
+        _require_own(output, origin, further)
+        with replacing(output) as part:
+            yield part
+    except OSError as error:
+        raise HemnetError(f"cannot write {output} ({error}): choose another --output") from error
 
 
 def _require_own(output: Path, origin: Origin, further: dict[str, Any]) -> None:
