@@ -153,7 +153,7 @@ def paths(groups: Sequence[Group]) -> set[Path]:
 
 
 def scores(groups: Sequence[Group]) -> Table:
-    """Return the scores of the runs of the plan, by setting and seed."""
+    """Return the scores of the runs of the plan and of the controls, by setting and seed."""
     every: dict[Setting, dict[int, float]] = {}
     for _, found in groups:
         for setting, by_seed in found.items():
@@ -198,7 +198,7 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
     ):
         yield from [f"- {what}: {', '.join(path.name for path in named)}"] if named else []
     yield "\n## Scores\n\n`val/miou` of the last step.\n"
-    yield scores(groups)
+    yield scores([*groups, *controls])
     for family, found in groups:
         verdicts = decide(family, found)
         yield f"\n## {family.title}\n"
