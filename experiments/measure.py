@@ -44,6 +44,7 @@ def measure(run: Run, images: int | None) -> bool:
 
     Raises:
         HemnetError: see `at_layers` and `squares`.
+        OSError: the tables cannot be written.
     """
     place = run.path / FOLDER
     about: dict[str, Any] = {"checkpoint_sha256": fingerprint(run.checkpoint()), "images_asked": images}
@@ -61,6 +62,7 @@ def measure(run: Run, images: int | None) -> bool:
     if not courses:
         raise HemnetError("no EM layer runs in evaluation, or the split has no image: leave the run out")
     place.mkdir(exist_ok=True)
+    (place / "about.json").unlink(missing_ok=True)  # it stands for whole tables, and those are replaced now
     longest = max(len(course) for course in courses) - 2
     write_table(place / "likelihood.csv", ["layer", "image", *(f"{t:02d}" for t in range(longest))], courses)
     norms = [[layer, *row] for layer, squares_T6 in total.items() for row in rows(squares_T6)]
@@ -92,9 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if run.status == "finished" and identity(run.config).head not in PLAIN_HEADS.values():
                 done = "measured" if measure(run, options.images) else "was measured"
                 print(f"{path}: {done}", flush=True)
-        except HemnetError as error:
+        except (HemnetError, OSError) as error:
             failed = True
-            print(f"{path}: {error}", file=sys.stderr, flush=True)
+            why = f"cannot write its tables ({error})" if isinstance(error, OSError) else error
+            print(f"{path}: {why}", file=sys.stderr, flush=True)
     if failed:
         sys.exit(1)
 

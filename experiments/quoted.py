@@ -61,9 +61,9 @@ class Source(NamedTuple):
 
 
 def numbers(text: str) -> list[Number]:
-    """Return the numbers in a text."""
+    """Return the numbers in a text; a minus may be a hyphen or the sign U+2212."""
     found = []
-    for match in NUMBER.finditer(text):
+    for match in NUMBER.finditer(text.replace("−", "-")):
         exponent = int(match["exponent"] or 0)
         unit = 10.0 ** (exponent - len(match["decimals"] or ""))
         found.append(Number(float(f"{match['digits']}e{exponent}"), unit, match["below"] is not None))
@@ -93,6 +93,9 @@ def problems(page: Path) -> Iterator[str]:
             try:
                 source = read_source(comment[2], header)
                 for number, row in enumerate(rows, line + 2):
+                    if len(row) != len(header):
+                        yield f"{page.name}:{number}: {len(row)} cells under {len(header)} columns"
+                        continue
                     cells = dict(zip(header, row, strict=True))
                     for said in row_problems(page.parent, source, cells):
                         yield f"{page.name}:{number}: {said}"
@@ -176,7 +179,10 @@ def main() -> None:
     """Print what is wrong, and end with status 1 if anything is."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pages", nargs="*", type=Path, default=PAGES, metavar="PAGE")
-    found = [said for page in parser.parse_args().pages for said in problems(page)]
+    try:
+        found = [said for page in parser.parse_args().pages for said in problems(page)]
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(f"a page cannot be read ({error}): name Markdown files")
     print("\n".join(found) or "every number in a table is that of its file")
     sys.exit(int(bool(found)))
 

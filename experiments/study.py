@@ -224,13 +224,14 @@ def main() -> None:
     try:
         pieces = [*study(options.folders, options.experiment)]
         print("\n".join(map(str, pieces)))
-        if options.tables:
-            options.tables.mkdir(parents=True, exist_ok=True)
-            for piece in pieces:
-                if isinstance(piece, Table):
-                    piece.write(options.tables)
     except HemnetError as error:
         sys.exit(str(error))
+    try:
+        for piece in pieces:
+            if options.tables and isinstance(piece, Table):
+                piece.write(options.tables)
+    except OSError as error:
+        sys.exit(f"cannot write to {options.tables} ({error}): name another folder for --tables")
 
 
 if __name__ == "__main__":

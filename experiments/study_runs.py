@@ -16,11 +16,12 @@ from omegaconf import OmegaConf
 from study_images import Counted, read_counts
 
 from hemnet.errors import HemnetError
+from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import differences, identity
 from hemnet.runs.run import Run
-from hemnet.storage.files import read_table
+from hemnet.storage.files import read_json, read_table
 
 BACKBONE = "gradient/backbone/all"
 BETAS = [0.9, 0.999]
@@ -140,8 +141,14 @@ class Finished:
         return None
 
     def measured(self, name: str) -> list[dict[str, str]]:
-        """Return the rows of a table of measure.py of the run's first EM layer; [] if there is none."""
-        rows = read_table(self.run.path / "measures" / f"{name}.csv")
+        """Return the rows of a table of measure.py of the run's first EM layer.
+
+        [] if there is none, or if it is known to be of another checkpoint than the last.
+        """
+        place, last = self.run.path / "measures", self.run.path / "checkpoints" / "last.ckpt"
+        if fingerprint(last) not in (None, read_json(place / "about.json").get("checkpoint_sha256")):
+            return []
+        rows = read_table(place / f"{name}.csv")
         return [row for row in rows if "layer" not in row]
 
 

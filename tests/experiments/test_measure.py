@@ -74,6 +74,36 @@ def test_a_run_is_measured_once_for_each_checkpoint_and_number_of_images(run: Ru
     assert measure.measure(run, 2)
 
 
+def test_tables_that_were_replaced_in_part_do_not_pass_for_measured(run: Run, monkeypatch) -> None:
+    last = run.path / "checkpoints" / "last.ckpt"
+    checkpoints.write(checkpoints.read(last), last)
+    assert measure.measure(run, 1)
+    write = measure.write_table
+
+    def stopped(path: Path, *content: object) -> None:
+        if path.name == "e_step.csv":
+            raise KeyboardInterrupt
+        write(path, *content)
+
+    monkeypatch.setattr(measure, "write_table", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        measure.measure(run, 2)
+    monkeypatch.setattr(measure, "write_table", write)
+    assert measure.measure(run, 1)
+    assert len(read_table(run.path / "measures" / "likelihood.csv")) == 1
+
+
+def test_a_run_whose_tables_cannot_be_written_stops_no_other(run: Run, capsys) -> None:
+    first = run.path.parent / "a first"
+    shutil.copytree(run.path, first)
+    (first / "measures").write_text("a file")
+    with pytest.raises(SystemExit, match="1"):
+        measure.main([str(run.path.parent), "--images", "1"])
+    said = capsys.readouterr()
+    assert said.out.strip().endswith("run: measured")
+    assert f"{first}: cannot write" in said.err
+
+
 def test_a_head_without_em_has_nothing_to_measure(tmp_path: Path, make_camvid, capsys) -> None:
     overrides = ("model/head=fcn", f"data.root={make_camvid()}")
     run, _ = untrained(tmp_path / "run", *overrides, replacing="num_components")

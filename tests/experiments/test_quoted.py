@@ -82,6 +82,8 @@ def test_a_page_whose_numbers_are_right(page) -> None:
         ("0.40 ±", "0.41 ±", "PAGE.md:14: 'h = 0': '0.41 ± 0.02' is not 0.4012"),
         ("± 0.02", "± 0.03", "is not 0.4012"),
         ("0.40 ± 0.02", "0.40", "'0.40' is not"),
+        ("0.40 ±", "−0.40 ±", "'−0.40 ± 0.02' is not 0.4012"),
+        ("| supported |", "|", "PAGE.md:14: 3 cells under 4 columns"),
         ("supported |", "contradicted |", "'contradicted' is not 'supported'"),
         ("| 8 | | |", "| 8 | 0.3 | |", "0 rows with {'T': '8', 'h': '0'}"),
         ('where: {T: "{T}"}', "where: {}", "column 'T' is compared with nothing"),
@@ -208,3 +210,12 @@ def test_the_committed_tables_are_those_of_the_committed_runs(
     assert {name: kept[name] for name in common} == {name: made[name] for name in common}
     # The others there are the report's.
     assert all(name.startswith("camvid_hem_small_") for name in kept.keys() - made.keys())
+
+
+@pytest.mark.parametrize("name", ["none.md", "folder", "bytes.md"])
+def test_a_page_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
+    monkeypatch.setattr("sys.argv", ["quoted.py", str(tmp_path / name)])
+    with pytest.raises(SystemExit, match=r"a page cannot be read .*: name Markdown files"):
+        quoted.main()

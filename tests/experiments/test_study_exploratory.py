@@ -12,9 +12,10 @@ from scipy import stats
 from study_images import over_images, read_counts
 from study_runs import Finished
 
+from hemnet.runs import checkpoints
 from hemnet.runs.evaluations import COUNTS
 from hemnet.runs.run import Run
-from hemnet.storage.files import write_table
+from hemnet.storage.files import write_json, write_table
 
 OLD = {"iterations": 8, "assignment": "gaussian", "variance": 1.0}
 GAINS = (0.02, 0.03, 0.025)
@@ -136,6 +137,36 @@ def test_what_the_e_steps_carry_and_where_the_likelihood_falls(tmp_path: Path) -
     fallen = section(text, "Images in which an iteration lowers the log-likelihood")
     expected = ["2", "2 of 32", "2 of 4", "2", "2", "1 of 4"]
     assert cells(fallen, "h = 0.5, T = 8, Eq. 8") == expected
+
+
+def test_what_was_measured_of_another_checkpoint_is_left_out(tmp_path: Path) -> None:
+    run = write(tmp_path, 0, iterations=8)
+    last = run / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(exist_ok=True)
+    checkpoints.write({"step": 1}, last)
+    write_table(run / "measures" / "e_step.csv", ["layer", "t"], [["", 0]])
+    for digest, rows in (("0" * 64, []), (checkpoints.fingerprint(last), [{"t": "0"}])):
+        write_json(run / "measures" / "about.json", {"checkpoint_sha256": digest})
+        assert Finished(Run.open(run)).measured("e_step") == rows
+    (run / "measures" / "about.json").unlink()  # measure.py was stopped
+    assert Finished(Run.open(run)).measured("e_step") == []
+
+
+def test_tables_that_cannot_be_written_are_said(tmp_path: Path, monkeypatch, capsys) -> None:
+    write(tmp_path / "runs", 0, iterations=8)
+    (tmp_path / "file").write_text("")
+    told = [
+        "study.py",
+        str(tmp_path / "runs"),
+        "--experiment",
+        "synthetic_hem",
+        "--tables",
+        str(tmp_path / "file"),
+    ]
+    monkeypatch.setattr("sys.argv", told)
+    with pytest.raises(SystemExit, match=r"cannot write to .*file .*: name another folder for --tables"):
+        study.main()
+    assert "## Scores" in capsys.readouterr().out
 
 
 def test_each_table_is_a_file_too(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -97,7 +97,7 @@ def test_special_letters_are_shown_as_they_are(tmp_path: Path) -> None:
 AWKWARD = [
     "[void]", "*", "\x1f[a]", " *b", "--sweep", "---", "``a''", "?`", "!`",
     "日本", "a\nb\tc", "\x1b[31m", "\u200b", "e\u0301", "\u0301", "$", "\\", "%",
-    "{", "}", "^^41", "\\end{document}", "#", "''", ",,", "🙂", "\ufeffa", "-5",
+    "{", "}", "^^41", "\\end{document}", "#", "''", ",,", "🙂", "\ufeffa", "-5", "°²",
     "--5", "1e-5", "σ²", "η⁻", "$²", "µ", "ﬁ", "ấ",
 ]  # fmt: skip
 

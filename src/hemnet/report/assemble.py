@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 from hemnet.report.chapters.costs import costs
@@ -76,18 +77,26 @@ def write_page(
 
 def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
     """Yield a part per section; sections with one group, such as the trials of a search, share a part."""
+    taken: set[str] = set()
     for experiment in dict.fromkeys(section.experiment for section in made):
         mine = [section for section in made if section.experiment == experiment]
         lone = [section for section in mine if _alone(section)]
         if len(lone) == 1:
             lone = []
-        slug = re.sub("[^0-9A-Za-z]", "_", experiment)
-        for i, section in enumerate(section for section in mine if section not in lone):
-            if (part := _part(section, f"{slug}_{i}" if i else slug, album)).blocks:
+        for section in (section for section in mine if section not in lone):
+            if (part := _part(section, _slug(experiment, taken), album)).blocks:
                 yield part
         if lone:
             title = f"{experiment}, settings with nothing to compare"
-            yield PagePart(title, [every_group(lone, f"{slug}_lone")])
+            yield PagePart(title, [every_group(lone, _slug(f"{experiment}_lone", taken))])
+
+
+def _slug(text: str, taken: set[str]) -> str:
+    """Return a name for files that none of ``taken`` is, and add it to them."""
+    stem = re.sub("[^0-9A-Za-z]", "_", text)[:100]
+    slug = next(name for i in count() if (name := f"{stem}_{i}" if i else stem) not in taken)
+    taken.add(slug)
+    return slug
 
 
 def _part(section: Section, slug: str, album: Album | None) -> PagePart:
