@@ -259,3 +259,11 @@ def test_the_command_of_the_report_makes_the_dashboard(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hemnet.report", "wandb", "--entity", "e", "--project", "p"]
     subprocess.run([*command, "--json", str(path)], check=True, capture_output=True, stdin=subprocess.DEVNULL)
     assert "start/gradient/means" in path.read_text()
+
+
+@pytest.mark.parametrize("name", [".", "file/dashboard.json", "n" * 300])
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(HemnetError, match=r"cannot write .*: choose another --json"):
+        report.main(["--json", str(tmp_path / name)])
+    assert (tmp_path / "file").read_text() == "kept"

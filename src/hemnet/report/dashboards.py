@@ -18,6 +18,7 @@ from hemnet.loggers import ITERATION, STEP
 from hemnet.loggers.wandb_guard import obstacle, within
 from hemnet.report.definitions import FIGURES, Axis, Definition, Metric
 from hemnet.runs.phases import PHASES
+from hemnet.storage.files import write_json
 from hemnet.storage.places import absolute
 
 log = logging.getLogger(__name__)
@@ -136,13 +137,17 @@ def run(options: argparse.Namespace) -> None:
     """Create the dashboard and log its address, or write what would be sent.
 
     Raises:
-        HemnetError: wandb-workspaces is not installed, or there is no key, no server or no permission.
+        HemnetError: wandb-workspaces is not installed, or there is no key, no server or no permission; or the
+            file cannot be written.
     """
     if not (options.entity or options.json):
         raise HemnetError("--entity is missing: give the W&B user or team that owns the project")
     report = dashboard(options.entity or "", options.project, options.sweep)
     if options.json:
-        options.json.write_text(json.dumps(payload(report), indent=2) + "\n", "utf-8")
+        try:
+            write_json(options.json, payload(report))
+        except OSError as error:
+            raise HemnetError(f"cannot write {options.json} ({error}): choose another --json") from error
         log.info("%s holds the dashboard; nothing was sent", options.json)
         return
     problem = obstacle()
