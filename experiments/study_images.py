@@ -53,16 +53,23 @@ class Interval(NamedTuple):
 
 
 def read_counts(path: Path) -> Counted | None:
-    """Return counts.csv of an evaluation; None if there is none."""
+    """Return counts.csv of an evaluation; None if there is none.
+
+    Raises:
+        HemnetError: a row lacks a cell, or has one that is no number.
+    """
     rows = read_table(path)
     if not rows:
         return None
-    images, classes = (tuple(sorted({row[name] for row in rows})) for name in ("image", "class"))
-    place = {name: i for names in (images, classes) for i, name in enumerate(names)}
-    found = np.zeros((2, len(images), len(classes)), np.int64)
-    for row in rows:
-        found[:, place[row["image"]], place[row["class"]]] = int(row["intersection"]), int(row["union"])
-    return Counted(images, *found)
+    try:
+        images, classes = (tuple(sorted({row[name] for row in rows})) for name in ("image", "class"))
+        place = {name: i for names in (images, classes) for i, name in enumerate(names)}
+        found = np.zeros((2, len(images), len(classes)), np.int64)
+        for row in rows:
+            found[:, place[row["image"]], place[row["class"]]] = int(row["intersection"]), int(row["union"])
+        return Counted(images, *found)
+    except (LookupError, ValueError) as error:
+        raise HemnetError(f"{path} is no whole counts.csv ({error!r}): evaluate its run again") from error
 
 
 def miou(weights_RN: np.ndarray, counted: Counted) -> np.ndarray:

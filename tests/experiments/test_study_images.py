@@ -114,3 +114,13 @@ def test_the_counts_of_an_evaluation_are_read(tmp_path: Path) -> None:
     assert found.either_NK.tolist() == [[1, 2], [5, 0]]
     assert read_counts(tmp_path / "none.csv") is None
     assert miou(np.ones((1, 2), int), found) == pytest.approx([(4 / 6 + 0) / 2])
+
+
+@pytest.mark.parametrize(
+    "damage", [("a,car,1,2", "a,car,1,"), ("a,car,1,2", "a,car,x,2"), ("a,car", ",car"), ("class", "kind")]
+)
+def test_counts_that_are_damaged_are_named(tmp_path: Path, damage: tuple[str, str]) -> None:
+    path = tmp_path / "counts.csv"
+    path.write_text("image,class,intersection,union,pixels\na,car,1,2,2\n".replace(*damage))
+    with pytest.raises(HemnetError, match=r"counts\.csv is no whole counts\.csv .*: evaluate its run again"):
+        read_counts(path)
