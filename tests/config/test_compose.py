@@ -216,3 +216,10 @@ def test_a_sweep_that_evaluates_is_told_from_one_that_trains(tmp_path: Path) -> 
         configured(tmp_path, "sweep=table2_eval")
     with pytest.raises(ConfigError, match="unknown option sweep=table2_evl"):
         configured(tmp_path, "sweep=table2_evl")
+
+
+@pytest.mark.parametrize("text", ["no", "yes", "off", "'false'"])
+@pytest.mark.parametrize("key", ["model.head.correct_momentum", "trainer.benchmark"])
+def test_a_text_is_no_boolean(key: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} is '{text.strip(chr(39))}', a text: write true or false"):
+        load(["experiment=synthetic_hem", f"{key}={text}"])

@@ -156,7 +156,10 @@ def _has_target(value: Any) -> bool:
 
 def _check_value(value: Any, hint: Any, full_key: str) -> None:
     try:
-        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        read = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        # The constructor gets the value itself, and the text "no" would count as true there.
+        if isinstance(read, bool) and isinstance(value, str):
+            raise _WrongValue(full_key, f"{value!r}, a text: write true or false")
     except ValidationError as error:
         reason = "; ".join(dict.fromkeys(e["msg"].lower() for e in error.errors()))
         raise _WrongValue(full_key, f"{value!r}: {reason}") from error
