@@ -15,7 +15,6 @@ from _helpers.report_page import page_of, table_of
 from _helpers.waiting import PATIENCE
 from PIL import Image
 
-from hemnet.report.plots import Line, class_bars, forest, score_chart
 from hemnet.report.write import write_report
 
 WIDTHS = (390, 900, 1280, 1920)
@@ -196,24 +195,6 @@ def test_many_findings_are_folded_after_the_first(study: Path) -> None:
     ]
     assert max(lists) == 6
     assert "T=4, h=0.9" in re.sub("<[^>]*>", "", html)
-
-
-def test_no_interval_is_drawn_beyond_what_a_score_can_be() -> None:
-    values = [0.99, 0.6, 0.98]
-    spread = Line("a", "#000000", {1: dict(enumerate(values)), 2: {0: 0.01, 1: 0.3}})
-    for figure, axis in (
-        (score_chart([spread], [], "T"), 1), (forest([("a", "#000000", values)]), 0),
-        (class_bars(["x"], [("a", "#000000", [values]), ("b", "#000000", [[0.02, 0.5]])]), 0),
-    ):  # fmt: skip
-        ends = [
-            point[axis]
-            for lines in figure.axes[0].collections
-            for segment in lines.get_segments()
-            for point in segment
-        ]
-        assert len(ends) >= 2
-        assert min(ends) >= 0
-        assert max(ends) == 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -35,6 +35,19 @@ def test_no_interval_of_a_score_leaves_0_to_1(mious: list[float]) -> None:
         assert told[1].endswith("95% interval 0.0000 to 1.0000, n=2")
 
 
+def test_no_interval_is_drawn_beyond_what_a_score_can_be() -> None:
+    values = [0.99, 0.6, 0.98]
+    spread = Line("a", "#000000", {1: dict(enumerate(values)), 2: {0: 0.01, 1: 0.3}})
+    for figure, axis in (
+        (score_chart([spread], [], "T"), 1), (forest([("a", "#000000", values)]), 0),
+        (class_bars(["x"], [("a", "#000000", [values]), ("b", "#000000", [[0.02, 0.5]])]), 0),
+    ):  # fmt: skip
+        found = ends(figure)[:, axis]
+        assert len(found) >= 2
+        assert min(found) >= 0
+        assert max(found) == 1
+
+
 def test_the_colours_of_a_heat_map_span_the_step_sizes_alone() -> None:
     columns = [Line(f"η={i}", "#000000", {1: {0: 0.80 + i / 100}}) for i in range(2)]
     far = Line("EMANet", "#000000", {1: {0: 0.1}})

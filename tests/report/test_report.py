@@ -1,6 +1,5 @@
 """The report as a user makes it: from run directories to a page, tables and figures."""
 
-import csv
 import re
 import runpy
 import subprocess
@@ -336,7 +335,7 @@ def test_nothing_is_supported_by_two_seeds_or_by_a_recipe_that_says_it_tells_not
     verdicts = [
         row["verdict"]
         for path in (tmp_path / "report/tables").glob("*.csv")
-        for row in csv.DictReader(path.open())
+        for row in table_of(tmp_path / "report", path.stem)
         if row.get("verdict")
     ]
     assert len(verdicts) >= 4

@@ -51,9 +51,10 @@ def attention_page(
         path: the PNG file.
         show_images: whether the images are shown; without photographs the figure may be shared more freely.
     """
-    lead = 1 if show_images else 0
-    side = min(LARGEST_MAP, (WIDTH - LABEL) / (len(iterations) + lead))
-    width = LABEL + side * (len(iterations) + lead)
+    titles = [f"t = {t}" for t in iterations]
+    titles = [f"seen at {titles[-1]}", *titles] if show_images else titles
+    side = min(LARGEST_MAP, (WIDTH - LABEL) / len(titles))
+    width = LABEL + side * len(titles)
     rows = [side * one.image.shape[0] / one.image.shape[1] for one in images]
     height = sum(TITLE + len(one.maps) * row for one, row in zip(images, rows, strict=True)) + FOOT
     page = _Page(width, height)
@@ -61,8 +62,6 @@ def attention_page(
     for one, row in zip(images, rows, strict=True):
         top += TITLE
         page.text(GAP, top - 0.25, one.name if len(one.name) < 60 else f"…{one.name[-58:]}", size=8)
-        titles = [f"t = {t}" for t in iterations]
-        titles = [f"seen at {titles[-1]}", *titles] if show_images else titles
         for place, title in enumerate(titles):
             page.text(LABEL + side * (place + 0.5), top - 0.06, title, size=8, ha="center")
         for k, (component, share) in enumerate(zip(one.components, one.shares, strict=True)):

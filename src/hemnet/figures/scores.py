@@ -84,7 +84,9 @@ def learning_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
 
 def _draw(axis: Axes, curves: Mapping[str, np.ndarray]) -> None:
     """Draw curves (S, 2) so that all are seen, also where they coincide, which the legend says."""
-    values = np.concatenate([[0.0], *(curve_S2[:, 1] for curve_S2 in curves.values())])[1:]
+    if not curves:
+        return
+    values = np.concatenate([curve_S2[:, 1] for curve_S2 in curves.values()])
     finite = values[np.isfinite(values)]
     visible = 0.01 * (np.ptp(finite) if len(finite) else 0.0)
     below: dict[str, np.ndarray] = {}
@@ -102,14 +104,12 @@ def _draw(axis: Axes, curves: Mapping[str, np.ndarray]) -> None:
             marker="o" if len(steps) < 50 else None, markersize=9 - 2.5 * place,
             label=f"{name}\n(coincides with {same[-1]})" if same else name,
         )  # fmt: skip
-    if curves:
-        # Below the panel: inside, it would cover an end of some curve.
-        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), handlelength=4)
+    # Below the panel: inside, it would cover an end of some curve.
+    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), handlelength=4)
 
 
 def _close(first_S2: np.ndarray, second_S2: np.ndarray, visible: float) -> bool:
     """Return whether two curves have the same steps, and values that differ by no more than ``visible``."""
-    return first_S2.shape == second_S2.shape and bool(
-        np.array_equal(first_S2[:, 0], second_S2[:, 0])
-        and np.allclose(first_S2[:, 1], second_S2[:, 1], rtol=0, atol=visible, equal_nan=True)
+    return np.array_equal(first_S2[:, 0], second_S2[:, 0]) and np.allclose(
+        first_S2[:, 1], second_S2[:, 1], rtol=0, atol=visible, equal_nan=True
     )

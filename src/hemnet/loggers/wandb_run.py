@@ -247,10 +247,8 @@ class FinishingWandbLogger(WandbLogger):
 
         A value is the mean over the start, the middle or the end of training, see `hemnet.runs.phases`.
         """
-        run, found = (
-            self.experiment,
-            phases(curves(read(self.directory / "metrics.csv"), PER_ITERATION.match)),
-        )
+        run = self.experiment
+        found = phases(curves(read(self.directory / "metrics.csv"), PER_ITERATION.match))
         run.define_metric(ITERATION)
         for name in (f"{phase}/{family}" for phase in PHASES for family in found):
             run.define_metric(name, step_metric=ITERATION)

@@ -2,9 +2,10 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count, groupby
 from pathlib import Path
+from typing import Any
 
 from hemnet.report.chapters.costs import costs
 from hemnet.report.chapters.gradient_flow import backbone, gradient_flow
@@ -78,8 +79,8 @@ def write_page(
 def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
     """Yield a part per section; sections with one group, such as the trials of a search, share a part."""
     taken: set[str] = set()
-    for experiment in dict.fromkeys(section.experiment for section in made):
-        mine = [section for section in made if section.experiment == experiment]
+    for experiment, members in groupby(made, lambda section: section.experiment):
+        mine = list(members)
         lone = [section for section in mine if _alone(section)]
         if len(lone) == 1:
             lone = []
@@ -107,7 +108,7 @@ def _part(section: Section, slug: str, album: Album | None) -> PagePart:
         blocks.append(every_group([section], slug))
     if album is not None and (pictures := album.block(section, found[0] if found else None)):
         blocks.append(pictures)
-    names = dict.fromkeys(name for name, _ in made)
+    names = {name for name, _ in made}
     left_out = [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in names]
     if left_out and not _alone(section):
         data = f"These runs have no data for: {'; '.join(left_out)}."
@@ -118,25 +119,23 @@ def _part(section: Section, slug: str, album: Album | None) -> PagePart:
 def _chapters(section: Section, found: Sequence[Variant], slug: str) -> Iterator[tuple[str, Block]]:
     """Yield the name and the block of each chapter that the section has something to show for."""
     for i, variant in enumerate(found):
-        alone = len(variant.groups) == 1
-        for name, write in OF_VARIANTS.items():
-            if alone and write not in OF_ONE:
-                continue
-            if block := _comparing(write(section, variant, f"{slug}_v{i}" if i else slug), alone):
-                block.title += f" ({variant.label})" if variant.label else ""
-                yield name, block
-    for name, write_one in OF_SECTIONS.items():
-        if _alone(section) and write_one not in OF_ONE:
-            continue
-        if block := _comparing(write_one(section, found[0] if found else None, slug), _alone(section)):
+        of = section, variant, f"{slug}_v{i}" if i else slug
+        for name, block in _written(OF_VARIANTS, len(variant.groups) == 1, *of):
+            block.title += f" ({variant.label})" if variant.label else ""
             yield name, block
+    yield from _written(OF_SECTIONS, _alone(section), section, found[0] if found else None, slug)
 
 
-def _comparing(block: Block | None, alone: bool) -> Block | None:
-    """Return a chapter, without tables of one row if it is of one setting; None if nothing is left."""
-    if block and alone:
-        block.items = [item for item in block.items if not isinstance(item, Table) or len(item.rows) > 1]
-    return block if block and block.items else None
+def _written(
+    chapters: Mapping[str, Callable[..., Block | None]], alone: bool, *of: Any
+) -> Iterator[tuple[str, Block]]:
+    """Yield the chapters with items; of a single setting those in `OF_ONE`, without tables of one row."""
+    for name, write in chapters.items():
+        block = write(*of) if write in OF_ONE or not alone else None
+        if block and alone:
+            block.items = [item for item in block.items if not isinstance(item, Table) or len(item.rows) > 1]
+        if block and block.items:
+            yield name, block
 
 
 def _alone(section: Section) -> bool:

@@ -55,8 +55,8 @@ class Column:
         """Return a cell as it is printed."""
         if isinstance(value, Estimate):
             text = self.text(value.mean)
-            if value.cut and value.low is not None and value.high is not None:
-                text += f" [{self.text(value.low)}, {self.text(value.high)}]{CUT}"
+            if value.cut and value.interval:
+                text += f" [{', '.join(map(self.text, value.interval))}]{CUT}"
             elif value.half_width is not None:
                 text += f" ± {self.text(value.half_width).lstrip('+')}"
             return text if self.counted in (None, value.n) else f"{text} (n={value.n})"
@@ -111,16 +111,9 @@ class Table:
         cut = any(isinstance(cell, Estimate) and cell.cut for row in self.rows for cell in row)
         return self.caption + CUT_NOTE * cut
 
-    def texts(self) -> list[list[str]]:
-        """Return the cells as printed on the page."""
-        return [[c.cell(v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
-
-    def cells(self) -> list[list["Shown"]]:
-        """Return the cells as the page shows them."""
-        return [
-            [Shown(text, value) for text, value in zip(*pair, strict=True)]
-            for pair in zip(self.texts(), self.rows, strict=True)
-        ]
+    def cells(self) -> list[list[Shown]]:
+        """Return the cells as printed, each with what it was made of."""
+        return [[Shown(c.cell(v), v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
 
     def numeric(self) -> list[bool]:
         """Return for each column whether it holds numbers, which are right-aligned."""
@@ -148,7 +141,8 @@ class Table:
     def tex(self) -> str:
         """Return the table as LaTeX; it needs the package booktabs."""
         align = "".join("r" if numeric else "l" for numeric in self.numeric())
-        body = "".join(" & ".join(map(escape_tex, row)) + r" \\" + "\n" for row in self.texts())
+        rows = (" & ".join(escape_tex(cell.text) for cell in row) for row in self.cells())
+        body = "".join(rf"{row} \\" + "\n" for row in rows)
         heads = " & ".join(escape_tex(column.heading) for column in self.columns)
         return (
             f"% \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n"

@@ -76,11 +76,15 @@ def _over_steps(wr: Any, shown: Definition) -> list[Panel]:
 
 
 def _over_iterations(wr: Any, shown: Definition) -> list[Panel]:
-    """Return lines over the iteration t, a mean per h: at the start, middle and end of training."""
+    """Return lines over the iteration t, a mean per h: at the start, middle and end of training.
+
+    A panel cannot subtract the value at t = 0, so of a gain it shows the values.
+    """
+    rising = "values, whose rise is the gain"
     return [
         wr.LinePlot(
-            title=f"{shown.title}: {metric.label}, {phase} of training", x=ITERATION,
-            y=[f"{phase}/{metric.name}"], groupby=wr.Config(shown.by), log_y=metric.log or None,
+            title=f"{shown.title}: {rising if metric.gain else metric.label}, {phase} of training",
+            x=ITERATION, y=[f"{phase}/{metric.name}"], groupby=wr.Config(shown.by), log_y=metric.log or None,
             title_x="iteration t", **MEANS,
         )
         for metric in shown.metrics for phase in PHASES

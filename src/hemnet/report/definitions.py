@@ -13,11 +13,19 @@ Axis = Literal[
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a figure: its name in docs/metrics.md, its label, and whether its axis is logarithmic."""
+    """A metric of a figure.
+
+    Attributes:
+        name: in docs/metrics.md.
+        label: of its axis.
+        log: whether its axis is logarithmic.
+        gain: whether what is drawn over the iterations is its gain since t = 0.
+    """
 
     name: str
     label: str
     log: bool = False
+    gain: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ GRADIENT_BACKBONE = Definition(
 LIKELIHOOD = Definition(
     "log_likelihood", "Convergence of the iterations",
     "Log-likelihood gained since t = 0, nats per position, on the fixed validation batch",
-    (Metric("em/log_likelihood", "log-likelihood gained"),), "iteration",
+    (Metric("em/log_likelihood", "log-likelihood gained", gain=True),), "iteration",
 )  # fmt: skip
 CONVERGENCE = Definition(
     "convergence", "Convergence of the iterations",

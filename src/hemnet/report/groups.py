@@ -7,6 +7,7 @@ recipe, budget and way to train. Nothing is compared across sections.
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,9 @@ class Section:
 
 
 def sections(records: Sequence[Record]) -> list[Section]:
-    """Sort records into sections of groups; of two runs with one seed in a group, the later one counts."""
+    """Sort records into sections of groups, by experiment; of two runs with one seed in a group, the later
+    one counts.
+    """
     found: dict[tuple[str, frozenset[tuple[str, str]]], dict[Any, Group]] = defaultdict(dict)
     for record in sorted(records, key=lambda r: (str(r.environment.get("started", "")), str(r.path))):
         own = settings(record.config)
@@ -170,8 +173,8 @@ def sections(records: Sequence[Record]) -> list[Section]:
         for (experiment, shared), groups in found.items()
     ]
     made = sorted((s for s in made if s.groups), key=lambda s: (s.experiment, -len(s.runs)))
-    for experiment in {section.experiment for section in made}:
-        mine = [section for section in made if section.experiment == experiment]
+    for _, members in groupby(made, lambda section: section.experiment):
+        mine = list(members)
         for section, label in zip(mine, labels([each.settings for each in mine]), strict=True):
             section.label = label
     for section in made:

@@ -71,9 +71,10 @@ def heat_map(
 def _told(found: Estimate | None) -> str:
     if found is None:
         return "no score"
-    if found.low is None or found.high is None:
+    if found.interval is None:
         return f"{found.mean:.4f}, one seed, no interval"
-    return f"{found.mean:.4f}, 95% interval {found.low:.4f} to {found.high:.4f}, n={found.n}"
+    low, high = found.interval
+    return f"{found.mean:.4f}, 95% interval {low:.4f} to {high:.4f}, n={found.n}"
 
 
 def _cell(

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hemnet.report.definitions import LIKELIHOOD, Metric
+from hemnet.report.definitions import Metric
 from hemnet.report.groups import Group, scale_text
 from hemnet.report.plots import DASHES, MARKERS, draw_curves, draw_profile, grid, head_colour, scale_colour
 from hemnet.report.variants import Variant
@@ -63,7 +63,7 @@ def phase_chart(variant: Variant, depths: Sequence[int], metric: Metric) -> Figu
     def draw(axis: Axes, row: int, column: int) -> None:
         for label, colour, marker, group in lines_at(variant, depths[row]):
             if found := profiles(group, metric.name, column):
-                if metric is LIKELIHOOD.metric:
+                if metric.gain:
                     found = [values - values[0] for values in found]
                 draw_profile(axis, label, colour, marker, found)
 

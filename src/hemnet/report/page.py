@@ -40,7 +40,7 @@ def render(
 
     Args:
         first: blocks at the top of the page, before its findings.
-        parts: the parts, in order; none without two settings to compare.
+        parts: the parts, in order.
         last: blocks after them.
         svgs: the charts' SVG by their names.
         finished: whether any run has.

@@ -1,5 +1,6 @@
 """What tells settings apart, in words: the keys in which they differ, and their values."""
 
+from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 
 Settings = Mapping[str, str]
@@ -33,16 +34,15 @@ def labels(rivals: Sequence[Settings], hidden: Container[str] = ()) -> list[str]
     """
     items = [frozenset(rival.items()) for rival in rivals]
     shared = frozenset[tuple[str, str]].intersection(*items) if items else frozenset()
-    varying = sorted({key for each in items for key, _ in each - shared})
-    kin: dict[tuple[str | None, ...], list[int]] = {}
+    varying = sorted({key for each in items for key, _ in each - shared if key not in hidden})
     named: list[list[str]] = [[] for _ in rivals]
     for key in varying:
         classes = [f"{place}.{TARGET}" for place in _above(key)]
-        kin.clear()
+        kin: dict[tuple[str | None, ...], list[int]] = defaultdict(list)
         for i, rival in enumerate(rivals):
-            kin.setdefault(tuple(rival.get(name) for name in classes), []).append(i)
+            kin[tuple(rival.get(name) for name in classes)].append(i)
         for mine in kin.values():
-            if key not in hidden and len({rivals[i].get(key) for i in mine}) > 1:
+            if len({rivals[i].get(key) for i in mine}) > 1:
                 for i in mine:
                     named[i].append(key)
     shown = sorted({key for keys in named for key in keys})

@@ -39,20 +39,28 @@ class Estimate:
     bounds: tuple[float, float] = UNBOUNDED
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its ends, which the bounds cut; None for n = 1."""
+        if self.half_width is None:
+            return None
+        least, most = self.bounds
+        return max(self.mean - self.half_width, least), min(self.mean + self.half_width, most)
+
+    @property
     def low(self) -> float | None:
-        """The lower end of the interval, not below the bounds; None for n = 1."""
-        return None if self.half_width is None else max(self.mean - self.half_width, self.bounds[0])
+        """The lower end of the interval."""
+        return self.interval and self.interval[0]
 
     @property
     def high(self) -> float | None:
-        """The upper end of the interval, not above the bounds; None for n = 1."""
-        return None if self.half_width is None else min(self.mean + self.half_width, self.bounds[1])
+        """The upper end of the interval."""
+        return self.interval and self.interval[1]
 
     @property
     def reach(self) -> tuple[float, float]:
         """How far the interval reaches below and above the mean, as error bars are drawn; 0 for n = 1."""
-        low, high = self.low, self.high
-        return (0.0, 0.0) if low is None or high is None else (self.mean - low, high - self.mean)
+        low, high = self.interval or (self.mean, self.mean)
+        return self.mean - low, high - self.mean
 
     @property
     def cut(self) -> bool:

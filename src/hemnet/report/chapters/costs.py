@@ -77,7 +77,7 @@ def _time_sentence(hem: str, ratios: Mapping[int, Estimate]) -> str:
     apart = [
         f"T={t}"
         for t, ratio in judged.items()
-        if ratio.low is not None and ratio.high is not None and not ratio.low <= 1 <= ratio.high
+        if ratio.interval and not ratio.interval[0] <= 1 <= ratio.interval[1]
     ]
     end = f"the 95% interval excludes 1 at {', '.join(apart)}" if apart else "every 95% interval contains 1"
     return f"{start}; {end} (not corrected for their number)."

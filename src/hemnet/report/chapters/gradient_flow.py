@@ -114,9 +114,9 @@ def _ratio_sentence(found: Comparison) -> str:
     if found.difference is None:
         return f"{start}no seed with the metric in both."
     ratio = f"{10**found.difference.mean:.3g} times that of {found.second}"
-    if found.difference.low is None or found.difference.high is None or found.p_holm is None:
+    if found.difference.interval is None or found.p_holm is None:
         return f"{start}{ratio} on seed {found.seeds[0]} alone: no interval from one seed."
-    low, high = 10**found.difference.low, 10**found.difference.high
+    low, high = (10**end for end in found.difference.interval)
     return (
         f"{start}{ratio} (95% interval {low:.3g} to {high:.3g}, n={len(found.seeds)} seeds, "
         f"p after Holm {p_text(found.p_holm)}): {found.verdict}."

@@ -23,7 +23,7 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
     reference = None
     if variant is not None:
         reference = variant.at("hem", variant.chosen) or variant.at("em", variant.chosen)
-    if not rivals or len(section.groups) < 2:
+    if not rivals:
         return None
     if reference is None:
         reference, *rivals = rivals
@@ -65,14 +65,11 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Block | Non
         for group in variant.groups
         if group.gradient != variant.mode and (key := (group.head, group.iterations, group.scale)) in usual
     ]
+    if not pairs:
+        return None
     tested = holm([compare_scores("", named(a), named(b)) for a, b in pairs], conclusive=section.conclusive)
     shown = list(dict.fromkeys(group for pair in pairs for group in pair[::-1]))
     block = Block(GRADIENT_MODES.chapter, [f"Other gradient modes against {variant.mode}."])
-    if not pairs:
-        block.paragraphs.append(
-            "There is no head, T and h at which two modes finished, so nothing to compare."
-        )
-        return block
     rows = [[g.label, g.score(), *test_cells(t)] for (g, _), t in zip(pairs, tested, strict=True)]
     columns = (Column("setting"), Column("mIoU"), *TESTS)
     block.items += [

@@ -4,6 +4,7 @@ import os
 import urllib.parse
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import mean
 
@@ -67,8 +68,8 @@ def _names(by_data: Iterable[frozenset[tuple[str, str]]]) -> list[str]:
 def _rows(entries: Sequence[Entry], folder: Path) -> list[tuple[float, list[Cell]]]:
     """Return the mean score and the row of each setting; without a score, it counts as below all others."""
     found: list[tuple[float, list[Cell]]] = []
-    for recipe in dict.fromkeys(section.experiment for section, _ in entries):
-        mine = [entry for entry in entries if entry[0].experiment == recipe]
+    for recipe, members in groupby(entries, lambda entry: entry[0].experiment):
+        mine = list(members)
         told = group_labels([g for _, g in mine], [{**g.rest, **section.settings} for section, g in mine])
         for (section, group), setting in zip(mine, told, strict=True):
             score = group.score()
