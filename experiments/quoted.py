@@ -28,6 +28,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ NUMBER = re.compile(
     r"(?P<below><\s*)?(?P<digits>[-+]?\d+(?:\.(?P<decimals>\d+))?)(?:e(?P<exponent>[-+]?\d+))?"
 )
 TABLE = re.compile(r"^\|.*\n\|[-:| ]+\n(?:\|.*\n?)*", re.MULTILINE)
+_table = cache(read_table)
 
 
 class Number(NamedTuple):
@@ -134,7 +136,7 @@ def row_problems(folder: Path, source: Source, cells: Mapping[str, str]) -> Iter
             conditions = {**source.where, **told.get("where", {})}
             where = {key: str(value).format_map(known) for key, value in conditions.items()}
             take = [name.format_map(known) for name in told["take"]]
-            said = cell_problem(read_table(folder / path), where, take, shown)
+            said = cell_problem(_table(folder / path), where, take, shown)
             yield from [f"{column!r}: {said} ({path})"] if said else []
 
 
@@ -175,12 +177,12 @@ def _same(one: str, other: str) -> bool:
         return one == other
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print what is wrong, and end with status 1 if anything is."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pages", nargs="*", type=Path, default=PAGES, metavar="PAGE")
     try:
-        found = [said for page in parser.parse_args().pages for said in problems(page)]
+        found = [said for page in parser.parse_args(arguments).pages for said in problems(page)]
     except (OSError, UnicodeDecodeError) as error:
         sys.exit(f"a page cannot be read ({error}): name Markdown files")
     print("\n".join(found) or "every number in a table is that of its file")

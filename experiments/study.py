@@ -152,31 +152,34 @@ def paths(groups: Sequence[Group]) -> set[Path]:
     return {run.run.path for _, found in groups for by_seed in found.values() for run in by_seed.values()}
 
 
-def scores(groups: Sequence[Group]) -> Table:
-    """Return the scores of the runs of the plan and of the controls, by setting and seed."""
-    every: dict[Setting, dict[int, float]] = {}
+def merged(groups: Sequence[Group]) -> Found:
+    """Return the runs of each setting of all groups, in the order of the settings' names."""
+    every: Found = {}
     for _, found in groups:
         for setting, by_seed in found.items():
-            known = {seed: value for seed, run in by_seed.items() if (value := score(run)) is not None}
-            every[setting] = every.get(setting, {}) | known
+            every[setting] = every.get(setting, {}) | by_seed
+    return {setting: every[setting] for setting in sorted(every, key=str)}
+
+
+def scores(groups: Sequence[Group]) -> Table:
+    """Return the scores of the runs of the plan and of the controls, by setting and seed."""
     seeds = range(max(family.seeds for family, _ in groups))
-    rows = [
-        [setting, len(known), f"{np.mean([*known.values()]):.4f}"]
-        + [f"{known[seed]:.4f}" if seed in known else "" for seed in seeds]
-        for setting, known in sorted(every.items(), key=str)
-        if known
-    ]
+    rows = []
+    for setting, by_seed in merged(groups).items():
+        known = {seed: value for seed, run in by_seed.items() if (value := score(run)) is not None}
+        if known:
+            each = (f"{known[seed]:.4f}" if seed in known else "" for seed in seeds)
+            rows.append([setting, len(known), f"{np.mean([*known.values()]):.4f}", *each])
     return Table("scores", ["setting", "runs", "mean", *(f"seed {seed}" for seed in seeds)], rows)
 
 
 def of_hem(groups: Sequence[Group]) -> dict[Setting, list[Finished]]:
     """Return the runs of each setting with EM in all its iterations, in the order of the settings' names."""
-    every: Found = {}
-    for _, found in groups:
-        for setting, by_seed in found.items():
-            if by_seed and setting.head == "hem":
-                every[setting] = every.get(setting, {}) | by_seed
-    return {setting: [*every[setting].values()] for setting in sorted(every, key=str)}
+    return {
+        setting: [*by_seed.values()]
+        for setting, by_seed in merged(groups).items()
+        if by_seed and setting.head == "hem"
+    }
 
 
 def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
@@ -214,13 +217,13 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
     yield from explored(controls, [*groups, *controls])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUNS_FOLDER", help="holds runs")
     parser.add_argument("--experiment", default="camvid_lite_hem", metavar="NAME", help="the runs' recipe")
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="where each table goes as a CSV file")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         pieces = [*study(options.folders, options.experiment)]
         print("\n".join(map(str, pieces)))

@@ -74,6 +74,7 @@ def read_counts(path: Path) -> Counted | None:
 
 def miou(weights_RN: np.ndarray, counted: Counted) -> np.ndarray:
     """Return the mIoU, (R,), of splits in which each image occurs so often; absent classes do not count."""
+    weights_RN = weights_RN.astype(float)  # whole numbers below 2^53 are exact, and products are BLAS's
     hit_RK, either_RK = weights_RN @ counted.hit_NK, weights_RN @ counted.either_NK
     iou_RK = np.divide(hit_RK, either_RK, out=np.full(hit_RK.shape, np.nan), where=either_RK > 0)
     return np.nanmean(iou_RK, axis=1)

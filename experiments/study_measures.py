@@ -156,9 +156,9 @@ def by_image(
                 {seed: run.counted for seed, run in found[setting].items() if run.counted is not None}
                 for setting in contrast[:2]
             )
-            interval = over_images(first, second) if contrast.measure is score else None
             # As elsewhere, no number is shown before its contrast is complete.
-            if interval is not None and interval.seeds == family.seeds:
+            complete = contrast.measure is score and len(first.keys() & second.keys()) == family.seeds
+            if complete and (interval := over_images(first, second)):
                 intervals = map(to_text, interval[3:])
                 rows.append([contrast.name, *interval[:2], f"{interval.difference:+.4f}", *intervals])
     yield Table("images", header, rows)

@@ -3,7 +3,6 @@
 Shapes: S recorded steps, T iterations.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import differences, identity
-from hemnet.runs.run import Run
+from hemnet.runs.run import ENVIRONMENT, Run
 from hemnet.storage.files import read_json, read_table
 
 BACKBONE = "gradient/backbone/all"
@@ -63,8 +62,7 @@ class Finished:
     @cached_property
     def revision(self) -> str:
         """Revision of the code, seven digits; "?" if the run did not record it."""
-        path = self.run.path / "environment.json"
-        git = json.loads(path.read_text("utf-8")).get("git") if path.is_file() else None
+        git = read_json(self.run.path / ENVIRONMENT).get("git")
         return str(git["revision"])[:7] + ("+" if git.get("modified") else "") if git else "?"
 
     @property

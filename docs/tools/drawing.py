@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from hemnet.report.plots import BLUE, VERMILION
+from hemnet.report.plots import BLUE, STYLE, VERMILION
 
 INK, PAPER, SOFT = "#1f2429", "#fefefe", "#7b838b"
 THEME = {
@@ -18,14 +19,11 @@ THEME = {
     VERMILION.lower(): ("red", "#ff8438"),
 }
 """Colours that a dark page replaces: the name of each and what takes its place."""
-LOOK: dict[Any, Any] = {
-    "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10,
-    "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.alpha": 0.25, "grid.color": SOFT, "axes.edgecolor": INK, "axes.labelcolor": INK,
-    "axes.titlecolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
-    "figure.facecolor": PAPER, "axes.facecolor": PAPER,
-    "figure.constrained_layout.use": True, "mathtext.fontset": "dejavusans", "svg.hashsalt": "hemnet",
+LOOK: dict[Any, Any] = STYLE | {
+    "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans", "text.parse_math": True,
+    "grid.color": SOFT, "axes.edgecolor": INK, "axes.labelcolor": INK, "axes.titlecolor": INK,
+    "text.color": INK, "xtick.color": INK, "ytick.color": INK, "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER, "figure.constrained_layout.use": True,
     # Letters as outlines: the drawing is the same wherever it is shown, also where its font is missing.
     "svg.fonttype": "path",
 }  # fmt: skip
@@ -37,6 +35,7 @@ SCALE = 1.7
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as SVG, the same bytes for the same content, whose colours follow the reader's page."""
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
     path.write_text(_themed(path.read_text("utf-8")), "utf-8")
 
 

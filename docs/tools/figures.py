@@ -6,7 +6,6 @@ of EfficientNet-Lite0, or read from the runs and measurements in experiments/res
 Shape suffixes: B images, N positions, C channels, K components, T iterations, R runs.
 """
 
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,8 @@ from drawing import INK, PAPER, SOFT, save, styled
 
 from hemnet.em import unroll
 from hemnet.report.plots import BLUE, VERMILION
+from hemnet.runs.phases import phases
+from hemnet.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
@@ -42,14 +43,9 @@ def trained_shares(runs: Sequence[str]) -> np.ndarray:
     They are those of metrics.csv, means over the last tenth of the logged steps, without the share of the
     reconstruction, scaled to sum to 1.
     """
-    found = []
-    for run in runs:
-        with (RESULTS / "study_primary" / run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["gradient/share/00"]]
-        names = sorted(name for name in rows[0] if name.startswith("gradient/share/"))[:-1]
-        shares_ST = np.array([[float(row[name]) for name in names] for row in rows[-(len(rows) // 10) :]])
-        found.append(shares_ST.mean(axis=0) / shares_ST.mean(axis=0).sum())
-    return np.array(found)
+    opened = (Run.open(RESULTS / "study_primary" / run) for run in runs)
+    ends = [phases(run.curves())["gradient/share"][-1, :-1] for run in opened]
+    return np.array([end_T / end_T.sum() for end_T in ends])
 
 
 @styled
@@ -70,7 +66,6 @@ def draw_shares(path: Path) -> None:
     axes[0].set_ylabel("share of the gradient")
     axes[0].legend(loc="upper left")
     save(figure, path)
-    plt.close(figure)
 
 
 def mode_parts(mode: str, iterations: int) -> np.ndarray:
@@ -105,7 +100,6 @@ def draw_modes(path: Path) -> None:
     axes[0].set_ylabel("share of the gradient")
     figure.supxlabel("iteration; y is the reconstruction", fontsize=10)
     save(figure, path)
-    plt.close(figure)
 
 
 @styled
@@ -122,7 +116,6 @@ def draw_engines(path: Path) -> None:
     axis.set_xticks(depths, [str(depth) for depth in depths])
     axis.minorticks_off()
     save(figure, path)
-    plt.close(figure)
 
 
 def _name(axis: Axes, text: str, x: float, y: float, colour: str) -> None:

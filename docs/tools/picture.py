@@ -14,11 +14,12 @@ import torch
 from drawing import INK, PAPER, SOFT, save, styled
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor
 
 from hemnet.em import EMResult, unroll
 from hemnet.nets import EfficientNetLite
+from hemnet.nets.foreign import MEAN_RGB, STD_RGB
 from hemnet.report.plots import BLUE, GREEN, PURPLE, SKY, VERMILION, YELLOW
 
 PHOTOGRAPH = Path(__file__).parents[1] / "figures" / "coffee.jpg"
@@ -26,7 +27,7 @@ STEPS, COMPONENTS, SEED = 3, 5, 6
 MODEL: dict[str, Any] = {"highway_scale": 0.5, "assignment": "dot"}
 """The layer's default: Eq. 8 of the paper at variance sqrt(C)."""
 COLOURS = (BLUE, VERMILION, GREEN, YELLOW, PURPLE, SKY)[:COMPONENTS]
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+MEAN, STD = torch.tensor(MEAN_RGB), torch.tensor(STD_RGB)
 
 # The layout, in points, downwards: side of a map, its columns, and the heights of the rows.
 WIDTH, HEIGHT, SIDE = 409, 296, 66
@@ -68,17 +69,24 @@ def fit() -> EMResult:
     return unroll(features(), initial_means(), iterations=STEPS, return_trajectory=True, **MODEL)
 
 
+@cache
+def _principal() -> tuple[Tensor, Tensor, Tensor]:
+    """Return the features' first three principal components, (C, 3), and the ends of their colours, (3,)."""
+    x_NC = features()[0]
+    axes_C3 = torch.linalg.svd(x_NC, full_matrices=False)[2][:3].T
+    low_3, high_3 = torch.quantile(x_NC @ axes_C3, torch.tensor([0.02, 0.98]), dim=0)
+    return axes_C3, low_3, high_3
+
+
 def false_colours(values_NC: Tensor) -> np.ndarray:
     """Return vectors as colours, (N, 3) uint8: their three principal components, those of the features."""
-    x_NC = features()[0]
-    _, _, axes_CC = torch.linalg.svd(x_NC, full_matrices=False)
-    low, high = torch.quantile(x_NC @ axes_CC[:3].T, torch.tensor([0.02, 0.98]), dim=0)
-    return ((values_NC @ axes_CC[:3].T - low) / (high - low)).clamp(0, 1).mul(255).byte().numpy()
+    axes_C3, low_3, high_3 = _principal()
+    return ((values_NC @ axes_C3 - low_3) / (high_3 - low_3)).clamp(0, 1).mul(255).byte().numpy()
 
 
 def assignment_map(step: int) -> np.ndarray:
     """Return the responsibilities of an E-step, 1 ... T, each position a mix of its components' colours."""
-    palette_K3 = torch.tensor([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS]).float()
+    palette_K3 = torch.tensor([ImageColor.getrgb(colour) for colour in COLOURS]).float()
     return _square((fit().responsibilities(step - 1)[0] @ palette_K3).byte().numpy())
 
 
@@ -154,7 +162,6 @@ def draw(path: Path) -> None:
     for row, line in enumerate(WORDS):
         axis.text(first, TEXT + 16 * row, line, fontsize=8.6, va="center")
     save(figure, path)
-    plt.close(figure)
 
 
 def _ends(axis: Axes, first: float, last: float) -> None:

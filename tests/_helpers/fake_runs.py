@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.config.compose import load
+from hemnet.runs.evaluations import FOLDER, at_iterations
 from hemnet.runs.redaction import redacted
 
 CLASSES = ("red", "green", "blue", "plain")
@@ -79,12 +80,13 @@ def write_run(
     return path
 
 
-def write_evaluation(run: Path, T: int, miou: float | None, *, checkpoint: str | None = None) -> None:
-    """Write the result of an evaluation with T iterations, of the checkpoint with this hash."""
-    place = run / "evaluation" / "last" / f"T{T}"
+def write_evaluation(run: Path, T: int | None, miou: float | None, *, checkpoint: str | None = None) -> Path:
+    """Write the result of an evaluation with T iterations, of this checkpoint by its hash; return where."""
+    place = at_iterations(run / FOLDER / "last", T)
     place.mkdir(parents=True)
     result = {"iterations_eval": T, "checkpoint_sha256": checkpoint, "metrics": {"val/miou": miou}}
     (place / "result.json").write_text(json.dumps(result))
+    return place
 
 
 def plausible_rows(

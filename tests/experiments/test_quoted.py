@@ -63,13 +63,13 @@ def test_no_number_of_the_findings_could_be_another(findings: Path, tmp_path: Pa
         if quoted.COMMENT.search(text[: table.start()])[1] == "not quoted":
             continue
         begin = text.index("\n", text.index("\n", table.start()) + 1) + 1  # after header and rule
-        for number in [*quoted.NUMBER.finditer(text, begin, table.end())][::11]:
+        for number in [*quoted.NUMBER.finditer(text, begin, table.end())][::7]:
             digits = number["digits"]
             last = digits[:-1] + str((int(digits[-1]) + 5) % 10)
             changed.write_text(text[: number.start("digits")] + last + text[number.end("digits") :], "utf-8")
-            assert [*problems(changed)], text[number.start() - 30 : number.end()] + f" as {last}"
+            assert next(problems(changed), None), text[number.start() - 30 : number.end()] + f" as {last}"
             tried += 1
-    assert tried >= 20
+    assert tried > 20
 
 
 def test_a_page_whose_numbers_are_right(page) -> None:
@@ -175,14 +175,12 @@ def test_numbers_agree_to_the_digits_that_are_shown(shown: str, known: str, same
     assert agrees(one, other) == same
 
 
-def test_the_command_ends_with_1_if_anything_is_wrong(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("sys.argv", ["quoted.py"])
+def test_the_command_ends_with_1_if_anything_is_wrong(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
-        quoted.main()
+        quoted.main([])
     (tmp_path / "PAGE.md").write_text("| a |\n|---|\n| 1 |\n")
-    monkeypatch.setattr("sys.argv", ["quoted.py", str(tmp_path / "PAGE.md")])
     with pytest.raises(SystemExit, match="1"):
-        quoted.main()
+        quoted.main([str(tmp_path / "PAGE.md")])
     assert "PAGE.md:1: no comment" in capsys.readouterr().out
 
 
@@ -195,14 +193,10 @@ def test_the_command_ends_with_1_if_anything_is_wrong(tmp_path: Path, monkeypatc
     ],
 )
 def test_the_committed_tables_are_those_of_the_committed_runs(
-    runs: str, experiment: str, tables: str, tmp_path: Path, monkeypatch, capsys
+    runs: str, experiment: str, tables: str, tmp_path: Path, capsys
 ) -> None:
     results = PAGES[0].parent / "results"
-    monkeypatch.setattr(
-        "sys.argv",
-        ["study.py", str(results / runs), "--experiment", experiment, "--tables", str(tmp_path)],
-    )
-    study.main()
+    study.main([str(results / runs), "--experiment", experiment, "--tables", str(tmp_path)])
     made = {path.name: path.read_text("utf-8") for path in tmp_path.glob("*.csv")}
     kept = {path.name: path.read_text("utf-8") for path in (results / tables).glob("*.csv")}
     common = made.keys() & kept.keys()
@@ -213,9 +207,8 @@ def test_the_committed_tables_are_those_of_the_committed_runs(
 
 
 @pytest.mark.parametrize("name", ["none.md", "folder", "bytes.md"])
-def test_a_page_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch, name: str) -> None:
+def test_a_page_that_cannot_be_read_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
-    monkeypatch.setattr("sys.argv", ["quoted.py", str(tmp_path / name)])
     with pytest.raises(SystemExit, match=r"a page cannot be read .*: name Markdown files"):
-        quoted.main()
+        quoted.main([str(tmp_path / name)])

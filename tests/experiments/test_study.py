@@ -210,23 +210,20 @@ def test_runs_that_differ_in_more_are_refused(tmp_path: Path, head: str, keys: d
     assert str(second) in str(caught.value)
 
 
-def test_another_recipe_is_not_taken_for_the_studys(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_another_recipe_is_not_taken_for_the_studys(tmp_path: Path, capsys) -> None:
     write(tmp_path, 0)
-    monkeypatch.setattr("sys.argv", ["study.py", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"no finished run of camvid_lite_hem among 1 .*synthetic_hem"):
-        study.main()
-    monkeypatch.setattr("sys.argv", ["study.py", str(tmp_path), "--experiment", "synthetic_hem"])
-    study.main()
+        study.main([str(tmp_path)])
+    study.main([str(tmp_path), "--experiment", "synthetic_hem"])
     assert "## Primary" in capsys.readouterr().out
 
 
-def test_the_recipe_of_another_head_is_a_run_of_the_study(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_recipe_of_another_head_is_a_run_of_the_study(tmp_path: Path, capsys) -> None:
     for name, h in (("camvid_lite_hem", 0.5), ("camvid_lite_em", 0.0)):
         write_run(
             tmp_path / name, [f"experiment={name}", "data.root=photos", f"model.head.highway_scale={h}"]
         )
-    monkeypatch.setattr("sys.argv", ["study.py", str(tmp_path)])
-    study.main()
+    study.main([str(tmp_path)])
     found = cells(capsys.readouterr().out.partition("## Baselines")[0], PRIMARY)
     assert found[-1] == "not yet: 1 of 8 pairs"
 

@@ -67,13 +67,7 @@ def test_controls_are_compared_apart_from_the_plan(tmp_path: Path) -> None:
 
 def counted(run: Path, T: int | None, right: list[list[int]]) -> None:
     """An evaluation of three images of two classes, 10 pixels each, of which so many are right."""
-    if T is None:
-        place = run / "evaluation" / "last"
-        place.mkdir(parents=True)
-        (place / "result.json").write_text('{"metrics": {"val/miou": 0.5}}')
-    else:
-        write_evaluation(run, T, 0.5)
-        place = run / "evaluation" / "last" / f"T{T}"
+    place = write_evaluation(run, T, 0.5)
     rows = [
         [f"{n}", "ab"[k], hit, 20 - hit, 10] for n, hits in enumerate(right) for k, hit in enumerate(hits)
     ]
@@ -152,37 +146,21 @@ def test_what_was_measured_of_another_checkpoint_is_left_out(tmp_path: Path) -> 
     assert Finished(Run.open(run)).measured("e_step") == []
 
 
-def test_tables_that_cannot_be_written_are_said(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_tables_that_cannot_be_written_are_said(tmp_path: Path, capsys) -> None:
     write(tmp_path / "runs", 0, iterations=8)
     (tmp_path / "file").write_text("")
-    told = [
-        "study.py",
-        str(tmp_path / "runs"),
-        "--experiment",
-        "synthetic_hem",
-        "--tables",
-        str(tmp_path / "file"),
-    ]
-    monkeypatch.setattr("sys.argv", told)
+    told = [str(tmp_path / "runs"), "--experiment", "synthetic_hem", "--tables", str(tmp_path / "file")]
     with pytest.raises(SystemExit, match=r"cannot write to .*file .*: name another folder for --tables"):
-        study.main()
+        study.main(told)
     assert "## Scores" in capsys.readouterr().out
 
 
-def test_each_table_is_a_file_too(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_each_table_is_a_file_too(tmp_path: Path, capsys) -> None:
     for seed, gain in enumerate(GAINS):
         write(tmp_path / "runs", seed, 0.4 + gain, iterations=8)
         write(tmp_path / "runs", seed, 0.4, iterations=8, highway_scale=0.0)
-    told = [
-        "study.py",
-        str(tmp_path / "runs"),
-        "--experiment",
-        "synthetic_hem",
-        "--tables",
-        str(tmp_path / "t"),
-    ]
-    monkeypatch.setattr("sys.argv", told)
-    study.main()
+    told = [str(tmp_path / "runs"), "--experiment", "synthetic_hem", "--tables", str(tmp_path / "t")]
+    study.main(told)
     text = capsys.readouterr().out
     written = {path.stem for path in (tmp_path / "t").iterdir()}
     assert {"primary", "depth", "eq_7", "t_eval_h_0_5", "images", "e_step", "gradient_shares"} <= written
