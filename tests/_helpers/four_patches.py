@@ -1,15 +1,19 @@
 """A run whose components are known: of photographs with four patches of colour, component k holds patch k."""
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from _helpers.untrained import untrained
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from hemnet.config.build import restore
 from hemnet.data import normalize
+from hemnet.em import HighwayEM
 from hemnet.runs.run import Run
 
 SIZE = (128, 192)
@@ -38,9 +42,9 @@ def four_patches(folder: Path) -> Run:
             Image.fromarray(image).save(root / split / f"{name}.png")
             Image.fromarray(mask).save(root / f"{split}annot" / f"{name}.png")
     settings = ["model.head.assignment=gaussian", f"model.head.iterations={ITERATIONS}", f"data.root={root}"]
-    centres_KC = features(_run(folder / "draft", *settings), patches()[0])[_middles()]
+    centres_KC = features(untrained(folder / "draft", *settings)[0], patches()[0])[_middles()]
     distance = torch.cdist(centres_KC, centres_KC).square() + 1e9 * torch.eye(4)
-    run = _run(folder / "run", *settings, f"model.head.variance={float(distance.min())}")
+    run, _ = untrained(folder / "run", *settings, f"model.head.variance={float(distance.min())}")
     path = run.checkpoint()
     content = torch.load(path, weights_only=True)
     content["state_dict"][f"{LAYER}.means"].copy_(centres_KC)
@@ -48,21 +52,24 @@ def four_patches(folder: Path) -> Run:
     return run
 
 
+def layer_of(network: nn.Module) -> HighwayEM:
+    """Return the EM layer of the run's network."""
+    return network.get_submodule(LAYER.removeprefix("network."))
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    """Return the data of an explorer's page."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)[1])
+
+
 def features(run: Run, image_HWC: np.ndarray) -> Tensor:
     """Return what the EM layer is given for a photograph: (N, C), positions row by row."""
     network, _ = restore(run)
     seen: list[Tensor] = []
-    network.get_submodule(LAYER.removeprefix("network.")).register_forward_pre_hook(
-        lambda _, given: seen.append(given[0])
-    )
+    layer_of(network).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
         network(normalize(image_HWC)[None])
     return seen[0][0].flatten(1).T
-
-
-def _run(folder: Path, *settings: str) -> Run:
-    torch.manual_seed(0)
-    return untrained(folder, *settings)[0]
 
 
 def _middles() -> list[int]:

@@ -39,7 +39,8 @@ def untrained(
     return Run.open(path), state
 
 
-def photograph(path: Path, seed: int, size: tuple[int, int] = (24, 36)) -> None:
-    """Write noise of a size (height, width) as an image, the same for the same seed."""
+def photograph(path: Path, seed: int = 0, size: tuple[int, int] = (24, 36)) -> Path:
+    """Write noise of a size (height, width) as an image, the same for the same seed; return its path."""
     path.parent.mkdir(exist_ok=True, parents=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return path

@@ -1,32 +1,25 @@
 """The explorer's page in a browser: what a click, a touch, a key or a slider shows is what EM did."""
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from _helpers.four_patches import CELLS, COLOURS, ITERATIONS, SIZE, features, four_patches, patches
+from _helpers.four_patches import CELLS, COLOURS, ITERATIONS, SIZE, data_of, features, layer_of, patches
 from PIL import Image
-from selenium.webdriver.common.keys import Keys
 
 from hemnet.config.build import restore
-from hemnet.em import HighwayEM
 from hemnet.explore.packing import decoded, unpacked
 from hemnet.explore.writing import Wish, explore
 from hemnet.runs.run import Run
 
+Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 READY = "document.body.dataset.ready === 'true'"
 MIDDLES = ((0.27, 0.28), (0.77, 0.28), (0.27, 0.78), (0.77, 0.78))
 """Cells in the middle of the patches, in reading order, as parts of the width and the height."""
 VIEWS = ("photograph", "components", "component", "entropy", "features", "reconstruction", "prediction",
          "truth", "errors")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return four_patches(tmp_path_factory.mktemp("patches"))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +44,7 @@ def holder(browser) -> int:
 def responsibilities(run: Run, order: tuple[int, ...] = (0, 1, 2, 3)) -> torch.Tensor:
     """(T, h, w, K) of a photograph, of the E-steps 1..T, by the layer itself."""
     network, _ = restore(run)
-    layer = next(module for module in network.modules() if isinstance(module, HighwayEM))
+    layer = layer_of(network)
     x_BChw = features(run, patches(order)[0]).T.reshape(1, -1, *CELLS)
     with torch.no_grad():
         result = layer.run(x_BChw, return_trajectory=True)
@@ -236,8 +229,7 @@ def test_a_pixel_is_that_of_its_cell_whatever_the_size(
     image = COLOURS[blocks].repeat(16, axis=0).repeat(16, axis=1)[: size[0], : size[1]]
     Image.fromarray(image).save(tmp_path / "blocks.png")
     page = explore(run.path, Wish([tmp_path / "blocks.png"]), output=tmp_path / "page.html")
-    text = re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1]
-    (entry,) = json.loads(text)["photographs"]
+    (entry,) = data_of(page)["photographs"]
     z_Khw, shown = decoded(unpacked(entry["z"]))[-1], (entry["height"], entry["width"])
     browser.resize(1280)
     browser.open(page, ready=READY)

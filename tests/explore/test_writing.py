@@ -1,23 +1,21 @@
 """The explorer's command and the data of its page, against the equations in loops and the other commands."""
 
 import html
-import json
 import math
 import os
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from _helpers.camvid_files import write_camvid
-from _helpers.four_patches import CELLS, ITERATIONS, LAYER, SIZE, features, four_patches, patches
+from _helpers.four_patches import CELLS, ITERATIONS, SIZE, data_of, features, layer_of, patches
+from _helpers.report_page import Page
 from _helpers.tiny import call
-from _helpers.untrained import untrained
+from _helpers.untrained import photograph, untrained
 from em import oracle
 from PIL import Image
 from torch import Tensor
@@ -32,25 +30,10 @@ from hemnet.runs.run import Run
 from hemnet.using.prediction import predict
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return four_patches(tmp_path_factory.mktemp("patches"))
-
-
-def data_of(page: Path) -> dict[str, Any]:
-    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)[1])
-
-
-def photograph(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
-    return path
-
-
 def fit(run: Run, image: np.ndarray, iterations: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     """By loops in float64, of each iteration: z (N, K), mu after it (K, C), y (N, C)."""
     network, _ = restore(run)
-    layer = network.get_submodule(LAYER.removeprefix("network."))
+    layer = layer_of(network)
     x_BNC, mu_BKC = features(run, image)[None], layer.means[None]
     found = []
     for t in range(1, iterations + 1):
@@ -69,7 +52,7 @@ def test_the_page_has_what_the_equations_give(run: Run, tmp_path: Path, iteratio
     image, mask = patches()
     count, x_NC = iterations or ITERATIONS, features(run, image).double()
     network, _ = restore(run)
-    layer = network.get_submodule(LAYER.removeprefix("network."))
+    layer = layer_of(network)
     fits = fit(run, image, count)
     assert entry["z"]["shape"] == [count, 4, *CELLS]
     assert entry["name"] == "ahead"
@@ -110,7 +93,7 @@ def test_colours_are_principal_components_and_one_scale_for_features_and_reconst
 
 
 def test_the_prediction_is_that_of_predict_and_the_padding_is_not_shown(run: Run, tmp_path: Path) -> None:
-    path = photograph(tmp_path / "in" / "odd.png", (61, 90))
+    path = photograph(tmp_path / "in" / "odd.png", size=(61, 90))
     masks = predict(run.path, path, "last", tmp_path / "masks")
     (entry,) = data_of(explore(run.path, Wish([path]), output=tmp_path / "page.html"))["photographs"]
     with Image.open(masks / "odd_mask.png") as mask:
@@ -131,9 +114,8 @@ def test_the_prediction_is_that_of_predict_and_the_padding_is_not_shown(run: Run
 
 @pytest.mark.parametrize("head", ["em", "emanet"])
 def test_other_heads_have_their_own_equations(head: str, tmp_path: Path) -> None:
-    torch.manual_seed(1)
     other = untrained(tmp_path / "run", f"model/head={head}", "model.head.iterations=3")[0]
-    path = photograph(tmp_path / "a.png", (32, 40))
+    path = photograph(tmp_path / "a.png", size=(32, 40))
     (entry,) = data_of(explore(other.path, Wish([path])))["photographs"]
     with Image.open(path) as image:
         fits = fit(other, np.asarray(image), 3)
@@ -142,10 +124,17 @@ def test_other_heads_have_their_own_equations(head: str, tmp_path: Path) -> None
         np.testing.assert_allclose(shown_NK, z_NK, atol=1 / 255 + 1e-4)
 
 
+def test_a_few_photographs_of_the_split_are_read_without_its_cache(run: Run, tmp_path: Path) -> None:
+    explore(
+        run.path, Wish(images=1), output=tmp_path / "a.html", assignments=[f"data.cache={tmp_path}/cache"]
+    )
+    assert not (tmp_path / "cache").exists()
+
+
 def test_large_photographs_are_shrunk_and_many_are_spread(run: Run, tmp_path: Path) -> None:
-    photograph(tmp_path / "in" / "0.png", (20, 2 * LONGEST))
+    photograph(tmp_path / "in" / "0.png", size=(20, 2 * LONGEST))
     for i in range(1, 5):
-        photograph(tmp_path / "in" / f"{i}.png", (24, 32), i)
+        photograph(tmp_path / "in" / f"{i}.png", i, size=(24, 32))
     page = explore(run.path, Wish([tmp_path / "in"], images=3), output=tmp_path / "page.html")
     entries = data_of(page)["photographs"]
     assert [entry["name"] for entry in entries] == ["0.png", "2.png", "4.png"]
@@ -176,7 +165,7 @@ def test_the_name_of_the_page_tells_what_differs(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(run.path, own := tmp_path / "run")
-    path = photograph(tmp_path / "x.png", (24, 32))
+    path = photograph(tmp_path / "x.png", size=(24, 32))
     command(monkeypatch, own, path, "--iterations", 3, "--layer", "head.context.em")
     page = own / "explore-T3-head.context.em-x.html"
     assert data_of(page)["photographs"][0]["z"]["shape"][0] == 3
@@ -210,13 +199,13 @@ def test_what_cannot_be_is_refused(
 def test_a_run_without_an_em_layer_is_refused_by_name(tmp_path: Path) -> None:
     other = untrained(tmp_path / "run", "model/head=fcn", replacing="num_components")[0]
     with pytest.raises(HemnetError, match=r"run has the head fcn, which has no EM layer .* model/head=hem"):
-        explore(other.path, Wish([photograph(tmp_path / "a.png", (24, 32))]))
+        explore(other.path, Wish([photograph(tmp_path / "a.png", size=(24, 32))]))
     assert not list(other.path.glob("*.html"))
 
 
 def test_without_iterations_there_is_nothing_to_see(tmp_path: Path) -> None:
     other = untrained(tmp_path / "run", "model.head.iterations=0")[0]
-    path = photograph(tmp_path / "a.png", (24, 32))
+    path = photograph(tmp_path / "a.png", size=(24, 32))
     with pytest.raises(HemnetError, match="0 EM iterations: give a number of them with --iterations"):
         explore(other.path, Wish([path]))
     (entry,) = data_of(explore(other.path, Wish([path], iterations=1)))["photographs"]
@@ -224,7 +213,7 @@ def test_without_iterations_there_is_nothing_to_see(tmp_path: Path) -> None:
 
 
 def test_a_page_of_something_else_is_not_replaced(run: Run, tmp_path: Path) -> None:
-    one, two = (photograph(tmp_path / f"{i}.png", (24, 32), i) for i in range(2))
+    one, two = (photograph(tmp_path / f"{i}.png", i, size=(24, 32)) for i in range(2))
     page = tmp_path / "page.html"
     page.write_text("<p>mine</p>")
     with pytest.raises(HemnetError, match=r"page\.html exists, and is no page of hemnet explore"):
@@ -244,26 +233,12 @@ def test_a_page_of_something_else_is_not_replaced(run: Run, tmp_path: Path) -> N
     assert page.read_bytes() == before
 
 
-class Outside(HTMLParser):
-    """What elements of a page would load or lead to."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.targets: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.targets += [str(value) for name, value in attrs if name in ("src", "href", "srcset", "data")]
-
-
 def test_the_page_refers_to_nothing_outside_and_shows_hostile_names_as_text(run: Run, tmp_path: Path) -> None:
     name = "</script><img src=x onerror=alert(1)>&amp;.png".replace("/", "\u2215")
-    path = photograph(tmp_path / name, (24, 32))
+    path = photograph(tmp_path / name, size=(24, 32))
     text = explore(run.path, Wish([path]), output=tmp_path / "page.html").read_text("utf-8")
-    page = Outside(text)
-    assert page.targets == []
+    page = Page(text)
+    assert not [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "data")]
     assert "link" not in page.tags
     assert "img" not in page.tags
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
@@ -280,7 +255,7 @@ def test_the_page_refers_to_nothing_outside_and_shows_hostile_names_as_text(run:
 def test_a_page_that_cannot_be_written_is_said_before_a_photograph_is_read(
     run: Run, tmp_path: Path, output: str
 ) -> None:
-    path = photograph(tmp_path / "image.png", (24, 32))
+    path = photograph(tmp_path / "image.png", size=(24, 32))
     (tmp_path / "a folder").mkdir()
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(HemnetError, match=r"cannot write .*: choose another --output"):
@@ -290,20 +265,20 @@ def test_a_page_that_cannot_be_written_is_said_before_a_photograph_is_read(
 
 
 def test_an_image_whose_name_is_too_long_for_the_page_has_a_remedy(run: Run, tmp_path: Path) -> None:
-    path = photograph(tmp_path / f"{'n' * 248}.png", (24, 32))
+    path = photograph(tmp_path / f"{'n' * 248}.png", size=(24, 32))
     with pytest.raises(HemnetError, match=r"name too long.*: choose another --output"):
         explore(run.path, Wish([path]))
     explore(run.path, Wish([path]), output=tmp_path / "page.html")
 
 
 def test_features_that_do_not_vary_have_no_error_and_no_components(run: Run, tmp_path: Path) -> None:
-    one_cell = photograph(tmp_path / "one.png", (1, 1))
+    one_cell = photograph(tmp_path / "one.png", size=(1, 1))
     (entry,) = data_of(explore(run.path, Wish([one_cell]), output=tmp_path / "one.html"))["photographs"]
     dead = untrained(tmp_path / "dead")[0]
     content = torch.load(dead.checkpoint(), weights_only=True)
     content["state_dict"]["network.head.context.conv1.weight"].zero_()
     torch.save(content, dead.checkpoint())
-    path = photograph(tmp_path / "a.png", (24, 32))
+    path = photograph(tmp_path / "a.png", size=(24, 32))
     (other,) = data_of(explore(dead.path, Wish([path]), output=tmp_path / "dead.html"))["photographs"]
     for found in (entry, other):
         assert found["explained"] is None
@@ -328,7 +303,7 @@ def test_a_split_of_images_alone_has_no_truth(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_file_whose_name_is_no_text_is_shown(run: Run, tmp_path: Path) -> None:
-    path = photograph(tmp_path / "a.png", (24, 32))
+    path = photograph(tmp_path / "a.png", size=(24, 32))
     path = path.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
     page = explore(run.path, Wish([path]), output=tmp_path / "page.html")
     assert data_of(page)["photographs"][0]["name"] == "\udcff.png"
@@ -341,14 +316,14 @@ def test_features_that_overflow_are_refused(tmp_path: Path) -> None:
     content["state_dict"]["network.head.context.conv1.weight"].mul_(1e25)
     torch.save(content, path)
     with pytest.raises(HemnetError, match="not finite: use another checkpoint"):
-        explore(other.path, Wish([photograph(tmp_path / "a.png", (24, 32))]))
+        explore(other.path, Wish([photograph(tmp_path / "a.png", size=(24, 32))]))
 
 
 def test_of_several_layers_one_is_chosen_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     second = "{_target_: hemnet.nets.EMHead, channels: 8, num_components: 3}"
     other = untrained(tmp_path / "run", f"+model.auxiliary={second}")[0]
-    path = photograph(tmp_path / "a.png", (24, 32))
+    path = photograph(tmp_path / "a.png", size=(24, 32))
     (entry,) = data_of(explore(other.path, Wish([path])))["photographs"]
     assert entry["z"]["shape"][1] == 4
     assert "EM layers: head.context.em, auxiliary.context.em; shown is the first" in caplog.text

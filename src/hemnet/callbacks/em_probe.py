@@ -6,7 +6,7 @@ statistics and the moving averages of the initial means.
 Shapes: B images, C channels, H and W pixels of an image, h and w positions of a feature map.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
@@ -96,24 +96,27 @@ def fits(trainer: pl.Trainer, task: SegmentationTask, item: Item) -> dict[str, F
         with precision.forward_context():
             return task(image_BCHW)
 
-    return layer_fits(task.network, forward)[0] if em_layers(task.network) else {}
+    layers = em_layers(task.network)
+    return layer_fits(task.network, layers, forward)[0] if layers else {}
 
 
-def layer_fits(network: nn.Module, forward: Callable[[], T]) -> tuple[dict[str, Fit], T]:
-    """Run a network on one image in evaluation mode, and keep the trajectory of each of its EM layers.
+def layer_fits(
+    network: nn.Module, layers: Mapping[str, HighwayEM], forward: Callable[[], T]
+) -> tuple[dict[str, Fit], T]:
+    """Run a network on one image in evaluation mode, and keep the trajectory of each of some EM layers.
 
     EM runs in float32, or float64 if the features are float64, so that small differences between iterations
     are not lost to rounding.
 
     Args:
         network: the network, or a module that has it.
+        layers: the layers by any names.
         forward: runs the network.
 
     Returns:
-        A fit by the layer's prefix, as in `em_layers`, for the layers that evaluation runs (those of an
+        A fit by the layer's name, for the layers that evaluation runs (those of an
         auxiliary head are not among them); and what ``forward`` returned.
     """
-    layers = em_layers(network)
     inputs: dict[str, tuple[Tensor, Tensor | None]] = {}
 
     def keep(prefix: str, x_BChw: Tensor, _: Tensor | None = None, weights_Bhw: Tensor | None = None) -> None:

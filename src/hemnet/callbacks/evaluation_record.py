@@ -40,7 +40,7 @@ def class_counts(C_KK: Tensor) -> tuple[tuple[int, ...], ...]:
     """Return class, pixels in truth and prediction, in either, and in the truth, of each class in either."""
     hit_K, truth_K = C_KK.diagonal(), C_KK.sum(1)
     either_K = truth_K + C_KK.sum(0) - hit_K
-    found = torch.stack([torch.arange(len(C_KK)), *(n.cpu() for n in (hit_K, either_K, truth_K))], dim=1)
+    found = torch.stack([torch.arange(len(C_KK)), hit_K, either_K, truth_K], dim=1)
     return tuple(tuple(row) for row in found[found[:, 2] > 0].tolist())
 
 
@@ -80,7 +80,7 @@ class EvaluationRecord(pl.Callback):
         assert isinstance(pl_module, SegmentationTask)
         metric = pl_module.confusion
         for i, name in enumerate(batch["name"]):
-            C_KK = confusion(outputs[i], batch["mask"][i], metric.num_classes, metric.ignore_index)
+            C_KK = confusion(outputs[i], batch["mask"][i], metric.num_classes, metric.ignore_index).cpu()
             score = ImageScore(mean_iou(C_KK), name, pixel_accuracy(C_KK), class_counts(C_KK))
             self.images.append(score)
             if self._among_the_worst(score):

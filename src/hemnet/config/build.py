@@ -75,8 +75,9 @@ def build_data(config: DictConfig) -> SegmentationData:
 
 def build_evaluation_data(config: DictConfig) -> SegmentationData:
     """Return the data module for evaluation. The training split is not looked at, and may be missing."""
-    reader, node = build_reader(config, "val"), _data_node(config)
-    del node["train"], node["val"]
+    node = _data_node(config)
+    reader = _call(node.pop("val"), "data.val")
+    del node["train"]
     # The module wants a training split that has a batch, and a transform for it; neither is used.
     unused = {"batch_size": 1, "train_transform": node["eval_transform"]}
     return _call(node | unused, "data", train=reader, val=reader)

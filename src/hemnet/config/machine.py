@@ -52,6 +52,16 @@ def gpu_count(accelerator: str) -> int:
     return int(accelerator in ("gpu", "mps", "auto") and torch.backends.mps.is_available())
 
 
+def device_for(config: DictConfig, device: str | None = None) -> str:
+    """Return where a run's network is used, cuda if there is one, and set the run's float32 arithmetic."""
+    import torch
+
+    from hemnet.training.arithmetic import use_float32
+
+    use_float32(OmegaConf.select(config, "task.float32_precision", default="highest"))
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def on_this_machine(config: DictConfig, assignments: Sequence[str] = ()) -> DictConfig:
     """Return a copy of a run's configuration with which its network can be used here.
 

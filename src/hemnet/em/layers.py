@@ -189,12 +189,8 @@ class HighwayEM(InitialMeans):
         if learn_scale != "none":
             self.scale_logit = nn.Parameter(initial_logits(self.highway_scale, iterations, learn_scale))
         self.learn_variance, self.learn_prior = learn_variance, learn_prior
-        self.log_variance = self.prior_logit = None
-        if learn_variance != "none":
-            log_variance = initial_log_variance(self.variance, num_components, learn_variance)
-            self.log_variance = nn.Parameter(log_variance)
-        if learn_prior:
-            self.prior_logit = nn.Parameter(torch.zeros(num_components))
+        self.log_variance = initial_log_variance(self.variance, num_components, learn_variance)
+        self.prior_logit = nn.Parameter(torch.zeros(num_components)) if learn_prior else None
         with_parameters(self.options, self.log_variance, self.prior_logit)  # so that it refuses now
         self._flow_hooks: OrderedDict[int, Callable[[GradientFlow], None]] = OrderedDict()
         self._is_watched = False  # torch.compile notices when this changes, not when a hook comes

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hemnet.em.gradient.modes import GradientMode
 from hemnet.em.highway import LearnScale
@@ -17,9 +17,13 @@ from hemnet.em.options import Options, check_name
 LearnVariance = Literal["none", "shared", "per_component"]
 
 
-def initial_log_variance(variance: float, components: int, learn_variance: LearnVariance) -> Tensor:
-    """The float32 parameter log σ², (1,) for "shared" or (K,)."""
-    return torch.full((1 if learn_variance == "shared" else components,), variance).log()
+def initial_log_variance(
+    variance: float, components: int, learn_variance: LearnVariance
+) -> nn.Parameter | None:
+    """The float32 parameter log σ², (1,) for "shared" or (K,); None for "none"."""
+    if learn_variance == "none":
+        return None
+    return nn.Parameter(torch.full((1 if learn_variance == "shared" else components,), variance).log())
 
 
 def with_parameters(options: Options, log_variance: Tensor | None, prior_logit: Tensor | None) -> Options:

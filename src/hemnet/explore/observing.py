@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from hemnet.callbacks.em_probe import Fit, layer_fits
-from hemnet.em import Diagnostics
+from hemnet.em import Diagnostics, HighwayEM
 from hemnet.em.functional import reconstruct
 from hemnet.errors import HemnetError
 from hemnet.explore.packing import LARGEST, coded
 from hemnet.nets import Segmenter
-from hemnet.training.inference import NOT_FINITE
+from hemnet.training.inference import NOT_FINITE, segment
 
 ROUNDING = 1e-12
 """Of the summed squares of features in float32: a smaller variance is none."""
@@ -57,33 +57,34 @@ class Observed(NamedTuple):
     prediction_HW: np.ndarray
 
 
-@torch.no_grad()
-def observe(network: Segmenter, given_CHW: Tensor, size: tuple[int, int], layer: str = "") -> Observed:
+@torch.inference_mode()
+def observe(
+    network: Segmenter, given_CHW: Tensor, size: tuple[int, int], name: str, layer: HighwayEM
+) -> Observed:
     """Run a network on a photograph and return what its EM layer did.
 
     Args:
         network: with an EM layer.
         given_CHW: the normalised image, (3, H', W'), on the network's device.
         size: (H, W) of the photograph.
-        layer: the prefix of the layer, see `hemnet.callbacks.em_probe.em_layers`.
+        name: the layer's module path.
+        layer: the EM layer.
 
     Raises:
         HemnetError: the network's output is not finite; or the layer does not run in evaluation, or not on a
             map of features.
     """
-    fits, logits_BKHW = layer_fits(network, lambda: network(given_CHW[None], size).logits)
-    if not logits_BKHW.isfinite().all():
-        raise HemnetError(NOT_FINITE)
-    named = layer.rstrip("/") or "the EM layer"
-    if layer not in fits:
-        raise HemnetError(f"{named} does not run in evaluation: choose another with --layer")
-    fit, about = fits[layer], fits[layer].result.diagnostics()
+    fits, prediction_HW = layer_fits(
+        network, {name: layer}, lambda: segment(lambda x, hw: network(x, hw).logits, given_CHW, size)
+    )
+    if name not in fits:
+        raise HemnetError(f"{name} does not run in evaluation: choose another with --layer")
+    fit, about = fits[name], fits[name].result.diagnostics()
     if not about.log_likelihood.isfinite().all():
         raise HemnetError(NOT_FINITE)
     if math.prod(fit.size) != fit.result.reconstruction.shape[1]:
-        raise HemnetError(f"{named} does not run on a map (B, C, h, w) of features, which a page could show")
+        raise HemnetError(f"{name} does not run on a map (B, C, h, w) of features, which a page could show")
     cells = _cells(fit.size, given_CHW.shape[-2:], network.output_stride)
-    prediction_HW = logits_BKHW[0].argmax(0).to("cpu", torch.uint8).numpy()
     return _observed(fit, about, cells, prediction_HW)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hemnet.callbacks.prediction_images import spread
-from hemnet.config.build import build_evaluation_data
-from hemnet.data import DatasetSpec
+from hemnet.config.build import build_reader
+from hemnet.data import DataError, DatasetSpec
 from hemnet.data.readers import has_labels
 from hemnet.using.pictures import open_source
 
@@ -41,11 +41,12 @@ def of_split(config: DictConfig, spec: DatasetSpec, most: int | None) -> Selecti
     """Return photographs spread over the evaluation split, with their classes if it has them.
 
     Raises:
-        DataError: the split cannot be found, or has other classes than the network's.
+        DataError: the split cannot be found, is empty, or has other classes than the network's.
     """
-    data = build_evaluation_data(config)
-    spec.require_same_classes(data.spec)
-    reader = data.val_dataset.reader
+    reader = build_reader(config, "val")
+    spec.require_same_classes(reader.spec)
+    if not len(reader):
+        raise DataError(f"the evaluation split of {reader.spec.name} is empty; choose another split")
     labelled = has_labels(reader)
 
     def read() -> Iterator[Photograph]:
@@ -72,8 +73,3 @@ def of_files(paths: Sequence[Path], output: Path, most: int | None) -> Selection
                 yield Photograph(picture.shown, picture.load(), None)
 
     return Selection(read(), total, "; ".join(source.left_out for source in sources if source.left_out))
-
-
-def split_name(config: DictConfig) -> str:
-    """Return the name of the split that `of_split` takes."""
-    return str(OmegaConf.select(config, "data.val.split") or "val")

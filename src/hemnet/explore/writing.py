@@ -3,33 +3,30 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from hemnet.callbacks.em_probe import em_layers
 from hemnet.config.build import build_eval_transform, build_inference, restore
 from hemnet.config.command_line import override
-from hemnet.config.machine import on_this_machine
+from hemnet.config.machine import device_for, on_this_machine
 from hemnet.data import DatasetSpec
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
 from hemnet.explore.observing import Observed, observe
 from hemnet.explore.rendering import content, described, record_in, render
-from hemnet.explore.showing import Selection, of_files, of_split, split_name
+from hemnet.explore.showing import Selection, of_files, of_split
 from hemnet.nets import Segmenter
 from hemnet.runs.identity import identity
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
-from hemnet.storage.files import replacing
-from hemnet.training.arithmetic import use_float32
+from hemnet.storage.files import output_file
 from hemnet.training.inference import explain_memory
-from hemnet.using.evaluation import set_iterations
+from hemnet.using.evaluation import set_iterations, split_name
 from hemnet.wording import counted, shortened
 
 log = logging.getLogger(__name__)
@@ -98,22 +95,22 @@ def explore(
     transform = build_eval_transform(config)
     run.config = config = on_this_machine(config, assignments)
     network, spec = restore(run, which)
-    prefix, layer = _layer(run, network, wish.layer)
+    name, layer = _layer(run, network, wish.layer)
     set_iterations(network, wish.iterations)
     if (iterations := _iterations(layer)) < 1:
         raise HemnetError("this run evaluates with 0 EM iterations: give a number of them with --iterations")
     selection = (
         of_files(wish.paths, output, wish.images) if wish.paths else of_split(config, spec, wish.images)
     )
-    use_float32(OmegaConf.select(config, "task.float32_precision", default="highest"))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_for(config)
     network.to(device)
     shown = []
-    with _claimed(output, origin, further) as part:
+    with output_file(output) as part:
+        _require_own(output, origin, further)
         for photograph in selection.photographs:
             with explain_memory([photograph.name]):
                 given_CHW = transform.prepare(photograph.image_HWC).to(device)
-                seen = observe(network, given_CHW, photograph.image_HWC.shape[:2], prefix)
+                seen = observe(network, given_CHW, photograph.image_HWC.shape[:2], name, layer)
             shown.append(described(photograph, seen))
             _say(photograph.name, seen, len(json.dumps(shown[-1])))
         data = content(_facts(config, origin, spec, layer, iterations), spec, layer, shown)
@@ -140,21 +137,6 @@ def _chosen(config: DictConfig, wish: Wish) -> str:
     return hashlib.sha256("\n".join(map(str, wish.paths)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-@contextmanager
-def _claimed(output: Path, origin: Origin, further: dict[str, Any]) -> Iterator[Path]:
-    """Yield a file that becomes the page; that it cannot be written is said before a photograph is read.
-
-    Raises:
-        HemnetError: the page cannot be written there, or something else is there, see `_require_own`.
-    """
-    try:
-        _require_own(output, origin, further)
-        with replacing(output) as part:
-            yield part
-    except OSError as error:
-        raise HemnetError(f"cannot write {output} ({error}): choose another --output") from error
-
-
 def _require_own(output: Path, origin: Origin, further: dict[str, Any]) -> None:
     """Refuse to replace a file that is no page of the explorer, or one of something else."""
     if not output.is_file():
@@ -166,23 +148,23 @@ def _require_own(output: Path, origin: Origin, further: dict[str, Any]) -> None:
 
 
 def _layer(run: Run, network: Segmenter, name: str | None) -> tuple[str, HighwayEM]:
-    """Return the EM layer of a module path, or the first, and its prefix of `em_layers`.
+    """Return the module path of an EM layer, the first if none is named, and the layer.
 
     Raises:
         HemnetError: the network has no EM layer, or none of this name.
     """
-    layers = em_layers(network)
+    layers = {path: module for path, module in network.named_modules() if isinstance(module, HighwayEM)}
     if not layers:
         raise HemnetError(
             f"{run.path} has the head {identity(run.config).head}, which has no EM layer to look into: name "
             "a run of model/head=hem, em or emanet"
         )
-    names = [path for path, module in network.named_modules() if isinstance(module, HighwayEM)]
-    if name is not None and name not in names:
-        raise HemnetError(f"--layer {name}: the EM layers of this network are {', '.join(names)}")
-    if name is None and len(names) > 1:
-        log.info("EM layers: %s; shown is the first, --layer NAME shows another", ", ".join(names))
-    return list(layers.items())[names.index(name or names[0])]
+    if name is not None and name not in layers:
+        raise HemnetError(f"--layer {name}: the EM layers of this network are {', '.join(layers)}")
+    if name is None and len(layers) > 1:
+        log.info("EM layers: %s; shown is the first, --layer NAME shows another", ", ".join(layers))
+    name = name or next(iter(layers))
+    return name, layers[name]
 
 
 def _iterations(layer: HighwayEM) -> int:

@@ -53,6 +53,20 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def output_file(path: Path) -> Iterator[Path]:
+    """As `replacing`, of a file that ``--output`` names.
+
+    Raises:
+        HemnetError: ``path`` cannot be written.
+    """
+    try:
+        with replacing(path) as part:
+            yield part
+    except OSError as error:
+        raise HemnetError(f"cannot write {path} ({error}): choose another --output") from error
+
+
 def remove_abandoned(path: Path) -> None:
     """Remove temporary files of `replacing` for ``path``. No other process may be writing ``path`` now."""
     for part in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hemnet.bench.timing import peak_extra_memory, seconds
 from hemnet.config.build import build_data, build_network, restore
-from hemnet.config.machine import on_this_machine
+from hemnet.config.machine import device_for, on_this_machine
 from hemnet.data import DataError
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
@@ -25,7 +25,6 @@ from hemnet.runs.provenance import device_name
 from hemnet.runs.redaction import redact_argument
 from hemnet.runs.run import Run
 from hemnet.storage.files import write_json
-from hemnet.training.arithmetic import use_float32
 from hemnet.wording import counted
 
 
@@ -162,10 +161,9 @@ def report_cost(
     Raises:
         HemnetError: the checkpoint or the device is missing.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(config, device)
     _require_device(device)
     network, name = _network(run, config, assignments, classes)
-    use_float32(OmegaConf.select(config, "task.float32_precision", default="highest"))
     found = cost(network, size, batch=batch, repeats=repeats, device=device)
     _print(found, name)
     if output is not None:

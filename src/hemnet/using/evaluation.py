@@ -165,11 +165,15 @@ def _has_labels(data: SegmentationData, submission: Path | None) -> bool:
 
 def _title(config: DictConfig, origin: Origin, data: DatasetSpec, images: int) -> str:
     """Return what tells this evaluation from others: on the terminal, and above its figures."""
-    split = OmegaConf.select(config, "data.val.split") or "val"
     return (
-        f"{origin.experiment}, seed {origin.seed}, {origin.name}; {images} images of the {split} split of "
-        f"{data.name}"
+        f"{origin.experiment}, seed {origin.seed}, {origin.name}; {images} images of the "
+        f"{split_name(config)} split of {data.name}"
     )
+
+
+def split_name(config: DictConfig) -> str:
+    """Return the name of the split that is evaluated."""
+    return str(OmegaConf.select(config, "data.val.split") or "val")
 
 
 def set_iterations(network: Segmenter, count: int | None) -> None:
@@ -196,7 +200,7 @@ def _submission_folder(root: Path, config: DictConfig, spec: DatasetSpec, origin
     Raises:
         HemnetError: there are masks of another origin.
     """
-    split = OmegaConf.select(config, "data.val.split") or "val"
+    split = split_name(config)
     folder = root / "results" / "VOC2012" / "Segmentation" / f"comp5_{split}_cls"
     folder.mkdir(parents=True, exist_ok=True)
     if earlier := next(folder.glob("*.png"), None):

@@ -24,7 +24,7 @@ from hemnet.nets import Segmenter
 from hemnet.nets.portable import drop_tolerance, portable_copy
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
-from hemnet.storage.files import replacing
+from hemnet.storage.files import output_file
 from hemnet.training.inference import Forward, Inference, segment
 from hemnet.using.export_check import TOLERANCE as TOLERANCE
 from hemnet.using.export_check import compare_logits, compare_masks
@@ -87,22 +87,19 @@ def export(
     drop_tolerance(network)  # also here, because the file is compared with it
     about = origin.record() | describe(run, which, spec, network, inference)
     transform = build_eval_transform(config)
-    try:
-        with replacing(path) as part:
-            if whole:
-                assert isinstance(kind, Onnx)
-                program = trace(Pipeline(network, transform.target, inference), WHOLE)
-                about |= {"whole": True, "input": WHOLE_INPUT, "output": WHOLE_OUTPUT}
-                kind.write(program, part, json.dumps(about), WHOLE)
-                compare_masks(kind.load_whole(part), network, transform, inference)
-            else:
-                kind.write(trace(portable_copy(network, scores=kind.scores)), part, json.dumps(about))
-                compare_logits(quiet()(kind.load(part)), network, [_crop_shape(run), ODD_SHAPE])
-                if sized := kind.sized(part, network.output_stride):
-                    masks = partial(_masks_of, sized, transform, inference)
-                    compare_masks(masks, network, transform, inference)
-    except OSError as error:
-        raise HemnetError(f"cannot write {path} ({error}): choose another --output") from error
+    with output_file(path) as part:
+        if whole:
+            assert isinstance(kind, Onnx)
+            program = trace(Pipeline(network, transform.target, inference), WHOLE)
+            about |= {"whole": True, "input": WHOLE_INPUT, "output": WHOLE_OUTPUT}
+            kind.write(program, part, json.dumps(about), WHOLE)
+            compare_masks(kind.load_whole(part), network, transform, inference)
+        else:
+            kind.write(trace(portable_copy(network, scores=kind.scores)), part, json.dumps(about))
+            compare_logits(quiet()(kind.load(part)), network, [_crop_shape(run), ODD_SHAPE])
+            if sized := kind.sized(part, network.output_stride):
+                masks = partial(_masks_of, sized, transform, inference)
+                compare_masks(masks, network, transform, inference)
     print(f"written to {path}, {path.stat().st_size / 2**20:.1f} MiB")
     return path
 

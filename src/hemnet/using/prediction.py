@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from omegaconf import OmegaConf
 
 from hemnet.config.build import build_eval_transform, build_inference, restore
 from hemnet.config.command_line import override
-from hemnet.config.machine import on_this_machine
+from hemnet.config.machine import device_for, on_this_machine
 from hemnet.data import DataError, EvalTransform
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
-from hemnet.training.arithmetic import use_float32
 from hemnet.training.inference import Inference, explain_memory, finite_logits
 from hemnet.using.pictures import Picture, open_source
 from hemnet.using.predicted_files import Maps, Prepared, Writer
@@ -93,8 +91,7 @@ def predict(
     pictures = open_source(Path(source), output)
     run.config = on_this_machine(config, assignments)
     network, spec = restore(run, which)
-    use_float32(OmegaConf.select(run.config, "task.float32_precision", default="highest"))
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device_for(run.config))
     wanted = wanted or Wanted()
     batch = wanted.batch or int(config.data.get("eval_batch_size", 1))
     writer = Writer(output, origin, spec, pictures)
