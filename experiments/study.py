@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from study_measures import by_image, over_split, planned
+from study_measures import by_image, entropies, over_split, planned
 from study_plan import Contrast, Family, exploratory, plan
 from study_runs import Finished, Setting, members, read_runs, score
 from study_tables import Table, mean_and_interval, slug
@@ -136,9 +136,8 @@ def sharpening(primary: Found) -> str:
     found = [run.at_end("em/entropy") for by_seed in primary.values() for run in by_seed.values()]
     known = [found_T for found_T in found if found_T is not None]
     fell = sum(bool((np.diff(found_T) < 0).all()) for found_T in known)
-    words = f"not yet: {len(known)} of 16 runs" if len(known) < 16 else (
-        "supported" if fell == 16 else "not supported"
-    )  # fmt: skip
+    waits = f"not yet: {len(known)} of 16 runs" if len(known) < 16 else "supported"
+    words = "not supported" if fell < len(known) else waits  # one run that rises decides
     return f"- entropy falls with every t in {fell} of {len(known)} primary runs: {words}"
 
 
@@ -212,6 +211,8 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
         if family.title == "Primary":
             yield ""
             yield sharpening(found)
+            yield "\nMean entropy of the responsibilities at the end of training, in nats:\n"
+            yield entropies(found)
     yield ""
     yield from planned(of_hem(groups))
     yield from explored(controls, [*groups, *controls])

@@ -72,6 +72,19 @@ def planned(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Tabl
     ])  # fmt: skip
 
 
+def entropies(found: Mapping[Setting, Mapping[int, Finished]]) -> Table:
+    """Return the mean entropy of the responsibilities of each run at the end of training, in nats."""
+    known = {
+        (setting, seed): entropy_T
+        for setting in sorted(found, key=str)
+        for seed, run in sorted(found[setting].items())
+        if (entropy_T := run.at_end("em/entropy")) is not None
+    }
+    times = range(max(map(len, known.values()), default=0))
+    rows = [[*cell, *(f"{value:.3f}" for value in entropy_T)] for cell, entropy_T in known.items()]
+    return Table("entropy", ("setting", "seed", *(f"t = {t}" for t in times)), rows)
+
+
 def over(runs: Sequence[Finished], measure: Measure) -> Estimate | None:
     """Return the mean of a measure over the runs in which it is defined."""
     return estimate([math.nan if (value := measure(run)) is None else value for run in runs])

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import quoted
 import study
-from quoted import PAGES, agrees, numbers, problems
+from quoted import PAGES, problems, rewritten
+from quoted_cells import agrees, numbers
+from scipy import stats
 
 from hemnet.storage.files import write_table
 
@@ -84,7 +87,7 @@ def test_a_page_whose_numbers_are_right(page) -> None:
         ("0.40 ± 0.02", "0.40", "'0.40' is not"),
         ("0.40 ±", "−0.40 ±", "'−0.40 ± 0.02' is not 0.4012"),
         ("| supported |", "|", "PAGE.md:14: 3 cells under 4 columns"),
-        ("supported |", "contradicted |", "'contradicted' is not 'supported'"),
+        ("supported |", "contradicted |", "'contradicted' is not supported"),
         ("| 8 | | |", "| 8 | 0.3 | |", "0 rows with {'T': '8', 'h': '0'}"),
         ('where: {T: "{T}"}', "where: {}", "column 'T' is compared with nothing"),
         ("{CamVid: camvid}", "{CamVid: cityscapes}", "0 rows"),
@@ -125,6 +128,7 @@ def test_several_columns_may_tell_the_rows_apart(page) -> None:
 |---|---|---|
 | 3 | 0 | 0.401 |
 | 3 | 0.5 | 0.5 |
+| 8 | 0.5 | 0.3 |
 """
     assert page(text) == []
     assert page(text.replace("| 0.5 | 0.5 |", "| 0.5 | 0.4 |"))
@@ -146,6 +150,102 @@ each: {where: {h: "{column}"}, take: ["{h}"]}
     assert page(text) == []
     assert page(text.replace("0.42", "0.43"))
     assert page(text.replace("| 0.5 |", "| 0.6 |"))
+
+
+def test_a_table_has_all_rows_of_its_file_or_says_that_it_has_some(page) -> None:
+    text = """<!-- quoted: tables/primary.csv -->
+
+| contrast | pairs |
+|---|---|
+| h = 0.5 against h = 0 | 8 |
+"""
+    assert page(text) == ["PAGE.md:3: 1 of the 2 rows of tables/primary.csv"]
+    assert page(text.replace(".csv -->", ".csv; some rows -->")) == []
+
+
+def test_a_difference_is_paired_by_seed(page, tmp_path: Path) -> None:
+    first, second = (0.3971, 0.3711, 0.3539), (0.2422, 0.2004, 0.2021)
+    rows = [["a", " ".join(map(str, first))], ["b", " ".join(map(str, second))], ["c", "0.1 0.2"]]
+    write_table(tmp_path / "tables" / "seeds.csv", ["setting", "scores"], rows)
+    differences = np.subtract(first, second)
+    half = stats.t.ppf(0.975, 2) * differences.std(ddof=1) / np.sqrt(3)
+    shown = f"{differences.mean():+.4f} ± {half:.4f}"
+    text = f"""<!-- quoted
+file: tables/seeds.csv
+cells: {{gain: {{where: {{setting: "{{one}}"}}, minus: {{setting: "{{less}}"}}, take: [scores]}}}}
+-->
+
+| one | less | gain |
+|---|---|---|
+| a | b | {shown} |
+"""
+    assert page(text) == []
+    assert page(text.replace("| a | b |", "| b | a |"))
+    assert "no pairs of scores" in page(text.replace("| b |", "| c |"))[0]
+
+
+TEXT = """# Page
+
+At the head: 0.40.
+
+## Scores
+
+The score is {} and the level 0.95, by `0.123` [there](0.456).
+
+    python 0.789
+
+<!-- quoted: tables/camvid.csv by T, h -->
+
+| T | h | mIoU |
+|---|---|---|
+| 3 | 0 | 0.401 |
+| 3 | 0.5 | 0.5 |
+| 8 | 0.5 | 0.3 |
+
+<!-- not quoted: 0.95 is the level -->
+
+## Elsewhere
+
+Nothing of 1.5 hours.
+"""
+
+
+def test_a_number_in_the_text_is_in_a_table_of_its_section(page) -> None:
+    wrong = "is in no quoted table of its section"
+    assert page(TEXT.format("0.40")) == []
+    assert page(TEXT.format("0.41")) == [f"PAGE.md:7: 0.41 {wrong}"]
+    assert page(TEXT.format("−0.40")) == [f"PAGE.md:7: -0.40 {wrong}"]
+    assert page(TEXT.format("0.40").replace("0.95 is the level", "it is")) == [f"PAGE.md:7: 0.95 {wrong}"]
+    assert page(TEXT.format("0.40").replace("Nothing of", "0.40 of")) == [f"PAGE.md:23: 0.40 {wrong}"]
+    assert page(TEXT.format("0.40").replace("head: 0.40", "head: 0.42")) == [f"PAGE.md:3: 0.42 {wrong}"]
+    named = TEXT.format("0.0263").replace("## Elsewhere", "<!-- in the text: {} -->\n\n## Elsewhere")
+    assert page(named.format("tables/primary.csv")) == []
+    assert page(named.format("tables/camvid.csv")) == [f"PAGE.md:7: 0.0263 {wrong}"]
+
+
+def test_tables_are_replaced_by_what_their_files_have_now(page, tmp_path: Path) -> None:
+    """Rows change and are added as a study goes on; a table of some rows and all else stay as they are."""
+    text = """# Page
+
+<!-- quoted: tables/grows.csv -->
+
+| a | b |
+|---|---|
+| x |  |
+
+<!-- quoted: tables/grows.csv; some rows -->
+
+| a | b |
+|---|---|
+| x |  |
+
+The end.
+"""
+    write_table(tmp_path / "tables" / "grows.csv", ["a", "b"], [["x", ""]])
+    assert page(text) == []
+    assert rewritten(tmp_path / "PAGE.md") == text
+    write_table(tmp_path / "tables" / "grows.csv", ["a", "b"], [["w", 1], ["x", 2]])
+    assert rewritten(tmp_path / "PAGE.md") == text.replace("| x |  |", "| w | 1 |\n| x | 2 |", 1)
 
 
 def test_a_table_without_a_file_gives_its_reason(page) -> None:
@@ -178,10 +278,19 @@ def test_numbers_agree_to_the_digits_that_are_shown(shown: str, known: str, same
 def test_the_command_ends_with_1_if_anything_is_wrong(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
         quoted.main([])
-    (tmp_path / "PAGE.md").write_text("| a |\n|---|\n| 1 |\n")
+    path = tmp_path / "PAGE.md"
+    path.write_text("| a |\n|---|\n| 1 |\n")
     with pytest.raises(SystemExit, match="1"):
-        quoted.main([str(tmp_path / "PAGE.md")])
+        quoted.main([str(path)])
     assert "PAGE.md:1: no comment" in capsys.readouterr().out
+    write_table(tmp_path / "numbers.csv", ["a"], [["2"]])
+    path.write_text("<!-- quoted: numbers.csv -->\n\n| a |\n|---|\n| 1 |\n")
+    with pytest.raises(SystemExit, match="0"):
+        quoted.main([str(path), "--write"])
+    assert path.read_text().endswith("\n| 2 |\n")
+    path.write_text("<!-- in the text: none.csv -->\n")
+    with pytest.raises(SystemExit, match=r"cannot be read or written .*none\.csv"):
+        quoted.main([str(path)])
 
 
 @pytest.mark.parametrize(
@@ -210,5 +319,5 @@ def test_the_committed_tables_are_those_of_the_committed_runs(
 def test_a_page_that_cannot_be_read_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
-    with pytest.raises(SystemExit, match=r"a page cannot be read .*: name Markdown files"):
+    with pytest.raises(SystemExit, match=r"cannot be read or written .*: name Markdown files"):
         quoted.main([str(tmp_path / name)])

@@ -141,6 +141,19 @@ def test_evenness_and_ratio_of_shares(tmp_path: Path) -> None:
     assert step_ratio(run) == pytest.approx(0.5)  # 1 : 2 : 4
 
 
+@pytest.mark.parametrize(
+    ("entropies", "said"),
+    [
+        ([(3, 2, 1.5, 1)] * 2, "in 2 of 2 primary runs: not yet: 2 of 16 runs"),
+        ([(3, 2, 1.5, 1), (3, 2, 2.5, 1)], "in 1 of 2 primary runs: not supported"),  # no other can mend that
+    ],
+)
+def test_claim_5_waits_until_a_run_decides(tmp_path: Path, entropies: list, said: str) -> None:
+    for seed, entropy in enumerate(entropies):
+        write(tmp_path, seed, rows=[at("em/entropy", entropy)])
+    assert f"- entropy falls with every t {said}\n" in page(tmp_path)
+
+
 def test_claim_1_and_claim_5_over_the_primary_runs(tmp_path: Path) -> None:
     ends = (-10.0, -8.0, -6.0, -2.0), (-10.0, -4.0, -4.5, -2.0)  # a quarter at once, three quarters
     probes = [at("em/entropy", (3, 2, 1.5, 1)), at("em/entropy", (3, 2, 2, 1))]
@@ -159,6 +172,7 @@ def test_claim_1_and_claim_5_over_the_primary_runs(tmp_path: Path) -> None:
     assert evened == ["8", "+0.1332", "+0.1332 to +0.1332", "<0.001", "<0.001", "supported"]
     assert gained == ["8", "-0.5000", "-0.5000 to -0.5000", "<0.001", "<0.001", "supported"]
     assert "entropy falls with every t in 8 of 16 primary runs: not supported" in text
+    assert "| h = 0, T = 3, Eq. 8 | 7 | 3.000 | 2.000 | 2.000 | 1.000 |" in text
     fell = text.partition("## Iterations")[2].partition("## Gradient")[0]
     assert cells(fell, "h = 0.5, T = 3, Eq. 8") == ["8", "0 of 24", "", "", "none"]
     assert cells(fell, "h = 0, T = 3, Eq. 8") == ["8", "8 of 24", "0.5", "0.5", "none"]
