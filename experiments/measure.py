@@ -78,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "folders", nargs="+", type=Path, metavar="RUN_OR_FOLDER", help="runs, or folders of runs"
     )
     parser.add_argument(
-        "--images", type=int, help="validation images of a run, spread over the split; default: all"
+        "--images",
+        type=int,
+        help="only so many validation images, spread over the split: a quick look, which study.py leaves out",
     )
     options = parser.parse_args(arguments)
     if options.images is not None and options.images < 1:

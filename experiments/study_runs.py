@@ -141,10 +141,12 @@ class Finished:
     def measured(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a table of measure.py of the run's first EM layer.
 
-        [] if there is none, or if it is known to be of another checkpoint than the last.
+        [] if there is none, if it is of some images only, which other runs' need not be, or if it is known to
+        be of another checkpoint than the last.
         """
         place, last = self.run.path / "measures", self.run.path / "checkpoints" / "last.ckpt"
-        if fingerprint(last) not in (None, read_json(place / "about.json").get("checkpoint_sha256")):
+        about = read_json(place / "about.json")
+        if about.get("images_asked") or fingerprint(last) not in (None, about.get("checkpoint_sha256")):
             return []
         rows = read_table(place / f"{name}.csv")
         return [row for row in rows if "layer" not in row]

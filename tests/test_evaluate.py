@@ -261,9 +261,9 @@ def test_an_evaluation_or_submission_of_another_origin_is_not_overwritten(
     evaluate(run_dir, "last", [], output=place, submission=tmp_path, worst=0)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for which, how in (("best", []), ("last", ["inference.flip=true"]), ("last", ["data.val.split=train"])):
-        with pytest.raises(HemnetError, match=r"out was made from another .*: choose another --output"):
+        with pytest.raises(HemnetError, match=r"out was made with .*: choose another --output"):
             evaluate(run_dir, which, how, output=place, worst=0)
-    with pytest.raises(HemnetError, match=r"comp5_val_cls was made from another checkpoint, last, not best"):
+    with pytest.raises(HemnetError, match=r"comp5_val_cls was made with checkpoint last, not best"):
         evaluate(run_dir, "best", [], output=tmp_path / "new", submission=tmp_path, worst=0)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 

@@ -1,6 +1,7 @@
 """From a folder of photographs to masks of new ones, in the commands of the README."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -193,8 +194,25 @@ def test_the_working_folder_itself_and_folders_elsewhere_can_be_the_data_set(
 def test_a_name_that_is_no_text_is_refused(work: Path) -> None:
     root = write_photographs(work / "photos", 4)
     (root / "a\nb.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="rename the file"):
+    with pytest.raises(DataError, match=r"photos/'a\\nb.jpg': .*; rename it"):
         make(root)
+    (root / "a\nb.jpg").rename(root / "a\nb.txt")  # is not listed
+    make(root)
+    for name in (b"photos/\xfc", b"\xfc"):  # as an archive from Windows leaves them
+        bad = write_photographs(work / os.fsdecode(name), 4)
+        with pytest.raises(DataError, match=r"'\\udcfc.*': the name has characters that are not text"):
+            make(bad if name == b"\xfc" else root)
+
+
+def test_names_with_spaces_of_any_kind_are_names(work: Path) -> None:
+    """macOS writes a narrow no-break space before AM and PM into the names of screenshots."""
+    root = write_photographs(work / "Shots 2024", 8)
+    for path in sorted(root.iterdir()):
+        path.rename(path.with_name(f"3.45\u202fPM {path.name}"))
+    made = make(root)
+    names = [sample["name"] for sample in build_data(load([f"experiment={made.recipe.stem}"])).train_dataset]
+    assert names
+    assert all(name.startswith("3.45\u202fPM ") for name in names)
 
 
 def test_large_photographs_are_shrunk_and_cached(work: Path) -> None:

@@ -133,7 +133,7 @@ def test_what_the_e_steps_carry_and_where_the_likelihood_falls(tmp_path: Path) -
     assert cells(fallen, "h = 0.5, T = 8, Eq. 8") == expected
 
 
-def test_what_was_measured_of_another_checkpoint_is_left_out(tmp_path: Path) -> None:
+def test_what_was_measured_of_another_checkpoint_or_of_some_images_is_left_out(tmp_path: Path) -> None:
     run = write(tmp_path, 0, iterations=8)
     last = run / "checkpoints" / "last.ckpt"
     last.parent.mkdir(exist_ok=True)
@@ -142,6 +142,8 @@ def test_what_was_measured_of_another_checkpoint_is_left_out(tmp_path: Path) -> 
     for digest, rows in (("0" * 64, []), (checkpoints.fingerprint(last), [{"t": "0"}])):
         write_json(run / "measures" / "about.json", {"checkpoint_sha256": digest})
         assert Finished(Run.open(run)).measured("e_step") == rows
+    write_json(run / "measures" / "about.json", {"checkpoint_sha256": digest, "images_asked": 5})
+    assert Finished(Run.open(run)).measured("e_step") == []
     (run / "measures" / "about.json").unlink()  # measure.py was stopped
     assert Finished(Run.open(run)).measured("e_step") == []
 

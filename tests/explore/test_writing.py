@@ -228,7 +228,7 @@ def test_a_page_of_something_else_is_not_replaced(run: Run, tmp_path: Path) -> N
         (Wish([one], layer="head.context.em"), []),
         (Wish([one]), ["data.eval_transform.longest=24"]),
     ):  # fmt: skip
-        with pytest.raises(HemnetError, match="was made from another"):
+        with pytest.raises(HemnetError, match="was made with"):
             explore(run.path, wish, output=page, assignments=changes)
     assert page.read_bytes() == before
 

@@ -1,6 +1,7 @@
 """Prediction: batches, folders in folders, confidence and probabilities, videos, the contact sheet."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from hemnet.config.build import build_eval_transform, build_inference, restore
 from hemnet.data import CAMVID, DataError, read_image
 from hemnet.errors import HemnetError
+from hemnet.figures import caption
 from hemnet.figures.predictions import record_of
 from hemnet.runs.run import Run
 from hemnet.training.inference import segment
@@ -115,6 +117,24 @@ def test_folders_in_the_input_are_folders_in_the_output(
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images in"):
         predict(run, tmp_path / "empty", "last", tmp_path / "out")
+
+
+def test_a_file_whose_name_is_no_text_is_segmented(run: Path, tmp_path: Path) -> None:
+    """An archive from Windows leaves such names; the masks keep their bytes, and the figure shows them."""
+    names = [b"gr\xfcn $1$.png", "日本.png".encode()]
+    for i, name in enumerate(names):
+        path = photograph(tmp_path / "in" / f"{i}.png", i)
+        path.rename(os.fsdecode(os.fsencode(path.parent) + b"/" + name))
+    predict(run, tmp_path / "in", "last", tmp_path / "out")
+    written = {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()}
+    assert {name.replace(b".png", b"_mask.png") for name in names} <= written
+    assert b"contact_sheet.png" in written
+
+
+def test_a_caption_ends_as_the_name_does() -> None:
+    assert caption("a" * 20, 20) == "a" * 20
+    assert caption("b" + "a" * 20, 20) == "…" + "a" * 19
+    assert caption("gr\udcfcn", 20) == "gr\\xfcn"
 
 
 def test_confidence_and_probabilities_are_those_of_the_softmax(run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 from hemnet.data.spec import DataError
 from hemnet.wording import counted, examples
@@ -165,11 +165,13 @@ def list_files(
         optional: whether the folder may be missing or empty; the result is {} then.
 
     Raises:
-        DataError: the folder is missing, holds no such file, or holds two with one name.
+        DataError: the folder is missing, holds no such file, two with one name, or one whose name is no text.
     """
     if optional and not folder.is_dir():
         return {}
     found = scan(require_folder(folder, layout), endings, beginning)
+    for path in found.files.values():
+        require_text(folder, os.path.basename(path))
     if not found.files and not optional:
         left_out = f" ({found.left_out})" if found.left_out else ""
         raise DataError(
@@ -193,6 +195,16 @@ def require_split(split: str, known: Iterable[str], name: str) -> None:
     *others, last = known
     if split not in (*others, last):
         raise DataError(f"{name} has the splits {', '.join(others)} and {last}, got {split!r}")
+
+
+def require_text(folder: str | Path, name: str) -> None:
+    """Complain of a file name that no table or page can hold: of undecodable bytes, or with line breaks.
+
+    Raises:
+        DataError: see above.
+    """
+    if any(category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
+        complain(f"{folder}/{name!a}: the name has characters that are not text; rename it")
 
 
 def require_file(path: str | Path) -> None:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from hemnet.figures import styled
+from hemnet.figures import caption, styled
 
 # Inches: width of the page, and sizes around the maps of an image.
 WIDTH, LABEL, TITLE, GAP, FOOT, LARGEST_MAP = 10.0, 0.75, 0.45, 0.04, 0.65, 1.7
@@ -61,7 +61,7 @@ def attention_page(
     top = 0.0
     for one, row in zip(images, rows, strict=True):
         top += TITLE
-        page.text(GAP, top - 0.25, one.name if len(one.name) < 60 else f"…{one.name[-58:]}", size=8)
+        page.text(GAP, top - 0.25, caption(one.name, 59), size=8)
         for place, title in enumerate(titles):
             page.text(LABEL + side * (place + 0.5), top - 0.06, title, size=8, ha="center")
         for k, (component, share) in enumerate(zip(one.components, one.shares, strict=True)):

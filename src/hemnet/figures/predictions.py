@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hemnet.data import IGNORE_INDEX, DatasetSpec
-from hemnet.figures import styled
+from hemnet.figures import caption, styled
 from hemnet.storage.files import replacing
 
 ORIGIN = "hemnet"
@@ -58,7 +58,7 @@ def predictions_page(
             cell.imshow(picture, interpolation="nearest")
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set_visible(False)
-        cells[0].set_ylabel(row.name if len(row.name) < 20 else f"…{row.name[-18:]}", fontsize=7)
+        cells[0].set_ylabel(caption(row.name, 19), fontsize=7)
     for cell, heading in zip(axes[0], titles, strict=True):
         cell.set_title(heading, fontsize=9)
     if title:
@@ -108,7 +108,7 @@ def contact_sheet(items: Sequence[Shown], spec: DatasetSpec, path: Path, origin:
         grey = np.repeat(cv2.cvtColor(item.image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         painted = overlay(grey, item.mask, spec)
         cell.imshow(np.concatenate([item.image, painted], axis=1), interpolation="nearest")
-        cell.set_title(item.name if len(item.name) < 40 else f"…{item.name[-38:]}", fontsize=7)
+        cell.set_title(caption(item.name, 39), fontsize=7)
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(path, format="png", metadata={ORIGIN: origin})
 

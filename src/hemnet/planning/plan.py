@@ -10,6 +10,7 @@ import numpy as np
 
 from hemnet.config.compose import register_recipe
 from hemnet.config.paths import EXPERIMENTS
+from hemnet.data.listing import require_text
 from hemnet.data.sets.table import COLUMNS, read_rows
 from hemnet.data.spec import DataError
 from hemnet.planning.classes import choose_classes
@@ -76,6 +77,8 @@ def init(root: Path, wishes: Wishes, folder: Path) -> Written:
             f"--val-share is {wishes.val_share}, --minutes {wishes.minutes}; give the first between 0 and 1, "
             "the second above 0"
         )
+    for part in (root.absolute(), *root.absolute().parents):
+        require_text(part.parent, part.name)
     name = wishes.name or recipe_name(root)
     recipe, table = folder / f"{name}.yaml", folder / f"{name}.csv"
     _require_name(name, recipe)

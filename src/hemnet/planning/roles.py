@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from hemnet.data.colors import read_colors
-from hemnet.data.listing import IMAGE_SUFFIXES, MASK_SUFFIXES
+from hemnet.data.listing import IMAGE_SUFFIXES, MASK_SUFFIXES, require_text
 from hemnet.data.spec import DataError
 from hemnet.wording import counted, examples
 
@@ -112,12 +112,9 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in sorted(name for name in files if not name.startswith(".")):
-            if not name.isprintable():  # of undecodable bytes, which no table can hold, or with line breaks
-                raise DataError(
-                    f"{folder}/{name!a}: the name has characters that are not text; rename the file"
-                )
             if name.lower().endswith(IMAGE_SUFFIXES):
                 paths.append((Path(folder) / name).relative_to(root).as_posix())
+                require_text(root, paths[-1])
             else:
                 others.append(Path(name).suffix.lower() or name)
     return paths, others

@@ -100,8 +100,8 @@ class Origin:
             raise HemnetError(f"{place} exists, and does not say that this network made it: {remedy}")
         for key, value in wanted.items():
             if key in found and found[key] != value:
-                what = f"{key.replace('_', ' ')}, {found[key]}, not {value}"
-                raise HemnetError(f"{place} was made from another {what}: {remedy}")
+                what = f"{key.replace('_', ' ')} {found[key]}, not {value}"
+                raise HemnetError(f"{place} was made with {what}: {remedy}")
 
 
 def output_name(
