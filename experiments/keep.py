@@ -43,9 +43,11 @@ def keep(run: Run, folder: Path) -> Path:
         raise HemnetError(
             f"{place} is of a run that started at {known}, and this one at {own}: rename the run"
         )
-    reader = str(OmegaConf.select(run.config, "data.val._target_") or "data").rpartition(".")[2]
-    root = str(OmegaConf.select(run.config, "data.root") or "")
-    named = {str(run.path): "<run>", root: f"<{reader}>"}
+    config = OmegaConf.load(run.path / "config.yaml")  # as it was trained: the run may have been moved since
+    reader, root, trained = (
+        str(OmegaConf.select(config, key) or "") for key in ("data.val._target_", "data.root", "run_dir")
+    )
+    named = {str(run.path): "<run>", trained: "<run>", root: f"<{reader.rpartition('.')[2] or 'data'}>"}
     # The longer first, since one may be inside the other. What is relative says nothing of the machine.
     paths = sorted((path for path in named if path.startswith("/")), key=len, reverse=True)
     for path in (path for pattern in TEXTS for path in run.path.glob(pattern)):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
+from scipy import stats
 from study_images import over_images
 from study_plan import Family
 from study_runs import TENTHS, Finished, Measure, Setting, evaluated_at, evenness, score, step_ratio
@@ -18,6 +19,12 @@ ROUNDING = 1e-6
 # The same of those of measure.py, in nats per position of float64.
 ROUNDING_NATS = 1e-9
 
+OF_ITERATIONS = """
+## The gradient by iteration
+
+Share of iteration t in the gradient to the features, without the readout's; and size of the gradient to
+mu^(t) over that of mu^(T) (Eq. 15). By tenth of the recorded steps, means over runs, the second geometric.
+"""
 OF_E_STEPS = """
 ## What the E-steps carry of the gradient (Eq. 15 and 18)
 
@@ -58,6 +65,11 @@ def planned(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Tabl
         ]
         for setting, runs in groups.items()
     ])  # fmt: skip
+    yield OF_ITERATIONS
+    header = ("setting", "t", *(f"{what}, {tenth}" for what in ("share", "means") for tenth in TENTHS))
+    yield Table(
+        "gradient_by_iteration", header, [row for group in groups.items() for row in by_iteration(*group)]
+    )
     yield "\n## Iterations that lower the log-likelihood, at the end of training\n"
     yield Table(
         "likelihood_falls",
@@ -70,6 +82,17 @@ def planned(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Tabl
         for setting, runs in groups.items()
         if (norms := [run.backbone for run in runs if len(run.backbone)])
     ])  # fmt: skip
+
+
+def by_iteration(setting: Setting, runs: Sequence[Finished]) -> Iterator[list[object]]:
+    """Yield the row of each iteration: shares and gradients to the means by tenth, empty if not recorded."""
+    columns: list[np.ndarray | None] = []
+    for measure, mean in ((Finished.shares, np.mean), (Finished.of_means, stats.gmean)):
+        for tenth in TENTHS:
+            known = [found_T for run in runs if (found_T := measure(run, tenth)) is not None]
+            columns.append(mean(known, axis=0) if known else None)
+    for t in range(setting.T or 0):
+        yield [setting, t, *("" if column is None else f"{column[t]:.4f}" for column in columns)]
 
 
 def entropies(found: Mapping[Setting, Mapping[int, Finished]]) -> Table:

@@ -111,13 +111,16 @@ class Finished:
 
     def shares(self, tenth: str) -> np.ndarray | None:
         """Return the mean of `gradient/share` of iterations 0 to T-1 over a tenth of the steps, sum 1."""
-        shares_ST = self.recorded("gradient/share", self.setting.T)[:, :-1]
-        width = max(1, round(len(shares_ST) / 10))
-        begin = TENTHS.index(tenth) * (len(shares_ST) - width) // 2
+        shares_ST = of_tenth(self.recorded("gradient/share", self.setting.T), tenth)[:, :-1]
         if not len(shares_ST):
             return None
-        mean_T = shares_ST[begin : begin + width].mean(axis=0)
+        mean_T = shares_ST.mean(axis=0)
         return mean_T / mean_T.sum()
+
+    def of_means(self, tenth: str) -> np.ndarray | None:
+        """Return the geometric mean of `gradient/means` of iterations 0 to T-1 over a tenth of the steps."""
+        found_ST = of_tenth(self.recorded("gradient/means", self.setting.T), tenth)[:, :-1]
+        return np.exp(np.log(found_ST).mean(axis=0)) if len(found_ST) else None
 
     def at_end(self, family: str) -> np.ndarray | None:
         """Return the last recorded values of a metric of iterations 0 to T, (T+1,)."""
@@ -150,6 +153,13 @@ class Finished:
             return []
         rows = read_table(place / f"{name}.csv")
         return [row for row in rows if "layer" not in row]
+
+
+def of_tenth(rows_SN: np.ndarray, tenth: str) -> np.ndarray:
+    """Return the rows of a tenth of the recorded steps, at least one if there is any."""
+    width = max(1, round(len(rows_SN) / 10))
+    begin = TENTHS.index(tenth) * (len(rows_SN) - width) // 2
+    return rows_SN[begin : begin + width]
 
 
 Measure = Callable[[Finished], float | None]

@@ -49,6 +49,12 @@ def test_relative_paths_stay(tmp_path: Path) -> None:
     assert str(run.parent.parent) in kept(tmp_path, run)["hem/measures/e_step.csv"]
 
 
+def test_a_run_that_was_moved_is_kept_under_its_new_name(tmp_path: Path) -> None:
+    files = kept(tmp_path, written(tmp_path).rename(tmp_path / "runs" / "seed0"))
+    assert "run_dir: <run>" in files["seed0/config.yaml"]
+    assert files["seed0/evaluation/last/counts.csv"].startswith("of <run> and <CamVid>/a.png")
+
+
 def test_photographs_are_not_kept(tmp_path: Path) -> None:
     written(tmp_path, keys={SHOWN: True})
     assert {name for name in kept(tmp_path, tmp_path / "runs") if name.endswith(".png")} == {

@@ -141,6 +141,18 @@ def test_evenness_and_ratio_of_shares(tmp_path: Path) -> None:
     assert step_ratio(run) == pytest.approx(0.5)  # 1 : 2 : 4
 
 
+def test_the_gradient_by_iteration_and_tenth_of_training(tmp_path: Path) -> None:
+    first, last = at("gradient/means", (0.1, 0.2, 0.4, 1.0)), at("gradient/means", (0.4, 0.2, 0.1, 1.0), 9)
+    write(tmp_path, 0, rows=[first, last | at("gradient/share", UNEVEN, 9)])
+    write(tmp_path, 1, rows=[first, at("gradient/means", (0.1, 0.2, 0.9, 1.0), 9)])
+    found = page(tmp_path).partition("## The gradient by iteration")[2].partition("\n## ")[0]
+    rows = [line for line in found.splitlines() if line.startswith("| h = 0.5")]
+    assert [row.count("|") for row in rows] == [9] * 3
+    # Shares of one run, (1, 2, 4) / 7; the geometric mean of 0.1 and 0.9 is 0.3.
+    assert rows[2] == "| h = 0.5, T = 3, Eq. 8 | 2 | 0.5714 | 0.5714 | 0.5714 | 0.4000 | 0.4000 | 0.3000 |"
+    assert rows[0].split("|")[-4:-1] == [" 0.1000 ", " 0.1000 ", " 0.2000 "]
+
+
 @pytest.mark.parametrize(
     ("entropies", "said"),
     [
