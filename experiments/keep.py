@@ -2,66 +2,142 @@
 
     python experiments/keep.py RUN_OR_FOLDER [RUN_OR_FOLDER ...] --to experiments/results/study_primary
 
-Per run: configuration, environment, metrics, result, scores of evaluations and measures (measure.py), and its
-figures where these show no photographs, since most data sets' may not be passed on. Checkpoints stay. The
-paths of the run and of its data become ``<run>`` and ``<CamVid>`` (the class that reads the data), and those
-of the program ``src/hemnet/train.py``. What was kept of the same run before is replaced.
+Per run: configuration, environment, metrics, result, what evaluations and measure.py found in its last
+checkpoint, and its figures where these show no photographs, since most data sets' may not be passed on.
+Checkpoints stay. The paths of the run and of its data become ``<run>`` and ``<CamVid>`` (the class that reads
+the data), those of the program ``src/hemnet/train.py``, and others ``<elsewhere>/name``. What was kept of the
+same run before is replaced.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
+from hemnet.runs.checkpoints import fingerprint
+from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.finding import find_runs
-from hemnet.runs.run import ENVIRONMENT, Run
-from hemnet.storage.files import read_json, replacing
+from hemnet.runs.run import ENVIRONMENT, RESULT, Run, counts
+from hemnet.storage.files import read_json, replacing, write_json
 
-# What leads to a file of the program, wherever it was installed when the run was made.
-TO_PROGRAM = re.compile(r"/[^\s\"']*?/(?=(?:src/)?hemnet/\w+\.py)")
-TEXTS = (
-    "config.yaml", ENVIRONMENT, "metrics.csv", "result.json", "measures/*.csv", "measures/*.json",
-    "evaluation/**/result.json", "evaluation/**/counts.csv", "evaluation/**/iterations.csv",
+CONFIG, MEASURES = "config.yaml", "measures"
+OWN = (CONFIG, ENVIRONMENT, RESULT, "metrics.csv")
+FIGURES = ("learning_curves.png", "predictions.png")
+KEPT = (
+    *OWN, *FIGURES, f"{MEASURES}/*.csv", f"{MEASURES}/*.json",
+    *(f"{FOLDER}/**/{name}" for name in (RESULT, "counts.csv", "iterations.csv")),
 )  # fmt: skip
-FIGURES = ("figures/learning_curves.png", "figures/predictions.png")
+ABSOLUTE = re.compile(r"(?<![\w>.:/~-])/(?!/)[\w.-]+/")
 
 
 def keep(run: Run, folder: Path) -> Path:
     """Copy a run's small files into a folder below this one, and return that.
 
     Raises:
-        HemnetError: another run has been kept under this name.
+        HemnetError: it is the run itself, another run has been kept under this name, or a text has a path in
+            its midst.
         OSError: a file cannot be read or written.
     """
     place = folder / run.path.name
+    _require_same(run, place)
+    roots = _roots(run)
+    made = {path: name for name, path in _files(run)}
+    texts = {
+        path: _without_paths(_read(path), roots, path) for path in made if path.suffix in (".json", ".yaml")
+    }
+    for path, name in made.items():
+        if path.suffix == ".json":
+            write_json(place / name, texts[path])
+            continue
+        with replacing(place / name) as part:
+            if path in texts:
+                OmegaConf.save(OmegaConf.create(texts[path]), part)
+            else:
+                part.write_bytes(path.read_bytes())
+    for path in (path for pattern in KEPT for path in place.glob(pattern)):
+        if path.is_file() and str(path.relative_to(place)) not in made.values():
+            path.unlink()  # kept before, and not there any more
+    return place
+
+
+def _require_same(run: Run, place: Path) -> None:
+    """Raise a HemnetError if something else than what was kept of a run before is in a folder."""
+    if place.resolve() == run.path.resolve():
+        raise HemnetError(f"{place} is the run itself: choose another folder for --to")
     known, own = (read_json(path / ENVIRONMENT).get("started") for path in (place, run.path))
-    if place.exists() and known != own:
+    if place.exists() and (own is None or known != own):
         raise HemnetError(
             f"{place} is of a run that started at {known}, and this one at {own}: rename the run"
         )
-    config = OmegaConf.load(run.path / "config.yaml")  # as it was trained: the run may have been moved since
-    reader, root, trained = (
-        str(OmegaConf.select(config, key) or "") for key in ("data.val._target_", "data.root", "run_dir")
-    )
-    named = {str(run.path): "<run>", trained: "<run>", root: f"<{reader.rpartition('.')[2] or 'data'}>"}
-    # The longer first, since one may be inside the other. What is relative says nothing of the machine.
-    paths = sorted((path for path in named if path.startswith("/")), key=len, reverse=True)
-    for path in (path for pattern in TEXTS for path in run.path.glob(pattern)):
-        text = path.read_text("utf-8")
-        for machine in paths:
-            text = text.replace(machine, named[machine])
-        with replacing(place / path.relative_to(run.path)) as part:
-            part.write_text(TO_PROGRAM.sub("", text), "utf-8")
+
+
+def _files(run: Run) -> Iterator[tuple[str, Path]]:
+    """Yield the files to keep, each with its name in the folder."""
+    names = [*OWN]
+    last = fingerprint(run.path / "checkpoints" / "last.ckpt")
+    if last in (None, read_json(run.path / MEASURES / "about.json").get("checkpoint_sha256")):
+        names += [f"{MEASURES}/{path.name}" for path in sorted((run.path / MEASURES).glob("*.[cj]s*"))]
+    for place in sorted((run.path / FOLDER).glob("*")):
+        results = results_of(run.path, place.name)
+        for T in results:
+            inner = at_iterations(Path(FOLDER, place.name), T)
+            names += [str(inner / RESULT), str(inner / "counts.csv")]
+        names += [str(Path(FOLDER, place.name, "iterations.csv"))] if results else []
+    yield from ((name, run.path / name) for name in names if (run.path / name).is_file())
     photographs = OmegaConf.select(run.config, "callbacks.predictions.show_images")
-    for path in (run.path / name for name in FIGURES if photographs is False or "predictions" not in name):
-        if path.exists():
-            with replacing(place / path.name) as part:
-                part.write_bytes(path.read_bytes())
-    return place
+    for name in FIGURES if photographs is False else FIGURES[:1]:
+        if (run.path / "figures" / name).is_file():
+            yield name, run.path / "figures" / name
+
+
+def _read(path: Path) -> Any:
+    return read_json(path) if path.suffix == ".json" else OmegaConf.to_container(OmegaConf.load(path))
+
+
+def _roots(run: Run) -> dict[Path, str]:
+    """Return the folders that have a name of their own, the inner ones first."""
+    config = _read(run.path / CONFIG)  # as the run was trained: it may have been moved since
+    data = config.get("data") or {}
+    reader = str((data.get("val") or {}).get("_target_") or "data").rpartition(".")[2]
+    named = {
+        run.path: "<run>",
+        Path(config.get("run_dir") or ""): "<run>",
+        Path(data.get("root") or ""): f"<{reader}>",
+    }
+    absolute = (path for path in named if path.is_absolute() and path != Path("/"))
+    return {path: named[path] for path in sorted(absolute, key=lambda path: -len(path.parts))}
+
+
+def _without_paths(value: Any, roots: Mapping[Path, str], where: Path) -> Any:
+    """Return what a JSON or YAML file holds with names in the place of this machine's paths."""
+    if isinstance(value, dict):
+        return {key: _without_paths(each, roots, where) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(each, roots, where) for each in value]
+    if not isinstance(value, str):
+        return value
+    key, equals, path = value.rpartition("=")  # of an override; of other texts all is the path
+    shown = f"{key}{equals}{_named(Path(path), roots)}" if path.startswith("/") else value
+    if ABSOLUTE.search(shown):
+        raise HemnetError(
+            f"{where} has a path in the midst of {shown!r}, which cannot be replaced: replace it there"
+        )
+    return shown
+
+
+def _named(path: Path, roots: Mapping[Path, str]) -> str:
+    for root, name in roots.items():
+        if path.is_relative_to(root):
+            return str(name / path.relative_to(root))
+    if path.suffix == ".py" and "hemnet" in path.parts:
+        inner = len(path.parts) - 1 - path.parts[::-1].index("hemnet")
+        return str(Path("src", *path.parts[inner:]))
+    return f"<elsewhere>/{path.name}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -80,8 +156,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for path in paths:
         try:
             run = Run.open(path)
-            print(keep(run, options.to) if run.status == "finished" else f"{path}: not finished, left out")
-        except (HemnetError, OSError, UnicodeDecodeError) as error:
+            print(
+                keep(run, options.to)
+                if counts(run.result)
+                else f"{path}: not finished, or to try the code: left out"
+            )
+        except (HemnetError, OSError) as error:
             failed = True
             print(f"{path}: cannot be kept: {error}", file=sys.stderr)
     if failed:

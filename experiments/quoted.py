@@ -26,14 +26,14 @@ of ``cells`` holds for every column but the first; ``{column}`` is its name ther
 under ``cells`` say which row is meant: each has to be in braces somewhere. A table without such a file says
 why: ``<!-- not quoted: reason -->``. A number agrees if it is the file's, rounded to the digits shown.
 
-In the text, a number with two decimals or more has to be in a quoted table of its ``##`` section (before the
-first ``##``: of the page), in a file that a comment of the section names,
-``<!-- in the text: FILE, FILE -->``, or in a comment of the section that says why it is in none,
-``<!-- not quoted: 4.16 is log 64 -->``.
+In the text, a number with two decimals or more (4 % is 0.04) has to be in a quoted
+table of its ``##`` section (before the first ``##``: of the page), in a file that a comment of the section
+names, whole or by columns, ``<!-- in the text: FILE [COLUMN, COLUMN], FILE -->``, or in a comment of the
+section that says why it is in none, ``<!-- not quoted: 4.16 is log 64 -->``. Code in
+backticks is no text. That finds numbers that are nowhere, and not one that stands for another of the section.
 """
 
 import argparse
-import csv
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -41,43 +41,37 @@ from itertools import pairwise
 from pathlib import Path
 
 import yaml
-from quoted_cells import (
-    NUMBER,
-    PLAIN,
-    Number,
-    agrees,
-    number_of,
-    numbers,
-    read_source,
-    row_problems,
-    table_of,
-)
+from quoted_cells import PLAIN, Number, Source, numbers, read_source, row_problems, table_of
+from quoted_text import text_problems
 
 from hemnet.storage.files import replacing
 
 PAGES = sorted(Path(__file__).parent.glob("FINDINGS*.md"))
-LEAST_DECIMALS = 2  # of a number in the text that has to be a file's
 SECTION = re.compile(r"^## ", re.MULTILINE)
 TABLE = re.compile(r"^\|.*\n\|[-:| ]+\n(?:\|.*\n?)*", re.MULTILINE)
+# The second line of whatever may be shown as a table.
+RULE = re.compile(r"^[\s>]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)+\|?[ \t]*$", re.MULTILINE)
 COMMENT = re.compile(r"<!--\s*(not quoted|quoted)((?:(?!-->).)*)-->\s*\Z", re.DOTALL)
-IN_THE_TEXT = re.compile(r"<!--\s*(in the text|not quoted)\s*:(.*?)-->", re.DOTALL)
-# Comments, tables, code and the targets of links.
-NO_TEXT = re.compile(r"<!--[\s\S]*?-->|^\|.*$|^ {4}.*$|`[^`]*`|\]\([^)]*\)", re.MULTILINE)
 
 
 def problems(page: Path) -> Iterator[str]:
     """Yield what is wrong with the numbers of a page, and nothing if all of them are the files'."""
     text = page.read_text("utf-8")
     sections = [*pairwise([0, *(match.start() for match in SECTION.finditer(text)), len(text)])]
-    shown: list[list[Number]] = []
-    for section in sections:
-        tables = [(table, comment_of(table)) for table in TABLE.finditer(text, *section)]
-        shown.append([n for table, said in tables if said and said[1] == "quoted" for n in numbers(table[0])])
-        for table, comment in tables:
-            yield from table_problems(page, _line(text, table.start()), table[0], comment)
-    shown[0] = [number for each in shown for number in each]
-    for section, known in zip(sections, shown, strict=True):
-        yield from text_problems(page, text, section, known)
+    tables = [(table, comment_of(table)) for table in TABLE.finditer(text)]
+    for rule in RULE.finditer(text):
+        if not any(table.start() < rule.start() < table.end() for table, _ in tables):
+            yield f"{page.name}:{_line(text, rule.start())}: begin and end each line of a table with |"
+    for table, comment in tables:
+        yield from table_problems(page, _line(text, table.start()), table[0], comment)
+    for begin, end in sections:
+        own = [pair for pair in tables if begin <= pair[0].start() < end]
+        known = [number for pair in (own if begin else tables) for number in shown_in(*pair)]
+        try:
+            for position, said in text_problems(page.parent, text[begin:end], known):
+                yield f"{page.name}:{_line(text, begin + position)}: {said}"
+        except ValueError as error:
+            yield f"{page.name}:{_line(text, begin)}: a comment of this section: {error}"
 
 
 def comment_of(table: re.Match[str]) -> re.Match[str] | None:
@@ -85,13 +79,35 @@ def comment_of(table: re.Match[str]) -> re.Match[str] | None:
     return COMMENT.search(table.string[: table.start()])
 
 
+def shown_in(table: re.Match[str], comment: re.Match[str] | None) -> list[Number]:
+    """Return the numbers in the cells of a table that are compared with a file's."""
+    if comment is None or comment[1] != "quoted":
+        return []
+    header, rows = _cells(table[0])
+    try:
+        columns = read_source(comment[2], header).cells
+    except (yaml.YAMLError, LookupError, ValueError, TypeError, AttributeError):
+        return []  # `table_problems` says what is wrong
+    return [
+        number
+        for row in rows
+        for column, cell in zip(header, row, strict=False)
+        if column in columns
+        for number in numbers(cell)
+    ]
+
+
 def _line(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 
 
 def _cells(table: str) -> tuple[list[str], list[list[str]]]:
-    """Return the header of a table and its rows."""
-    header, _, *rows = ([c.strip() for c in line.strip("|").split("|")] for line in table.splitlines())
+    """Return the header of a table and its rows, in whose cells a backslash may stand before a bar."""
+    lines = (
+        re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
+        for line in table.splitlines()
+    )
+    header, _, *rows = ([cell.strip().replace(r"\|", "|") for cell in line] for line in lines)
     return header, rows
 
 
@@ -105,34 +121,27 @@ def table_problems(page: Path, line: int, table: str, comment: re.Match[str] | N
             yield f"{page.name}:{line}: a table that is not quoted gives no reason"
     else:
         try:
-            source = read_source(comment[2], header)
-            for number, row in enumerate(rows, line + 2):
-                if len(row) != len(header):
-                    yield f"{page.name}:{number}: {len(row)} cells under {len(header)} columns"
-                    continue
-                cells = dict(zip(header, row, strict=True))
-                for said in row_problems(page.parent, source, cells):
-                    yield f"{page.name}:{number}: {said}"
-            if source.whole and len(rows) != (known := len(table_of(page.parent / source.file))):
-                yield f"{page.name}:{line}: {len(rows)} of the {known} rows of {source.file}"
+            for further, said in quoted_problems(page.parent, read_source(comment[2], header), header, rows):
+                yield f"{page.name}:{line + further}: {said}"
         except (yaml.YAMLError, LookupError, ValueError, TypeError, AttributeError) as error:
             yield f"{page.name}:{line}: the comment cannot be understood: {error!r}"
 
 
-def text_problems(page: Path, text: str, section: tuple[int, int], shown: Sequence[Number]) -> Iterator[str]:
-    """Yield the numbers in the text of a section that are neither shown in a table nor in its comments."""
-    within = text[slice(*section)].replace("−", "-")
-    known = [*shown]
-    for what, said in IN_THE_TEXT.findall(within):
-        files = said.split(",") if what == "in the text" else []
-        told = [(page.parent / file.strip()).read_text("utf-8") for file in files] or [said]
-        known += [number for each in told for number in numbers(each)]
-    words = NO_TEXT.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), within)
-    for match in NUMBER.finditer(words):
-        number = number_of(match)
-        if len(match["decimals"] or "") >= LEAST_DECIMALS and not any(agrees(number, each) for each in known):
-            line = _line(text, section[0] + match.start())
-            yield f"{page.name}:{line}: {match[0]} is in no quoted table of its section"
+def quoted_problems(
+    folder: Path, source: Source, header: list[str], rows: list[list[str]]
+) -> Iterator[tuple[int, str]]:
+    """Yield the line of a table, from 0, and what is wrong there, compared with its source."""
+    for what, lines in (("columns", header), ("rows", [*map(tuple, rows)])):
+        if len({*lines}) != len(lines):
+            yield 0, f"two {what} are the same"
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            yield number, f"{len(row)} cells under {len(header)} columns"
+            continue
+        for said in row_problems(folder, source, dict(zip(header, row, strict=True))):
+            yield number, said
+    if source.whole and len(rows) != (known := len(table_of(folder / source.file))):
+        yield 0, f"{len(rows)} of the {known} rows of {source.file}"
 
 
 def rewritten(page: Path) -> str:
@@ -144,10 +153,10 @@ def rewritten(page: Path) -> str:
             return table[0]
         header, _ = _cells(table[0])
         source = read_source(comment[2], header)
-        with (page.parent / source.file).open(newline="", encoding="utf-8") as file:
-            columns, *rows = csv.reader(file)
-        if columns != header or not source.whole:
+        known = table_of(page.parent / source.file)
+        if not source.whole or not {*header} <= {name for row in known for name in row} | {*header[:1]}:
             return table[0]
+        rows = ([row.get(name, "").replace("|", r"\|") for name in header] for row in known)
         lines = table[0].splitlines(keepends=True)[:2]
         return "".join([*lines, *(f"| {' | '.join(row)} |\n" for row in rows)])
 

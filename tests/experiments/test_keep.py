@@ -1,26 +1,29 @@
 """What experiments/keep.py copies of a run, and that no path of the machine goes with it."""
 
 import json
+import sys
 from pathlib import Path
 
 import keep
 import pytest
 from _helpers.fake_runs import write_evaluation, write_run
+from omegaconf import OmegaConf
+
+from hemnet.runs import checkpoints
+from hemnet.storage.files import read_json, write_json
 
 SHOWN = "callbacks.predictions.show_images"
 
 
 def written(folder: Path, name: str = "hem", **about) -> Path:
-    """A run with evaluations, measures, figures and a checkpoint; its files name its folder and its data."""
-    keys = {"data.root": str(folder / "data" / "CamVid"), "data.val._target_": "hemnet.data.CamVid"}
+    """A run with an evaluation, measures, figures and a checkpoint."""
+    keys = {"data.root": f"{folder}/data/CamVid/", "data.val._target_": "hemnet.data.CamVid"}
     run = write_run(folder / "runs" / name, keys=keys | about.pop("keys", {}), **about)
     write_evaluation(run, None, 0.7)
     for name in ("measures/e_step.csv", "figures/learning_curves.png", "figures/predictions.png", "run.log",
-                 "checkpoints/last.ckpt", "evaluation/last/counts.csv"):  # fmt: skip
+                 "checkpoints/last.ckpt", "evaluation/last/counts.csv", "metrics.csv"):  # fmt: skip
         (run / name).parent.mkdir(exist_ok=True)
-        (run / name).write_text(
-            f"of {run} and {folder}/data/CamVid/a.png by '{folder}/me/src/hemnet/train.py'"
-        )
+        (run / name).write_text("a,b\n1,2\n")
     return run
 
 
@@ -30,63 +33,115 @@ def kept(folder: Path, *arguments: object) -> dict[str, str]:
     return {str(path.relative_to(folder / "kept")): path.read_text() for path in files}
 
 
-def test_the_small_files_are_kept_without_the_machines_paths(tmp_path: Path) -> None:
+def refused(folder: Path, capsys, *arguments: object) -> str:
+    with pytest.raises(SystemExit, match="1"):
+        kept(folder, *arguments)
+    return capsys.readouterr().err
+
+
+def test_the_small_files_are_kept(tmp_path: Path) -> None:
     run = written(tmp_path, keys={SHOWN: False})
     files = kept(tmp_path, tmp_path / "runs")
-    texts = {"config.yaml", "environment.json", "result.json", "measures/e_step.csv",
-             "evaluation/last/result.json", "evaluation/last/counts.csv"}  # fmt: skip
-    figures = {"learning_curves.png", "predictions.png"}
-    assert files.keys() == {f"hem/{name}" for name in texts | figures}
-    assert files["hem/evaluation/last/counts.csv"] == "of <run> and <CamVid>/a.png by 'src/hemnet/train.py'"
-    assert "run_dir: <run>" in files["hem/config.yaml"]
-    assert "root: <CamVid>" in files["hem/config.yaml"]
-    assert not any(str(tmp_path) in files[f"hem/{name}"] for name in texts)
+    names = {"config.yaml", "environment.json", "result.json", "metrics.csv", "measures/e_step.csv",
+             "evaluation/last/result.json", "evaluation/last/counts.csv", "learning_curves.png",
+             "predictions.png"}  # fmt: skip
+    assert files.keys() == {f"hem/{name}" for name in names}
+    assert files["hem/evaluation/last/counts.csv"] == "a,b\n1,2\n"
+    assert json.loads(files["hem/result.json"]) == read_json(run / "result.json")
     assert (run / "checkpoints" / "last.ckpt").exists()
 
 
-def test_relative_paths_stay(tmp_path: Path) -> None:
-    run = written(tmp_path, keys={"data.root": "."})
-    assert str(run.parent.parent) in kept(tmp_path, run)["hem/measures/e_step.csv"]
+@pytest.mark.parametrize("place", ["runs", "Jörg Müller's very long folder of runs " * 3])
+def test_paths_of_the_machine_become_names(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place
+    run = written(folder, keys={"logger.csv.save_dir": "${oc.env:NOT_SET}/x", "data.cache": "/home/me/cache"})
+    data = folder / "data" / "CamVid"
+    command = [
+        f"{folder}/me/src/hemnet/train.py", f"data.root={data}", f"run_dir={run}", f"+a={run}0/last.ckpt",
+        f"{sys.prefix}/lib/hemnet/train.py", f"b={run}/checkpoints/last.ckpt", "c=1/2",
+    ]  # fmt: skip
+    write_json(run / "environment.json", {"started": "now", "command": command})
+    files = kept(folder, run)
+    assert json.loads(files["hem/environment.json"])["command"] == [
+        "src/hemnet/train.py", "data.root=<CamVid>", "run_dir=<run>", "+a=<elsewhere>/last.ckpt",
+        "src/hemnet/train.py", "b=<run>/checkpoints/last.ckpt", "c=1/2",
+    ]  # fmt: skip
+    config = OmegaConf.create(files["hem/config.yaml"])
+    assert [config.run_dir, config.data.root, config.data.cache] == ["<run>", "<CamVid>", "<elsewhere>/cache"]
+    assert "${oc.env:NOT_SET}/x" in files["hem/config.yaml"]
+    assert not any(str(tmp_path) in text for name, text in files.items())
 
 
 def test_a_run_that_was_moved_is_kept_under_its_new_name(tmp_path: Path) -> None:
     files = kept(tmp_path, written(tmp_path).rename(tmp_path / "runs" / "seed0"))
     assert "run_dir: <run>" in files["seed0/config.yaml"]
-    assert files["seed0/evaluation/last/counts.csv"].startswith("of <run> and <CamVid>/a.png")
+
+
+def test_a_path_in_the_midst_of_a_text_is_refused(tmp_path: Path, capsys) -> None:
+    run = written(tmp_path)
+    write_json(run / "environment.json", {"started": "now", "note": "see /home/me/notes.txt"})
+    assert "environment.json has a path in the midst of 'see /home/me/notes.txt'" in refused(
+        tmp_path, capsys, run
+    )
+    assert not (tmp_path / "kept").exists()
 
 
 def test_photographs_are_not_kept(tmp_path: Path) -> None:
     written(tmp_path, keys={SHOWN: True})
-    assert {name for name in kept(tmp_path, tmp_path / "runs") if name.endswith(".png")} == {
-        "hem/learning_curves.png"
-    }
+    figures = {name for name in kept(tmp_path, tmp_path / "runs") if name.endswith(".png")}
+    assert figures == {"hem/learning_curves.png"}
 
 
-def test_a_run_is_kept_again_with_what_was_measured_since(tmp_path: Path) -> None:
+def test_a_run_is_kept_again_as_it_is_now(tmp_path: Path) -> None:
     run = written(tmp_path)
     kept(tmp_path, run)
-    (run / "measures" / "e_step.csv").write_text("new")
+    (tmp_path / "kept" / "hem" / "README.md").write_text("by hand")
+    (run / "measures" / "e_step.csv").unlink()
     (run / "measures" / "about.json").write_text("{}")
     files = kept(tmp_path, run)
-    assert files["hem/measures/e_step.csv"] == "new"
-    assert "hem/measures/about.json" in files
+    assert {"hem/measures/about.json", "hem/README.md"} <= files.keys()
+    assert "hem/measures/e_step.csv" not in files
+
+
+def test_what_was_found_in_another_checkpoint_is_not_kept(tmp_path: Path) -> None:
+    run = written(tmp_path)
+    (last := run / "checkpoints" / "last.ckpt").unlink()
+    checkpoints.write({"step": 1}, last)
+    about = {"checkpoint_sha256": checkpoints.fingerprint(last)}
+    found = {"hem/measures/e_step.csv", "hem/evaluation/last/result.json", "hem/evaluation/last/counts.csv"}
+    assert not found & kept(tmp_path, run).keys()
+    result = run / "evaluation" / "last" / "result.json"
+    write_json(result, read_json(result) | about)
+    write_json(run / "measures" / "about.json", about)
+    assert found <= kept(tmp_path, run).keys()
 
 
 def test_another_run_of_the_same_name_does_not_replace_it(tmp_path: Path, capsys) -> None:
     files = kept(tmp_path, written(tmp_path))
     other = written(tmp_path / "other", started="2026-02-02T12:00:00+0000")
     later = written(tmp_path / "other", "later")
-    with pytest.raises(SystemExit, match="1"):
-        kept(tmp_path, other, later)
-    assert "hem: cannot be kept: " in (said := capsys.readouterr().err)
+    said = refused(tmp_path, capsys, other, later)
+    assert "hem: cannot be kept: " in said
     assert "rename the run" in said
     assert json.loads((tmp_path / "kept" / "later" / "result.json").read_text())["status"] == "finished"
     assert (tmp_path / "kept" / "hem" / "environment.json").read_text() == files["hem/environment.json"]
+    (other / "environment.json").unlink()
+    (tmp_path / "kept" / "hem" / "environment.json").unlink()
+    assert "rename the run" in refused(tmp_path, capsys, other)  # nothing tells the two apart
+
+
+def test_a_run_is_not_kept_in_its_own_place(tmp_path: Path, capsys) -> None:
+    run = written(tmp_path)
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(SystemExit, match="1"):
+        keep.main([str(run), "--to", str(run.parent)])
+    assert "is the run itself: choose another folder" in capsys.readouterr().err
+    assert (run / "config.yaml").read_text() == before
 
 
 def test_only_finished_runs_are_kept(tmp_path: Path, capsys) -> None:
     written(tmp_path, status="stopped")
     assert kept(tmp_path, tmp_path / "runs") == {}
-    assert "hem: not finished, left out" in capsys.readouterr().out
+    assert "hem: not finished, or to try the code: left out" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="is no folder"):
         kept(tmp_path, tmp_path / "none")

@@ -7,7 +7,7 @@ import pytest
 import quoted
 import study
 from quoted import PAGES, problems, rewritten
-from quoted_cells import agrees, numbers
+from quoted_cells import NUMBER, agrees, numbers, table_of
 from scipy import stats
 
 from hemnet.storage.files import write_table
@@ -66,7 +66,7 @@ def test_no_number_of_the_findings_could_be_another(findings: Path, tmp_path: Pa
         if quoted.COMMENT.search(text[: table.start()])[1] == "not quoted":
             continue
         begin = text.index("\n", text.index("\n", table.start()) + 1) + 1  # after header and rule
-        for number in [*quoted.NUMBER.finditer(text, begin, table.end())][::7]:
+        for number in [*NUMBER.finditer(text, begin, table.end())][::7]:
             digits = number["digits"]
             last = digits[:-1] + str((int(digits[-1]) + 5) % 10)
             changed.write_text(text[: number.start("digits")] + last + text[number.end("digits") :], "utf-8")
@@ -192,8 +192,6 @@ At the head: 0.40.
 
 The score is {} and the level 0.95, by `0.123` [there](0.456).
 
-    python 0.789
-
 <!-- quoted: tables/camvid.csv by T, h -->
 
 | T | h | mIoU |
@@ -216,11 +214,58 @@ def test_a_number_in_the_text_is_in_a_table_of_its_section(page) -> None:
     assert page(TEXT.format("0.41")) == [f"PAGE.md:7: 0.41 {wrong}"]
     assert page(TEXT.format("−0.40")) == [f"PAGE.md:7: -0.40 {wrong}"]
     assert page(TEXT.format("0.40").replace("0.95 is the level", "it is")) == [f"PAGE.md:7: 0.95 {wrong}"]
-    assert page(TEXT.format("0.40").replace("Nothing of", "0.40 of")) == [f"PAGE.md:23: 0.40 {wrong}"]
+    assert page(TEXT.format("0.40").replace("Nothing of", "0.40 of")) == [f"PAGE.md:21: 0.40 {wrong}"]
     assert page(TEXT.format("0.40").replace("head: 0.40", "head: 0.42")) == [f"PAGE.md:3: 0.42 {wrong}"]
     named = TEXT.format("0.0263").replace("## Elsewhere", "<!-- in the text: {} -->\n\n## Elsewhere")
     assert page(named.format("tables/primary.csv")) == []
     assert page(named.format("tables/camvid.csv")) == [f"PAGE.md:7: 0.0263 {wrong}"]
+
+
+@pytest.mark.parametrize(
+    ("here", "instead", "said"),
+    [
+        ("The score is", "- one\n    - which is 0.77 and", "0.77"),  # a list in a list
+        ("The score is", "`a and\n\nthe score 0.77 and", "0.77"),  # a backtick without its other
+        ("The score is", "With p < 0.31 it is", "< 0.31"),
+        ("The score is", "A share of 77 % and", "77 %"),
+        ("The score is", "A size of 7.7e-2 and", "7.7e-2"),
+        ("## Elsewhere", "### Part\n\n- **0.77**\n\n## Elsewhere", "0.77"),
+    ],
+)
+def test_a_number_is_found_wherever_it_stands(page, here: str, instead: str, said: str) -> None:
+    found = page(TEXT.format("0.40").replace(here, instead))
+    assert [line.partition(": ")[2] for line in found] == [f"{said} is in no quoted table of its section"]
+
+
+def test_a_column_of_a_file_may_be_named(page) -> None:
+    named = TEXT.format("0.42").replace(
+        "## Elsewhere", "<!-- in the text: tables/camvid.csv [{}] -->\n\n## Elsewhere"
+    )
+    assert page(named.format("T, high")) == []
+    assert "0.42 is in no" in page(named.format("T, h"))[0]
+    assert page(named.format("high, low"))[0].endswith("tables/camvid.csv has no column low")
+
+
+@pytest.mark.parametrize(
+    ("here", "instead", "said"),
+    [
+        ("| 2 rows |", "| in 2 rows |", "'in 2 rows' is not 2 rows"),
+        ("| 2 rows |", "| 2 % |", "'2 %' is not 2 rows"),
+        ("| 2 rows |", "| |", "'' is not 2 rows"),
+        ("| y | 3 |", "| x | 2 rows |", "two rows are the same"),
+        ("| a | b |", "| a | a |", "two columns are the same"),
+        ("|---|---|", "---|---", "begin and end each line of a table with |"),
+        ("|---|---|", "|---|\t---|", "begin and end each line of a table with |"),
+    ],
+)
+def test_no_word_and_no_row_of_a_whole_table_can_be_another(
+    page, tmp_path: Path, here: str, instead: str, said: str
+) -> None:
+    write_table(tmp_path / "tables" / "words.csv", ["a", "b"], [["x", "2 rows"], ["y", "3"], ["z|", "4"]])
+    head = "<!-- quoted: tables/words.csv -->\n\n| a | b |\n|---|---|\n"
+    text = f"{head}| x | 2 rows |\n| y | 3 |\n| z\\| | **4** |\n"
+    assert page(text) == []
+    assert any(said in line for line in page(text.replace(here, instead)))
 
 
 def test_tables_are_replaced_by_what_their_files_have_now(page, tmp_path: Path) -> None:
@@ -244,8 +289,12 @@ The end.
     write_table(tmp_path / "tables" / "grows.csv", ["a", "b"], [["x", ""]])
     assert page(text) == []
     assert rewritten(tmp_path / "PAGE.md") == text
-    write_table(tmp_path / "tables" / "grows.csv", ["a", "b"], [["w", 1], ["x", 2]])
-    assert rewritten(tmp_path / "PAGE.md") == text.replace("| x |  |", "| w | 1 |\n| x | 2 |", 1)
+    table_of.cache_clear()
+    write_table(tmp_path / "tables" / "grows.csv", ["b", "a"], [[1, "w"], ["2|3", "x"]])
+    assert rewritten(tmp_path / "PAGE.md") == text.replace("| x |  |", "| w | 1 |\n| x | 2\\|3 |", 1)
+    table_of.cache_clear()
+    write_table(tmp_path / "tables" / "grows.csv", ["a", "c"], [["w", 1]])
+    assert rewritten(tmp_path / "PAGE.md") == text  # the page has a column that the file has not
 
 
 def test_a_table_without_a_file_gives_its_reason(page) -> None:
