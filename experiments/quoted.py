@@ -34,6 +34,7 @@ backticks is no text. That finds numbers that are nowhere, and not one that stan
 """
 
 import argparse
+import csv
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -153,10 +154,14 @@ def rewritten(page: Path) -> str:
             return table[0]
         header, _ = _cells(table[0])
         source = read_source(comment[2], header)
-        known = table_of(page.parent / source.file)
-        if not source.whole or not {*header} <= {name for row in known for name in row} | {*header[:1]}:
+        with (page.parent / source.file).open(newline="", encoding="utf-8") as file:
+            columns = next(csv.reader(file), [])
+        if not source.whole or not {*header} <= {*columns}:
             return table[0]
-        rows = ([row.get(name, "").replace("|", r"\|") for name in header] for row in known)
+        rows = (
+            [row.get(name, "").replace("|", r"\|") for name in header]
+            for row in table_of(page.parent / source.file)
+        )
         lines = table[0].splitlines(keepends=True)[:2]
         return "".join([*lines, *(f"| {' | '.join(row)} |\n" for row in rows)])
 

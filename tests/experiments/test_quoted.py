@@ -293,6 +293,9 @@ The end.
     write_table(tmp_path / "tables" / "grows.csv", ["b", "a"], [[1, "w"], ["2|3", "x"]])
     assert rewritten(tmp_path / "PAGE.md") == text.replace("| x |  |", "| w | 1 |\n| x | 2\\|3 |", 1)
     table_of.cache_clear()
+    write_table(tmp_path / "tables" / "grows.csv", ["a", "b"], [["w", ""]])
+    assert rewritten(tmp_path / "PAGE.md") == text.replace("| x |", "| w |", 1)
+    table_of.cache_clear()
     write_table(tmp_path / "tables" / "grows.csv", ["a", "c"], [["w", 1]])
     assert rewritten(tmp_path / "PAGE.md") == text  # the page has a column that the file has not
 
