@@ -351,6 +351,7 @@ def test_the_command_ends_with_1_if_anything_is_wrong(tmp_path: Path, capsys) ->
         ("study_primary", "camvid_lite_hem", "study"),
         ("camvid_hem_small/deep", "camvid_hem_small", "camvid_hem_small/deep_tables"),
         ("camvid_hem_small/variance_1", "camvid_hem_small", "camvid_hem_small/variance_1_tables"),
+        ("camvid_hem_small/average", "camvid_hem_small", "camvid_hem_small/average_tables"),
     ],
 )
 def test_the_committed_tables_are_those_of_the_committed_runs(
