@@ -87,7 +87,7 @@ def _files(run: Run) -> Iterator[tuple[str, Path]]:
         for T in results:
             inner = at_iterations(Path(FOLDER, place.name), T)
             names += [str(inner / RESULT)]
-            names += [str(inner / "counts.csv")] if T is None else []  # large, and read of the run's own T only
+            names += [str(inner / "counts.csv")] if T is None else []  # large; only these are read
         names += [str(Path(FOLDER, place.name, "iterations.csv"))] if results else []
     yield from ((name, run.path / name) for name in names if (run.path / name).is_file())
     photographs = OmegaConf.select(run.config, "callbacks.predictions.show_images")
