@@ -9,29 +9,25 @@ the data), those of the program ``src/hemnet/train.py``, and others ``<elsewhere
 same run before is replaced.
 """
 
-import argparse
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from over_runs import MEASURES, about_measures, over_runs, parser_of_runs
 
 from hemnet.errors import HemnetError
-from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
-from hemnet.runs.finding import find_runs
+from hemnet.runs.identity import identity
 from hemnet.runs.run import ENVIRONMENT, RESULT, Run, counts
 from hemnet.storage.files import read_json, replacing, write_json
 
-CONFIG, MEASURES = "config.yaml", "measures"
+CONFIG = "config.yaml"
 OWN = (CONFIG, ENVIRONMENT, RESULT, "metrics.csv")
 FIGURES = ("learning_curves.png", "predictions.png")
-KEPT = (
-    *OWN, *FIGURES, f"{MEASURES}/*.csv", f"{MEASURES}/*.json",
-    *(f"{FOLDER}/**/{name}" for name in (RESULT, "counts.csv", "iterations.csv")),
-)  # fmt: skip
+MEASURED = (f"{MEASURES}/*.csv", f"{MEASURES}/*.json")
+EVALUATED = tuple(f"{FOLDER}/**/{name}" for name in (RESULT, "counts.csv", "iterations.csv"))
 ABSOLUTE = re.compile(r"(?<![\w>.:/~-])/(?!/)[\w.-]+/")
 
 
@@ -53,13 +49,14 @@ def keep(run: Run, folder: Path) -> Path:
     for path, name in made.items():
         if path.suffix == ".json":
             write_json(place / name, texts[path])
-            continue
-        with replacing(place / name) as part:
-            if path in texts:
-                OmegaConf.save(OmegaConf.create(texts[path]), part)
-            else:
-                part.write_bytes(path.read_bytes())
-    for path in (path for pattern in KEPT for path in place.glob(pattern)):
+        else:
+            with replacing(place / name) as part:
+                part.write_bytes(
+                    OmegaConf.to_yaml(OmegaConf.create(texts[path])).encode()
+                    if path in texts
+                    else path.read_bytes()
+                )
+    for path in (path for pattern in (*OWN, *FIGURES, *MEASURED, *EVALUATED) for path in place.glob(pattern)):
         if path.is_file() and str(path.relative_to(place)) not in made.values():
             path.unlink()  # kept before, and not there any more
     return place
@@ -79,15 +76,16 @@ def _require_same(run: Run, place: Path) -> None:
 def _files(run: Run) -> Iterator[tuple[str, Path]]:
     """Yield the files to keep, each with its name in the folder."""
     names = [*OWN]
-    last = fingerprint(run.path / "checkpoints" / "last.ckpt")
-    if last in (None, read_json(run.path / MEASURES / "about.json").get("checkpoint_sha256")):
-        names += [f"{MEASURES}/{path.name}" for path in sorted((run.path / MEASURES).glob("*.[cj]s*"))]
+    if about_measures(run.path) is not None:
+        measured = (path for pattern in MEASURED for path in run.path.glob(pattern))
+        names += [str(path.relative_to(run.path)) for path in measured]
     for place in sorted((run.path / FOLDER).glob("*")):
         results = results_of(run.path, place.name)
-        for T in results:
-            inner = at_iterations(Path(FOLDER, place.name), T)
-            names += [str(inner / RESULT)]
-            names += [str(inner / "counts.csv")] if T is None else []  # large; only these are read
+        inner = {T: at_iterations(Path(FOLDER, place.name), T) for T in results}
+        names += [str(folder / RESULT) for folder in inner.values()]
+        # Of the pixels by image, which are many, study.py reads those at the run's own T.
+        if own := inner.get(None) or inner.get(identity(run.config).iterations):
+            names.append(str(own / "counts.csv"))
         names += [str(Path(FOLDER, place.name, "iterations.csv"))] if results else []
     yield from ((name, run.path / name) for name in names if (run.path / name).is_file())
     photographs = OmegaConf.select(run.config, "callbacks.predictions.show_images")
@@ -143,30 +141,16 @@ def _named(path: Path, roots: Mapping[Path, str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Keep every finished run; a run that cannot be kept is named, and the exit status is 1."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="RUN_OR_FOLDER", help="runs, or folders of runs"
-    )
+    parser = parser_of_runs(__doc__)
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="gets a folder per run")
     options = parser.parse_args(arguments)
-    failed = False
-    try:
-        paths = sorted({path for folder in options.folders for path in find_runs(folder)})
-    except HemnetError as error:
-        sys.exit(str(error))
-    for path in paths:
-        try:
-            run = Run.open(path)
-            print(
-                keep(run, options.to)
-                if counts(run.result)
-                else f"{path}: not finished, or to try the code: left out"
-            )
-        except (HemnetError, OSError) as error:
-            failed = True
-            print(f"{path}: cannot be kept: {error}", file=sys.stderr)
-    if failed:
-        sys.exit(1)
+
+    def act(run: Run) -> str:
+        if not counts(run.result):
+            return f"{run.path}: not finished, or to try the code: left out"
+        return str(keep(run, options.to))
+
+    over_runs(options.folders, act, lambda error: f"cannot be kept: {error}")
 
 
 if __name__ == "__main__":

@@ -12,24 +12,19 @@ Runs without an EM layer are left out, and those measured already at the same ch
 measured is named with the reason, the others are measured, and the exit status is 1.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from e_step import COLUMNS, rows, squares
 from em_inputs import Given, at_layers
+from over_runs import MEASURES, over_runs, parser_of_runs
 
 from hemnet.errors import HemnetError
 from hemnet.runs.checkpoints import fingerprint
-from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import PLAIN_HEADS, identity
 from hemnet.runs.run import Run
 from hemnet.storage.files import read_json, write_json, write_table
-
-FOLDER = "measures"
 
 
 def log_likelihoods(given: Given) -> list[float]:
@@ -46,7 +41,7 @@ def measure(run: Run, images: int | None) -> bool:
         HemnetError: see `at_layers` and `squares`.
         OSError: the tables cannot be written.
     """
-    place = run.path / FOLDER
+    place = run.path / MEASURES
     about: dict[str, Any] = {"checkpoint_sha256": fingerprint(run.checkpoint()), "images_asked": images}
     if about["checkpoint_sha256"] is not None and read_json(place / "about.json").items() >= about.items():
         return False
@@ -73,10 +68,7 @@ def measure(run: Run, images: int | None) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every finished run with an EM layer."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="RUN_OR_FOLDER", help="runs, or folders of runs"
-    )
+    parser = parser_of_runs(__doc__)
     parser.add_argument(
         "--images",
         type=int,
@@ -85,23 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.images is not None and options.images < 1:
         parser.error(f"--images {options.images}: give 1 or more")
-    failed = False
-    try:
-        paths = sorted({path for folder in options.folders for path in find_runs(folder)})
-    except HemnetError as error:
-        sys.exit(str(error))
-    for path in paths:
-        try:
-            run = Run.open(path)
-            if run.status == "finished" and identity(run.config).head not in PLAIN_HEADS.values():
-                done = "measured" if measure(run, options.images) else "was measured"
-                print(f"{path}: {done}", flush=True)
-        except (HemnetError, OSError) as error:
-            failed = True
-            why = f"cannot write its tables ({error})" if isinstance(error, OSError) else error
-            print(f"{path}: {why}", file=sys.stderr, flush=True)
-    if failed:
-        sys.exit(1)
+
+    def act(run: Run) -> str | None:
+        if run.status != "finished" or identity(run.config).head in PLAIN_HEADS.values():
+            return None
+        return f"{run.path}: {'measured' if measure(run, options.images) else 'was measured'}"
+
+    def wrong(error: HemnetError | OSError) -> object:
+        return f"cannot write its tables ({error})" if isinstance(error, OSError) else error
+
+    over_runs(options.folders, act, wrong)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ of ``cells`` holds for every column but the first; ``{column}`` is its name ther
 under ``cells`` say which row is meant: each has to be in braces somewhere. A table without such a file says
 why: ``<!-- not quoted: reason -->``. A number agrees if it is the file's, rounded to the digits shown.
 
-In the text, a number with two decimals or more (4 % is 0.04) has to be in a quoted
-table of its ``##`` section (before the first ``##``: of the page), in a file that a comment of the section
-names, whole or by columns, ``<!-- in the text: FILE [COLUMN, COLUMN], FILE -->``, or in a comment of the
-section that says why it is in none, ``<!-- not quoted: 4.16 is log 64 -->``. Code in
-backticks is no text. That finds numbers that are nowhere, and not one that stands for another of the section.
+In the text, a number with two decimals or more (4 % is 0.04) has to be in a quoted table of its ``##``
+section (before the first ``##``: of the page), in a file that a comment of the section names, whole or by
+columns, ``<!-- in the text: FILE [COLUMN, COLUMN], FILE -->``, or in a comment of the section that says why
+it is in none, ``<!-- not quoted: 4.16 is log 64 -->``. Code in backticks is no text. That finds numbers that
+are nowhere, and not one that stands for another of the section.
 """
 
 import argparse
@@ -40,9 +40,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
-from quoted_cells import PLAIN, Number, Source, numbers, read_source, row_problems, table_of
+from quoted_cells import Number, Source, numbers, read_source, row_problems, table_of
 from quoted_text import text_problems
 
 from hemnet.storage.files import replacing
@@ -53,116 +54,115 @@ TABLE = re.compile(r"^\|.*\n\|[-:| ]+\n(?:\|.*\n?)*", re.MULTILINE)
 # The second line of whatever may be shown as a table.
 RULE = re.compile(r"^[\s>]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)+\|?[ \t]*$", re.MULTILINE)
 COMMENT = re.compile(r"<!--\s*(not quoted|quoted)((?:(?!-->).)*)-->\s*\Z", re.DOTALL)
+# What a comment that says something else than the docstring allows ends in.
+MISTAKES = (yaml.YAMLError, LookupError, ValueError, TypeError, AttributeError)
+NEWLINE = "\n"
+
+
+class Table(NamedTuple):
+    """A table of a page: where it begins and ends, its cells, and the source that its comment names.
+
+    ``wrong`` is what is wrong with that comment; a table that is not quoted, with a reason, has neither.
+    """
+
+    begin: int
+    end: int
+    header: list[str]
+    rows: list[list[str]]
+    source: Source | None = None
+    wrong: str = ""
+
+    def shown(self) -> Iterator[Number]:
+        """Yield the numbers in the cells that are compared with a file's."""
+        for row in self.rows if self.source else ():
+            for column, cell in zip(self.header, row, strict=False):
+                if column in self.source.cells:
+                    yield from numbers(cell)
+
+
+def table_in(found: re.Match[str]) -> Table:
+    """Return the table that `TABLE` has found; a cell may have a bar after a backslash."""
+    lines = (
+        re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
+        for line in found[0].splitlines()
+    )
+    header, _, *rows = ([cell.strip().replace(r"\|", "|") for cell in line] for line in lines)
+    table = Table(*found.span(), header, rows)
+    comment = COMMENT.search(found.string[: found.start()])
+    if comment is None:
+        return table._replace(wrong="no comment says which file the table is quoted from")
+    if comment[1] == "not quoted":
+        reason = comment[2].strip(": \n")
+        return table._replace(wrong="" if reason else "a table that is not quoted gives no reason")
+    try:
+        return table._replace(source=read_source(comment[2], header))
+    except MISTAKES as error:
+        return table._replace(wrong=f"the comment cannot be understood: {error!r}")
 
 
 def problems(page: Path) -> Iterator[str]:
     """Yield what is wrong with the numbers of a page, and nothing if all of them are the files'."""
     text = page.read_text("utf-8")
-    sections = [*pairwise([0, *(match.start() for match in SECTION.finditer(text)), len(text)])]
-    tables = [(table, comment_of(table)) for table in TABLE.finditer(text)]
+    for at, said in page_problems(page.parent, text):
+        yield f"{page.name}:{text[:at].count(NEWLINE) + 1}: {said}"
+
+
+def page_problems(folder: Path, text: str) -> Iterator[tuple[int, str]]:
+    """Yield the position in a page, and what is wrong there."""
+    tables = [table_in(found) for found in TABLE.finditer(text)]
     for rule in RULE.finditer(text):
-        if not any(table.start() < rule.start() < table.end() for table, _ in tables):
-            yield f"{page.name}:{_line(text, rule.start())}: begin and end each line of a table with |"
-    for table, comment in tables:
-        yield from table_problems(page, _line(text, table.start()), table[0], comment)
-    for begin, end in sections:
-        own = [pair for pair in tables if begin <= pair[0].start() < end]
-        known = [number for pair in (own if begin else tables) for number in shown_in(*pair)]
+        if not any(table.begin < rule.start() < table.end for table in tables):
+            yield rule.start(), "begin and end each line of a table with |"
+    for table in tables:
+        yield from [(table.begin, table.wrong)] if table.wrong else table_problems(folder, table, text)
+    starts = [0, *(match.start() for match in SECTION.finditer(text)), len(text)]
+    for begin, end in pairwise(starts):
+        own = [table for table in tables if begin <= table.begin < end]
+        known = [number for table in (own if begin else tables) for number in table.shown()]
         try:
-            for position, said in text_problems(page.parent, text[begin:end], known):
-                yield f"{page.name}:{_line(text, begin + position)}: {said}"
+            for at, said in text_problems(folder, text[begin:end], known):
+                yield begin + at, said
         except ValueError as error:
-            yield f"{page.name}:{_line(text, begin)}: a comment of this section: {error}"
+            yield begin, f"a comment of this section: {error}"
 
 
-def comment_of(table: re.Match[str]) -> re.Match[str] | None:
-    """Return the comment that stands before a table of a page."""
-    return COMMENT.search(table.string[: table.start()])
-
-
-def shown_in(table: re.Match[str], comment: re.Match[str] | None) -> list[Number]:
-    """Return the numbers in the cells of a table that are compared with a file's."""
-    if comment is None or comment[1] != "quoted":
-        return []
-    header, rows = _cells(table[0])
-    try:
-        columns = read_source(comment[2], header).cells
-    except (yaml.YAMLError, LookupError, ValueError, TypeError, AttributeError):
-        return []  # `table_problems` says what is wrong
-    return [
-        number
-        for row in rows
-        for column, cell in zip(header, row, strict=False)
-        if column in columns
-        for number in numbers(cell)
-    ]
-
-
-def _line(text: str, position: int) -> int:
-    return text.count("\n", 0, position) + 1
-
-
-def _cells(table: str) -> tuple[list[str], list[list[str]]]:
-    """Return the header of a table and its rows, in whose cells a backslash may stand before a bar."""
-    lines = (
-        re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
-        for line in table.splitlines()
-    )
-    header, _, *rows = ([cell.strip().replace(r"\|", "|") for cell in line] for line in lines)
-    return header, rows
-
-
-def table_problems(page: Path, line: int, table: str, comment: re.Match[str] | None) -> Iterator[str]:
-    """Yield what is wrong with a table, which begins in this line, and the comment before it."""
-    header, rows = _cells(table)
-    if comment is None:
-        yield f"{page.name}:{line}: no comment says which file the table is quoted from"
-    elif comment[1] == "not quoted":
-        if not comment[2].strip(": \n"):
-            yield f"{page.name}:{line}: a table that is not quoted gives no reason"
-    else:
-        try:
-            for further, said in quoted_problems(page.parent, read_source(comment[2], header), header, rows):
-                yield f"{page.name}:{line + further}: {said}"
-        except (yaml.YAMLError, LookupError, ValueError, TypeError, AttributeError) as error:
-            yield f"{page.name}:{line}: the comment cannot be understood: {error!r}"
-
-
-def quoted_problems(
-    folder: Path, source: Source, header: list[str], rows: list[list[str]]
-) -> Iterator[tuple[int, str]]:
-    """Yield the line of a table, from 0, and what is wrong there, compared with its source."""
+def table_problems(folder: Path, table: Table, text: str) -> Iterator[tuple[int, str]]:
+    """Yield the position in a page, and what is wrong there, of a table that is compared with its source."""
+    source, header, rows = table.source, table.header, table.rows
+    if source is None:
+        return
     for what, lines in (("columns", header), ("rows", [*map(tuple, rows)])):
         if len({*lines}) != len(lines):
-            yield 0, f"two {what} are the same"
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(header):
-            yield number, f"{len(row)} cells under {len(header)} columns"
-            continue
-        for said in row_problems(folder, source, dict(zip(header, row, strict=True))):
-            yield number, said
-    if source.whole and len(rows) != (known := len(table_of(folder / source.file))):
-        yield 0, f"{len(rows)} of the {known} rows of {source.file}"
+            yield table.begin, f"two {what} are the same"
+    at = text.index("\n", text.index("\n", table.begin) + 1) + 1
+    try:
+        for row in rows:
+            if len(row) != len(header):
+                yield at, f"{len(row)} cells under {len(header)} columns"
+            else:
+                for said in row_problems(folder, source, dict(zip(header, row, strict=True))):
+                    yield at, said
+            at = text.find("\n", at) + 1
+        if source.whole and len(rows) != (known := len(table_of(folder / source.file))):
+            yield table.begin, f"{len(rows)} of the {known} rows of {source.file}"
+    except MISTAKES as error:
+        yield table.begin, f"the comment cannot be understood: {error!r}"
 
 
 def rewritten(page: Path) -> str:
     """Return a page whose tables that have all of their file have what is in the file now."""
 
-    def of_file(table: re.Match[str]) -> str:
-        comment = comment_of(table)
-        if comment is None or comment[1] != "quoted" or not comment[2].startswith(PLAIN):
-            return table[0]
-        header, _ = _cells(table[0])
-        source = read_source(comment[2], header)
-        with (page.parent / source.file).open(newline="", encoding="utf-8") as file:
+    def of_file(found: re.Match[str]) -> str:
+        table = table_in(found)
+        if table.source is None or not table.source.whole:
+            return found[0]
+        path = page.parent / table.source.file
+        with path.open(newline="", encoding="utf-8") as file:
             columns = next(csv.reader(file), [])
-        if not source.whole or not {*header} <= {*columns}:
-            return table[0]
-        rows = (
-            [row.get(name, "").replace("|", r"\|") for name in header]
-            for row in table_of(page.parent / source.file)
-        )
-        lines = table[0].splitlines(keepends=True)[:2]
+        if not {*table.header} <= {*columns}:
+            return found[0]
+        rows = ([row.get(name, "").replace("|", r"\|") for name in table.header] for row in table_of(path))
+        lines = found[0].splitlines(keepends=True)[:2]
         return "".join([*lines, *(f"| {' | '.join(row)} |\n" for row in rows)])
 
     return TABLE.sub(of_file, page.read_text("utf-8"))

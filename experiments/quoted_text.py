@@ -27,16 +27,12 @@ def text_problems(folder: Path, section: str, shown: Sequence[Number]) -> Iterat
         known += numbers(said) if what == "not quoted" else _of_files(folder, said)
     words = NO_TEXT.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), section)
     for match in NUMBER.finditer(words):
-        number, rest = number_of(match), words[match.end() :]
-        if percent := re.match(r"\s?%", rest):
-            number = Number(number.value / 100, number.unit / 100, number.below)
-        if number.unit < LEAST_DIGIT and not any(
-            agrees(number, each) and number.below == each.below for each in known
-        ):
-            yield (
-                match.start(),
-                f"{match[0]}{percent[0] if percent else ''} is in no quoted table of its section",
-            )
+        number, said = number_of(match), match[0]
+        if percent := re.match(r"\s?%", words[match.end() :]):
+            number, said = Number(number.value / 100, number.unit / 100, number.below), said + percent[0]
+        stands = any(agrees(number, each) and number.below == each.below for each in known)
+        if number.unit < LEAST_DIGIT and not stands:
+            yield match.start(), f"{said} is in no quoted table of its section"
 
 
 def _of_files(folder: Path, said: str) -> list[Number]:

@@ -87,9 +87,10 @@ def planned(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Tabl
 def by_iteration(setting: Setting, runs: Sequence[Finished]) -> Iterator[list[object]]:
     """Yield the row of each iteration: shares and gradients to the means by tenth, empty if not recorded."""
     columns: list[np.ndarray | None] = []
-    for measure, mean in ((Finished.shares, np.mean), (Finished.of_means, stats.gmean)):
+    of_means = partial(Finished.of_tenth, family="gradient/means")
+    for measure, mean in ((Finished.shares, np.mean), (of_means, stats.gmean)):
         for tenth in TENTHS:
-            known = [found_T for run in runs if (found_T := measure(run, tenth)) is not None]
+            known = [found_T for run in runs if (found_T := measure(run, tenth=tenth)) is not None]
             columns.append(mean(known, axis=0) if known else None)
     for t in range(setting.T or 0):
         yield [setting, t, *("" if column is None else f"{column[t]:.4f}" for column in columns)]

@@ -12,13 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
+from over_runs import MEASURES, about_measures
 from study_images import Counted, read_counts
 
 from hemnet.errors import HemnetError
-from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import differences, identity
+from hemnet.runs.metrics_csv import curves
+from hemnet.runs.phases import PER_ITERATION, phases
 from hemnet.runs.run import ENVIRONMENT, Run
 from hemnet.storage.files import read_json, read_table
 
@@ -103,6 +105,11 @@ class Finished:
         """The rows of metrics.csv."""
         return self.run.metrics()
 
+    @cached_property
+    def phases(self) -> dict[str, np.ndarray]:
+        """The means of the metrics of iterations 0 to T over tenths of the steps."""
+        return phases(curves(self.rows, PER_ITERATION.match))
+
     def recorded(self, family: str, last: int) -> np.ndarray:
         """Return a metric of iterations 0 to ``last``, (S, last + 1), at the steps with all of them."""
         names = [f"{family}/{t:02d}" for t in range(last + 1)]
@@ -111,16 +118,18 @@ class Finished:
 
     def shares(self, tenth: str) -> np.ndarray | None:
         """Return the mean of `gradient/share` of iterations 0 to T-1 over a tenth of the steps, sum 1."""
-        shares_ST = of_tenth(self.recorded("gradient/share", self.setting.T), tenth)[:, :-1]
-        if not len(shares_ST):
-            return None
-        mean_T = shares_ST.mean(axis=0)
-        return mean_T / mean_T.sum()
+        mean_T = self.of_tenth("gradient/share", tenth)
+        return None if mean_T is None else mean_T / mean_T.sum()
 
-    def of_means(self, tenth: str) -> np.ndarray | None:
-        """Return the geometric mean of `gradient/means` of iterations 0 to T-1 over a tenth of the steps."""
-        found_ST = of_tenth(self.recorded("gradient/means", self.setting.T), tenth)[:, :-1]
-        return np.exp(np.log(found_ST).mean(axis=0)) if len(found_ST) else None
+    def of_tenth(self, family: str, tenth: str) -> np.ndarray | None:
+        """Return the mean of a metric of iterations 0 to T-1 over a tenth of the steps, see `phases`.
+
+        None if it was not recorded of each iteration.
+        """
+        found = self.phases.get(family)
+        if found is None or np.isnan(mean_T := found[TENTHS.index(tenth), :-1]).any():
+            return None
+        return mean_T
 
     def at_end(self, family: str) -> np.ndarray | None:
         """Return the last recorded values of a metric of iterations 0 to T, (T+1,)."""
@@ -147,19 +156,11 @@ class Finished:
         [] if there is none, if it is of some images only, which other runs' need not be, or if it is known to
         be of another checkpoint than the last.
         """
-        place, last = self.run.path / "measures", self.run.path / "checkpoints" / "last.ckpt"
-        about = read_json(place / "about.json")
-        if about.get("images_asked") or fingerprint(last) not in (None, about.get("checkpoint_sha256")):
+        about = about_measures(self.run.path)
+        if about is None or about.get("images_asked"):
             return []
-        rows = read_table(place / f"{name}.csv")
+        rows = read_table(self.run.path / MEASURES / f"{name}.csv")
         return [row for row in rows if "layer" not in row]
-
-
-def of_tenth(rows_SN: np.ndarray, tenth: str) -> np.ndarray:
-    """Return the rows of a tenth of the recorded steps, at least one if there is any."""
-    width = max(1, round(len(rows_SN) / 10))
-    begin = TENTHS.index(tenth) * (len(rows_SN) - width) // 2
-    return rows_SN[begin : begin + width]
 
 
 Measure = Callable[[Finished], float | None]

@@ -116,6 +116,20 @@ def test_what_was_found_in_another_checkpoint_is_not_kept(tmp_path: Path) -> Non
     assert found <= kept(tmp_path, run).keys()
 
 
+def test_pixels_by_image_are_kept_of_the_runs_own_iterations(tmp_path: Path) -> None:
+    run = written(tmp_path)
+    own = OmegaConf.load(run / "config.yaml").model.head.iterations
+    for T in (own, own + 1):
+        (write_evaluation(run, T, 0.7) / "counts.csv").write_text("a")
+
+    def of(files: dict[str, str]) -> set[str]:
+        return {name for name in files if name.endswith("counts.csv")}
+
+    assert of(kept(tmp_path, run)) == {"hem/evaluation/last/counts.csv"}
+    (run / "evaluation" / "last" / "result.json").unlink()
+    assert of(kept(tmp_path, run)) == {f"hem/evaluation/last/T{own}/counts.csv"}
+
+
 def test_another_run_of_the_same_name_does_not_replace_it(tmp_path: Path, capsys) -> None:
     files = kept(tmp_path, written(tmp_path))
     other = written(tmp_path / "other", started="2026-02-02T12:00:00+0000")

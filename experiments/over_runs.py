@@ -1,0 +1,59 @@
+"""What the scripts that go over runs share: command line, loop, and the place of measure.py's tables."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hemnet.errors import HemnetError
+from hemnet.runs.checkpoints import fingerprint
+from hemnet.runs.finding import find_runs
+from hemnet.runs.run import Run
+from hemnet.storage.files import read_json
+
+MEASURES = "measures"
+"""The folder of a run with what measure.py found; its about.json says of which checkpoint and images."""
+
+
+def about_measures(run: Path) -> dict[str, object] | None:
+    """Return about.json of a run's measures; None if they are known to be of an earlier checkpoint."""
+    about = read_json(run / MEASURES / "about.json")
+    known = fingerprint(run / "checkpoints" / "last.ckpt")
+    return about if known in (None, about.get("checkpoint_sha256")) else None
+
+
+def parser_of_runs(doc: str) -> argparse.ArgumentParser:
+    """Return a parser of runs and folders of runs, ``folders``, described by a module's first line."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="RUN_OR_FOLDER", help="runs, or folders of runs"
+    )
+    return parser
+
+
+def over_runs(
+    folders: Sequence[Path],
+    act: Callable[[Run], str | None],
+    wrong: Callable[[HemnetError | OSError], object],
+) -> None:
+    """Print what is said of each run, if anything; a run that fails is named, and the exit status is 1.
+
+    Args:
+        folders: runs, or folders of runs.
+        act: does something with a run, and says what.
+        wrong: says what went wrong.
+    """
+    failed = False
+    try:
+        paths = sorted({path for folder in folders for path in find_runs(folder)})
+    except HemnetError as error:
+        sys.exit(str(error))
+    for path in paths:
+        try:
+            if said := act(Run.open(path)):
+                print(said, flush=True)
+        except (HemnetError, OSError) as error:
+            failed = True
+            print(f"{path}: {wrong(error)}", file=sys.stderr, flush=True)
+    if failed:
+        sys.exit(1)
