@@ -36,6 +36,7 @@ def write_run(
     classes: Sequence[str] = CLASSES,
     keys: Mapping[str, Any] | None = None,
     parts: Sequence[str] | None = None,
+    pixels: Mapping[str, int] | None = None,
 ) -> Path:
     """Write a run directory.
 
@@ -45,6 +46,7 @@ def write_run(
         status: None leaves result.json out.
         keys: dotted keys of the configuration that are set after it is composed, which is quicker.
         parts: what config.yaml has, at the top; by default all.
+        pixels: the labelled pixels of the validation split; None as of older versions, which left them out.
     """
     path.mkdir(parents=True)
     config = _config(tuple(overrides)).copy()
@@ -76,7 +78,9 @@ def write_run(
             "steps": 1500,
             "device": "cpu (test)",
         }
-        (path / "result.json").write_text(json.dumps(result | ({} if error is None else {"error": error})))
+        known = {"error": error, "labelled_pixels": pixels}
+        result |= {key: value for key, value in known.items() if value is not None}
+        (path / "result.json").write_text(json.dumps(result))
     return path
 
 

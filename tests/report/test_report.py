@@ -200,7 +200,7 @@ def test_the_settings_of_a_gradient_mode_make_no_variant(tmp_path: Path) -> None
     (section,) = sections(collect([tmp_path])[0])
     labels = {group.label for group in section.groups}
     assert labels == {
-        "hem, T=3, h=0.5, tolerance=not set", "hem, T=3, h=0.5, implicit, tolerance=not set",
+        "hem, T=3, h=0.5, tolerance=none", "hem, T=3, h=0.5, implicit, tolerance=none",
         "hem, T=3, h=0.5, implicit, tolerance=1e-06",
     }  # fmt: skip
     (variant,) = variants(section)
@@ -315,8 +315,9 @@ def test_command_line(
 
 
 def test_a_run_that_may_be_resumed_is_a_run_of_the_same_settings() -> None:
-    config = {"seed": 0, "resume": None, "data": {"root": "/a", "batch_size": 4}, "optim": {"lr": 1.0}}
-    elsewhere = config | {"resume": "auto", "data": {"root": "/b", "batch_size": 4}, "optim": {"lr": 1}}
+    config = {"seed": 0, "resume": None, "data": {"root": "/a/CamVid", "batch_size": 4}, "optim": {"lr": 1.0}}
+    data = {"root": "b/camvid", "batch_size": 4, "sampler": None}
+    elsewhere = config | {"resume": "auto", "data": data, "optim": {"lr": 1}}
     assert settings(config) == settings(elsewhere)
     assert settings(config) != settings(config | {"optim": {"lr": 2.0}})
 

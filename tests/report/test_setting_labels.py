@@ -24,7 +24,7 @@ def test_the_keys_of_another_class_come_with_it() -> None:
     assert labels([deep, deeper, small]) == [
         "backbone=ResNet, depth=50", "backbone=ResNet, depth=101", "backbone=EfficientNetLite",
     ]  # fmt: skip
-    assert labels([deep, {"seeded": "yes"}]) == ["backbone=ResNet", "backbone=not set"]
+    assert labels([deep, {"seeded": "yes"}]) == ["backbone=ResNet", "backbone=none"]
 
 
 def test_ends_of_keys_that_several_have_are_lengthened() -> None:
@@ -44,3 +44,13 @@ KEYS = st.sampled_from(["a._target_", "a.x", "a.y", "a.b._target_", "a.b.z", "c"
 )
 def test_different_settings_have_different_labels(settings: list[dict[str, str]]) -> None:
     assert len(set(labels(settings))) == len(settings)
+
+
+def test_a_label_is_as_long_as_it_must_be_to_tell_settings_apart() -> None:
+    keys = [f"k{i}" for i in range(9)]
+    first = dict.fromkeys(keys, "0")
+    settings = [first, {**dict.fromkeys(keys, "1"), "k8": "0"}, {**dict.fromkeys(keys, "1"), "k8": "1"}]
+    settings.append(dict.fromkeys(keys, "2"))
+    one, *alike, other = labels(settings)
+    assert [text.rpartition(", ")[2] for text in (one, other)] == ["and 3 more"] * 2
+    assert [text.rpartition(", ")[2] for text in alike] == ["k8=0", "k8=1"]

@@ -13,7 +13,7 @@ from hemnet.runs.identity import Identity, differences, identity, job_name
         (["model/head=em", "model.head.iterations=8"], "em", 8, 0.0, "unrolled"),
         (["model/head=hem", "model.head.highway_scale=0"], "em", 3, 0.0, "unrolled"),
         (["model/head=hem", "model.head.highway_scale=[0.5,2,-0.5]"], "hem", 3, "0.5/2/-0.5", "unrolled"),
-        (["model/head=hem", "model.head.learn_scale=shared"], "hem", 3, "learned", "unrolled"),
+        (["model/head=hem", "model.head.learn_scale=shared"], "hem", 3, "learned from 0.5", "unrolled"),
         (["model/head=em", "model.head.gradient=detached"], "em", 3, 0.0, "detached"),
         (["model/head=em", "model.head.gradient={_target_:hemnet.em.OneStep}"], "em", 3, 0.0, "one_step"),
         (["model/head=emanet"], "emanet", 3, 0.0, "detached"),

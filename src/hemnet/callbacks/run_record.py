@@ -17,7 +17,8 @@ class RunRecord(pl.Callback):
     one, one more is made before the loggers are closed, so that they and metrics.csv have the result too.
 
     Args:
-        run: the run, whose result.json gets the entries ``steps`` and ``metrics``.
+        run: the run, whose result.json gets the entries ``steps``, ``metrics`` and, of the validation split,
+            ``labelled_pixels``, their number by class: runs scored on the same data have the same.
 
     Attributes:
         scores: ``val/*`` of the last validation; {} before the first.
@@ -27,6 +28,7 @@ class RunRecord(pl.Callback):
         self.run = run
         self.scores: dict[str, float] = {}
         self._validated_step = -1
+        self._pixels: dict[str, int] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Have training end with a validation of the whole split."""
@@ -35,11 +37,14 @@ class RunRecord(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that a run that stopped after its last validation makes no other."""
         done = {"scores": self.scores, "validated_step": self._validated_step}
-        return done | {"seconds": self.run.seconds()}
+        return done | {"seconds": self.run.seconds(), "labelled_pixels": self._pixels}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
         self.scores, self._validated_step = state_dict["scores"], state_dict["validated_step"]
+        if pixels := state_dict.get("labelled_pixels"):  # older checkpoints have none
+            self._pixels = pixels
+            self.run.record(labelled_pixels=pixels)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the run: nothing that the configuration asks for has been refused."""
@@ -56,7 +61,8 @@ class RunRecord(pl.Callback):
         found = trainer.callback_metrics.items()
         self.scores = {name: value.item() for name, value in found if name.startswith("val/")}
         self._validated_step = trainer.global_step
-        self.run.record(steps=trainer.global_step, metrics=self.scores)
+        self._pixels = getattr(pl_module, "labelled_pixels", {})
+        self.run.record(steps=trainer.global_step, metrics=self.scores, labelled_pixels=self._pixels)
 
     def _conclude(self, trainer: pl.Trainer) -> None:
         self.run.begin()  # of a run that was stopped after its last step

@@ -85,7 +85,7 @@ def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
         if len(lone) == 1:
             lone = []
         for section in (section for section in mine if section not in lone):
-            if (part := _part(section, _slug(experiment, taken), album)).blocks:
+            if (part := _part(section, taken, album)).blocks:
                 yield part
         if lone:
             title = f"{experiment}, settings with nothing to compare"
@@ -100,9 +100,11 @@ def _slug(text: str, taken: set[str]) -> str:
     return slug
 
 
-def _part(section: Section, slug: str, album: Album | None) -> PagePart:
+def _part(section: Section, taken: set[str], album: Album | None) -> PagePart:
     found = variants(section)
-    made = list(_chapters(section, found, slug))
+    slug = _slug(section.experiment, taken)
+    slugs = [slug, *(_slug(f"{slug}_v{i}", taken) for i in range(1, len(found)))]
+    made = list(_chapters(section, found, slugs))
     blocks = [block for _, block in made]
     if not _alone(section):
         blocks.append(every_group([section], slug))
@@ -116,14 +118,22 @@ def _part(section: Section, slug: str, album: Album | None) -> PagePart:
     return PagePart(section.title, blocks)
 
 
-def _chapters(section: Section, found: Sequence[Variant], slug: str) -> Iterator[tuple[str, Block]]:
-    """Yield the name and the block of each chapter that the section has something to show for."""
-    for i, variant in enumerate(found):
-        of = section, variant, f"{slug}_v{i}" if i else slug
-        for name, block in _written(OF_VARIANTS, len(variant.groups) == 1, *of):
+def _chapters(
+    section: Section, found: Sequence[Variant], slugs: Sequence[str]
+) -> Iterator[tuple[str, Block]]:
+    """Yield the name and the block of each chapter that the section has something to show for.
+
+    Args:
+        section: the section.
+        found: its variants.
+        slugs: beginnings of the names of files: the section's, which the first variant has too, and one for
+            each further variant.
+    """
+    for variant, slug in zip(found, slugs, strict=False):
+        for name, block in _written(OF_VARIANTS, len(variant.groups) == 1, section, variant, slug):
             block.title += f" ({variant.label})" if variant.label else ""
             yield name, block
-    yield from _written(OF_SECTIONS, _alone(section), section, found[0] if found else None, slug)
+    yield from _written(OF_SECTIONS, _alone(section), section, found[0] if found else None, slugs[0])
 
 
 def _written(

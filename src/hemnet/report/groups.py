@@ -4,10 +4,13 @@ Runs that differ only in the seed are a group. Groups that differ only in the he
 recipe, budget and way to train. Nothing is compared across sections.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import groupby
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -25,12 +28,14 @@ LEFT_OUT_NAMES = {
     "profiler", "default_root_dir", "log_every_n_steps", "benchmark", "enable_progress_bar",
     "enable_model_summary", "detect_anomaly", "num_sanity_val_steps", "eval_batch_size",
 }  # fmt: skip
+DATA = "data.root"
 HEAD = "model.head."
 HEAD_KIND = f"{HEAD}_target_"
 EM_HEADS = ("em", "hem")
 USUAL_MODE = "unrolled"
 DIMENSIONS = {
-    f"{HEAD}{name}" for name in ("_target_", "iterations", "highway_scale", "gradient", "gradient._target_")
+    f"{HEAD}{name}"
+    for name in ("_target_", "iterations", "highway_scale", "learn_scale", "gradient", "gradient._target_")
 }
 """The settings of a head that `hemnet.runs.identity` returns."""
 
@@ -38,7 +43,8 @@ DIMENSIONS = {
 def settings(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that the outcome of a run depends on, as dotted keys, without the seed.
 
-    The batch size, which a configuration states per process, is multiplied by the number of processes.
+    A key that is null is left out, so that a run from before the key was added has the same settings. The
+    batch size, which a configuration states per process, is multiplied by the number of processes.
     """
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
     acting = {
@@ -50,17 +56,21 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
     kept = {
         key: _text(value)
         for key, value in leaves({**config, "callbacks": acting})
-        if not below(key, LEFT_OUT) and key.rpartition(".")[2] not in LEFT_OUT_NAMES
-    }
+        if value not in (None, {}) and not below(key, LEFT_OUT)
+        and key.rpartition(".")[2] not in LEFT_OUT_NAMES
+    }  # fmt: skip
     processes = (asked_devices(trainer.get("devices")) or 1) * (trainer.get("num_nodes") or 1)
-    if (batch := (config.get("data") or {}).get("batch_size")) is not None:
+    data = config.get("data") or {}
+    if (batch := data.get("batch_size")) is not None:
         kept["data.batch_size"] = str(batch * processes)
+    if data.get("root"):  # its folder alone: machines keep the same data in different places
+        kept[DATA] = PurePath(str(data["root"])).name.strip("<>").casefold()
     return kept
 
 
 def _text(value: Any) -> str:
     # 1 and 1.0 are the same setting.
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(eq=False)
@@ -155,8 +165,8 @@ def sections(records: Sequence[Record]) -> list[Section]:
     one counts.
     """
     found: dict[tuple[str, frozenset[tuple[str, str]]], dict[Any, Group]] = defaultdict(dict)
-    for record in sorted(records, key=lambda r: (str(r.environment.get("started", "")), str(r.path))):
-        own = settings(record.config)
+    ordered = sorted(records, key=lambda r: (_started(r), str(r.path)))
+    for record, own in zip(ordered, _settings_of(ordered), strict=True):
         shared = frozenset((k, v) for k, v in own.items() if not k.startswith(HEAD))
         who = record.identity
         rest = {k: v for k, v in own.items() if k.startswith(HEAD) and k not in DIMENSIONS}
@@ -182,6 +192,36 @@ def sections(records: Sequence[Record]) -> list[Section]:
         for group, label in zip(section.groups, told, strict=True):
             group.label = label
     return made
+
+
+def _started(record: Record) -> datetime:
+    """Return when a run started, which environment.json says in the local time of its machine."""
+    try:
+        return datetime.strptime(str(record.environment.get("started")), "%Y-%m-%dT%H:%M:%S%z")
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _settings_of(records: Sequence[Record]) -> list[dict[str, str]]:
+    """Return the settings of each run, in which different data sets in folders of one name differ.
+
+    What tells these apart is how many labelled pixels of each class the validation split has. Runs of older
+    versions did not record that.
+    """
+    every = [settings(record.config) for record in records]
+    pixels = [str(record.result.get("labelled_pixels") or "") for record in records]
+    sides = [
+        (record.identity.experiment, *sorted(item for item in own.items() if not item[0].startswith(HEAD)))
+        for record, own in zip(records, every, strict=True)
+    ]
+    seen: dict[Any, set[str]] = defaultdict(set)
+    for side, counts in zip(sides, pixels, strict=True):
+        seen[side] |= {counts} - {""}
+    for own, side, counts in zip(every, sides, pixels, strict=True):
+        if len(seen[side]) > 1:
+            which = hashlib.sha256(counts.encode()).hexdigest()[:6] if counts else "images not recorded"
+            own[DATA] = f"{own.get(DATA, '')} ({which})"
+    return every
 
 
 def _order(group: Group) -> Any:

@@ -6,11 +6,12 @@ from collections.abc import Container, Mapping, Sequence
 Settings = Mapping[str, str]
 
 MOST = 6
-"""A label names so many keys, and how many more there are."""
+"""A label names so many keys, and how many more there are; more, if that does not tell it from another."""
 TARGET = "_target_"
 WORDS = {
     "optim.optimizer.lr": "learning rate", "optim.head_lr_multiple": "head's learning rate, times",
     "optim.optimizer.weight_decay": "weight decay", "optim.warmup_fraction": "warm-up",
+    "data.root": "data",
     "trainer.max_epochs": "epochs", "trainer.max_steps": "steps", "trainer.precision": "precision",
     "trainer.gradient_clip_val": "clipped at norm", "data.batch_size": "batch size",
     "data.train.length": "training images", "data.val.length": "validation images",
@@ -32,6 +33,23 @@ def labels(rivals: Sequence[Settings], hidden: Container[str] = ()) -> list[str]
         rivals: settings as flat dotted keys.
         hidden: keys that are not named.
     """
+    named = _differing(rivals, hidden)
+    shown = sorted({key for keys in named for key in keys})
+    sizes = [MOST] * len(rivals)
+    while True:
+        texts = [_label(*each, shown) for each in zip(rivals, named, sizes, strict=True)]
+        meant: dict[str, set[frozenset[tuple[str, str]]]] = defaultdict(set)
+        for text, rival, keys in zip(texts, rivals, named, strict=True):
+            meant[text].add(frozenset((key, rival.get(key, "")) for key in keys))
+        short = [i for i, text in enumerate(texts) if len(meant[text]) > 1 and sizes[i] < len(named[i])]
+        if not short:
+            return texts
+        for i in short:
+            sizes[i] += 1
+
+
+def _differing(rivals: Sequence[Settings], hidden: Container[str]) -> list[list[str]]:
+    """Return the keys that tell each of the settings from others: classes, then those of most values."""
     items = [frozenset(rival.items()) for rival in rivals]
     shared = frozenset[tuple[str, str]].intersection(*items) if items else frozenset()
     varying = sorted({key for each in items for key, _ in each - shared if key not in hidden})
@@ -45,8 +63,8 @@ def labels(rivals: Sequence[Settings], hidden: Container[str] = ()) -> list[str]
             if len({rivals[i].get(key) for i in mine}) > 1:
                 for i in mine:
                     named[i].append(key)
-    shown = sorted({key for keys in named for key in keys})
-    return [_label(rival, keys, shown) for rival, keys in zip(rivals, named, strict=True)]
+    values = {key: len({rival.get(key) for rival in rivals}) for key in varying}
+    return [sorted(keys, key=lambda key: (not key.endswith(TARGET), -values[key], key)) for keys in named]
 
 
 def _above(key: str) -> list[str]:
@@ -55,9 +73,9 @@ def _above(key: str) -> list[str]:
     return [".".join(parts[:size]) for size in range(1, len(parts))]
 
 
-def _label(own: Settings, keys: Sequence[str], shown: Sequence[str]) -> str:
-    texts = [f"{_name(key, shown)}={_value(own.get(key, 'not set'), key)}" for key in keys[:MOST]]
-    return ", ".join(texts + ([f"and {len(keys) - MOST} more"] if len(keys) > MOST else []))
+def _label(own: Settings, keys: Sequence[str], most: int, shown: Sequence[str]) -> str:
+    texts = [f"{_name(key, shown)}={_value(own.get(key, 'none'), key)}" for key in keys[:most]]
+    return ", ".join(texts + ([f"and {len(keys) - most} more"] if len(keys) > most else []))
 
 
 def _value(value: str, key: str) -> str:

@@ -1,6 +1,7 @@
 """Splits a section into variants: runs that differ only in head, T, h and gradient mode."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from hemnet.report.groups import HEAD, USUAL_MODE, Group, Section
 from hemnet.report.setting_labels import labels
 
 GRADIENT_SETTINGS = f"{HEAD}gradient."
-"""Settings of a gradient mode, which do not make another variant."""
+"""Settings of a gradient mode. Those of the usual mode make variants, those of other modes do not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +73,29 @@ def variants(section: Section) -> list[Variant]:
         if group.head in ("em", "hem"):
             own = ((k, v) for k, v in group.rest.items() if not k.startswith(GRADIENT_SETTINGS))
             found[frozenset(own)].append(group)
-    told = labels([dict(key) for key in found])
-    made = [Variant(label, groups) for label, groups in zip(told, found.values(), strict=True)]
-    return sorted(made, key=lambda variant: -sum(len(group.runs) for group in variant.groups))
+    parts = [(key, *part) for key, groups in found.items() for part in _by_options(groups)]
+    told = labels([dict(key | options) for key, options, _ in parts])
+    made = [Variant(label, groups) for label, (_, _, groups) in zip(told, parts, strict=True)]
+    return sorted(made, key=lambda variant: -_runs(variant.groups))
+
+
+def _by_options(groups: Sequence[Group]) -> list[tuple[frozenset[tuple[str, str]], list[Group]]]:
+    """Split groups by the settings of their usual gradient mode, and return those settings with their groups.
+
+    The first part has most runs, and the groups of other modes.
+    """
+    usual = Variant("", list(groups)).usual
+    found: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
+    for group in usual:
+        own = ((k, v) for k, v in group.rest.items() if k.startswith(GRADIENT_SETTINGS))
+        found[frozenset(own)].append(group)
+    parts = sorted(found.items(), key=lambda part: -_runs(part[1]))
+    parts[0][1].extend(group for group in groups if group not in usual)
+    return parts
+
+
+def _runs(groups: Sequence[Group]) -> int:
+    return sum(len(group.runs) for group in groups)
 
 
 def others(section: Section) -> list[Group]:

@@ -70,7 +70,8 @@ class Identity:
         head: ``hem``, ``em`` (highway scale 0), ``emanet`` (dot products, unit means, no gradient through
             EM), or the name of a head without EM.
         iterations: T in training.
-        highway_scale: h; ``/`` joins the values of a schedule, and ``learned`` stands for a trained one.
+        highway_scale: h; ``/`` joins the values of a schedule. ``learned from 0.5`` and ``learned per
+            iteration from 0.5`` are trained scales with that start.
         gradient: the gradient mode of the iterations.
         variance: sigma squared as configured; None also if the layer chooses it.
     """
@@ -125,10 +126,11 @@ def _gradient(node: dict[str, Any]) -> str | None:
 
 
 def _scale(node: dict[str, Any]) -> float | str:
-    if node.get("learn_scale", "none") != "none":
-        return "learned"
-    scale = node.get("highway_scale", 0.5)
-    return "/".join(f"{h:g}" for h in scale) if isinstance(scale, list) else float(scale)
+    scale, learned = node.get("highway_scale", 0.5), node.get("learn_scale", "none")
+    text = "/".join(f"{h:g}" for h in scale) if isinstance(scale, list) else f"{scale:g}"
+    if learned != "none":
+        return f"learned per iteration from {text}" if learned == "per_iteration" else f"learned from {text}"
+    return text if isinstance(scale, list) else float(scale)
 
 
 def below(key: str, tops: Iterable[str]) -> bool:

@@ -15,8 +15,9 @@ RENAMED = {
     "hemnet.task.": "hemnet.training.task.",
 }
 
-# Options of heads with EM that were added later, with the values that stand for what was before.
+# Options of heads with EM, and of the task, that were added later: the values that stand for what was before.
 LATER = {"learn_variance": "none", "learn_prior": False, "mask_padding": False, "correct_momentum": False}
+LATER_TASK = {"float32_precision": "highest"}
 
 
 def with_present_names(node: Any) -> Any:
@@ -31,6 +32,7 @@ def with_present_names(node: Any) -> Any:
                 named = LATER | named
             if named["_target_"] == "hemnet.training.task.SegmentationTask":
                 _name_losses(named)
+                named = LATER_TASK | named
         return named
     return [with_present_names(item) for item in node] if isinstance(node, list) else node
 

@@ -87,6 +87,7 @@ class SegmentationTask(pl.LightningModule):
         self._search = False
         self.inference: Inference = PLAIN
         self.confusion = ConfusionMatrix(spec.num_classes, IGNORE_INDEX)
+        self.labelled_pixels: dict[str, int] = {}  # by class, of the last validation
         # Lightning's own mean over ranks would be wrong if one rank has a sample more than another.
         self.mean_loss = PixelMean()
         self.not_finite: list[str] = []
@@ -188,7 +189,9 @@ class SegmentationTask(pl.LightningModule):
         """Log the metrics of the split, from counts over all ranks."""
         if self.not_finite:
             log.warning("the network's output is not finite for %s", shortened(self.not_finite))
-        scores = summarize(self.confusion.compute(), self.spec.classes, "val")
+        matrix = self.confusion.compute()
+        self.labelled_pixels = dict(zip(self.spec.classes, matrix.sum(1).tolist(), strict=True))
+        scores = summarize(matrix, self.spec.classes, "val")
         scores["val/loss"] = self.mean_loss.compute().item()
         self.confusion.reset()
         self.mean_loss.reset()

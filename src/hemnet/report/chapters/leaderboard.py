@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 from hemnet.report.contents import Block, Cell, Column, Links, Table
-from hemnet.report.groups import Group, Section, group_labels
+from hemnet.report.groups import DATA, Group, Section, group_labels
 from hemnet.report.setting_labels import TARGET, labels
 from hemnet.runs.identity import below
 
@@ -41,7 +41,7 @@ def leaderboard(made: Sequence[Section], folder: Path) -> Block | None:
     """
     by_data: dict[frozenset[tuple[str, str]], list[Entry]] = defaultdict(list)
     for section in made:
-        scored = frozenset((k, v) for k, v in section.settings.items() if below(k, (VALIDATION,)))
+        scored = frozenset((k, v) for k, v in section.settings.items() if below(k, (VALIDATION, DATA)))
         by_data[scored] += [(section, group) for group in section.groups]
     if not by_data:
         return None

@@ -1,0 +1,117 @@
+"""Which runs are averaged, which are compared, and which files hold them."""
+
+from pathlib import Path
+
+import pytest
+from _helpers.fake_runs import write_evaluation, write_run
+from _helpers.report_page import table_of
+
+from hemnet.report.collect import collect
+from hemnet.report.groups import sections
+from hemnet.report.variants import variants
+from hemnet.report.write import write_report
+
+EM, HEM = ("model/head=em",), ("model/head=hem",)
+OWN = ("experiment=folder_lite", "data.train.classes=[a,b]")
+CATS, DOGS = {"a": 10, "b": 20}, {"a": 10, "b": 21}
+
+
+def seeds_of(folder: Path) -> dict[tuple[str, str], list[int]]:
+    made = sections(collect([folder])[0])
+    return {(section.label, group.label): [*group.runs] for section in made for group in section.groups}
+
+
+def test_data_sets_are_not_averaged_and_stay_apart_on_the_leaderboard(tmp_path: Path) -> None:
+    for seed in range(3):
+        for root, miou in (("/here/cats", 0.3), ("/here/dogs", 0.9)):
+            write_run(tmp_path / f"runs/{root[6:]}{seed}", (*OWN, f"data.root={root}"), seed=seed, miou=miou)
+    write_run(tmp_path / "runs/moved", (*OWN, "data.root=/there/Cats"), seed=3, miou=0.3)
+    found = seeds_of(tmp_path)
+    assert found == {
+        ("data=cats", "hem, T=3, h=0.5"): [0, 1, 2, 3],
+        ("data=dogs", "hem, T=3, h=0.5"): [0, 1, 2],
+    }
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    boards = [table_of(tmp_path / "report", name) for name in ("leaderboard", "leaderboard_1")]
+    assert [[float(row["mIoU"]) for row in board] for board in boards] == [[0.3], [0.9]]
+
+
+def test_folders_of_one_name_with_other_images_are_other_data_sets(tmp_path: Path) -> None:
+    for seed in range(4):
+        for place, pixels in (("mine", CATS), ("yours", DOGS)):
+            root = f"data.root=/{place}/photographs"
+            write_run(tmp_path / f"{place}{seed}", (*OWN, root), seed=seed, pixels=pixels if seed else None)
+    apart = seeds_of(tmp_path)
+    assert sorted(apart.values()) == [[0], [1, 2, 3], [1, 2, 3]]
+    assert len(set(apart)) == 3  # seed 0 is of an older version, so nobody knows of which data
+    for seed in range(1, 4):
+        (tmp_path / f"yours{seed}/result.json").unlink()
+    assert [*seeds_of(tmp_path).values()] == [[0, 1, 2, 3]]
+
+
+def test_of_two_runs_the_later_counts_whatever_the_zones_of_their_clocks(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", HEM, miou=0.1, started="2026-03-01T12:00:00+0200")
+    write_run(tmp_path / "b", HEM, miou=0.7, started="2026-03-01T11:00:00+0000")
+    write_run(tmp_path / "c", HEM, miou=0.2, started="once")
+    (section,) = sections(collect([tmp_path])[0])
+    assert section.groups[0].by_seed() == {0: 0.7}
+
+
+def test_an_option_added_later_makes_no_difference_where_it_is_null(tmp_path: Path) -> None:
+    write_run(tmp_path / "new", HEM, seed=0, keys={"finetune": None, "data.train_transform.longest": None})
+    older = write_run(tmp_path / "old", HEM, seed=1) / "config.yaml"
+    kept = [
+        line for line in older.read_text().splitlines() if "finetune:" not in line and "longest:" not in line
+    ]
+    older.write_text("\n".join(line for line in kept if "float32_precision:" not in line))
+    assert [*seeds_of(tmp_path).values()] == [[0, 1]]
+
+
+def test_a_learned_highway_scale_is_compared_with_others(tmp_path: Path) -> None:
+    learned = [("shared", 0.5), ("per_iteration", 0.5), ("shared", 0.1)]
+    for i, (kind, start) in enumerate(learned):
+        keys = [f"model.head.learn_scale={kind}", f"model.head.highway_scale={start}"]
+        write_run(tmp_path / f"runs/{i}", (*HEM, *keys), miou=0.7)
+    write_run(tmp_path / "runs/em", EM, miou=0.4)
+    write_run(tmp_path / "runs/hem", HEM, miou=0.5)
+    (section,) = sections(collect([tmp_path])[0])
+    assert {group.label for group in section.groups} == {
+        "em, T=3", "hem, T=3, h=0.5", "hem, T=3, h=learned from 0.5", "hem, T=3, h=learned from 0.1",
+        "hem, T=3, h=learned per iteration from 0.5",
+    }  # fmt: skip
+    assert len(variants(section)) == 1
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    rows = table_of(tmp_path / "report", "synthetic_hem_miou_vs_scale")
+    assert sum("learned" in str(row) for row in rows) == 3
+
+
+@pytest.mark.parametrize("mode", ["Unrolled,keep:0.", "Implicit,tolerance:1e-"])
+def test_options_of_the_usual_gradient_mode_make_variants(tmp_path: Path, mode: str) -> None:
+    for digit in (1, 2):
+        for head, scale in ((EM, 0), (HEM, 1)):
+            gradient = f"model.head.gradient={{_target_:hemnet.em.{mode}{digit}}}"
+            run = write_run(tmp_path / f"runs/{digit}{scale}", (*head, gradient), miou=0.5 + digit / 10)
+            for T in (1, 3):
+                write_evaluation(run, T, 0.5)
+    write_run(tmp_path / "runs/other", (*HEM, "model.head.gradient=detached"), miou=0.1)
+    (section,) = sections(collect([tmp_path])[0])
+    assert sorted(len(variant.groups) for variant in variants(section)) == [2, 3]
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    scores = {
+        row["mIoU of em"] if "mIoU of em" in row else next(v for k, v in row.items() if k.startswith("em"))
+        for name in ("synthetic_hem_miou_vs_iterations", "synthetic_hem_v1_miou_vs_iterations")
+        for row in table_of(tmp_path / "report", name)
+    }
+    assert {float(score) for score in scores} == {0.6, 0.7}
+
+
+def test_recipes_and_variants_with_one_name_have_files_of_their_own(tmp_path: Path) -> None:
+    for head, score in ((EM, 0.1), (HEM, 0.2)):
+        for name, variance, of in (("x", 1.0, 0.0), ("x", 2.0, 0.1), ("x_v1", 1.0, 0.6)):
+            changed = (*head, f"name={name}", f"model.head.variance={variance}")
+            write_run(tmp_path / f"runs/{name}{variance}{score}", changed, miou=score + of)
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    tables = sorted((tmp_path / "report/tables").glob("*_miou_vs_iterations.csv"))
+    scores = [next(v for k, v in table_of(tmp_path / "report", path.stem)[0].items() if k.startswith("em"))
+              for path in tables]  # fmt: skip
+    assert sorted(map(float, scores)) == pytest.approx([0.1, 0.2, 0.7])
