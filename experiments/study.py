@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from study_measures import by_image, entropies, over_split, planned
+from study_measures import by_image, costs, entropies, over_split, planned
 from study_plan import Contrast, Family, exploratory, plan
 from study_runs import Finished, Setting, members, read_runs, score
 from study_tables import Table, mean_and_interval, slug
@@ -201,6 +201,8 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
         yield from [f"- {what}: {', '.join(path.name for path in named)}"] if named else []
     yield "\n## Scores\n\n`val/miou` of the last step.\n"
     yield scores([*groups, *controls])
+    yield "\n## Cost\n\nParameters, and FLOPs of an evaluated photograph, in 10^9.\n"
+    yield costs(merged(groups))
     for family, found in groups:
         verdicts = decide(family, found)
         yield f"\n## {family.title}\n"

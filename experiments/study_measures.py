@@ -8,12 +8,25 @@ import numpy as np
 from scipy import stats
 from study_images import over_images
 from study_plan import Family
-from study_runs import TENTHS, Finished, Measure, Setting, evaluated_at, evenness, score, step_ratio
+from study_runs import (
+    TENTHS,
+    Finished,
+    Measure,
+    Setting,
+    evaluated_at,
+    evenness,
+    first_gain,
+    readout_share,
+    score,
+    step_ratio,
+)
 from study_tables import Table, mean_and_interval, to_text
 
 from hemnet.report.significance import Estimate, estimate
 
 EVALUATED = (1, 2, 3, 4, 6, 8, 12, 16, 32)
+# As a run records them, with the digits that are shown.
+COSTS = {"cost/parameters": 0, "cost/gflops": 3}
 # Smaller falls, relative to the log-likelihood, are rounding of float32.
 ROUNDING = 1e-6
 # The same of those of measure.py, in nats per position of float64.
@@ -30,8 +43,8 @@ OF_E_STEPS = """
 
 By `measure.py`, of the trained networks, on validation images. Shares of iterations 0 to T-1 in the gradient
 to the features, and what the N-steps alone would give; then the norm of what passes through the E-steps over
-that of the whole, with its interval over runs, and the same of the gradient to mu^(t). `all` is the whole
-gradient to the features, with the readout's.
+that of the whole, with its interval over runs; that of what the N-steps pass; and that through the E-steps of
+the gradient to mu^(t). `all` is the whole gradient to the features, with the readout's.
 """
 OF_LIKELIHOOD = """
 ## Images in which an iteration lowers the log-likelihood
@@ -55,13 +68,15 @@ def planned(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Tabl
     ])  # fmt: skip
     yield (
         "\n## Shares of the gradient\n\nEvenness (1 is even) by tenth of the recorded steps, mean over runs;"
-        " and the ratio of an\niteration's share to that of the one after, over the last tenth.\n"
+        " the ratio of an\niteration's share to that of the one after, and the readout's share of the whole,"
+        " over the last tenth.\n"
     )
-    yield Table("gradient_shares", ("setting", "runs", *TENTHS, "ratio", "95% interval", "1 - η"), [
+    yield Table("gradient_shares", ("setting", "runs", *TENTHS, "ratio", "95% interval", "h", "readout"), [
         [
             setting, len(runs),
             *(mean_and_interval(over(runs, partial(evenness, tenth=tenth)))[0] for tenth in TENTHS),
             *mean_and_interval(over(runs, step_ratio)), setting.h,
+            mean_and_interval(over(runs, readout_share))[0],
         ]
         for setting, runs in groups.items()
     ])  # fmt: skip
@@ -70,6 +85,10 @@ def planned(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Tabl
     yield Table(
         "gradient_by_iteration", header, [row for group in groups.items() for row in by_iteration(*group)]
     )
+    yield "\n## Part of the likelihood's gain in the first iteration, at the end of training\n"
+    yield Table("first_gain", ("setting", "runs", "mean", "95% interval"), [
+        [setting, len(runs), *mean_and_interval(over(runs, first_gain))] for setting, runs in groups.items()
+    ])  # fmt: skip
     yield "\n## Iterations that lower the log-likelihood, at the end of training\n"
     yield Table(
         "likelihood_falls",
@@ -82,6 +101,18 @@ def planned(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Tabl
         for setting, runs in groups.items()
         if (norms := [run.backbone for run in runs if len(run.backbone)])
     ])  # fmt: skip
+
+
+def costs(found: Mapping[Setting, Mapping[int, Finished]]) -> Table:
+    """Return parameters and FLOPs of each setting's network, which are the same for all seeds."""
+    known = {
+        setting: {name: value for row in run.rows for name, value in row.items() if name in COSTS}
+        for setting, by_seed in found.items()
+        for run in [*by_seed.values()][:1]
+    }
+    rows = [[setting, *(f"{cost[name]:.{digits}f}" for name, digits in COSTS.items())]
+            for setting, cost in known.items() if len(cost) == len(COSTS)]  # fmt: skip
+    return Table("cost", ("setting", "parameters", "GFLOPs"), rows)
 
 
 def by_iteration(setting: Setting, runs: Sequence[Finished]) -> Iterator[list[object]]:
@@ -132,7 +163,8 @@ def fall_sizes(fell: np.ndarray) -> list[str]:
 def over_split(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Table]:
     """Yield what measure.py has measured of the networks, on all images of the validation split."""
     yield OF_E_STEPS
-    header = ("setting", "t", "runs", "share", "by N-steps", "through E-steps", "95% interval", "of means")
+    norms = ("through E-steps", "95% interval", "through N-steps", "of means")
+    header = ("setting", "t", "runs", "share", "by N-steps", *norms)
     yield Table("e_step", header, [row for group in groups.items() for row in e_step_rows(*group)])
     yield OF_LIKELIHOOD
     yield Table(
@@ -152,7 +184,7 @@ def e_step_rows(setting: Setting, runs: Sequence[Finished]) -> Iterator[list[obj
         for name in tables[0][0]
         if name != "t"
     }
-    part = columns["features_e_step"] / columns["features_whole"]
+    part, rest = (columns[f"features_{step}"] / columns["features_whole"] for step in ("e_step", "n_step"))
     of_means = columns["means_e_step"] / columns["means_whole"]
     shares = [columns[name][:, :-2] for name in ("features_whole", "features_n_step")]
     shares = [(found / found.sum(axis=1, keepdims=True)).mean(axis=0) for found in shares]
@@ -162,7 +194,8 @@ def e_step_rows(setting: Setting, runs: Sequence[Finished]) -> Iterator[list[obj
         own = [f"{share[t]:.4f}" if t < T else "" for share in shares]
         found = estimate(part[:, t], (0.0, np.inf))  # a ratio of norms
         means = "" if t >= T else f"{of_means[:, t].mean():.4f}"
-        yield [setting, name, len(tables), *own, *mean_and_interval(found), means]
+        alone = f"{rest[:, t].mean():.4f}"
+        yield [setting, name, len(tables), *own, *mean_and_interval(found), alone, means]
 
 
 def fallen_images(setting: Setting, runs: Sequence[Finished]) -> list[object] | None:

@@ -191,6 +191,12 @@ def step_ratio(run: Finished) -> float | None:
     return None if shares_T is None else float((shares_T[0] / shares_T[-1]) ** (1 / (len(shares_T) - 1)))
 
 
+def readout_share(run: Finished) -> float | None:
+    """Return the readout's share of the gradient to the features, in the last tenth."""
+    found = run.phases.get("gradient/share")
+    return None if found is None else float(found[TENTHS.index("last"), -1])
+
+
 def first_gain(run: Finished) -> float | None:
     """Return the part of L(T) - L(0) gained in the first iteration; NaN if L(T) <= L(0)."""
     found_T = run.at_end("em/log_likelihood")

@@ -153,6 +153,20 @@ def test_the_gradient_by_iteration_and_tenth_of_training(tmp_path: Path) -> None
     assert rows[0].split("|")[-4:-1] == [" 0.1000 ", " 0.1000 ", " 0.2000 "]
 
 
+def test_the_gain_of_the_first_iteration_the_readouts_share_and_the_cost(tmp_path: Path) -> None:
+    cost = {"cost/parameters": 4125067.0, "cost/gflops": 2.8529}
+    for seed, gain in enumerate((0.25, 0.75)):
+        course = at("em/log_likelihood", (-10, -10 + 8 * gain, -3, -2))
+        write(tmp_path, seed, rows=[at("gradient/share", (EVEN, UNEVEN)[seed]) | course | cost])
+    setting, text = "h = 0.5, T = 3, Eq. 8", page(tmp_path)
+    titles = ("Part of the likelihood's gain in the first iteration, at", "Shares of the", "Cost")
+    parts = [text.partition(f"## {title}")[2].partition("\n## ")[0] for title in titles]
+    gain, shares, costs = (cells(part, setting) for part in parts)
+    assert gain[:2] == ["2", "0.5000"]
+    assert shares[-2:] == ["0.5", "0.3500"]
+    assert costs == ["4125067", "2.853"]
+
+
 @pytest.mark.parametrize(
     ("entropies", "said"),
     [
