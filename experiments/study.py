@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from study_measures import by_image, costs, entropies, over_split, planned
+from study_measures import by_image, costs, entropies, over_split, planned, sharpened
 from study_plan import Contrast, Family, exploratory, plan
 from study_runs import Finished, Setting, members, read_runs, score
 from study_tables import Table, mean_and_interval, slug
@@ -215,6 +215,8 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
             yield sharpening(found)
             yield "\nMean entropy of the responsibilities at the end of training, in nats:\n"
             yield entropies(found)
+            yield "\nRuns in which it falls with every t, and over the E-steps alone (t < T):\n"
+            yield sharpened(found)
     yield ""
     yield from planned(of_hem(groups))
     yield from explored(controls, [*groups, *controls])

@@ -140,6 +140,19 @@ def entropies(found: Mapping[Setting, Mapping[int, Finished]]) -> Table:
     return Table("entropy", ("setting", "seed", *(f"t = {t}" for t in times)), rows)
 
 
+def sharpened(found: Mapping[Setting, Mapping[int, Finished]]) -> Table:
+    """Return in how many runs of each setting the entropy falls with every t: of all, and of the E-steps."""
+    header = ("setting", "runs", "fell with every t", "over the E-steps")
+    rows = []
+    for setting in sorted(found, key=str):
+        known = [e_T for run in found[setting].values() if (e_T := run.at_end("em/entropy")) is not None]
+        ends = (None, -1)  # the last entropy is under the final means, for which there is no E-step
+        rows.append(
+            [setting, len(known), *(sum((np.diff(e_T[:end]) < 0).all() for e_T in known) for end in ends)]
+        )
+    return Table("sharpening", header, rows)
+
+
 def over(runs: Sequence[Finished], measure: Measure) -> Estimate | None:
     """Return the mean of a measure over the runs in which it is defined."""
     return estimate([math.nan if (value := measure(run)) is None else value for run in runs])

@@ -180,6 +180,15 @@ def test_claim_5_waits_until_a_run_decides(tmp_path: Path, entropies: list, said
     assert f"- entropy falls with every t {said}\n" in page(tmp_path)
 
 
+def test_claim_5_is_told_by_side_and_over_the_e_steps_alone(tmp_path: Path) -> None:
+    for seed, entropy in enumerate([(3, 2, 1, 0), (3, 2, 1, 2), (3, 3, 2, 1)]):
+        write(tmp_path, seed, rows=[at("em/entropy", entropy)])
+    write(tmp_path, 0, rows=[at("em/entropy", (1, 2, 3, 4))], highway_scale=0.0)
+    found = page(tmp_path).partition("Runs in which it falls")[2].partition("\n## ")[0]
+    assert cells(found, "h = 0.5, T = 3, Eq. 8") == ["3", "1", "2"]
+    assert cells(found, "h = 0, T = 3, Eq. 8") == ["1", "0", "0"]
+
+
 def test_claim_1_and_claim_5_over_the_primary_runs(tmp_path: Path) -> None:
     ends = (-10.0, -8.0, -6.0, -2.0), (-10.0, -4.0, -4.5, -2.0)  # a quarter at once, three quarters
     probes = [at("em/entropy", (3, 2, 1.5, 1)), at("em/entropy", (3, 2, 2, 1))]
