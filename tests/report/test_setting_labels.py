@@ -48,9 +48,15 @@ def test_different_settings_have_different_labels(settings: list[dict[str, str]]
 
 def test_a_label_is_as_long_as_it_must_be_to_tell_settings_apart() -> None:
     keys = [f"k{i}" for i in range(9)]
-    first = dict.fromkeys(keys, "0")
-    settings = [first, {**dict.fromkeys(keys, "1"), "k8": "0"}, {**dict.fromkeys(keys, "1"), "k8": "1"}]
-    settings.append(dict.fromkeys(keys, "2"))
-    one, *alike, other = labels(settings)
-    assert [text.rpartition(", ")[2] for text in (one, other)] == ["and 3 more"] * 2
-    assert [text.rpartition(", ")[2] for text in alike] == ["k8=0", "k8=1"]
+    usual, other = dict.fromkeys(keys, "0"), dict.fromkeys(keys, "1")
+    far = [dict.fromkeys(keys, value) | {"k8": "0"} for value in "34"]
+    found = labels([usual, usual, usual, other, other | {"k8": "2"}, *far])
+    assert found[:3] == [""] * 3
+    assert [text.rpartition(", ")[2] for text in found[3:]] == ["k8=1", "k8=2", "and 2 more", "and 2 more"]
+
+
+def test_where_many_keys_differ_settings_are_named_by_what_is_unusual() -> None:
+    usual = dict.fromkeys("abcd", "0")
+    assert labels([usual, usual | {"a": "1"}, usual | {"b": "1", "c": "2"}, usual | {"d": "1"}]) == [
+        "", "a=1", "b=1, c=2", "d=1",
+    ]  # fmt: skip

@@ -1,10 +1,12 @@
 """What tells settings apart, in words: the keys in which they differ, and their values."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 
 Settings = Mapping[str, str]
 
+FEW = 3
+"""If more keys differ, a key is not named where it has its most common value."""
 MOST = 6
 """A label names so many keys, and how many more there are; more, if that does not tell it from another."""
 TARGET = "_target_"
@@ -27,13 +29,19 @@ def labels(rivals: Sequence[Settings], hidden: Container[str] = ()) -> list[str]
     """Return for each of the settings ``name=value`` of the keys by which it differs from others.
 
     Under a ``_target_`` that differs, such as another backbone, the class alone is named: its further keys
-    come with it. They are named where settings with that same class differ in them.
+    come with it. They are named where settings with that same class differ in them. If more than `FEW` keys
+    differ, those settings that have the most common value of a key do not name it, and a label may be "".
 
     Args:
         rivals: settings as flat dotted keys.
         hidden: keys that are not named.
     """
     named = _differing(rivals, hidden)
+    if len({key for keys in named for key in keys}) > FEW:
+        named = [
+            [key for key in keys if rival.get(key) != _usual(key, rivals)]
+            for rival, keys in zip(rivals, named, strict=True)
+        ]
     shown = sorted({key for keys in named for key in keys})
     sizes = [MOST] * len(rivals)
     while True:
@@ -65,6 +73,12 @@ def _differing(rivals: Sequence[Settings], hidden: Container[str]) -> list[list[
                     named[i].append(key)
     values = {key: len({rival.get(key) for rival in rivals}) for key in varying}
     return [sorted(keys, key=lambda key: (not key.endswith(TARGET), -values[key], key)) for keys in named]
+
+
+def _usual(key: str, rivals: Sequence[Settings]) -> str | None:
+    """Return the most common value of a key, None if most settings do not have it."""
+    counts = Counter(rival.get(key) for rival in rivals)
+    return max(counts, key=lambda value: (counts[value], value is None, str(value)))
 
 
 def _above(key: str) -> list[str]:

@@ -18,7 +18,8 @@ VALIDATION = "data.val"
 TITLE = "Leaderboard"
 ABOUT = (
     "A row per setting of a recipe, by the mean over its seeds. Rows are not tested against each other, and "
-    "settings of different recipes may differ in more than their names say: comparisons follow below."
+    "settings of different recipes may differ in more than their names say: comparisons follow below. Where many "
+    "keys differ, a row leaves out those in which it has the most common value."
 )
 TIMES = "Minutes and steps are of the whole training, means over seeds."
 DOUBTS = (
