@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+import urllib.parse
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -254,6 +255,26 @@ def test_hostile_names_and_torn_files(tmp_path: Path) -> None:
     assert page.text.count("not a readable image") == 2
     (bad,) = table_of(tmp_path / "report", "problems")
     assert (Path(bad["run"]).name, bad["status"]) == ("hem1", "unreadable")
+
+
+def test_names_and_texts_that_are_no_utf_8(tmp_path: Path) -> None:
+    torn = "torn \ud800"
+    for overrides in (EM, HEM):
+        for seed in range(2):
+            path = tmp_path / "runs" / f"{overrides[0]}{seed}"[6:]
+            write_run(path, overrides, seed=seed, classes=("red", torn, "blue"))
+    write_run(tmp_path / "runs/failed", HEM, seed=7, status="failed", error=torn)
+    moved = (tmp_path / "runs").rename(tmp_path / os.fsdecode(b"runs \xff"))
+    write_report([moved], tmp_path / "report")
+    page = page_of(tmp_path / "report")
+    assert "torn \\ud800" in page.text
+    assert "torn \\ud800" in (tmp_path / "report/figures/synthetic_hem_classes.svg").read_text()
+    (failed,) = table_of(tmp_path / "report", "problems")
+    assert failed["run"].endswith("runs \\udcff/failed")
+    links = [value for tag, name, value in page.attributes if name == "href" and "runs" in value]
+    assert len(links) == 4
+    for link in links:
+        assert (tmp_path / "report" / os.fsdecode(urllib.parse.unquote_to_bytes(link))).is_dir()
 
 
 @pytest.mark.parametrize("page", [True, False])

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
+from hemnet.report.printable import printable
 from hemnet.storage.files import named_by, replacing
 
 MARK = '<meta name="generator" content="hemnet.report">'
@@ -35,7 +36,7 @@ def write_report(folders: Sequence[Path], out: Path, *, images: bool = True) -> 
     with named_by("--out", out):  # before the runs are read, which takes long
         _require_writable(out)
         old = _own_files(page, out / LISTED)
-    records, unreadable = collect(folders)
+    records, unreadable = printable(collect(folders))
     from hemnet.report.assemble import write_page  # here, as it takes seconds, which errors do without
 
     with named_by("--out", out):

@@ -96,7 +96,7 @@ def _links(group: Group, folder: Path) -> Links:
     """Return links to each run's folder, by its seed, and to its learning curves, from the page's folder."""
     pairs: list[tuple[str, str]] = []
     for seed, run in sorted(group.runs.items()):
-        address = urllib.parse.quote(os.path.relpath(run.path, folder.resolve()) + "/")
+        address = urllib.parse.quote(os.fsencode(os.path.relpath(run.path, folder.resolve()) + "/"))
         pairs.append((str(seed), address))
         pairs += [("curves", address + place) for place in CURVES if (run.path / place).is_file()][:1]
     return Links(pairs)
