@@ -10,14 +10,15 @@ from hemnet.errors import HemnetError
 from hemnet.report.contents import Chart
 from hemnet.report.definitions import AGAINST_T
 from hemnet.report.drawing import write_charts
+from hemnet.report.plots import STYLE
 
 
-def chart(number: int) -> Chart:
+def chart(number: int, title: str = "") -> Chart:
     def draw() -> Figure:
         figure = Figure(figsize=(3, 2), layout="constrained")
         axis = figure.subplots()
         axis.plot([0, number], label=f"η = {number}")
-        axis.set_ylabel("a label that needs room")
+        axis.set(ylabel="a label that needs room", title=title)
         figure.legend(loc="outside lower center")
         return figure
 
@@ -53,3 +54,18 @@ def test_what_happens_in_a_process_is_told(tmp_path: Path) -> None:
         write_charts([chart(1), Chart("bad", AGAINST_T, "", fail)], tmp_path, 2)
     with pytest.raises(HemnetError, match="a process that draws charts died"):
         write_charts([chart(1), Chart("dead", AGAINST_T, "", lambda: os._exit(9))], tmp_path, 2)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_letters_that_no_font_has_are_told_once(
+    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(STYLE, "font.family", ["sans-serif"])
+    write_charts([chart(1, "道路"), chart(2, "天路"), chart(3, "road")], tmp_path, processes)
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith("boxes in charts stand for 天 路 道: install a font")
+
+
+def test_fonts_of_charts_are_installed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_charts([chart(1, "road")], tmp_path, 1)
+    assert "findfont" not in caplog.text

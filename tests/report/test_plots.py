@@ -1,13 +1,16 @@
 """Charts as they are drawn."""
 
+import warnings
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from hemnet.report.heat_map import heat_map
-from hemnet.report.plots import Line, class_bars, draw_profile, forest, grid, score_chart
+from hemnet.report.plots import Line, class_bars, draw_curves, draw_profile, forest, grid, score_chart
 
 
 def ends(figure: Figure) -> np.ndarray:
@@ -70,3 +73,22 @@ def test_iterations_are_on_the_x_axis_from_0_to_t() -> None:
         assert list(mean.get_xdata()) == list(range(9))
         # On a logarithmic axis the mean over seeds is geometric.
         np.testing.assert_allclose(mean.get_ydata()[0], np.sqrt(0.1 * 0.2))
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("value", [0.0, -1.0, np.inf, -np.inf, np.nan])
+def test_values_that_an_axis_has_no_place_for_are_left_out_without_a_warning(value: float, log: bool) -> None:
+    def draw(axis, row, _):
+        values = np.full(4, value)
+        if row:
+            values[0] = 1.0
+        draw_profile(axis, "em", "#000000", "o", [values, values])
+        draw_curves(axis, "hem", "#000000", [np.stack([np.arange(4), values], 1)] * 2)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = grid(["all", "but one"], [""], draw, xlabel="", ylabel="", log=log)
+        figure.draw_without_rendering()
+    for line in figure.axes[1].lines:
+        shown = np.isfinite(value) and not log
+        np.testing.assert_equal(line.get_ydata(), [1.0, *[value if shown else np.nan] * 3])

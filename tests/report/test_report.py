@@ -1,10 +1,15 @@
 """The report as a user makes it: from run directories to a page, tables and figures."""
 
+import errno
+import json
+import os
 import re
 import runpy
 import subprocess
 import sys
+import urllib.parse
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -252,16 +257,90 @@ def test_hostile_names_and_torn_files(tmp_path: Path) -> None:
     assert (Path(bad["run"]).name, bad["status"]) == ("hem1", "unreadable")
 
 
-@pytest.mark.parametrize(
-    "listing", ['["../kept", "/KEPT", "figures/../../kept", 3]', "torn", "3", "[" * 99999]
-)
-def test_a_report_removes_nothing_but_parts_of_a_report(listing: str, tmp_path: Path) -> None:
+def test_names_and_texts_that_are_no_utf_8(tmp_path: Path) -> None:
+    torn = "torn \ud800"
+    for overrides in (EM, HEM):
+        for seed in range(2):
+            path = tmp_path / "runs" / f"{overrides[0]}{seed}"[6:]
+            write_run(path, overrides, seed=seed, classes=("red", torn, "blue"))
+    write_run(tmp_path / "runs/failed", HEM, seed=7, status="failed", error=torn)
+    moved = (tmp_path / "runs").rename(tmp_path / os.fsdecode(b"runs \xff"))
+    write_report([moved], tmp_path / "report")
+    page = page_of(tmp_path / "report")
+    assert "torn \\ud800" in page.text
+    assert "torn \\ud800" in (tmp_path / "report/figures/synthetic_hem_classes.svg").read_text()
+    (failed,) = table_of(tmp_path / "report", "problems")
+    assert failed["run"].endswith("runs \\udcff/failed")
+    links = [value for tag, name, value in page.attributes if name == "href" and "runs" in value]
+    assert len(links) == 4
+    for link in links:
+        assert (tmp_path / "report" / os.fsdecode(urllib.parse.unquote_to_bytes(link))).is_dir()
+
+
+@pytest.mark.parametrize("page", [True, False])
+@pytest.mark.parametrize("listing", ["torn", "3", "[" * 99999, "[3]", '{"a": 1}', '["figures/a.pdf"]', ""])
+def test_a_report_replaces_no_list_of_something_else(listing: str, page: bool, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", HEM)
+    if page:
+        write_report([tmp_path / "runs"], tmp_path / "report")
+    (tmp_path / "report").mkdir(exist_ok=True)
+    (tmp_path / "report/files.json").write_text(listing)
+    if page and listing in ('["figures/a.pdf"]', ""):
+        write_report([tmp_path / "runs"], tmp_path / "report")
+    else:
+        with pytest.raises(HemnetError, match=r"files\.json is not of a report of hemnet"):
+            write_report([tmp_path / "runs"], tmp_path / "report")
+        assert (tmp_path / "report/files.json").read_text() == listing
+
+
+def test_a_report_removes_nothing_but_parts_of_a_report(tmp_path: Path) -> None:
     write_run(tmp_path / "runs/a", HEM)
     (tmp_path / "kept").write_text("")
     (tmp_path / "report").mkdir()
-    (tmp_path / "report/files.json").write_text(listing.replace("/KEPT", str(tmp_path / "kept")))
+    (tmp_path / "report/index.html").write_text("")  # as a report leaves it that ran out of disk
+    listing = ["../kept", str(tmp_path / "kept"), "figures/../../kept"]
+    (tmp_path / "report/files.json").write_text(json.dumps(listing))
     write_report([tmp_path / "runs"], tmp_path / "report")
     assert (tmp_path / "kept").is_file()
+
+
+def test_a_report_that_is_interrupted_leaves_the_page_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "runs/a", HEM)
+    page = write_report([tmp_path / "runs"], tmp_path / "report")
+    before = page.read_bytes()
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("hemnet.storage.files.os.fsync", Mock(side_effect=full))
+    with pytest.raises(HemnetError, match=r"cannot write .*No space left.*: choose another --out"):
+        write_report([tmp_path / "runs"], tmp_path / "report")
+    assert page.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "out"),
+    [("o", "", "o"), ("o", "", "o/x/y"), ("o/tables", "", "o"), ("o/figures", "", "o"),
+     ("", "o/index.html", "o"), ("", "o/files.json", "o"), ("", "", "shut/o")],
+)  # fmt: skip
+def test_output_that_cannot_be_written_is_told_before_runs_are_read(
+    file: str, folder: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shut").mkdir()
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    if file:
+        (tmp_path / file).touch()
+    # Root may write wherever the mode forbids it.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "shut")
+    with pytest.raises(HemnetError, match=f"cannot write {tmp_path / out} .*: choose another --out"):
+        write_report([tmp_path], tmp_path / out)  # where no run is
+
+
+def test_a_table_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", HEM)
+    (tmp_path / "o/tables/leaderboard.csv").mkdir(parents=True)
+    with pytest.raises(HemnetError, match=r"cannot write .*leaderboard\.csv.*: choose another --out"):
+        write_report([tmp_path / "runs"], tmp_path / "o")
 
 
 def test_pictures_stay_within_the_budget_and_may_be_left_out(tmp_path: Path) -> None:

@@ -22,9 +22,12 @@ from hemnet.report.groups import Section, sections
 from hemnet.report.images import Album
 from hemnet.report.page import PagePart, render
 from hemnet.report.variants import Variant, variants
+from hemnet.storage.files import replacing
 from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
+AS_TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
+"""How tables and the page are written: paths of runs need not be UTF-8."""
 # What each chapter shows and needs, for the sentence on what is left out.
 OF_VARIANTS = {
     "mIoU against T (em or hem)": against_depth,
@@ -49,7 +52,7 @@ OF_ONE = (gradient_flow, convergence, per_class)
 def write_page(
     records: Sequence[Record], unreadable: Sequence[Unreadable], page: Path, *, images: bool
 ) -> list[str]:
-    """Write the page on all runs, and its tables and charts in folders beside it.
+    """Write the page on all runs, and its tables and charts in folders beside it, which are there.
 
     Args:
         records: the runs.
@@ -69,7 +72,8 @@ def write_page(
     first, last = ([block for block in blocks if block] for blocks in (opening, closing))
     shown = [*first, *(block for part in parts for block in part.blocks), *last]
     svgs, files = _write_items(shown, page.parent)
-    page.write_text(render(first, parts, last, svgs, finished=bool(made)), encoding="utf-8")
+    with replacing(page) as part:  # a page that is cut short would pass for somebody else's
+        part.write_text(render(first, parts, last, svgs, finished=bool(made)), **AS_TEXT)
     finished = sum(len(section.runs) for section in made)
     found = len(records) + len(unreadable)
     log.info("%s found, %d finished and counted; the report is %s", counted(found, "run"), finished, page)
@@ -154,14 +158,12 @@ def _alone(section: Section) -> bool:
 
 def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], list[str]]:
     """Write every table and chart; return the SVG of each chart, and the files relative to ``out``."""
-    for folder in ("figures", "tables"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
     items = [item for block in blocks for item in block.items]
     svgs = write_charts([item for item in items if isinstance(item, Chart)], out / "figures")
     files = [f"figures/{name}.{end}" for name in svgs for end in ("pdf", "svg")]
     for item in items:
         if isinstance(item, Table):
             for end, text in (("csv", item.csv()), ("tex", item.tex())):
-                (out / "tables" / f"{item.name}.{end}").write_text(text, encoding="utf-8")
+                (out / "tables" / f"{item.name}.{end}").write_text(text, **AS_TEXT)
                 files.append(f"tables/{item.name}.{end}")
     return svgs, files

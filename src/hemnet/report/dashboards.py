@@ -18,7 +18,7 @@ from hemnet.loggers import ITERATION, STEP
 from hemnet.loggers.wandb_guard import obstacle, within
 from hemnet.report.definitions import FIGURES, Axis, Definition, Metric
 from hemnet.runs.phases import PHASES
-from hemnet.storage.files import write_json
+from hemnet.storage.files import named_by, write_json
 from hemnet.storage.places import absolute
 
 log = logging.getLogger(__name__)
@@ -148,10 +148,8 @@ def run(options: argparse.Namespace) -> None:
         raise HemnetError("--entity is missing: give the W&B user or team that owns the project")
     report = dashboard(options.entity or "", options.project, options.sweep)
     if options.json:
-        try:
+        with named_by("--json", options.json):
             write_json(options.json, payload(report))
-        except OSError as error:
-            raise HemnetError(f"cannot write {options.json} ({error}): choose another --json") from error
         log.info("%s holds the dashboard; nothing was sent", options.json)
         return
     problem = obstacle()

@@ -1,9 +1,12 @@
 """Charts written as PDF and SVG by as many processes as there are cores: drawing takes most of the time."""
 
+import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +22,8 @@ from hemnet.report.contents import Chart
 from hemnet.report.plots import STYLE
 from hemnet.report.svg import as_svg
 
+log = logging.getLogger(__name__)
+MISSING_GLYPH = re.compile(r"Glyph (\d+) .* missing from font")
 SHARE = 4
 """Least charts for which a process is worth its start."""
 
@@ -40,10 +45,26 @@ def write_charts(charts: Sequence[Chart], folder: Path, processes: int | None = 
         processes = max(1, min(cores, len(charts) // SHARE))
     with mpl.rc_context(STYLE):
         if processes == 1:
-            svgs = [save(chart.draw(), folder, chart.name) for chart in charts]
+            drawn = [_draw(chart, folder) for chart in charts]
         else:
-            svgs = _side_by_side(charts, folder, processes)
-    return {chart.name: svg for chart, svg in zip(charts, svgs, strict=True)}
+            drawn = _side_by_side(charts, folder, processes)
+    if missing := " ".join(sorted(set().union(*(letters for _, letters in drawn)))):
+        log.warning("boxes in charts stand for %s: install a font with them, such as Noto Sans CJK", missing)
+    return {chart.name: svg for chart, (svg, _) in zip(charts, drawn, strict=True)}
+
+
+def _draw(chart: Chart, folder: Path) -> tuple[str, set[str]]:
+    """Write a chart, and return its SVG and the letters that no font has."""
+    letters = set()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", MISSING_GLYPH.pattern)
+        svg = save(chart.draw(), folder, chart.name)
+    for each in caught:
+        if found := MISSING_GLYPH.match(str(each.message)):
+            letters.add(chr(int(found[1])))
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    return svg, letters
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
@@ -62,11 +83,11 @@ def save(figure: Figure, folder: Path, name: str) -> str:
 _own: list[tuple[Sequence[Chart], Path]] = []
 
 
-def _side_by_side(charts: Sequence[Chart], folder: Path, processes: int) -> list[str]:
+def _side_by_side(charts: Sequence[Chart], folder: Path, processes: int) -> list[tuple[str, set[str]]]:
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(processes, context, _begin, (charts, folder)) as pool:
         try:
-            return list(pool.map(_save_own, range(len(charts))))
+            return list(pool.map(_draw_own, range(len(charts))))
         except BrokenProcessPool as error:
             raise HemnetError("a process that draws charts died, perhaps out of memory: try again") from error
 
@@ -77,6 +98,6 @@ def _begin(charts: Sequence[Chart], folder: Path) -> None:
     _own[:] = [(charts, folder)]
 
 
-def _save_own(index: int) -> str:
+def _draw_own(index: int) -> tuple[str, set[str]]:
     charts, folder = _own[0]
-    return save(charts[index].draw(), folder, charts[index].name)
+    return _draw(charts[index], folder)

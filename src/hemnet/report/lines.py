@@ -64,7 +64,8 @@ def phase_chart(variant: Variant, depths: Sequence[int], metric: Metric) -> Figu
         for label, colour, marker, group in lines_at(variant, depths[row]):
             if found := profiles(group, metric.name, column):
                 if metric.gain:
-                    found = [values - values[0] for values in found]
+                    with np.errstate(invalid="ignore"):  # of infinity
+                        found = [values - values[0] for values in found]
                 draw_profile(axis, label, colour, marker, found)
 
     return grid(

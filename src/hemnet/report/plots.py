@@ -11,14 +11,21 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 
 from hemnet.report.significance import Estimate, score
 from hemnet.report.ticks import iteration_ticks, log_ticks
 
 WIDTH = 4.6
 """Inches: on a phone of 390 pixels, a point of type is about a pixel."""
+CHINESE = (
+    "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Hiragino Sans", "Microsoft YaHei",
+)  # fmt: skip
+"""Fonts with the letters of Chinese and Japanese: the first that is installed is used."""
 STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"], "font.size": 10,
+    # matplotlib warns of a font that is not installed.
+    "font.family": ["sans-serif", *[name for name in CHINESE if name in get_font_names()][:1]],
+    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"], "font.size": 10,
     "axes.titlesize": 10, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
     "legend.fontsize": 9, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "axes.facecolor": "none",
@@ -166,25 +173,30 @@ def grid(
 
 def draw_profile(axis: Axes, label: str, colour: str, marker: str, values: Sequence[np.ndarray]) -> None:
     """Draw values per iteration of several seeds, and their mean, see `_mean`."""
-    for one in values:
+    shown_nS = _drawable(axis, np.array(values, float))
+    for one in shown_nS:
         axis.plot(range(len(one)), one, color=colour, alpha=0.3, linewidth=0.7)
-    mean = _mean(axis, np.array(values, float))
+    mean = _mean(axis, shown_nS)
     axis.set_xticks(iteration_ticks(len(mean) - 1))
     axis.plot(range(len(mean)), mean, color=colour, marker=marker, markersize=3, linewidth=1.5, label=label)
 
 
+def _drawable(axis: Axes, values: np.ndarray) -> np.ndarray:
+    """Return values, NaN where the axis has no place for one: infinity; 0 and less on a logarithmic axis."""
+    has_place = np.isfinite(values) & ((values > 0) | (axis.get_yscale() != "log"))
+    return np.where(has_place, values, np.nan)
+
+
 def _mean(axis: Axes, values_nS: np.ndarray) -> np.ndarray:
-    """Return the mean over seeds: geometric on a logarithmic axis."""
-    if axis.get_yscale() != "log":
-        return values_nS.mean(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.exp(np.log(values_nS).mean(0))
+    """Return the mean over seeds of `_drawable` values: geometric on a logarithmic axis."""
+    return np.exp(np.log(values_nS).mean(0)) if axis.get_yscale() == "log" else values_nS.mean(0)
 
 
 def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray], dashes: str = "-") -> None:
     """Draw curves (S, 2) of several seeds: their mean, and the range of the seeds as a band."""
     steps = max(curves, key=len)[:, 0]
-    stacked = np.array([np.interp(steps, curve[:, 0], curve[:, 1], right=np.nan) for curve in curves])
+    every = [np.interp(steps, curve[:, 0], curve[:, 1], right=np.nan) for curve in curves]
+    stacked = _drawable(axis, np.array(every))
     axis.plot(steps, _mean(axis, stacked), color=colour, linewidth=1.4, linestyle=dashes, label=label)
     if len(curves) > 1:
         axis.fill_between(steps, stacked.min(0), stacked.max(0), color=colour, alpha=0.15, linewidth=0)

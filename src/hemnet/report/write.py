@@ -1,17 +1,22 @@
 """The whole report: from folders of runs to a page, figures and tables on disk."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
+from hemnet.report.printable import printable
+from hemnet.storage.files import named_by, replacing
 
 MARK = '<meta name="generator" content="hemnet.report">'
 """A line of the page, by which a later report knows that it may replace it."""
 LISTED = "files.json"
 """Lists the files of a report, so that the next report in the same folder can remove outdated ones."""
+FOLDERS = ("figures", "tables")
 OWN_FILE = re.compile(r"(figures/\w+\.(pdf|svg)|tables/\w+\.(csv|tex))")
 
 
@@ -24,34 +29,56 @@ def write_report(folders: Sequence[Path], out: Path, *, images: bool = True) -> 
         images: whether the page shows predictions and attention maps.
 
     Raises:
-        HemnetError: a folder is missing, there is no run, or ``out`` holds an index.html of something else.
+        HemnetError: a folder is missing, there is no run, or ``out`` cannot be written or holds an index.html
+            or files.json of something else.
     """
-    _refuse_foreign(out)
-    records, unreadable = collect(folders)
+    page = out / "index.html"
+    with named_by("--out", out):  # before the runs are read, which takes long
+        _require_writable(out)
+        old = _own_files(page, out / LISTED)
+    records, unreadable = printable(collect(folders))
     from hemnet.report.assemble import write_page  # here, as it takes seconds, which errors do without
 
-    page = out / "index.html"
-    _forget_old(out, write_page(records, unreadable, page, images=images))
+    with named_by("--out", out):
+        for name in FOLDERS:
+            (out / name).mkdir(parents=True, exist_ok=True)
+        files = write_page(records, unreadable, page, images=images)
+        for name in set(old) - set(files):
+            if OWN_FILE.fullmatch(name):  # the list may be anybody's, so no other file is removed
+                (out / name).unlink(missing_ok=True)
+        with replacing(out / LISTED) as part:
+            part.write_text(json.dumps(files, indent=1) + "\n", "utf-8")
     return page
 
 
-def _refuse_foreign(out: Path) -> None:
-    page = out / "index.html"
-    if out.exists() and not out.is_dir():
-        raise HemnetError(f"{out} is a file: name a folder for the report with --out")
-    if page.is_file() and MARK not in page.read_text(encoding="utf-8", errors="replace"):
-        raise HemnetError(
-            f"{page} is not a report of hemnet and is not replaced: name another folder with --out"
-        )
+def _require_writable(out: Path) -> None:
+    """Raise an OSError if the folders of a report can be neither made nor written to; make none."""
+    for folder in (out, *(out / name for name in FOLDERS)):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is a file")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(f"{there} may not be written to")
 
 
-def _forget_old(out: Path, files: Sequence[str]) -> None:
-    listing = out / LISTED
+def _own_files(page: Path, listing: Path) -> list[str]:
+    """Return the files of the earlier report in a folder, and refuse what is none of hemnet's.
+
+    A page or a list that is empty is what a full disk left of a report.
+    """
+    text = page.read_text("utf-8", "replace") if page.exists() else None
+    if text and MARK not in text:
+        _refuse(page)
+    if not listing.exists():
+        return []
     try:
-        old = {str(name) for name in json.loads(listing.read_text("utf-8"))} if listing.is_file() else set()
-    except (ValueError, TypeError, RecursionError):
-        old = set()  # the list is damaged; the files it named are kept
-    for name in old - set(files):
-        if OWN_FILE.fullmatch(name):  # the list may be anybody's, so no other file is removed
-            (out / name).unlink(missing_ok=True)
-    listing.write_text(json.dumps(files, indent=1) + "\n", "utf-8")
+        names = json.loads(listing.read_text("utf-8") or "[]")
+    except (ValueError, RecursionError):
+        names = None
+    if text is None or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        _refuse(listing)
+    return names
+
+
+def _refuse(path: Path) -> NoReturn:
+    raise HemnetError(f"{path} is not of a report of hemnet and is not replaced: name another --out")

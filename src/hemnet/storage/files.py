@@ -60,11 +60,21 @@ def output_file(path: Path) -> Iterator[Path]:
     Raises:
         HemnetError: ``path`` cannot be written.
     """
+    with named_by("--output", path), replacing(path) as part:
+        yield part
+
+
+@contextmanager
+def named_by(option: str, path: Path) -> Iterator[None]:
+    """Name the option that a user can change if the block, which writes ``path``, cannot.
+
+    Raises:
+        HemnetError: the block raised an OSError.
+    """
     try:
-        with replacing(path) as part:
-            yield part
+        yield
     except OSError as error:
-        raise HemnetError(f"cannot write {path} ({error}): choose another --output") from error
+        raise HemnetError(f"cannot write {path} ({error}): choose another {option}") from error
 
 
 def remove_abandoned(path: Path) -> None:

@@ -18,8 +18,8 @@ VALIDATION = "data.val"
 TITLE = "Leaderboard"
 ABOUT = (
     "A row per setting of a recipe, by the mean over its seeds. Rows are not tested against each other, and "
-    "settings of different recipes may differ in more than their names say: comparisons follow below. Where many "
-    "keys differ, a row leaves out those in which it has the most common value."
+    "settings of different recipes may differ in more than their names say: comparisons follow below. "
+    "Where many keys differ, a row leaves out those in which it has the most common value."
 )
 TIMES = "Minutes and steps are of the whole training, means over seeds."
 DOUBTS = (
@@ -97,7 +97,7 @@ def _links(group: Group, folder: Path) -> Links:
     """Return links to each run's folder, by its seed, and to its learning curves, from the page's folder."""
     pairs: list[tuple[str, str]] = []
     for seed, run in sorted(group.runs.items()):
-        address = urllib.parse.quote(os.path.relpath(run.path, folder.resolve()) + "/")
+        address = urllib.parse.quote(os.fsencode(os.path.relpath(run.path, folder.resolve()) + "/"))
         pairs.append((str(seed), address))
         pairs += [("curves", address + place) for place in CURVES if (run.path / place).is_file()][:1]
     return Links(pairs)
