@@ -4,8 +4,9 @@ Shapes: S logged steps; a curve is (S, 2): optimizer step and value.
 """
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
+from hemnet.report.settings import settings
 from hemnet.runs.evaluations import results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import Identity, debugging, identity
@@ -25,6 +27,15 @@ MARKS = ("config.yaml", CONSOLE)
 """Files that mark a run directory; a job of a sweep that failed before training has only the second."""
 WANTED = re.compile(rf"val/miou$|cost/|gradient/backbone/|{PER_ITERATION.pattern}")
 MOST_POINTS = 200
+# What the chapters use of a run's files.
+RESULT = {
+    "metrics": dict,
+    "seconds": int | float,
+    "steps": int | float,
+    "warnings": list,
+    "labelled_pixels": dict,
+}
+ENVIRONMENT = {"git": dict}
 
 
 @dataclass
@@ -35,6 +46,7 @@ class Record:
         path: the run directory.
         identity: recipe, head, T, h, seed and sweep.
         config: resolved, as nested plain containers.
+        settings: those on which the outcome depends, see `hemnet.report.settings`.
         status: ``finished``, ``failed``, ``preempted``, ``unfinished`` (no result: running or killed), or
             ``debug`` (finished, but limited to try the code).
         error: message of a run that failed, or why it does not count.
@@ -51,6 +63,7 @@ class Record:
     path: Path
     identity: Identity
     config: dict[str, Any]
+    settings: dict[str, str]
     status: str
     error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
@@ -105,14 +118,15 @@ def read(path: Path) -> Record:
         raise HemnetError(f"it did not begin: {(last_lines(path / CONSOLE) or ['no reason was given'])[-1]}")
     run = Run.open(path)
     config: Any = OmegaConf.to_container(run.config, resolve=False)
-    result = _json(path / "result.json")
-    environment = _json(path / "environment.json")
+    result = _json(path / "result.json", RESULT)
+    environment = _json(path / "environment.json", ENVIRONMENT)
     if "extended" in environment:  # its learning rates are not those of a run that was as long from the start
         config["extended"] = environment["extended"]
     record = Record(
         path,
         identity(run.config),
         config,
+        settings(config),
         status=str(result.get("status", "unfinished")),
         error=str(result.get("error", "")),
         result=result,
@@ -124,19 +138,23 @@ def read(path: Path) -> Record:
     if record.status == "finished":
         _read_metrics(record, run)
         record.evaluated = {
-            T: _number(result["metrics"].get("val/miou"))
+            T: miou
             for T, result in results_of(path).items()
-            if T is not None
+            if T is not None and isinstance(miou := result["metrics"].get("val/miou", math.nan), int | float)
         }
     return record
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object, {} without a file; an entry in ``kinds`` is of that kind, or null."""
     if not path.is_file():
         return {}
     content = json.loads(path.read_text("utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} is not a JSON object")
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name), kind | None):
+            raise ValueError(f"{name} in {path.name} is {content[name]!r}, which hemnet does not write")
     return content
 
 

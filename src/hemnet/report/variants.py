@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hemnet.report.groups import HEAD, USUAL_MODE, Group, Section
+from hemnet.report.groups import USUAL_MODE, Group, Section
 from hemnet.report.setting_labels import labels
+from hemnet.report.settings import HEAD
 
 GRADIENT_SETTINGS = f"{HEAD}gradient."
 """Settings of a gradient mode. Those of the usual mode make variants, those of other modes do not."""

@@ -40,7 +40,8 @@ def read_results(folder: Path, checkpoint: Path) -> dict[int | None, dict[str, A
     known = fingerprint(checkpoint)
     return {
         T: result for T, result in found.items()
-        if result.get("metrics") and known in (None, result.get("checkpoint_sha256"))
+        if isinstance(metrics := result.get("metrics"), dict) and metrics
+        and known in (None, result.get("checkpoint_sha256"))
     }  # fmt: skip
 
 

@@ -100,7 +100,9 @@ class Identity:
 def identity(config: DictConfig) -> Identity:
     """Return the identity of the run with this configuration."""
     node: Any = OmegaConf.to_container(config.model.head, resolve=True)
-    about = {"experiment": config.name, "sweep": config.get("sweep"), "seed": config.seed}
+    sweep = config.get("sweep")
+    about: dict[str, Any] = {"experiment": str(config.name), "sweep": None if sweep is None else str(sweep)}
+    about["seed"] = int(config.seed)
     target = str(node["_target_"]).rpartition(".")[2]
     if target != "EMHead":
         return Identity(**about, head=PLAIN_HEADS.get(target, target))
@@ -110,8 +112,10 @@ def identity(config: DictConfig) -> Identity:
         head = "emanet"
     else:
         head = "em" if scale == 0 else "hem"
-    given = {name: node.get(name) for name in ("iterations", "variance")}
-    return Identity(**about, head=head, highway_scale=scale, gradient=gradient, **given)
+    iterations, variance = node.get("iterations"), node.get("variance")
+    iterations = None if iterations is None else int(iterations)
+    return Identity(**about, head=head, iterations=iterations, highway_scale=scale, gradient=gradient,
+                    variance=variance)  # fmt: skip
 
 
 def _gradient(node: dict[str, Any]) -> str | None:

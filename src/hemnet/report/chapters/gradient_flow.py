@@ -86,7 +86,7 @@ def _kept_table(tested: Sequence[_Kept], slug: str) -> Table:
     rows: list[list[Cell]] = []
     for kept in tested:
         found = kept.found
-        ratio = None if found.difference is None else 10**found.difference.mean
+        ratio = None if found.difference is None else _ratio(found.difference.mean)
         means = [_geometric([*_halfway(side, kept.phase).values()]) for side in (kept.plain, kept.highway)]
         rows.append([
             kept.iterations, scale_text(kept.highway.scale), PHASES[kept.phase], *means, ratio,
@@ -104,6 +104,12 @@ def _kept_table(tested: Sequence[_Kept], slug: str) -> Table:
     return Table(f"{slug}_gradient_halfway", caption, columns, rows)
 
 
+def _ratio(log10: float) -> float:
+    """Return ten to this power, which is infinite beyond the largest float: few seeds have wide intervals."""
+    with np.errstate(over="ignore"):
+        return float(np.float64(10) ** log10)
+
+
 def _geometric(values: Sequence[float]) -> float | None:
     positive = [value for value in values if value > 0]
     return float(np.exp(np.mean(np.log(positive)))) if positive else None
@@ -113,10 +119,10 @@ def _ratio_sentence(found: Comparison) -> str:
     start = f"Gradient left half-way through the iterations at the end of training, {found.first}: "
     if found.difference is None:
         return f"{start}no seed with the metric in both."
-    ratio = f"{10**found.difference.mean:.3g} times that of {found.second}"
+    ratio = f"{_ratio(found.difference.mean):.3g} times that of {found.second}"
     if found.difference.interval is None or found.p_holm is None:
         return f"{start}{ratio} on seed {found.seeds[0]} alone: no interval from one seed."
-    low, high = (10**end for end in found.difference.interval)
+    low, high = map(_ratio, found.difference.interval)
     return (
         f"{start}{ratio} (95% interval {low:.3g} to {high:.3g}, n={len(found.seeds)} seeds, "
         f"p after Holm {p_text(found.p_holm)}): {found.verdict}."

@@ -81,22 +81,20 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
     at = {t: groups for t, groups in at.items() if sum(g.head == "hem" for g in groups) > 1}
     if not at:
         return None
-    family: list[Comparison] = []
+    family: list[tuple[list[Cell], Comparison]] = []
     rows: list[list[Cell]] = []
     for t, groups in at.items():
         plain = variant.at("em", t)
         for group in groups:
             score = group.score()
             rows.append([t, scale_text(group.scale), score, score.n if score else 0])
-            if group.head == "hem":
-                zero = {} if plain is None else plain.by_seed()
-                family.append(
-                    compare_scores(f"T={t}", named(group, f"h={scale_text(group.scale)}"), ("h=0", zero))
-                )
-    tested = holm(family, conclusive=section.conclusive)
-    left = iter(tested)
-    for row, group in zip(rows, (g for groups in at.values() for g in groups), strict=True):
-        row += test_cells(next(left)) if group.head == "hem" else [None] * len(TESTS)
+            if group.head == "hem" and plain is not None:
+                high, zero = named(group, f"h={scale_text(group.scale)}"), ("h=0", plain.by_seed())
+                family.append((rows[-1], compare_scores(f"T={t}", high, zero)))
+    tested = holm([found for _, found in family], conclusive=section.conclusive)
+    cells = {id(row): test_cells(found) for (row, _), found in zip(family, tested, strict=True)}
+    for row in rows:
+        row += cells.get(id(row), [None] * len(TESTS))
     block = Block(AGAINST_H.chapter)
     depths = list(at)
     lines = [
@@ -104,13 +102,18 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
              {g.scale: g.by_seed() for g in at[t] if isinstance(g.scale, float)}, "osD^vP*X"[i % 8])
         for i, t in enumerate(depths)
     ]  # fmt: skip
-    block.items += [
-        Chart(slug, AGAINST_H, "Means over seeds with 95% intervals; h = 0 is plain EM.",
-              lambda: score_chart(lines, [], "highway scale h", "true")),
-        Table(f"{slug}_miou_vs_scale", "mIoU at each h, and paired tests against h = 0 at the same T.",
-              (Column("T"), Column("h"), Column("mIoU"), Column("n"), *TESTS), rows),
-    ]  # fmt: skip
-    block.findings = summary(tested, "differences from h = 0")
+    if any(len(line.points) > 1 for line in lines):
+        block.items.append(Chart(
+            slug, AGAINST_H, "Means over seeds with 95% intervals; h = 0 is plain EM.",
+            lambda: score_chart([line for line in lines if line.points], [], "highway scale h", "true"),
+        ))  # fmt: skip
+    block.items.append(Table(
+        f"{slug}_miou_vs_scale", "mIoU at each h, and paired tests against h = 0 at the same T.",
+        (Column("T"), Column("h"), Column("mIoU"), Column("n"), *TESTS), rows,
+    ))  # fmt: skip
+    block.findings = (
+        summary(tested, "differences from h = 0") if tested else ["No run has h = 0 at such a T."]
+    )
     return block
 
 

@@ -1,0 +1,52 @@
+"""The settings of a run that its outcome depends on."""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from hemnet.processes.ranks import asked_devices
+from hemnet.runs.identity import PLACES, SHARED, below, is_watcher, leaves
+
+# Settings about where a run is made and what is logged; they do not change what is learnt.
+LEFT_OUT = (*PLACES, *SHARED, "seed", "name", "inference", "data.seed", "conclusive")
+LEFT_OUT_NAMES = {
+    "root", "cache", "num_workers", "pin_memory", "devices", "num_nodes", "strategy", "accelerator",
+    "profiler", "default_root_dir", "log_every_n_steps", "benchmark", "enable_progress_bar",
+    "enable_model_summary", "detect_anomaly", "num_sanity_val_steps", "eval_batch_size",
+}  # fmt: skip
+DATA = "data.root"
+HEAD = "model.head."
+HEAD_KIND = f"{HEAD}_target_"
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that the outcome of a run depends on, as dotted keys, without the seed.
+
+    A key that is null is left out, so that a run from before the key was added has the same settings. The
+    batch size, which a configuration states per process, is multiplied by the number of processes.
+    """
+    trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
+    acting = {
+        name: node for name, node in callbacks.items()
+        if node and (
+            not is_watcher(target := str(node.get("_target_", ""))) or target.endswith("EarlyStopping")
+        )
+    }  # fmt: skip
+    kept = {
+        key: _text(value)
+        for key, value in leaves({**config, "callbacks": acting})
+        if value not in (None, {}) and not below(key, LEFT_OUT)
+        and key.rpartition(".")[2] not in LEFT_OUT_NAMES
+    }  # fmt: skip
+    processes = (asked_devices(trainer.get("devices")) or 1) * (trainer.get("num_nodes") or 1)
+    data = config.get("data") or {}
+    if (batch := data.get("batch_size")) is not None:
+        kept["data.batch_size"] = str(batch * processes)
+    if data.get("root"):  # its folder alone: machines keep the same data in different places
+        kept[DATA] = PurePath(str(data["root"])).name.strip("<>").casefold()
+    return kept
+
+
+def _text(value: Any) -> str:
+    # 1 and 1.0 are the same setting.
+    return f"{value:g}" if isinstance(value, float) else str(value)
