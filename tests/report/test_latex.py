@@ -11,9 +11,10 @@ from _helpers.waiting import CEILING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hemnet.report.contents import Column, Table
+from hemnet.report.contents import Column, Links, Table
 from hemnet.report.latex import escape_tex
 from hemnet.report.significance import Estimate
+from hemnet.report.tex_table import PACKAGES
 from hemnet.report.write import write_report
 
 needs_latex = pytest.mark.skipif(
@@ -23,10 +24,9 @@ needs_latex = pytest.mark.skipif(
 
 
 def compiled(folder: Path, tables: str) -> str:
-    """Return the text of a PDF with tables; fail if LaTeX complains of anything but wide tables."""
+    """Return the text of a PDF with tables; fail if LaTeX complains, also of what leaves the page."""
     (folder / "all.tex").write_text(
-        "\\documentclass{article}\n\\usepackage{booktabs}\n\\usepackage[paperwidth=9in,paperheight=40in]{geometry}\n"
-        f"\\begin{{document}}\n{tables}\n\\end{{document}}\n",
+        f"\\documentclass[a4paper]{{article}}\n{PACKAGES}\n\\begin{{document}}\n{tables}\n\\end{{document}}\n",
         encoding="ascii",
     )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "all.tex"]
@@ -37,6 +37,7 @@ def compiled(folder: Path, tables: str) -> str:
     assert done.returncode == 0, log[-3000:]
     assert "Missing character" not in log
     assert not re.search(r"^!", log, re.MULTILINE)
+    assert not re.search(r"Overfull|too large", log), re.findall(r".*(?:Overfull|too large).*", log)
     text = subprocess.run(
         ["pdftotext", "-layout", "all.pdf", "-"], cwd=folder, capture_output=True, check=True
     )
@@ -92,6 +93,37 @@ def test_special_letters_are_shown_as_they_are(tmp_path: Path) -> None:
         r"textsubscript{1}",
     ):
         assert drawn in table.tex()
+
+
+VERDICT, PATH = "inside the noise", "/home/somebody/runs/sweeps/synthetic_hem/highway_scale_of_a_half/seed0"
+HASH = "0123456789abcdef" * 8
+MEAN = Estimate(-0.25, 0.125, 3)
+
+
+@needs_latex
+@pytest.mark.parametrize(
+    "row",
+    [
+        ["em", *[MEAN] * 3, 0.25, VERDICT],
+        ["em", *[MEAN] * 10],
+        [PATH, "failed", f"RuntimeError: {PATH}: {HASH} AND THEN MORE WORDS THAN A LINE HAS " + 30 * "道路"],
+        *([VERDICT.upper() if n % 2 else VERDICT] * n for n in (1, 3, 4, 5, 8)),
+    ],
+    ids=lambda row: str(len(row)),
+)
+@pytest.mark.parametrize("rows", [1, 41, 150])
+def test_wide_and_tall_tables_stay_on_the_page(row: list, rows: int, tmp_path: Path) -> None:
+    heads = [Column(f"seeds in common, {i}") for i in range(len(row))]
+    text = compiled(tmp_path, Table("wide", "mIoU of many settings.", heads, [row] * rows).tex())
+    assert "common" in text
+    assert text.lower().count("noise") + text.count("−0.250") + text.count("failed") >= rows
+
+
+def test_columns_of_links_are_left_out() -> None:
+    links = Links([("0", "../run"), ("curves", "../run/curves.png")])
+    tex = Table("a", "", [Column("seeds"), Column("runs, by seed")], [[3, links]]).tex()
+    assert "seeds \\\\\n" in tex
+    assert "curves" not in tex
 
 
 AWKWARD = [

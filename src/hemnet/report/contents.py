@@ -4,14 +4,15 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from hemnet.report.definitions import Definition
-from hemnet.report.latex import escape_tex
 from hemnet.report.significance import Estimate
+from hemnet.report.tex_table import tex_table
 
 
 @dataclass(frozen=True)
@@ -139,17 +140,11 @@ class Table:
         return out.getvalue()
 
     def tex(self) -> str:
-        """Return the table as LaTeX; it needs the package booktabs."""
-        align = "".join("r" if numeric else "l" for numeric in self.numeric())
-        rows = (" & ".join(escape_tex(cell.text) for cell in row) for row in self.cells())
-        body = "".join(rf"{row} \\" + "\n" for row in rows)
-        heads = " & ".join(escape_tex(column.heading) for column in self.columns)
-        return (
-            f"% \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n"
-            f"\\caption{{{escape_tex(self.legend)}}}\n\\label{{tab:{self.name}}}\n"
-            f"\\begin{{tabular}}{{{align}}}\n\\toprule\n{heads} \\\\\n\\midrule\n"
-            f"{body}\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
-        )
+        """Return the table as LaTeX, without columns of links; see `hemnet.report.tex_table.tex_table`."""
+        kept = [not any(isinstance(row[i], Links) for row in self.rows) for i in range(len(self.columns))]
+        head = compress([column.heading for column in self.columns], kept)
+        rows = [list(compress([cell.text for cell in row], kept)) for row in self.cells()]
+        return tex_table(self.name, self.legend, list(head), rows, list(compress(self.numeric(), kept)))
 
 
 def _raw(value: Cell, further: Sequence[str]) -> list[object]:

@@ -5,6 +5,8 @@ import unicodedata
 
 JOINED = "\N{ZERO WIDTH NON-JOINER}"
 """Stands between two letters that LaTeX would make one of."""
+BREAK = "\N{ZERO WIDTH SPACE}"
+"""Where a line may end within a word."""
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -13,7 +15,7 @@ SPECIAL = {
     "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "∞": r"$\infty$", "†": r"\dag{}", "°": r"$^\circ${}",
     "⁄": "/", "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}",
     "Ł": r"\L{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ı": r"\i{}", "‘": "`", "’": "'", "“": "``", "”": "''",
-    "\N{NO-BREAK SPACE}": "~", JOINED: "{}",
+    "\N{NO-BREAK SPACE}": "~", JOINED: "{}", BREAK: r"\allowbreak{}",
 }  # fmt: skip
 GREEK = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta",
