@@ -1,14 +1,15 @@
 """Make the figures of the report's page as a dashboard, a W&B report, on a server of W&B.
 
 No runs are read here: W&B draws the panels from the runs of the project, also from later ones. Metrics and
-columns are what runs log: ``T``, ``h`` and ``head`` in the configuration, ``val/miou`` and others by step.
+columns are what runs log: ``setting``, ``T``, ``h`` and ``head`` in the configuration, ``val/miou`` and
+others by step. As on the page, only runs of one setting are averaged, and unfinished and limited runs are left out.
 """
 
 import argparse
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -24,7 +25,11 @@ from hemnet.storage.places import absolute
 log = logging.getLogger(__name__)
 INSTALL = "pip install 'hemnet[dashboards]'"
 SAVE_SECONDS = 12.0
-COLUMNS = ("head", "T", "h", "gradient", "variance", "seed", "sweep")
+SETTING = "setting"
+"""The column of recipe, head, T, h, gradient mode and σ², by whose values runs are averaged."""
+COUNTED = "State = 'finished' and Tags not in ['debug']"
+"""The filter that leaves out runs which the page does not count."""
+COLUMNS = ("experiment", SETTING, "head", "T", "h", "gradient", "variance", "seed", "sweep")
 TITLE = "Highway EM: gradient flow and accuracy"
 MISS = "Empty where no run logged it."
 NOT_LOGGED = "W&B does not get the scores of trained runs at other T."
@@ -37,10 +42,10 @@ Panel = Any
 
 
 def _against(wr: Any, shown: Definition) -> list[Panel]:
-    """Return a scatter plot against a setting, a point per run, and bars: the mean at each of its values."""
+    """Return a scatter plot against T or h, a point per run, and bars: the mean of each setting."""
     at, metric = shown.axis, shown.metric
     points = wr.ScatterPlot(title=shown.title, x=wr.Config(at), y=wr.SummaryMetric(metric.name))
-    return [points, *_bars(wr, f"{shown.title}: mean at each {at}", (metric,), at)]
+    return [points, *_bars(wr, f"{shown.title}: mean of each setting", (metric,))]
 
 
 def _grid(wr: Any, shown: Definition) -> list[Panel]:
@@ -53,22 +58,22 @@ def _elsewhere(wr: Any, shown: Definition) -> list[Panel]:
     return [wr.MarkdownPanel(markdown=f"**{shown.title}**: on the page of `hemnet report`. {NOT_LOGGED}")]
 
 
-def _bars(wr: Any, title: str, metrics: Sequence[Metric], by: str) -> list[Panel]:
-    """Return a panel per metric, with a bar per value of a setting: the mean over its runs."""
+def _bars(wr: Any, title: str, metrics: Sequence[Metric]) -> list[Panel]:
+    """Return a panel per metric, with a bar per setting: the mean over its runs."""
     return [
         wr.BarPlot(
             title=f"{title}: {metric.label}" if len(metrics) > 1 else title, metrics=[metric.name],
-            orientation="v", groupby=wr.Config(by), max_bars_to_show=100, **MEANS,
+            orientation="v", groupby=wr.Config(SETTING), max_bars_to_show=100, **MEANS,
         )
         for metric in metrics
     ]  # fmt: skip
 
 
 def _over_steps(wr: Any, shown: Definition) -> list[Panel]:
-    """Return lines over the optimizer step: a mean per value of a setting."""
+    """Return lines over the optimizer step: a mean per setting."""
     return [
         wr.LinePlot(
-            title=shown.title, x=STEP, y=[metric.name], groupby=wr.Config(shown.by),
+            title=shown.title, x=STEP, y=[metric.name], groupby=wr.Config(SETTING),
             log_y=metric.log or None, title_x="step", **MEANS,
         )
         for metric in shown.metrics
@@ -76,7 +81,7 @@ def _over_steps(wr: Any, shown: Definition) -> list[Panel]:
 
 
 def _over_iterations(wr: Any, shown: Definition) -> list[Panel]:
-    """Return lines over the iteration t, a mean per h: at the start, middle and end of training.
+    """Return lines over the iteration t, a mean per setting: at the start, middle and end of training.
 
     A panel cannot subtract the value at t = 0, so of a gain it shows the values.
     """
@@ -84,7 +89,7 @@ def _over_iterations(wr: Any, shown: Definition) -> list[Panel]:
     return [
         wr.LinePlot(
             title=f"{shown.title}: {rising if metric.gain else metric.label}, {phase} of training",
-            x=ITERATION, y=[f"{phase}/{metric.name}"], groupby=wr.Config(shown.by), log_y=metric.log or None,
+            x=ITERATION, y=[f"{phase}/{metric.name}"], groupby=wr.Config(SETTING), log_y=metric.log or None,
             title_x="iteration t", **MEANS,
         )
         for metric in shown.metrics for phase in PHASES
@@ -119,7 +124,7 @@ PANELS: dict[Axis, Callable[[Any, Definition], list[Panel]]] = {
     "T of evaluation and h": _elsewhere,
     "iteration": _over_iterations,
     "step": _over_steps,
-    "setting": lambda wr, shown: _bars(wr, shown.title, shown.metrics, shown.by),
+    "setting": lambda wr, shown: _bars(wr, shown.title, shown.metrics),
     "class": lambda wr, _: [wr.WeavePanelSummaryTable(table_name="val/iou_table")],
     "run": _parallel,
     "image": _images,
@@ -131,7 +136,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("--entity", help="W&B user or team that owns the project; not needed with --json")
     parser.add_argument("--project", default="hemnet", help="default: hemnet")
-    parser.add_argument("--sweep", help="show the runs of this sweep alone; default: all runs")
+    parser.add_argument("--sweep", help="show the runs of this sweep alone; default: those of all sweeps")
+    parser.add_argument(
+        "--experiment", help="show the runs of this recipe alone; default: those of all recipes"
+    )
     parser.add_argument(
         "--json", type=absolute, metavar="FILE", help="write what would be sent; send nothing"
     )
@@ -146,7 +154,7 @@ def run(options: argparse.Namespace) -> None:
     """
     if not (options.entity or options.json):
         raise HemnetError("--entity is missing: give the W&B user or team that owns the project")
-    report = dashboard(options.entity or "", options.project, options.sweep)
+    report = dashboard(options.entity or "", options.project, options.sweep, options.experiment)
     if options.json:
         with named_by("--json", options.json):
             write_json(options.json, payload(report))
@@ -158,7 +166,7 @@ def run(options: argparse.Namespace) -> None:
     log.info("the dashboard is at %s", _save(report))
 
 
-def dashboard(entity: str, project: str, sweep: str | None = None) -> Any:
+def dashboard(entity: str, project: str, sweep: str | None = None, experiment: str | None = None) -> Any:
     """Return the dashboard as a ``wandb_workspaces.reports.v2.Report``, not saved.
 
     Raises:
@@ -170,11 +178,15 @@ def dashboard(entity: str, project: str, sweep: str | None = None) -> Any:
         figures = list(members)
         heads = ("em", "hem") if all(shown.em_alone for shown in figures) else (None,)
         panels = [panel for shown in figures for panel in PANELS[shown.axis](wr, shown)]
-        runsets = [_runset(wr, sweep, head) for head in heads]
+        runsets = [_runset(wr, {"sweep": sweep, "experiment": experiment, "head": head}) for head in heads]
         blocks += [wr.H2(chapter), wr.PanelGrid(runsets=runsets, panels=_laid_out(wr, panels))]
-    of_what = f"of the sweep {sweep}" if sweep else "of all runs"
-    about = f"Means {of_what}, with one standard error where runs are grouped. {MISS}"
-    title = f"{TITLE} ({sweep})" if sweep else TITLE
+    named = [name for name in (experiment, sweep) if name]
+    about = (
+        f"Finished runs of {' in '.join(named) or 'the project'}: means of each setting, with one standard "
+        "error. A setting is a recipe with its head, T, h, gradient mode and σ²; runs that differ in another "
+        f"key are averaged, unless a filter parts them. {MISS}"
+    )
+    title = f"{TITLE} ({', '.join(named)})" if named else TITLE
     return wr.Report(
         entity=entity, project=project, title=title[:128], description=about, blocks=blocks, width="fluid"
     )
@@ -193,15 +205,15 @@ def payload(report: Any) -> dict[str, Any]:
     }
 
 
-def _runset(wr: Any, sweep: str | None, head: str | None = None) -> Any:
+def _runset(wr: Any, wanted: Mapping[str, str | None]) -> Any:
     """Return the runs that a figure draws, with the columns of the table below it.
 
     No project is named, so W&B takes the runs of the report's own project.
     """
-    wanted = {"sweep": sweep, "head": head}
-    filters = " and ".join(f"Config('{key}') = {_quoted(v)}" for key, v in wanted.items() if v is not None)
+    named = [f"Config('{key}') = {_quoted(key, value)}" for key, value in wanted.items() if value is not None]
     columns = ["run:displayName", *(f"config:{c}.value" for c in COLUMNS), "summary:val/miou"]
-    return wr.Runset(name=head or "all runs", filters=filters, pinned_columns=columns)
+    name = wanted.get("head") or "finished runs"
+    return wr.Runset(name=name, filters=" and ".join([*named, COUNTED]), pinned_columns=columns)
 
 
 def _laid_out(wr: Any, panels: list[Any]) -> list[Any]:
@@ -211,9 +223,9 @@ def _laid_out(wr: Any, panels: list[Any]) -> list[Any]:
     return panels
 
 
-def _quoted(text: str) -> str:
+def _quoted(what: str, text: str) -> str:
     if "'" in text or "\\" in text:
-        raise HemnetError(f"{text!r} is not the name of a sweep: it has a quote or a backslash")
+        raise HemnetError(f"{text!r} is no name for --{what}: it has a quote or a backslash")
     return f"'{text}'"
 
 

@@ -1,4 +1,4 @@
-"""What each figure shows: title, metrics, axis and grouping.
+"""What each figure shows: title, metrics and axis.
 
 The page and the W&B dashboard both draw from this table, so that neither can show what the other does not.
 """
@@ -38,7 +38,6 @@ class Definition:
         title: what it shows, without a full stop.
         metrics: what it draws, at least one; a metric per iteration of EM without its ``/{t}``.
         axis: what the values are drawn against.
-        by: the setting in which the lines, bars or colours differ.
         em_alone: whether it draws em and hem alone, not other heads.
     """
 
@@ -47,7 +46,6 @@ class Definition:
     title: str
     metrics: tuple[Metric, ...]
     axis: Axis
-    by: str = "h"
     em_alone: bool = True
 
     @property
@@ -58,11 +56,9 @@ class Definition:
 
 MIOU = Metric("val/miou", "mIoU")
 AGAINST_T = Definition(
-    "miou_vs_iterations", "mIoU against the number of iterations T", "mIoU against T", (MIOU,), "T", "head"
+    "miou_vs_iterations", "mIoU against the number of iterations T", "mIoU against T", (MIOU,), "T"
 )
-AGAINST_H = Definition(
-    "miou_vs_scale", "mIoU against the highway scale h", "mIoU against h", (MIOU,), "h", "T"
-)
+AGAINST_H = Definition("miou_vs_scale", "mIoU against the highway scale h", "mIoU against h", (MIOU,), "h")
 GRID_TRAIN = Definition(
     "grid_train", "T of training and step size", "mIoU by T of training and step size η = 1 - h", (MIOU,),
     "T and h", em_alone=False,
@@ -72,7 +68,7 @@ GRID_EVAL = Definition(
     "T of evaluation and h", em_alone=False,
 )  # fmt: skip
 GRADIENT_MODES = Definition(
-    "gradient_modes", "Gradient modes", "mIoU of each gradient mode", (MIOU,), "setting", "gradient"
+    "gradient_modes", "Gradient modes", "mIoU of each gradient mode", (MIOU,), "setting"
 )
 GRADIENT_MEANS = Definition(
     "gradient_means", "Gradient flow",
@@ -100,19 +96,19 @@ CONVERGENCE = Definition(
     (Metric("em/step_length", "step length", log=True), Metric("em/components", "components"),
      Metric("em/entropy", "entropy, nats")), "iteration",
 )  # fmt: skip
-HEADS = Definition("heads", "Heads", "mIoU of each head", (MIOU,), "setting", "head", em_alone=False)
+HEADS = Definition("heads", "Heads", "mIoU of each head", (MIOU,), "setting", em_alone=False)
 CLASSES = Definition(
-    "classes", "Classes", "IoU of each class", (Metric("val/iou", "IoU"),), "class", "head", em_alone=False
+    "classes", "Classes", "IoU of each class", (Metric("val/iou", "IoU"),), "class", em_alone=False
 )
 LEARNING = Definition(
-    "learning", "Learning curves", "mIoU on the validation split over training", (MIOU,), "step", "head",
+    "learning", "Learning curves", "mIoU on the validation split over training", (MIOU,), "step",
     em_alone=False,
 )  # fmt: skip
 COST = Definition(
     "cost", "Cost", "Cost of each setting",
     (Metric("cost/seconds_per_step", "s per step"), Metric("cost/peak_memory_mib", "peak MiB"),
      Metric("cost/parameters", "parameters"), Metric("cost/em_parameters", "of the EM layer"),
-     Metric("cost/gflops", "GFLOPs")), "setting", "head", em_alone=False,
+     Metric("cost/gflops", "GFLOPs")), "setting", em_alone=False,
 )  # fmt: skip
 SETTINGS = Definition("settings", "All settings", "mIoU of every setting", (MIOU,), "run", em_alone=False)
 PREDICTIONS = Definition(
