@@ -72,7 +72,7 @@ def test_rows_are_t_of_training_and_columns_step_sizes_and_emanet(report: Path) 
     assert cells(rows, " low")["2"][1] is None, "one seed has no interval"
     tex = (report / "tables/synthetic_hem_grid_train.tex").read_text()
     assert r"T\_train & $\eta$=0.5 & $\eta$=1 & EMANet \\" in tex
-    assert r"2 & 0.820 [0.566, 1.000]\dag{} & 0.500 (n=1) & 0.370 $\pm$ 0.127 \\" in tex, (
+    assert r"2 & 0.820 [0.566, 1.000]\dag{} & 0.500 (n=1) & 0.370 $\pm$~0.127 \\" in tex, (
         "a score is at most 1"
     )
     assert r"\dag{} A 95\% interval that is cut where no such value can lie" in tex
