@@ -2,7 +2,8 @@
 
 No runs are read here: W&B draws the panels from the runs of the project, also from later ones. Metrics and
 columns are what runs log: ``setting``, ``T``, ``h`` and ``head`` in the configuration, ``val/miou`` and
-others by step. As on the page, only runs of one setting are averaged, and unfinished and limited runs are left out.
+others by step. As on the page, only runs of one setting are averaged, and unfinished and limited runs are
+left out.
 """
 
 import argparse
