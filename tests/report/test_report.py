@@ -21,7 +21,7 @@ from scipy import stats
 from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
 from hemnet.report.groups import sections
-from hemnet.report.settings import settings
+from hemnet.report.run_settings import settings
 from hemnet.report.variants import variants
 from hemnet.report.write import write_report
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from hemnet.report.collect import Record
+from hemnet.report.run_settings import DATA, HEAD, HEAD_KIND
 from hemnet.report.setting_labels import Settings, labels
-from hemnet.report.settings import DATA, HEAD, HEAD_KIND
 from hemnet.report.significance import Estimate, score
 
 EM_HEADS = ("em", "hem")

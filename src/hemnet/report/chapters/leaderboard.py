@@ -10,8 +10,8 @@ from statistics import mean
 
 from hemnet.report.contents import Block, Cell, Column, Links, Table
 from hemnet.report.groups import Group, Section, group_labels
+from hemnet.report.run_settings import DATA
 from hemnet.report.setting_labels import TARGET, labels
-from hemnet.report.settings import DATA
 from hemnet.runs.identity import below
 
 VALIDATION = "data.val"
