@@ -26,8 +26,8 @@ from hemnet.storage.files import replacing
 from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
-AS_TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
-"""How tables and the page are written: paths of runs need not be UTF-8."""
+ERRORS = "backslashreplace"
+"""What tables and the page do with letters that UTF-8 lacks: paths of runs may have them."""
 # What each chapter shows and needs, for the sentence on what is left out.
 OF_VARIANTS = {
     "mIoU against T (em or hem)": against_depth,
@@ -73,7 +73,9 @@ def write_page(
     shown = [*first, *(block for part in parts for block in part.blocks), *last]
     svgs, files = _write_items(shown, page.parent)
     with replacing(page) as part:  # a page that is cut short would pass for somebody else's
-        part.write_text(render(first, parts, last, svgs, finished=bool(made)), **AS_TEXT)
+        part.write_text(
+            render(first, parts, last, svgs, finished=bool(made)), encoding="utf-8", errors=ERRORS
+        )
     finished = sum(len(section.runs) for section in made)
     found = len(records) + len(unreadable)
     log.info("%s found, %d finished and counted; the report is %s", counted(found, "run"), finished, page)
@@ -164,6 +166,6 @@ def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], li
     for item in items:
         if isinstance(item, Table):
             for end, text in (("csv", item.csv()), ("tex", item.tex())):
-                (out / "tables" / f"{item.name}.{end}").write_text(text, **AS_TEXT)
+                (out / "tables" / f"{item.name}.{end}").write_text(text, encoding="utf-8", errors=ERRORS)
                 files.append(f"tables/{item.name}.{end}")
     return svgs, files
