@@ -165,8 +165,9 @@ def test_a_sweep_and_the_two_methods_are_filters(tmp_path: Path) -> None:
     assert all(("sweep", "depths") in found for found in every)
     assert all(("experiment", "voc_hem") in found for found in filters("--experiment", "voc_hem"))
     assert {"state", "tags"} in [{name for name, _ in found} for found in filters()]
-    with pytest.raises(HemnetError, match="no name for --sweep"):
-        filters("--sweep", "a' or State = 'finished")
+    for name in ("a' or State = 'finished", "lr=3", "a<b"):
+        with pytest.raises(HemnetError, match="no name for --sweep"):
+            filters("--sweep", name)
 
 
 def test_runs_that_the_page_does_not_count_are_left_out() -> None:

@@ -225,8 +225,8 @@ def _laid_out(wr: Any, panels: list[Any]) -> list[Any]:
 
 
 def _quoted(what: str, text: str) -> str:
-    if "'" in text or "\\" in text:
-        raise HemnetError(f"{text!r} is no name for --{what}: it has a quote or a backslash")
+    if set(text) & set("'\\=<>"):  # wandb_workspaces rewrites the last three, in quotes too
+        raise HemnetError(f"{text!r} is no name for --{what}: it has a quote, a backslash, or one of = < >")
     return f"'{text}'"
 
 
