@@ -21,9 +21,9 @@ from scipy import stats
 from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
 from hemnet.report.groups import sections
-from hemnet.report.run_settings import settings
 from hemnet.report.variants import variants
 from hemnet.report.write import write_report
+from hemnet.runs.run_settings import settings
 
 EM, HEM = ("model/head=em",), ("model/head=hem",)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _helpers.wandb_files import history, offline_runs, summary
+from _helpers.wandb_files import config, history, offline_runs, summary
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from hemnet.report.collect import read
 from hemnet.report.groups import sections
 from hemnet.runs.identity import debugging
 from hemnet.runs.run import Run
+from hemnet.runs.run_settings import columns
 from hemnet.sweeps.jobs import Job
 from hemnet.train import train
 from hemnet.training.task import SegmentationTask
@@ -106,9 +107,10 @@ def test_the_loggers_have_the_result_where_the_last_step_has_no_validation(
     assert evaluate(found.path, "last", [], worst=0)["val/miou"] == found.result["metrics"]["val/miou"]
 
 
-def test_the_summary_of_wandb_has_the_result_where_the_last_step_has_no_validation(tmp_path: Path) -> None:
+def test_wandb_has_the_result_where_the_last_step_has_no_validation_and_the_setting(tmp_path: Path) -> None:
     found = run(tmp_path / "run", "logger=wandb", "trainer.max_epochs=-1", "trainer.max_steps=3")
     (offline,) = offline_runs(tmp_path / "run")
+    assert config(offline)["setting"] == columns(found.config)["setting"]  # as the report reads it
     last = summary(offline)
     assert last["val/miou"] == pytest.approx(found.result["metrics"]["val/miou"], abs=1e-7)
     scores = [row["val/miou"] for row in history(offline) if "val/miou" in row]

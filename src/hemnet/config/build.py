@@ -25,6 +25,7 @@ from hemnet.runs import checkpoints
 from hemnet.runs.identity import debugging, identity
 from hemnet.runs.redaction import redacted
 from hemnet.runs.run import Checkpoint, Run
+from hemnet.runs.run_settings import columns
 from hemnet.training.inference import Inference
 from hemnet.training.task import SegmentationTask
 from hemnet.wording import counted, one_line
@@ -169,13 +170,14 @@ def _build_trainer(config: DictConfig, **given: Any) -> pl.Trainer:
 def _describe(logger: Any, config: DictConfig) -> None:
     """Give a tracker the configuration without secrets, and group, job type and tags if it takes them."""
     about = identity(config)
-    nested: Any = OmegaConf.to_container(redacted(config))
+    config = redacted(config)
+    nested: Any = OmegaConf.to_container(config)
     if not hasattr(logger, "describe"):
-        logger.log_hyperparams(nested | about.columns())
+        logger.log_hyperparams(nested | columns(config))
         return
     group = about.sweep or about.experiment
     tags = [*about.tags(), *(["debug"] if debugging(config) else [])]
-    logger.describe(group=group, job_type=about.head, tags=tags, config=nested | about.columns())
+    logger.describe(group=group, job_type=about.head, tags=tags, config=nested | columns(config))
 
 
 def local_processes(config: DictConfig) -> int:

@@ -15,12 +15,12 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
-from hemnet.report.run_settings import settings
 from hemnet.runs.evaluations import results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import Identity, debugging, identity
 from hemnet.runs.phases import PER_ITERATION, phases
 from hemnet.runs.run import Run
+from hemnet.runs.run_settings import settings
 from hemnet.sweeps.jobs import CONSOLE, last_lines
 
 MARKS = ("config.yaml", CONSOLE)
@@ -46,7 +46,7 @@ class Record:
         path: the run directory.
         identity: recipe, head, T, h, seed and sweep.
         config: resolved, as nested plain containers.
-        settings: those on which the outcome depends, see `hemnet.report.run_settings`.
+        settings: those on which the outcome depends, see `hemnet.runs.run_settings`.
         status: ``finished``, ``failed``, ``preempted``, ``unfinished`` (no result: running or killed), or
             ``debug`` (finished, but limited to try the code).
         error: message of a run that failed, or why it does not count.

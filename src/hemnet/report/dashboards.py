@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 INSTALL = "pip install 'hemnet[dashboards]'"
 SAVE_SECONDS = 12.0
 SETTING = "setting"
-"""The column of recipe, head, T, h, gradient mode and σ², by whose values runs are averaged."""
+"""The column by whose values runs are averaged, see `hemnet.runs.run_settings.columns`."""
 COUNTED = "State = 'finished' and Tags not in ['debug']"
 """The filter that leaves out runs which the page does not count."""
 COLUMNS = ("experiment", SETTING, "head", "T", "h", "gradient", "variance", "seed", "sweep")
@@ -184,8 +184,8 @@ def dashboard(entity: str, project: str, sweep: str | None = None, experiment: s
     named = [name for name in (experiment, sweep) if name]
     about = (
         f"Finished runs of {' in '.join(named) or 'the project'}: means of each setting, with one standard "
-        "error. A setting is a recipe with its head, T, h, gradient mode and σ²; runs that differ in another "
-        f"key are averaged, unless a filter parts them. {MISS}"
+        "error. The digits at the end of a setting stand for all keys on which training depends, the seed "
+        f"aside. {MISS}"
     )
     title = f"{TITLE} ({', '.join(named)})" if named else TITLE
     return wr.Report(

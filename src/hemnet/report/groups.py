@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from hemnet.report.collect import Record
-from hemnet.report.run_settings import DATA, HEAD, HEAD_KIND
 from hemnet.report.setting_labels import Settings, labels
 from hemnet.report.significance import Estimate, score
+from hemnet.runs.run_settings import DATA, HEAD, HEAD_KIND
 
 EM_HEADS = ("em", "hem")
 USUAL_MODE = "unrolled"

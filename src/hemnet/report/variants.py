@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hemnet.report.groups import USUAL_MODE, Group, Section
-from hemnet.report.run_settings import HEAD
 from hemnet.report.setting_labels import labels
+from hemnet.runs.run_settings import HEAD
 
 GRADIENT_SETTINGS = f"{HEAD}gradient."
 """Settings of a gradient mode. Those of the usual mode make variants, those of other modes do not."""

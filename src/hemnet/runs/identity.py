@@ -91,21 +91,6 @@ class Identity:
         labels = [f"{name}={value}" for name, value in named.items() if value is not None]
         return [f"head={self.head}", *labels, *([] if self.gradient is None else [self.gradient])]
 
-    def columns(self) -> dict[str, Any]:
-        """Return columns for W&B's table of runs. Sweep and seed are missing: the configuration has them.
-
-        ``setting`` has all of them as one text: of runs with the same one, W&B draws the mean.
-        """
-        em = {
-            "T": self.iterations,
-            "h": self.highway_scale,
-            "gradient": self.gradient,
-            "variance": self.variance,
-        }
-        told = ", ".join([self.head, *(f"{name}={value}" for name, value in em.items() if value is not None)])
-        who = {"experiment": self.experiment, "setting": f"{self.experiment}: {told}", "head": self.head}
-        return {**who, **em}
-
 
 def identity(config: DictConfig) -> Identity:
     """Return the identity of the run with this configuration."""

@@ -10,9 +10,9 @@ from statistics import mean
 
 from hemnet.report.contents import Block, Cell, Column, Links, Table
 from hemnet.report.groups import Group, Section, group_labels
-from hemnet.report.run_settings import DATA
 from hemnet.report.setting_labels import TARGET, labels
 from hemnet.runs.identity import below
+from hemnet.runs.run_settings import DATA
 
 VALIDATION = "data.val"
 """The node of the images that a score is of: scores of others stand in a table of their own."""

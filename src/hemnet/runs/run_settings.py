@@ -1,11 +1,14 @@
 """The settings of a run that its outcome depends on."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from hemnet.processes.ranks import asked_devices
-from hemnet.runs.identity import PLACES, SHARED, below, is_watcher, leaves
+from hemnet.runs.identity import PLACES, SHARED, below, identity, is_watcher, leaves
 
 # Settings about where a run is made and what is logged; they do not change what is learnt.
 LEFT_OUT = (*PLACES, *SHARED, "seed", "name", "inference", "data.seed", "conclusive")
@@ -45,6 +48,26 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
     if data.get("root"):  # its folder alone: machines keep the same data in different places
         kept[DATA] = PurePath(str(data["root"])).name.strip("<>").casefold()
     return kept
+
+
+def columns(config: DictConfig) -> dict[str, Any]:
+    """Return columns for W&B's table of runs. Sweep and seed are missing: the configuration has them.
+
+    Runs are averaged by ``setting``: recipe, head, T, h, gradient mode and σ² in words, and six digits that
+    stand for all `settings`, so that runs which differ in any of them have another.
+    """
+    about = identity(config)
+    em = {
+        "T": about.iterations,
+        "h": about.highway_scale,
+        "gradient": about.gradient,
+        "variance": about.variance,
+    }
+    told = ", ".join([about.head, *(f"{name}={value}" for name, value in em.items() if value is not None)])
+    every: Any = OmegaConf.to_container(config, resolve=True)
+    digits = hashlib.sha256(repr(sorted(settings(every).items())).encode()).hexdigest()[:6]
+    setting = f"{about.experiment}: {told} ({digits})"
+    return {"experiment": about.experiment, "setting": setting, "head": about.head, **em}
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,37 @@
+"""The settings of a run, and that W&B averages the runs that the report averages."""
+
+from collections import defaultdict
+from pathlib import Path
+
+from _helpers.fake_runs import write_run
+
+from hemnet.report.collect import collect
+from hemnet.report.groups import sections
+from hemnet.runs.run import Run
+from hemnet.runs.run_settings import columns
+
+VARIANTS = [
+    ["model/head=hem"], ["model/head=em"], ["model/head=emanet"], ["model/head=fcn"],
+    ["model.head.iterations=8"], ["model.head.highway_scale=0.9"], ["model.head.num_components=7"],
+    ["model.head.correct_momentum=true"], ["model.head.gradient=detached"], ["model.head.variance=1.0"],
+    ["optim.optimizer.lr=0.5"], ["data.batch_size=2"], ["+data.root=/a/dogs"], ["trainer.max_epochs=3"],
+    ["trainer.precision=64-true"], ["task.compile=true"],
+]  # fmt: skip
+PLACED = [
+    ["data.num_workers=1"], ["trainer.log_every_n_steps=3"], ["data.eval_batch_size=1"],
+    ["callbacks.gradient_flow.every_n_steps=7"], ["+data.root=/b/Dogs"], ["inference.flip=true"],
+]  # fmt: skip
+
+
+def test_wandb_averages_the_runs_that_the_report_averages(tmp_path: Path) -> None:
+    """A seed of its own for each run, since of two with one seed the report counts the later alone."""
+    every = [[], *VARIANTS, *PLACED]
+    for i, overrides in enumerate(every):
+        write_run(tmp_path / str(i), overrides, seed=i)
+    made = sections(collect([tmp_path])[0])
+    page = {frozenset(group.runs) for section in made for group in section.groups}
+    wandb = defaultdict(set)
+    for i in range(len(every)):
+        wandb[columns(Run.open(tmp_path / str(i)).config)["setting"]].add(i)
+    assert page == {frozenset(seeds) for seeds in wandb.values()}
+    assert len(page) == len(VARIANTS)  # hem is the recipe itself, and what differs in its place is no setting
