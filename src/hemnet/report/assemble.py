@@ -99,10 +99,10 @@ def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
 
 
 def _slug(text: str, taken: set[str]) -> str:
-    """Return a name for files that none of ``taken`` is, and add it to them."""
+    """Return a name for files that none of ``taken`` is in any case, and add it to them in lower case."""
     stem = re.sub("[^0-9A-Za-z]", "_", text)[:100]
-    slug = next(name for i in count() if (name := f"{stem}_{i}" if i else stem) not in taken)
-    taken.add(slug)
+    slug = next(name for i in count() if (name := f"{stem}_{i}" if i else stem).lower() not in taken)
+    taken.add(slug.lower())
     return slug
 
 
