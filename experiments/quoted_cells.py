@@ -54,10 +54,15 @@ def number_of(match: re.Match[str]) -> Number:
 
 
 def agrees(shown: Number, known: Number) -> bool:
-    """Return whether a number is the other one, rounded to its digits, or a bound that it keeps."""
+    """Return whether a number is the other one, rounded to its digits, or a bound that it keeps.
+
+    What is a bound in the file is the same bound here.
+    """
+    if known.below:
+        return shown.below and shown.value == known.value
     if shown.below:
         return known.value <= shown.value
-    return abs(shown.value - known.value) <= 0.5 * shown.unit * (1 + 1e-9) and not known.below
+    return abs(shown.value - known.value) <= 0.5 * shown.unit * (1 + 1e-9)
 
 
 def read_source(text: str, header: Sequence[str]) -> Source:

@@ -320,6 +320,7 @@ def test_a_table_without_a_file_gives_its_reason(page) -> None:
         ("<0.001", "0.002", False),
         ("0.0005", "<0.001", False),
         ("<0.001", "<0.001", True),
+        ("<0.006", "<0.001", False),
     ],
 )
 def test_numbers_agree_to_the_digits_that_are_shown(shown: str, known: str, same: bool) -> None:
