@@ -172,12 +172,13 @@ def _describe(logger: Any, config: DictConfig) -> None:
     about = identity(config)
     config = redacted(config)
     nested: Any = OmegaConf.to_container(config)
+    described = nested | columns(config)
     if not hasattr(logger, "describe"):
-        logger.log_hyperparams(nested | columns(config))
+        logger.log_hyperparams(described)
         return
     group = about.sweep or about.experiment
     tags = [*about.tags(), *(["debug"] if debugging(config) else [])]
-    logger.describe(group=group, job_type=about.head, tags=tags, config=nested | columns(config))
+    logger.describe(group=group, job_type=about.head, tags=tags, config=described)
 
 
 def local_processes(config: DictConfig) -> int:
