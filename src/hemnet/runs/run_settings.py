@@ -53,8 +53,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
 def columns(config: DictConfig) -> dict[str, Any]:
     """Return columns for W&B's table of runs. Sweep and seed are missing: the configuration has them.
 
-    Runs are averaged by ``setting``: recipe, head, T, h, gradient mode and σ² in words, and six digits that
-    stand for all `settings`, so that runs which differ in any of them have another.
+    Runs are averaged by ``setting``: recipe, head, T, h, gradient mode and σ² in words, and six hexadecimal
+    digits that stand for all `settings`, so that runs which differ in any of them have another.
     """
     about = identity(config)
     em = {
