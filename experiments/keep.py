@@ -2,8 +2,8 @@
 
     python experiments/keep.py RUN_OR_FOLDER [RUN_OR_FOLDER ...] --to experiments/results/study_primary
 
-Per run: configuration, environment, metrics, result, what evaluations and measure.py found in its last
-checkpoint, and its figures where these show no photographs, since most data sets' may not be passed on.
+Per run: configuration, environment, metrics, result, what evaluations, measure.py and refit.py found in its
+last checkpoint, and its figures where these show no photographs, since most data sets' may not be passed on.
 Checkpoints stay. The paths of the run and of its data become ``<run>`` and ``<CamVid>`` (the class that reads
 the data), those of the program ``src/hemnet/train.py``, and others ``<elsewhere>/name``. What was kept of the
 same run before is replaced.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from over_runs import MEASURES, about_measures, over_runs, parser_of_runs
+from over_runs import ABOUT, MEASURES, REFIT, of_last, over_runs, parser_of_runs
 
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
@@ -76,9 +76,9 @@ def _require_same(run: Run, place: Path) -> None:
 def _files(run: Run) -> Iterator[tuple[str, Path]]:
     """Yield the files to keep, each with its name in the folder."""
     names = [*OWN]
-    if about_measures(run.path) is not None:
-        measured = (path for pattern in MEASURED for path in run.path.glob(pattern))
-        names += [str(path.relative_to(run.path)) for path in measured]
+    for path in (path for pattern in MEASURED for path in run.path.glob(pattern)):
+        if of_last(run.path, REFIT if path.name == REFIT else ABOUT) is not None:
+            names.append(str(path.relative_to(run.path)))
     for place in sorted((run.path / FOLDER).glob("*")):
         results = results_of(run.path, place.name)
         inner = {T: at_iterations(Path(FOLDER, place.name), T) for T in results}

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from e_step import COLUMNS, rows, squares
 from em_inputs import Given, at_layers
-from over_runs import MEASURES, over_runs, parser_of_runs
+from over_runs import ABOUT, MEASURES, over_runs, parser_of_runs
 
 from hemnet.errors import HemnetError
 from hemnet.runs.checkpoints import fingerprint
@@ -43,7 +43,7 @@ def measure(run: Run, images: int | None) -> bool:
     """
     place = run.path / MEASURES
     about: dict[str, Any] = {"checkpoint_sha256": fingerprint(run.checkpoint()), "images_asked": images}
-    if about["checkpoint_sha256"] is not None and read_json(place / "about.json").items() >= about.items():
+    if about["checkpoint_sha256"] is not None and read_json(place / ABOUT).items() >= about.items():
         return False
     total: dict[str, torch.Tensor] = {}
     courses: list[list[object]] = []
@@ -57,12 +57,12 @@ def measure(run: Run, images: int | None) -> bool:
     if not courses:
         raise HemnetError("no EM layer runs in evaluation, or the split has no image: leave the run out")
     place.mkdir(exist_ok=True)
-    (place / "about.json").unlink(missing_ok=True)  # it stands for whole tables, and those are replaced now
+    (place / ABOUT).unlink(missing_ok=True)  # it stands for whole tables, and those are replaced now
     longest = max(len(course) for course in courses) - 2
     write_table(place / "likelihood.csv", ["layer", "image", *(f"{t:02d}" for t in range(longest))], courses)
     norms = [[layer, *row] for layer, squares_T6 in total.items() for row in rows(squares_T6)]
     write_table(place / "e_step.csv", ["layer", "t", *COLUMNS], norms)
-    write_json(place / "about.json", about | {"images": count})
+    write_json(place / ABOUT, about | {"images": count})
     return True
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hemnet.errors import HemnetError
 from hemnet.runs.checkpoints import fingerprint
@@ -12,12 +13,14 @@ from hemnet.runs.run import Run
 from hemnet.storage.files import read_json
 
 MEASURES = "measures"
-"""The folder of a run with what measure.py found; its about.json says of which checkpoint and images."""
+"""The folder of a run with what measure.py and refit.py found."""
+ABOUT, REFIT = "about.json", "refit.json"
+"""What measure.py's tables are of, checkpoint and images; and what refit.py found, with its checkpoint."""
 
 
-def about_measures(run: Path) -> dict[str, object] | None:
-    """Return about.json of a run's measures; None if they are known to be of an earlier checkpoint."""
-    about = read_json(run / MEASURES / "about.json")
+def of_last(run: Path, name: str = ABOUT) -> dict[str, Any] | None:
+    """Return a JSON file of a run's measures; None if it is known to be of an earlier checkpoint."""
+    about = read_json(run / MEASURES / name)
     known = fingerprint(run / "checkpoints" / "last.ckpt")
     return about if known in (None, about.get("checkpoint_sha256")) else None
 

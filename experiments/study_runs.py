@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
-from over_runs import MEASURES, about_measures
+from over_runs import MEASURES, of_last
 from study_images import Counted, read_counts
 
 from hemnet.errors import HemnetError
@@ -156,7 +156,7 @@ class Finished:
         [] if there is none, if it is of some images only, which other runs' need not be, or if it is known to
         be of another checkpoint than the last.
         """
-        about = about_measures(self.run.path)
+        about = of_last(self.run.path)
         if about is None or about.get("images_asked"):
             return []
         rows = read_table(self.run.path / MEASURES / f"{name}.csv")
