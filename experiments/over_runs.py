@@ -16,6 +16,8 @@ MEASURES = "measures"
 """The folder of a run with what measure.py and refit.py found."""
 ABOUT, REFIT = "about.json", "refit.json"
 """What measure.py's tables are of, checkpoint and images; and what refit.py found, with its checkpoint."""
+REFIT_EPOCHS = 5
+"""How long refit.py trains in STUDY.md."""
 
 
 def of_last(run: Path, name: str = ABOUT) -> dict[str, Any] | None:

@@ -6,8 +6,8 @@ The layers after the EM layer have learned what its T_train iterations give. Wha
 to them, or it may be worse to segment by; either lowers the score. To tell which, the backbone, the EM layer
 and what lies between are held as the last checkpoint has them, in evaluation mode, and the layers after are
 trained for each T apart, T_train included, from their trained weights: on the batches of the epochs that
-would follow the run's last, the same for each T, with the run's loss, optimizer and schedule at a tenth of its
-learning rate.
+would follow the run's last, the same for each T, with the run's loss, optimizer and schedule at a tenth of
+its learning rate.
 
 ``RUN/measures/refit.json`` has ``val/miou`` of the whole validation split by T. Runs without an EM layer are
 left out, and those refitted already at the same checkpoint for these T and epochs.
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from over_runs import MEASURES, REFIT, over_runs, parser_of_runs
+from over_runs import MEASURES, REFIT, REFIT_EPOCHS, over_runs, parser_of_runs
 from torch import Tensor, nn
 
 from hemnet.config.build import build_data, build_evaluator, build_task, restore
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Refit every finished run with an EM layer."""
     parser = parser_of_runs(__doc__)
     parser.add_argument("--iterations", type=int, nargs="+", default=[1, 3, 6, 16], metavar="T")
-    parser.add_argument("--epochs", type=int, default=5, help="of the training photographs")
+    parser.add_argument("--epochs", type=int, default=REFIT_EPOCHS, help="of the training photographs")
     options = parser.parse_args(arguments)
     if options.epochs < 1 or min(options.iterations) < 0:
         parser.error("give --epochs 1 or more, and --iterations 0 or more")

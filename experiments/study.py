@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from study_measures import by_image, costs, entropies, over_split, planned, sharpened
+from study_explored import by_image, over_split, refits
+from study_measures import costs, entropies, planned, sharpened
 from study_plan import Contrast, Family, exploratory, plan
 from study_runs import Finished, Setting, members, read_runs, score
 from study_tables import Table, mean_and_interval, slug
@@ -115,6 +116,7 @@ def explored(controls: Sequence[Group], every: Sequence[Group]) -> Iterator[str 
         yield Table(slug(family.title), COMPARED, rows) if rows else "- not yet: no pair of runs has finished"
     yield from by_image(every)
     yield from over_split(of_hem(every))
+    yield from refits(of_hem(every))
 
 
 def on_depth(verdicts: Sequence[Outcome]) -> Iterator[str]:

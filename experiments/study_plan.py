@@ -1,10 +1,10 @@
 """Every test and control of STUDY.md as data: the two sides, the number of seeds, and the family."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from study_runs import Measure, Setting, evaluated_at, evenness, first_gain, score
+from study_runs import Finished, Measure, Setting, evaluated_at, evenness, first_gain, refitted_at, score
 
 
 class Contrast(NamedTuple):
@@ -39,9 +39,15 @@ class Family(NamedTuple):
         return {setting for contrast in self.contrasts for setting in contrast[:2]}
 
 
-def at_iterations(setting: Setting, T: int, claimed: int, trained: int) -> Contrast:
+def at_iterations(
+    setting: Setting,
+    T: int,
+    claimed: int,
+    trained: int,
+    measure: Callable[[int, Finished], float | None] = evaluated_at,
+) -> Contrast:
     """Return the contrast of an evaluation at T with one at the T of training."""
-    measures = partial(evaluated_at, T), partial(evaluated_at, trained)
+    measures = partial(measure, T), partial(measure, trained)
     return Contrast(setting, setting, claimed, *measures, f"{setting}: T_eval = {T} against {trained}")
 
 
@@ -100,6 +106,9 @@ def exploratory() -> list[Family]:
         ]),
         Family("Evenness of the gradient's shares at many iterations", 3, [
             Contrast(Setting(T=T), Setting(T=T, h=0.0), 1, evenness) for T in (8, 16)
+        ]),
+        Family("T_eval with the layers after EM trained for it", 8, [
+            at_iterations(half, T, 0, 3, refitted_at) for T in (1, 6, 16)
         ]),
         Family("Moving average corrected for h", 3, [
             *(Contrast(setting, Setting(T=8, h=0.0), claimed=0) for setting in corrected),

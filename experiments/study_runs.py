@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
-from over_runs import MEASURES, of_last
+from over_runs import MEASURES, REFIT, REFIT_EPOCHS, of_last
 from study_images import Counted, read_counts
 
 from hemnet.errors import HemnetError
@@ -162,6 +162,13 @@ class Finished:
         rows = read_table(self.run.path / MEASURES / f"{name}.csv")
         return [row for row in rows if "layer" not in row]
 
+    @cached_property
+    def refitted(self) -> dict[int, float]:
+        """`val/miou` by T, with the layers after EM trained for it by refit.py; {} if it was not run."""
+        found = of_last(self.run.path, REFIT) or {}
+        scores = found.get("val/miou", {}) if found.get("epochs") == REFIT_EPOCHS else {}
+        return {int(T): score for T, score in scores.items()}
+
 
 Measure = Callable[[Finished], float | None]
 
@@ -174,6 +181,11 @@ def score(run: Finished) -> float | None:
 def evaluated_at(T: int, run: Finished) -> float | None:
     """Return `val/miou` with T iterations in evaluation."""
     return run.evaluated.get(T)
+
+
+def refitted_at(T: int, run: Finished) -> float | None:
+    """Return `val/miou` with T iterations and the layers after them trained for it."""
+    return run.refitted.get(T)
 
 
 def evenness(run: Finished, tenth: str = "last") -> float | None:

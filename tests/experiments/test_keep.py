@@ -113,7 +113,15 @@ def test_what_was_found_in_another_checkpoint_is_not_kept(tmp_path: Path) -> Non
     result = run / "evaluation" / "last" / "result.json"
     write_json(result, read_json(result) | about)
     write_json(run / "measures" / "about.json", about)
-    assert found <= kept(tmp_path, run).keys()
+    write_json(run / "measures" / "refit.json", {"checkpoint_sha256": "0" * 64})
+    files = kept(tmp_path, run)
+    assert found <= files.keys()
+    assert "hem/measures/refit.json" not in files
+    write_json(run / "measures" / "refit.json", about)
+    (run / "measures" / "about.json").unlink()
+    files = kept(tmp_path, run)
+    assert "hem/measures/refit.json" in files
+    assert "hem/measures/e_step.csv" not in files
 
 
 def test_pixels_by_image_are_kept_of_the_runs_own_iterations(tmp_path: Path) -> None:
