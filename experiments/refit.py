@@ -23,6 +23,7 @@ from over_runs import MEASURES, REFIT, REFIT_EPOCHS, over_runs, parser_of_runs
 from torch import Tensor, nn
 
 from hemnet.config.build import build_data, build_evaluator, build_task, restore
+from hemnet.config.command_line import log_to_terminal
 from hemnet.data import IGNORE_INDEX, Batch, SegmentationData
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
@@ -138,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int, nargs="+", default=[1, 3, 6, 16], metavar="T")
     parser.add_argument("--epochs", type=int, default=REFIT_EPOCHS, help="of the training photographs")
     options = parser.parse_args(arguments)
+    log_to_terminal()
     if options.epochs < 1 or min(options.iterations) < 0:
         parser.error("give --epochs 1 or more, and --iterations 0 or more")
 

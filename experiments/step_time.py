@@ -1,0 +1,74 @@
+"""Times of a training step of CamVid recipes over that of the first one, interleaved: the cost of STUDY.md.
+
+    OMP_NUM_THREADS=1 python experiments/step_time.py RECIPE [RECIPE ...] [--seconds 90] --to FOLDER
+
+A step is the forward pass of a batch of the recipe's crops, loss, backward pass and optimizer step, on noise,
+from random weights; reading images is left out. Time is processor time, which other work on the machine moves
+less than the clock. FOLDER gets step_time.csv, medians with the median and quartiles of the ratios within the
+rounds, and step_time.json, every round with the machine.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hemnet.bench.timing import Budget, interleave, paired
+from hemnet.config.build import build_network, build_task
+from hemnet.config.compose import load
+from hemnet.data import CAMVID, IGNORE_INDEX
+from hemnet.runs.provenance import device_name
+from hemnet.storage.files import write_json, write_table
+
+SHOWN = ("recipe", "median s", "over the first", "quartiles", "rounds")
+ROUNDS = 50
+
+
+def step_of(recipe: str) -> Callable[[], None]:
+    """Return a function that takes one training step of a recipe."""
+    config = load([f"experiment={recipe}"])
+    torch.manual_seed(0)
+    task = build_task(config, build_network(config, CAMVID.num_classes, pretrained=False), CAMVID)
+    network = task.network.train()
+    optimizer, _ = task.optimization.build(network, 10_000)
+    size = config.data.train_transform.crop_size
+    image_BCHW = torch.randn(config.data.batch_size, 3, *size).contiguous(memory_format=task.memory_format)
+    mask_BHW = torch.randint(CAMVID.num_classes, (config.data.batch_size, *size), dtype=torch.uint8)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        output = network(image_BCHW, (size[0], size[1]))
+        [loss] = task.training_loss.evaluate([output.logits], mask_BHW, IGNORE_INDEX)
+        loss.part.backward()
+        optimizer.step()
+
+    return step
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Time the recipes, print the table and write it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE")
+    parser.add_argument("--seconds", type=float, default=90, help="in all; at least five rounds are made")
+    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    steps = [step_of(recipe) for recipe in options.recipes]
+    budget = Budget(options.seconds, ROUNDS)
+    times = interleave(steps, torch.device("cpu"), budget, time.process_time)
+    rows = []
+    for recipe, own in zip(options.recipes, times, strict=True):
+        ratio = paired(own, times[0])
+        quartiles = f"{ratio.low:.3f} to {ratio.high:.3f}"
+        rows.append([recipe, f"{np.median(own):.3f}", f"{ratio.median:.3f}", quartiles, len(own)])
+    print("\n".join(f"| {' | '.join(map(str, row))} |" for row in (SHOWN, *rows)))
+    about = {"processor": device_name("cpu"), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    write_table(options.to / "step_time.csv", SHOWN, rows)
+    seconds = dict(zip(options.recipes, times, strict=True))
+    write_json(options.to / "step_time.json", about | {"clock": "process_time", "seconds": seconds})
+
+
+if __name__ == "__main__":
+    main()
