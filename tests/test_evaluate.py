@@ -254,6 +254,43 @@ def test_other_images_at_another_root_have_a_folder_of_their_own(
     assert "last; 5 images of the val split of camvid" in capsys.readouterr().out
 
 
+def test_the_first_evaluation_may_be_of_other_images(run_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    root = write_camvid(tmp_path / "other" / "camvid", {"train": 4, "val": VAL}, (48, 64))
+    for path in (root / "valannot").iterdir():
+        Image.fromarray(np.full((48, 64), 7, np.uint8)).save(path)
+    own, other = json.loads((copy / "result.json").read_text()), [f"data.root={root}"]
+    evaluate(copy, "last", other, iterations=[1, 2], worst=0)
+    assert [place.name.startswith("last-data-") for place in (copy / "evaluation").iterdir()] == [True]
+    assert results_of(copy) == {}
+    [place] = (copy / "evaluation").iterdir()
+    assert results_of(copy, place.name).keys() == {1, 2}
+    evaluate(copy, "last", other, output=tmp_path / "chosen", worst=0)
+    assert (tmp_path / "chosen" / "result.json").is_file()
+    evaluate(copy, "last", [], worst=0)
+    assert results_of(copy)[None]["metrics"]["val/miou"] == pytest.approx(own["metrics"]["val/miou"])
+    (copy / "result.json").write_text(json.dumps(own | {"labelled_pixels": None}))  # of an older version
+    shutil.rmtree(copy / "evaluation")
+    evaluate(copy, "last", other, worst=0)
+    assert results_of(copy).keys() == {None}
+
+
+def test_results_of_something_else_than_their_folder_says_are_left_out(run_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    evaluate(copy, "last", [], iterations=[1, 2, 3], worst=0)
+    (copy / "checkpoints" / "last.ckpt").unlink()  # as in runs whose small files alone are kept
+    path = copy / "evaluation/last/T2/result.json"
+    before = json.loads(path.read_text())
+    for change in (
+        {"checkpoint": "best"}, {"settings": ["flip"]}, {"changes": {"data.val.split": "train"}},
+        {"changes": 3}, {"checkpoint_sha256": "0" * 64},
+    ):  # fmt: skip
+        path.write_text(json.dumps(before | change))
+        assert results_of(copy).keys() == {1, 3}, change
+    path.write_text(json.dumps(before))
+    assert results_of(copy).keys() == {1, 2, 3}
+
+
 def test_an_evaluation_or_submission_of_another_origin_is_not_overwritten(
     run_dir: Path, tmp_path: Path
 ) -> None:

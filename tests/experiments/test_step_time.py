@@ -34,7 +34,8 @@ def test_rounds_and_ratios(tmp_path: Path, monkeypatch, capsys) -> None:
 
 def test_a_step_trains(monkeypatch) -> None:
     small = ["model/backbone=resnet18", "model.backbone.width=4", "model.head.channels=8",
-             "data.batch_size=2", "model.head.num_components=4", "data.train_transform.crop_size=[32,64]"]  # fmt: skip
+             "data.batch_size=2", "model.head.num_components=4",
+             "data.train_transform.crop_size=[32,64]"]  # fmt: skip
     monkeypatch.setattr(step_time, "load", lambda overrides: compose([*overrides, *small]))
     made = []
     build = step_time.build_task

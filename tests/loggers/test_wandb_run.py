@@ -141,9 +141,7 @@ def test_a_run_is_described(tmp_path: Path) -> None:
     found = config(run)
     columns = {"experiment": "camvid_hem_cpu", "head": "hem", "T": 4, "h": 0.3, "seed": 7, "sweep": "depths"}
     assert found.items() >= columns.items()
-    assert re.fullmatch(
-        r"camvid_hem_cpu: hem, T=4, h=0\.3, gradient=unrolled \([0-9a-f]{6}\)", found["setting"]
-    )
+    assert re.fullmatch(r"CamVid: hem, T=4, h=0\.3, gradient=unrolled \([0-9a-f]{6}\)", found["setting"])
     assert found["model"]["head"]["highway_scale"] == 0.3
     assert found["data"]["train_transform"]["crop_size"] == [240, 320]
 

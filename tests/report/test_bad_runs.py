@@ -61,7 +61,7 @@ def test_a_damaged_evaluation_does_not_take_its_run_along(tmp_path: Path, metric
 
 def test_a_name_that_is_a_number_is_a_name(tmp_path: Path) -> None:
     write_run(tmp_path / "runs/a", (*HEM, "name=12"))
-    write_run(tmp_path / "runs/b", (*HEM, "name=x"))
+    write_run(tmp_path / "runs/b", (*HEM, "name=x", "trainer.max_epochs=7"))
     write_report([tmp_path / "runs"], tmp_path / "report")
     assert {row["recipe"] for row in table_of(tmp_path / "report", "leaderboard")} == {"12", "x"}
 

@@ -105,10 +105,26 @@ def test_options_of_the_usual_gradient_mode_make_variants(tmp_path: Path, mode: 
     assert {float(score) for score in scores} == {0.6, 0.7}
 
 
+def test_a_setting_that_two_recipes_have_is_one_and_is_compared_with_the_others(tmp_path: Path) -> None:
+    for seed in range(4):
+        name = "x_em" if seed == 0 else "x_hem"
+        write_run(tmp_path / f"runs/em{seed}", (*EM, f"name={name}"), seed=seed, miou=0.4 + 0.1 * seed)
+        write_run(tmp_path / f"runs/hem{seed}", (*HEM, "name=x_hem"), seed=seed, miou=0.5 + 0.1 * seed)
+    write_run(tmp_path / "runs/short", (*EM, "name=x_hem", "conclusive=false"), seed=9, miou=0.9)
+    write_run(tmp_path / "runs/other", (*EM, "name=x_hem", "optim.power=2"), seed=9, miou=0.8)
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    rows = [(row["recipe"], row["seeds"]) for row in table_of(tmp_path / "report", "leaderboard")]
+    whole = [("x_hem", "4"), ("x_em, x_hem", "4")]
+    assert sorted(rows) == sorted([*whole, ("x_hem (not conclusive)", "1"), ("x_hem", "1")])
+    [compared] = table_of(tmp_path / "report", "x_hem_miou_vs_iterations")
+    assert float(compared["difference"]) == pytest.approx(0.1)
+    assert ", with x_em" in (tmp_path / "report" / "index.html").read_text("utf-8")
+
+
 def test_recipes_and_variants_with_one_name_have_files_of_their_own(tmp_path: Path) -> None:
     for head, score in ((EM, 0.1), (HEM, 0.2)):
         for name, variance, of in (("x", 1.0, 0.0), ("x", 2.0, 0.1), ("x_v1", 1.0, 0.6)):
-            changed = (*head, f"name={name}", f"model.head.variance={variance}")
+            changed = (*head, f"name={name}", f"model.head.variance={variance}", f"optim.power={len(name)}")
             write_run(tmp_path / f"runs/{name}{variance}{score}", changed, miou=score + of)
     write_report([tmp_path / "runs"], tmp_path / "report")
     tables = sorted((tmp_path / "report/tables").glob("*_miou_vs_iterations.csv"))

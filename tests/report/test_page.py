@@ -46,12 +46,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_leaderboard_stands_first_by_score_with_names_of_recipes(tmp_path: Path) -> None:
-    scored(tmp_path / "runs/a b#1", 0.5, 0.7, 0.6, recipe="one")
+    scored(tmp_path / "runs/a b#1", 0.5, 0.7, 0.6, recipe="one", **{"optim.power": 1})
     scored(tmp_path / "runs/em", 0.8, recipe="two", overrides=EM)
     (tmp_path / "runs/em/s0/figures").mkdir()
     (tmp_path / "runs/em/s0/figures/learning_curves.png").touch()
     scored(tmp_path / "runs/hem", 0.3, None, recipe="two")
-    scored(tmp_path / "runs/none", None, recipe="three")
+    scored(tmp_path / "runs/none", None, recipe="three", **{"optim.power": 3})
     write_report([tmp_path / "runs"], tmp_path / "elsewhere/report")
     out = tmp_path / "elsewhere/report"
     rows = table_of(out, "leaderboard")
@@ -110,8 +110,8 @@ def test_a_setting_is_what_differs_within_its_recipe(tmp_path: Path) -> None:
 
 def test_a_score_that_may_mean_little_says_so(tmp_path: Path) -> None:
     scored(tmp_path / "short", 0.9, recipe="short", conclusive=False)
-    scored(tmp_path / "odd", 0.8, recipe="odd")
-    scored(tmp_path / "good", 0.7, recipe="good")
+    scored(tmp_path / "odd", 0.8, recipe="odd", **{"optim.power": 1})
+    scored(tmp_path / "good", 0.7, recipe="good", **{"optim.power": 2})
     result = tmp_path / "odd/s0/result.json"
     result.write_text(json.dumps(json.loads(result.read_text()) | {"warnings": ["one class alone"]}))
     write_report([tmp_path], tmp_path / "report")

@@ -430,7 +430,7 @@ def test_nothing_is_supported_by_two_seeds_or_by_a_recipe_that_says_it_tells_not
 def test_recipes_of_alike_names_have_files_of_their_own(tmp_path: Path) -> None:
     for i, name in enumerate(("A b", "a_b", "日本")):
         for T in (1, 3):
-            keys = {"name": name, "model.head.iterations": T}
+            keys = {"name": name, "model.head.iterations": T, "optim.power": i}
             write_run(tmp_path / "runs" / f"{i} {T}", HEM, miou=0.2 + 0.1 * i, keys=keys)
     write_report([tmp_path / "runs"], tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text("utf-8")

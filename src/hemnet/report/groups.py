@@ -1,11 +1,12 @@
 """Which runs are averaged and which are compared, decided by their whole configurations.
 
 Runs that differ only in the seed are a group. Groups that differ only in the head are a section: the same
-recipe, budget and way to train. Nothing is compared across sections.
+data, budget and way to train. Names of recipes part nothing: a recipe that sets another head in a recipe, as
+camvid_lite_em does in camvid_lite_hem, is compared with it. Nothing is compared across sections.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,6 +53,11 @@ class Group:
     runs: dict[int, Record] = field(default_factory=dict)
     lost: list[Record] = field(default_factory=list)
 
+    @property
+    def recipes(self) -> list[str]:
+        """The names of the recipes of its finished runs."""
+        return sorted({run.identity.experiment for run in self.runs.values()})
+
     def by_seed(self, metric: str = "val/miou") -> dict[int, float]:
         """Return a final score of each seed; NaN where a run has none."""
         return {seed: run.scores.get(metric, float("nan")) for seed, run in sorted(self.runs.items())}
@@ -88,7 +94,7 @@ class Section:
     """Groups that may be compared.
 
     Attributes:
-        experiment: the recipe.
+        experiment: the recipe of most of its runs; of several with as many, the first by name.
         settings: all that its groups share.
         groups: those with a finished run.
         label: text that identifies the section within its experiment; "" if it is the only one.
@@ -101,13 +107,15 @@ class Section:
 
     @property
     def title(self) -> str:
-        """Experiment and label."""
-        return f"{self.experiment} ({self.label})" if self.label else self.experiment
+        """Experiment and label, and the further recipes of its runs."""
+        others = sorted({name for group in self.groups for name in group.recipes} - {self.experiment})
+        title = f"{self.experiment} ({self.label})" if self.label else self.experiment
+        return f"{title}, with {', '.join(others)}" if others else title
 
     @property
     def conclusive(self) -> bool:
         """Whether the scores tell anything, by the key ``conclusive`` of its runs; older runs have none."""
-        return all(run.config.get("conclusive") is not False for run in self.runs)
+        return all(map(_conclusive, self.runs))
 
     @property
     def runs(self) -> list[Record]:
@@ -116,17 +124,18 @@ class Section:
 
 
 def sections(records: Sequence[Record]) -> list[Section]:
-    """Sort records into sections of groups, by experiment; of two runs with one seed in a group, the later
-    one counts.
+    """Sort records into sections of groups; of two runs with one seed in a group, the later one counts.
+
+    Runs whose recipe says that their scores tell nothing are in sections of their own.
     """
-    found: dict[tuple[str, frozenset[tuple[str, str]]], dict[Any, Group]] = defaultdict(dict)
+    found: dict[tuple[bool, frozenset[tuple[str, str]]], dict[Any, Group]] = defaultdict(dict)
     ordered = sorted(records, key=lambda r: (_started(r), str(r.path)))
     for record, own in zip(ordered, _settings_of(ordered), strict=True):
         shared = frozenset((k, v) for k, v in own.items() if not k.startswith(HEAD))
         who = record.identity
         rest = {k: v for k, v in own.items() if k.startswith(HEAD) and k not in DIMENSIONS}
         key = (who.head, who.iterations, who.highway_scale, who.gradient, frozenset(rest.items()))
-        group = found[who.experiment, shared].setdefault(key, Group(*key[:4], rest))
+        group = found[_conclusive(record), shared].setdefault(key, Group(*key[:4], rest))
         if record.status != "finished":
             group.lost.append(record)
             continue
@@ -134,10 +143,11 @@ def sections(records: Sequence[Record]) -> list[Section]:
             earlier.superseded = True
         group.runs[who.seed] = record
     made = [
-        Section(experiment, dict(shared), sorted((g for g in groups.values() if g.runs), key=_order))
-        for (experiment, shared), groups in found.items()
+        Section(_recipe(own), dict(shared), sorted(own, key=_order))
+        for (_, shared), groups in found.items()
+        if (own := [group for group in groups.values() if group.runs])
     ]
-    made = sorted((s for s in made if s.groups), key=lambda s: (s.experiment, -len(s.runs)))
+    made = sorted(made, key=lambda s: (s.experiment, -len(s.runs)))
     for _, members in groupby(made, lambda section: section.experiment):
         mine = list(members)
         for section, label in zip(mine, labels([each.settings for each in mine]), strict=True):
@@ -147,6 +157,15 @@ def sections(records: Sequence[Record]) -> list[Section]:
         for group, label in zip(section.groups, told, strict=True):
             group.label = label
     return made
+
+
+def _conclusive(record: Record) -> bool:
+    return record.config.get("conclusive") is not False
+
+
+def _recipe(groups: Sequence[Group]) -> str:
+    counts = Counter(run.identity.experiment for group in groups for run in group.runs.values())
+    return min(counts, key=lambda name: (-counts[name], name))
 
 
 def _started(record: Record) -> datetime:
@@ -165,10 +184,7 @@ def _settings_of(records: Sequence[Record]) -> list[dict[str, str]]:
     """
     every = [dict(record.settings) for record in records]
     pixels = [str(record.result.get("labelled_pixels") or "") for record in records]
-    sides = [
-        (record.identity.experiment, *sorted(item for item in own.items() if not item[0].startswith(HEAD)))
-        for record, own in zip(records, every, strict=True)
-    ]
+    sides = [tuple(sorted(item for item in own.items() if not item[0].startswith(HEAD))) for own in every]
     seen: dict[Any, set[str]] = defaultdict(set)
     for side, counts in zip(sides, pixels, strict=True):
         seen[side] |= {counts} - {""}

@@ -7,16 +7,17 @@ of one evaluation, and the same files in T<n>/ for one with n EM iterations. NAM
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hemnet.runs.checkpoints import fingerprint
-from hemnet.runs.outputs import Origin
+from hemnet.runs.outputs import Origin, output_name
 from hemnet.runs.run import RESULT
 from hemnet.storage.files import read_json, write_table
 
-FOLDER = "evaluation"
+FOLDER, OTHER_DATA = "evaluation", "-data-"
 COUNTS = ("image", "class", "intersection", "union", "pixels")
 """The columns of counts.csv: a row for each class that an image's truth or prediction has, in pixels.
 
@@ -32,27 +33,44 @@ def at_iterations(folder: Path, iterations: int | None) -> Path:
 def read_results(folder: Path, checkpoint: Path) -> dict[int | None, dict[str, Any]]:
     """Return the result.json of each evaluation in a folder, by T; key None has the T of the run.
 
-    Results whose checkpoint had another hash than ``checkpoint`` has are left out. If no hash is
-    recorded there, all results are returned.
+    Results whose checkpoint had another hash than ``checkpoint`` has are left out, and without a hash there,
+    those that have another than most results in the folder.
     """
     depths = sorted(int(path.name[1:]) for path in folder.glob("T*") if path.name[1:].isdecimal())
-    found = {T: read_json(at_iterations(folder, T) / RESULT) for T in (None, *depths)}
-    known = fingerprint(checkpoint)
-    return {
-        T: result for T, result in found.items()
+    every = {T: read_json(at_iterations(folder, T) / RESULT) for T in (None, *depths)}
+    found = {
+        T: result
+        for T, result in every.items()
         if isinstance(metrics := result.get("metrics"), dict) and metrics
-        and known in (None, result.get("checkpoint_sha256"))
-    }  # fmt: skip
+    }
+    hashes = Counter(digest for result in found.values() if (digest := result.get("checkpoint_sha256")))
+    most = hashes.most_common(1)[0][0] if hashes else None
+    known = fingerprint(checkpoint) or most
+    return {T: result for T, result in found.items() if known in (None, result.get("checkpoint_sha256"))}
+
+
+def _is_own(result: dict[str, Any], folder: str) -> bool:
+    """Return whether a result.json is of what its folder is named for, as far as it says."""
+    if not {"checkpoint", "settings", "changes"} <= result.keys():
+        return True  # of an older version
+    try:
+        name = output_name(result["checkpoint"], result["settings"], result["changes"])
+    except (TypeError, ValueError, AttributeError):
+        return False
+    return folder in (name, f"{name}{OTHER_DATA}{result.get('data', {}).get('sha256', '')[:8]}")
 
 
 def results_of(run: Path, name: str = "last") -> dict[int | None, dict[str, Any]]:
     """Return what `read_results` does of one folder of a run directory's evaluations.
 
+    Results of something else than the folder is named for, such as of other inference options, are left out.
+
     Args:
         run: the run directory.
         name: the folder's, see `hemnet.runs.outputs.output_name`; by default the plain evaluation.
     """
-    return read_results(run / FOLDER / name, run / "checkpoints" / f"{name.partition('-')[0]}.ckpt")
+    found = read_results(run / FOLDER / name, run / "checkpoints" / f"{name.partition('-')[0]}.ckpt")
+    return {T: result for T, result in found.items() if _is_own(result, name)}
 
 
 def require_own(folder: Path, origin: Origin) -> None:
@@ -73,16 +91,16 @@ def digest_of(names: Iterable[str], pixels: Iterable[int]) -> dict[str, Any]:
     return {"images": len(ordered), "sha256": digest}
 
 
-def folder_for(folder: Path, data: dict[str, Any]) -> Path:
+def folder_for(folder: Path, data: dict[str, Any], *, others: bool = False) -> Path:
     """Return the folder for an evaluation on these images, see `digest_of`.
 
-    It is ``folder``, unless that has an evaluation on other images, such as those at another ``data.root``:
-    then its name is followed by the hash.
+    It is ``folder``, unless these are known to be ``others`` than those of the run, such as those at another
+    ``data.root``, or it has an evaluation on other images: then its name is followed by the hash.
     """
     for _, found in _held(folder):
-        if found.get("data", data) != data or found.get("images", data["images"]) != data["images"]:
-            return folder.with_name(f"{folder.name}-data-{data['sha256'][:8]}")
-    return folder
+        others |= found.get("data", data) != data or found.get("images", data["images"]) != data["images"]
+    end = f"{OTHER_DATA}{data['sha256'][:8]}"
+    return folder.with_name(folder.name + end) if others and not folder.name.endswith(end) else folder
 
 
 def _held(folder: Path) -> list[tuple[Path, dict[str, Any]]]:

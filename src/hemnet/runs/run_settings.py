@@ -53,8 +53,9 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
 def columns(config: DictConfig) -> dict[str, Any]:
     """Return columns for W&B's table of runs. Sweep and seed are missing: the configuration has them.
 
-    Runs are averaged by ``setting``: recipe, head, T, h, gradient mode and σ² in words, and six hexadecimal
-    digits that stand for all `settings`, so that runs which differ in any of them have another.
+    Runs are averaged by ``setting``: data, head, T, h, gradient mode and σ² in words, and six hexadecimal
+    digits that stand for all `settings`, so that runs which differ in any of them have another. The data are
+    named by the class that reads them, since a folder's name may be a secret.
     """
     about = identity(config)
     em = {
@@ -65,8 +66,10 @@ def columns(config: DictConfig) -> dict[str, Any]:
     }
     told = ", ".join([about.head, *(f"{name}={value}" for name, value in em.items() if value is not None)])
     every: Any = OmegaConf.to_container(config, resolve=True)
-    digits = hashlib.sha256(repr(sorted(settings(every).items())).encode()).hexdigest()[:6]
-    setting = f"{about.experiment}: {told} ({digits})"
+    own = settings(every)
+    digits = hashlib.sha256(repr(sorted(own.items())).encode()).hexdigest()[:6]
+    data = own.get("data.val._target_", "data").rpartition(".")[2]
+    setting = f"{data}: {told} ({digits})"
     return {"experiment": about.experiment, "setting": setting, "head": about.head, **em}
 
 

@@ -35,7 +35,8 @@ from hemnet.runs.evaluations import (
     require_own,
     write_iterations,
 )
-from hemnet.runs.outputs import Origin
+from hemnet.runs.identity import debugging
+from hemnet.runs.outputs import READER, Origin
 from hemnet.runs.provenance import device_name
 from hemnet.runs.run import Checkpoint, Run
 
@@ -93,7 +94,8 @@ def evaluate(
     labels = LabelCheck()
     trainer = build_evaluator(config, [record, *([labels] if labelled else [])])
     about = origin.record() | {"overrides": list(assignments), "inference": asdict(inference)}
-    report = _Report(place, about | {"device": device_name(config.trainer.accelerator)}, spec)
+    about |= {"device": device_name(config.trainer.accelerator)}
+    report = _Report(place, about, spec, [] if output else _pixels(run, origin))
     found: dict[int | None, dict[str, float]] = {}
     counts: Sequence[int | None] = iterations or [None]
     for count in counts:
@@ -120,20 +122,23 @@ class _Report:
         place: the folder; once images are known, possibly one beside it, see `folder_for`.
         about: what every result.json of it says.
         spec: the classes.
+        pixels: the labelled pixels of each class in the run's own validation split; [] if it did not say.
         title: of figures, and on the terminal.
     """
 
     place: Path
     about: dict[str, Any]
     spec: DatasetSpec
+    pixels: Sequence[int]
     title: str = ""
 
     def write(
         self, count: int | None, record: EvaluationRecord, result: dict[str, Any], warnings: Sequence[str]
     ) -> None:
         """Write the files of the evaluation with ``count`` iterations; None is the T of the run."""
-        images = digest_of([score.name for score in record.images], record.matrix.sum(1))
-        self.place = folder_for(self.place, images)
+        pixels = record.matrix.sum(1).tolist()
+        images = digest_of([score.name for score in record.images], pixels)
+        self.place = folder_for(self.place, images, others=bool(self.pixels) and self.pixels != pixels)
         result = self.about | {"iterations_eval": count, "images": images["images"], "data": images} | result
         if warnings:
             result["warnings"] = list(warnings)
@@ -151,6 +156,15 @@ class _Report:
         elif found:
             print_sweep(found, self.title)
         print(f"written to {self.place}")
+
+
+def _pixels(run: Run, origin: Origin) -> list[int]:
+    """Return the labelled pixels by class of the split that a run was scored on; [] if that tells nothing.
+
+    It does not if the folder's name says that the images are others, or if the run was scored on some only.
+    """
+    named = any(key.startswith(READER) for key in origin.changes)
+    return [] if named or debugging(run.config) else [*(run.result.get("labelled_pixels") or {}).values()]
 
 
 def _has_labels(data: SegmentationData, submission: Path | None) -> bool:

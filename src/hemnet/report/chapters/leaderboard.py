@@ -18,7 +18,7 @@ VALIDATION = "data.val"
 """The node of the images that a score is of: scores of others stand in a table of their own."""
 TITLE = "Leaderboard"
 ABOUT = (
-    "A row per setting of a recipe, by the mean over its seeds. Rows are not tested against each other, and "
+    "A row per setting, by the mean over its seeds. Rows are not tested against each other, and "
     "settings of different recipes may differ in more than their names say: comparisons follow below. "
     "Where many keys differ, a row leaves out those in which it has the most common value."
 )
@@ -70,12 +70,17 @@ def _names(by_data: Iterable[frozenset[tuple[str, str]]]) -> list[str]:
 def _rows(entries: Sequence[Entry], folder: Path) -> list[tuple[float, list[Cell]]]:
     """Return the mean score and the row of each setting; without a score, it counts as below all others."""
     found: list[tuple[float, list[Cell]]] = []
-    for recipe, members in groupby(entries, lambda entry: entry[0].experiment):
+    for _, members in groupby(entries, lambda entry: entry[0].experiment):
         mine = list(members)
         told = group_labels([g for _, g in mine], [{**g.rest, **section.settings} for section, g in mine])
         for (section, group), setting in zip(mine, told, strict=True):
             score = group.score()
-            row: list[Cell] = [recipe + _doubt(section, group), setting, score, score.n if score else 0]
+            row: list[Cell] = [
+                ", ".join(group.recipes) + _doubt(section, group),
+                setting,
+                score,
+                score.n if score else 0,
+            ]
             row += [_mean(group, "seconds", 60), _mean(group, "steps"), _links(group, folder)]
             found.append((score.mean if score else -1.0, row))
     return found
