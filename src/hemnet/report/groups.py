@@ -143,9 +143,9 @@ def sections(records: Sequence[Record]) -> list[Section]:
             earlier.superseded = True
         group.runs[who.seed] = record
     made = [
-        Section(_recipe(own), dict(shared), sorted(own, key=_order))
+        Section(_recipe(kept), dict(shared), sorted(kept, key=_order))
         for (_, shared), groups in found.items()
-        if (own := [group for group in groups.values() if group.runs])
+        if (kept := [group for group in groups.values() if group.runs])
     ]
     made = sorted(made, key=lambda s: (s.experiment, -len(s.runs)))
     for _, members in groupby(made, lambda section: section.experiment):
