@@ -126,11 +126,27 @@ def test_columns_of_links_are_left_out() -> None:
     assert "curves" not in tex
 
 
+def test_a_caption_says_what_the_marks_and_numbers_of_cells_mean() -> None:
+    def legend(*ns: int, heading: str = "mIoU", bounds: tuple[float, float] = (0, 1)) -> str:
+        rows = [[Estimate(0.5, None if n == 1 else 0.125, n, bounds), n] for n in ns]
+        table = Table("a", "Scores.", [Column("mIoU"), Column(heading)], rows)
+        assert ("(n=3)" in table.tex()) == ("unless" in table.legend)
+        return table.legend.removeprefix("Scores.").strip()
+
+    spread = "± Half the width of the 95% t-interval over seeds"
+    assert legend(1, 1) == ""
+    assert legend(8, 8) == f"{spread}."
+    assert legend(8, 3, 8) == f"{spread}; n = 8 unless a cell says otherwise."
+    assert legend(8, 1, 1, 3, 8) == f"{spread}; n = 8 unless a cell says otherwise."
+    assert legend(8, 3, heading="seeds") == f"{spread}."
+    assert legend(8, 8, bounds=(0.4, 1)).startswith("† A 95% interval that is cut")
+
+
 AWKWARD = [
     "[void]", "*", "\x1f[a]", " *b", "--sweep", "---", "``a''", "?`", "!`",
     "日本", "a\nb\tc", "\x1b[31m", "\u200b", "e\u0301", "\u0301", "$", "\\", "%",
     "{", "}", "^^41", "\\end{document}", "#", "''", ",,", "🙂", "\ufeffa", "-5", "°²",
-    "--5", "1e-5", "σ²", "η⁻", "$²", "µ", "ﬁ", "ấ",
+    "--5", "1e-5", "σ²", "η⁻", "√C", "$²", "µ", "ﬁ", "ấ",
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from hemnet.report.write import write_report
 
-WIDTHS = (390, 900, 1280, 1920)
+WIDTHS = (390, 900, 1280, 1920, 2560)
 EM, HEM = ("model/head=em",), ("model/head=hem",)
 
 
@@ -64,7 +64,7 @@ def test_the_leaderboard_stands_first_by_score_with_names_of_recipes(tmp_path: P
     text = page_of(out).text
     assert text.index("Leaderboard") < text.index("0.600 ± 0.248") < text.rindex("In words")
     links = re.findall(
-        r'<td><a href="([^"]*)">0</a> <a href="([^"]*)">1</a>', (out / "index.html").read_text()
+        r'<td class="links"><a href="([^"]*)">0</a> <a href="([^"]*)">1</a>', (out / "index.html").read_text()
     )
     runs = [out / urllib.parse.unquote(address) for address in links[0]]
     assert [run.resolve() for run in runs] == [tmp_path / f"runs/a b#1/s{seed}" for seed in (0, 1)]
@@ -80,6 +80,24 @@ def test_scores_on_other_images_stand_in_tables_of_their_own(tmp_path: Path) -> 
     boards = [[row["recipe"] for row in table_of(tmp_path / "report", f"leaderboard{i}")] for i in ("", "_1")]
     assert boards == [["three", "one"], ["two"]]
     assert "Mosaic (validation images=12): mIoU" in page_of(tmp_path / "report").text
+
+
+def test_data_of_ones_own_are_called_as_their_folder_is(tmp_path: Path) -> None:
+    for kind, roots in (("Table", ("/x/Field Photos", "/x/town")), ("CamVid", ("/x/CamVid", "/x/small"))):
+        for i, root in enumerate(roots):
+            keys = {"data.val._target_": f"hemnet.data.{kind}", "data.root": root}
+            scored(tmp_path / f"{kind}{i}", 0.5, recipe="one", **keys)
+    write_report([tmp_path / "Table0"], tmp_path / "own")
+    write_report([tmp_path / "Table0", tmp_path / "Table1"], tmp_path / "both")
+    write_report([tmp_path / "CamVid0", tmp_path / "CamVid1"], tmp_path / "public")
+    found = {
+        out: re.findall(r'class="caption">([^<]*): mIoU on', (tmp_path / out / "index.html").read_text())
+        for out in ("own", "both", "public")
+    }
+    assert found == {
+        "own": ["Field Photos"], "both": ["Field Photos", "town"],
+        "public": ["CamVid (data=camvid)", "CamVid (data=small)"],
+    }  # fmt: skip
 
 
 def test_a_setting_is_what_differs_within_its_recipe(tmp_path: Path) -> None:
@@ -100,7 +118,7 @@ def test_a_setting_is_what_differs_within_its_recipe(tmp_path: Path) -> None:
     scored(tmp_path / "e", 0.1, recipe="two", **{lr: 0.5})
     write_report([tmp_path], tmp_path / "report")
     assert [row["setting"] for row in table_of(tmp_path / "report", "leaderboard")] == [
-        "hem, T=3, h=0.5, variance=none, learning rate=0.25",
+        "hem, T=3, h=0.5, variance=√C, learning rate=0.25",
         "hem, T=3, h=0.5, variance=9, learning rate=0.25",
         "hem, T=3, h=0.5, variance=9, learning rate=0.5",
         "hem, T=3, h=0.5, backbone=EfficientNetLite",
@@ -185,6 +203,20 @@ def test_pictures_are_folded_and_every_heading_is_in_the_contents(study: Path) -
     assert {*headings} == {*named}
 
 
+@pytest.mark.parametrize("place", ["figures", "."])
+def test_a_run_that_was_kept_without_its_folders_shows_its_figures(place: str, tmp_path: Path) -> None:
+    scored(tmp_path / "runs", 0.5)
+    run = tmp_path / "runs/s0" / place
+    run.mkdir(exist_ok=True)
+    for name in ("predictions", "learning_curves"):
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(run / f"{name}.png")
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    html = (tmp_path / "report/index.html").read_text()
+    assert html.count("data:image/webp") == 1
+    (curves,) = re.findall('<a href="([^"]*)">curves</a>', html)
+    assert (tmp_path / "report" / curves).resolve() == run.resolve() / "learning_curves.png"
+
+
 def test_many_findings_are_folded_after_the_first(study: Path) -> None:
     html = (study / "index.html").read_text()
     gradient = html.partition("<h4>mIoU against the highway scale h</h4>")[0].partition("<h4>")[2]
@@ -215,8 +247,11 @@ def test_the_page_fits_any_width_in_either_scheme(browser, study: Path, width: i
         for of in ("color", "backgroundColor")
     )
     assert (ink < 60 and paper > 240) if scheme == "light" else (ink > 200 and paper < 40)
-    columns = browser.value("getComputedStyle(document.querySelector('.items')).gridTemplateColumns")
-    assert len(str(columns).split()) == {390: 1, 900: 2, 1280: 2, 1920: 3}[width]
+    columns, chart = (
+        browser.value(f"document.querySelector('{of}').getBoundingClientRect().width")
+        for of in (".items", ".items > .chart")
+    )
+    assert int(columns / chart) == {390: 1, 900: 2, 1280: 2, 1920: 3, 2560: 4}[width]
     ends = [
         browser.value(f"document.querySelector('{where}').getBoundingClientRect().{end}")
         for where, end in (("nav", "right"), ("main", "left"))

@@ -2,6 +2,7 @@
 
 import warnings
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from hemnet.report.heat_map import heat_map
-from hemnet.report.plots import Line, class_bars, draw_curves, draw_profile, forest, grid, score_chart
+from hemnet.report.plots import STYLE, Line, class_bars, draw_curves, draw_profile, forest, grid, score_chart
 
 
 def ends(figure: Figure) -> np.ndarray:
@@ -49,6 +50,16 @@ def test_no_interval_is_drawn_beyond_what_a_score_can_be() -> None:
         assert len(found) >= 2
         assert min(found) >= 0
         assert max(found) == 1
+
+
+def test_a_legend_stays_on_its_figure() -> None:
+    labels = ["hem, T=16, h=0.5, assignment=dot, correct_momentum=False, variance=√C", "x" * 60, "em"]
+    with mpl.rc_context(STYLE):
+        figure = class_bars(list("abcdef"), [(label, "#000000", [[0.5]] * 6) for label in labels])
+        figure.draw_without_rendering()
+    extents = figure.legends[0].get_tightbbox().transformed(figure.transFigure.inverted())
+    assert extents.x0 >= 0
+    assert extents.x1 <= 1
 
 
 def test_the_colours_of_a_heat_map_span_the_step_sizes_alone() -> None:

@@ -10,6 +10,7 @@ import sys
 import urllib.parse
 from pathlib import Path
 from unittest.mock import Mock
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -206,7 +207,7 @@ def test_the_settings_of_a_gradient_mode_make_no_variant(tmp_path: Path) -> None
     (section,) = sections(collect([tmp_path])[0])
     labels = {group.label for group in section.groups}
     assert labels == {
-        "hem, T=3, h=0.5, tolerance=none", "hem, T=3, h=0.5, implicit, tolerance=none",
+        "hem, T=3, h=0.5, tolerance=null", "hem, T=3, h=0.5, implicit, tolerance=null",
         "hem, T=3, h=0.5, implicit, tolerance=1e-06",
     }  # fmt: skip
     (variant,) = variants(section)
@@ -259,7 +260,7 @@ def test_hostile_names_and_torn_files(tmp_path: Path) -> None:
 
 
 def test_names_and_texts_that_are_no_utf_8(tmp_path: Path) -> None:
-    torn = "torn \ud800"
+    torn = "torn \ud800\0\uffff"
     for overrides in (EM, HEM):
         for seed in range(2):
             path = tmp_path / "runs" / f"{overrides[0]}{seed}"[6:]
@@ -268,8 +269,9 @@ def test_names_and_texts_that_are_no_utf_8(tmp_path: Path) -> None:
     moved = (tmp_path / "runs").rename(tmp_path / os.fsdecode(b"runs \xff"))
     write_report([moved], tmp_path / "report")
     page = page_of(tmp_path / "report")
-    assert "torn \\ud800" in page.text
-    assert "torn \\ud800" in (tmp_path / "report/figures/synthetic_hem_classes.svg").read_text()
+    assert r"torn \ud800\x00\uffff" in page.text
+    svg = ElementTree.parse(tmp_path / "report/figures/synthetic_hem_classes.svg")
+    assert r"torn \ud800\x00\uffff" in [each.text for each in svg.iter()]
     (failed,) = table_of(tmp_path / "report", "problems")
     assert failed["run"].endswith("runs \\udcff/failed")
     links = [value for tag, name, value in page.attributes if name == "href" and "runs" in value]
@@ -381,11 +383,16 @@ def test_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["hemnet.report"])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_module("hemnet.report", run_name="__main__")
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'runs'} is no folder")
+    for words, told in (
+        ([], f"error: {tmp_path / 'runs'} is no folder"),
+        ([""], "the name of a folder is empty; the working folder is ."),
+        (["--out", ""], "argument --out: the name of a folder is empty"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["hemnet.report", *words])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module("hemnet.report", run_name="__main__")
+        assert stop.value.code == 2
+        assert told in capsys.readouterr().err
     write_run(tmp_path / "runs/a", HEM)
     done = subprocess.run(
         [sys.executable, "-m", "hemnet.report", "--no-images"], capture_output=True, text=True, check=True

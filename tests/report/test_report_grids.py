@@ -113,6 +113,18 @@ def test_the_page_says_where_the_highest_means_are(report: Path) -> None:
     assert "n = 2 unless a cell says otherwise" in text
 
 
+def test_all_that_tie_in_the_digits_shown_are_named_and_bold(tmp_path: Path) -> None:
+    for T, mious in ((1, (0.5001, 0.5004, 0.4)), (2, (0.3, 0.3, 0.3))):
+        for eta, miou in zip((0.25, 0.5, 1.0), mious, strict=True):
+            scored(tmp_path / "runs", T, eta, miou)
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    text = (tmp_path / "report/index.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "the η of the highest mean (not tested): 1 → 0.25 and 0.5, 2 → all tie." in text
+    svg = (tmp_path / "report/figures/synthetic_hem_grid_train.svg").read_text()
+    bold = re.findall(r"<text[^>]*font-weight: 700[^>]*>([^<]*)</text>", svg)
+    assert bold == ["0.500", "0.500", "0.300", "0.300", "0.300"]
+
+
 def test_what_was_evaluated_of_another_checkpoint_does_not_count(tmp_path: Path) -> None:
     for eta in (0.5, 1.0):
         for run in scored(tmp_path / "runs", 2, eta, 0.5):

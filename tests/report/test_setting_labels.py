@@ -24,7 +24,15 @@ def test_the_keys_of_another_class_come_with_it() -> None:
     assert labels([deep, deeper, small]) == [
         "backbone=ResNet, depth=50", "backbone=ResNet, depth=101", "backbone=EfficientNetLite",
     ]  # fmt: skip
-    assert labels([deep, {"seeded": "yes"}]) == ["backbone=ResNet", "backbone=none"]
+    assert labels([deep, {"seeded": "yes"}]) == ["backbone=ResNet", "backbone=null"]
+
+
+def test_a_null_is_called_what_it_means() -> None:
+    one, other = {"model.head.variance": "1", "model.head.tolerance": "0.1"}, {"model.head.iterations": "3"}
+    assert labels([one, one | other, other]) == [
+        "iterations=null, tolerance=0.1, variance=1", "iterations=3, tolerance=0.1, variance=1",
+        "iterations=3, tolerance=null, variance=√C",
+    ]  # fmt: skip
 
 
 def test_ends_of_keys_that_several_have_are_lengthened() -> None:

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import NamedTuple
 
@@ -32,6 +32,9 @@ CUT = "†"
 CUT_NOTE = (
     f" {CUT} A 95% interval that is cut where no such value can lie, as no score is below 0 or above 1."
 )
+SPREAD_NOTE = " ± Half the width of the 95% t-interval over seeds{}."
+COUNTS = ("n", "seeds")
+"""Headings of columns that say how many values a row's estimates are of."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,30 @@ class Table:
 
     @property
     def legend(self) -> str:
-        """The caption, and what a mark in the cells means."""
-        cut = any(isinstance(cell, Estimate) and cell.cut for row in self.rows for cell in row)
-        return self.caption + CUT_NOTE * cut
+        """The caption, and what marks in the cells mean."""
+        found = self._estimates
+        cut = any(each.cut for each in found)
+        spread = any(each.half_width is not None and not each.cut for each in found)
+        usual = "" if self._usual is None else f"; n = {self._usual} unless a cell says otherwise"
+        return self.caption + SPREAD_NOTE.format(usual) * spread + CUT_NOTE * cut
+
+    @property
+    def _estimates(self) -> list[Estimate]:
+        return [cell for row in self.rows for cell in row if isinstance(cell, Estimate)]
+
+    @property
+    def _usual(self) -> int | None:
+        """The most common number of values, where estimates differ in it and no column or caption says it."""
+        counts = [each.n for each in self._estimates]
+        told = any(column.counted or column.heading in COUNTS for column in self.columns)
+        if told or len({*counts}) < 2:
+            return None
+        return max(counts, key=lambda n: (n > 1, counts.count(n)))
 
     def cells(self) -> list[list[Shown]]:
         """Return the cells as printed, each with what it was made of."""
-        return [[Shown(c.cell(v), v) for c, v in zip(self.columns, row, strict=True)] for row in self.rows]
+        columns = [c if c.counted else replace(c, counted=self._usual) for c in self.columns]
+        return [[Shown(c.cell(v), v) for c, v in zip(columns, row, strict=True)] for row in self.rows]
 
     def numeric(self) -> list[bool]:
         """Return for each column whether it holds numbers, which are right-aligned."""

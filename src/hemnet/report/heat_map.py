@@ -1,7 +1,7 @@
 """The heat map of scores over two settings."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ COLOURS = "YlGnBu"
 """Pale to dark: the highest is far from white paper, and inverted from a dark page."""
 GAP = 0.25
 """Gap between ``scale`` and ``apart``, in widths of a cell."""
+Name = TypeVar("Name")
 
 
 def heat_map(
@@ -28,7 +29,7 @@ def heat_map(
     ylabel: str,
     framed: float | None = None,
 ) -> Figure:
-    """Draw mIoU: mean and number of seeds per cell, hatched without a score, bold at the highest of a row.
+    """Draw mIoU: mean and number of seeds per cell, hatched without a score, bold if `highest` of its row.
 
     A cell tells its interval, see `hemnet.report.svg.tell`.
 
@@ -48,11 +49,10 @@ def heat_map(
     figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
     for row, x in enumerate(rows):
-        highest = max((found.mean for column in scale if (found := column.at(x))), default=None)
+        bold = highest({i: column.at(x) for i, column in enumerate(scale)})
         for i, (place, column) in enumerate(zip(places, columns, strict=True)):
             found = column.at(x)
-            bold = i < len(scale) and found is not None and found.mean == highest
-            _cell(axis, row, place, found, norm, bold)
+            _cell(axis, row, place, found, norm, i in bold)
             cover = Rectangle((place - 0.5, row - 0.5), 1, 1, alpha=0, zorder=4)
             tell(cover, f"{ylabel}={x:g}, {column.label}: {_told(found)}")
             axis.add_patch(cover)
@@ -66,6 +66,16 @@ def heat_map(
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     return figure
+
+
+def highest(cells: Mapping[Name, Estimate | None]) -> list[Name]:
+    """Return the names of the cells with the highest mean: all that tie in the digits that are shown."""
+    means = {name: _shown(found) for name, found in cells.items() if found}
+    return [name for name, mean in means.items() if float(mean) == max(map(float, means.values()))]
+
+
+def _shown(found: Estimate) -> str:
+    return f"{found.mean:.3f}"
 
 
 def _told(found: Estimate | None) -> str:
@@ -88,5 +98,5 @@ def _cell(
     bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 0.5
     axis.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white", linewidth=0.5))
     look: Any = {"ha": "center", "va": "center", "color": "black" if bright else "white"}
-    axis.text(place, row - 0.16, f"{found.mean:.3f}", fontsize=9, weight="bold" if bold else "normal", **look)
+    axis.text(place, row - 0.16, _shown(found), fontsize=9, weight="bold" if bold else "normal", **look)
     axis.text(place, row + 0.24, f"n={found.n}", fontsize=8, **look)

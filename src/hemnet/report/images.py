@@ -19,6 +19,13 @@ PAGES = {f"{definition.key}.png": definition.title for definition in (PREDICTION
 WIDTH, TALLEST, QUALITY = 1000, 4000, 70
 MOST_RUNS = 4
 """Per section and kind of picture."""
+PLACES = ("figures/", "")
+"""Where in its folder a run has its figures, and where a run has them that was kept without its folders."""
+
+
+def figure_of(run: Path, file: str) -> str | None:
+    """Return where a figure of a run is, from the run's folder; None if there is none."""
+    return next((place + file for place in PLACES if (run / place / file).is_file()), None)
 
 
 class Album:
@@ -40,15 +47,16 @@ class Album:
             PREDICTIONS.chapter, ["The first seed of each head, from the last validation of training."]
         )
         for file, what in PAGES.items():
-            self._add(block, [g for g in groups if _page(g, file).is_file()][:MOST_RUNS], file, what)
+            pages = [(group, page) for group in groups if (page := _page(group, file))]
+            self._add(block, pages[:MOST_RUNS], what)
         block.folded = f"Show {counted(len(block.items), 'image')}"
         return block if block.items or len(block.paragraphs) > 1 else None
 
-    def _add(self, block: Block, groups: Sequence[Group], file: str, what: str) -> None:
-        for group in groups:
+    def _add(self, block: Block, pages: Sequence[tuple[Group, Path]], what: str) -> None:
+        for group, page in pages:
             caption = f"{group.label}, seed {min(group.runs)}: {what}"
             try:
-                data = _data_uri(_page(group, file))
+                data = _data_uri(page)
             except DataError as error:  # the run was killed while writing the file
                 block.paragraphs.append(f"{caption} cannot be read: {error}")
                 continue
@@ -59,8 +67,10 @@ class Album:
             block.items.append(Picture(caption, data))
 
 
-def _page(group: Group, file: str) -> Path:
-    return group.runs[min(group.runs)].path / "figures" / file
+def _page(group: Group, file: str) -> Path | None:
+    run = group.runs[min(group.runs)].path
+    place = figure_of(run, file)
+    return run / place if place else None
 
 
 def _data_uri(path: Path) -> str:

@@ -12,9 +12,10 @@ SPECIAL = {
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "—": "---", "−": "$-$", "±": r"$\pm$",
     "×": r"$\times$", "·": r"$\cdot$", "…": r"\ldots{}", "→": r"$\rightarrow$", "∂": r"$\partial$",
-    "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "∞": r"$\infty$", "†": r"\dag{}", "°": r"$^\circ${}",
-    "⁄": "/", "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}",
-    "Ł": r"\L{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ı": r"\i{}", "‘": "`", "’": "'", "“": "``", "”": "''",
+    "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "√": r"$\surd$", "∞": r"$\infty$", "†": r"\dag{}",
+    "°": r"$^\circ${}", "⁄": "/", "ß": r"\ss{}",
+    "æ": r"\ae{}", "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}", "Ł": r"\L{}",
+    "œ": r"\oe{}", "Œ": r"\OE{}", "ı": r"\i{}", "‘": "`", "’": "'", "“": "``", "”": "''",
     "\N{NO-BREAK SPACE}": "~", JOINED: "{}", BREAK: r"\allowbreak{}",
 }  # fmt: skip
 GREEK = {

@@ -3,6 +3,7 @@
 Shapes: S points of a curve, (S, 2): step and value; n seeds.
 """
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from hemnet.report.ticks import iteration_ticks, log_ticks
 
 WIDTH = 4.6
 """Inches: on a phone of 390 pixels, a point of type is about a pixel."""
+LEGEND = 50
+"""Most letters of a line of a legend."""
 CHINESE = (
     "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Hiragino Sans", "Microsoft YaHei",
 )  # fmt: skip
@@ -126,9 +129,10 @@ def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
     if found:
         # Lines with intervals (matplotlib containers, which are tuples) before levels.
         handles, shown = zip(*sorted(found, key=lambda pair: not isinstance(pair[0], tuple)), strict=True)
-        longest = max(map(len, shown))
+        wrapped = [textwrap.fill(label, LEGEND) for label in shown]
+        longest = min(max(map(len, shown)), LEGEND)
         fit = max(1, min(columns, int(60 // (longest + 8))))
-        figure.legend(handles, shown, loc="outside lower center", ncols=fit)
+        figure.legend(handles, wrapped, loc="outside lower center", ncols=fit)
 
 
 Draw = Callable[[Axes, int, int], None]

@@ -23,6 +23,8 @@ WORDS = {
     "model.head.num_components": "components", "model.backbone._target_": "backbone",
 }  # fmt: skip
 """Plain names of keys; any other key is called by the shortest end of its dotted name that no other has."""
+NULL = {"model.head.variance": "√C"}
+"""What a key means that is null or missing, where it is not called null."""
 
 
 def labels(rivals: Sequence[Settings], hidden: Container[str] = ()) -> list[str]:
@@ -88,7 +90,7 @@ def _above(key: str) -> list[str]:
 
 
 def _label(own: Settings, keys: Sequence[str], most: int, shown: Sequence[str]) -> str:
-    texts = [f"{_name(key, shown)}={_value(own.get(key, 'none'), key)}" for key in keys[:most]]
+    texts = [f"{_name(key, shown)}={_value(own.get(key, NULL.get(key, 'null')), key)}" for key in keys[:most]]
     return ", ".join(texts + ([f"and {len(keys) - most} more"] if len(keys) > most else []))
 
 

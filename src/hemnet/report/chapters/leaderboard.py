@@ -3,19 +3,22 @@
 import os
 import urllib.parse
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import mean
 
 from hemnet.report.contents import Block, Cell, Column, Links, Table
 from hemnet.report.groups import Group, Section, group_labels
-from hemnet.report.setting_labels import TARGET, labels
+from hemnet.report.images import figure_of
+from hemnet.report.setting_labels import TARGET, Settings, labels
 from hemnet.runs.identity import below
 from hemnet.runs.run_settings import DATA
 
 VALIDATION = "data.val"
 """The node of the images that a score is of: scores of others stand in a table of their own."""
+NAMED_BY_FOLDER = ("Folder", "Table")
+"""Classes of users' own data, which are called as their folder is."""
 TITLE = "Leaderboard"
 ABOUT = (
     "A row per setting, by the mean over its seeds. Rows are not tested against each other, and "
@@ -29,8 +32,6 @@ DOUBTS = (
 )
 COLUMNS = (Column("recipe"), Column("setting"), Column("mIoU"), Column("seeds"), Column("minutes", 1),
            Column("steps", 0), Column("runs, by seed"))  # fmt: skip
-CURVES = ("figures/learning_curves.png", "learning_curves.png")
-"""Where the learning curves of a run are, and of one that was kept without its folders."""
 Entry = tuple[Section, Group]
 
 
@@ -59,12 +60,22 @@ def leaderboard(made: Sequence[Section], folder: Path) -> Block | None:
     return block
 
 
-def _names(by_data: Iterable[frozenset[tuple[str, str]]]) -> list[str]:
-    """Return the name of each data set: its class, and what tells it from others of that class."""
+def _names(by_data: Mapping[frozenset[tuple[str, str]], Sequence[Entry]]) -> list[str]:
+    """Return the name of each data set: its class or folder, and what tells it from others of that name."""
     every = [dict(data) for data in by_data]
-    told = labels(every, hidden=(f"{VALIDATION}.{TARGET}",))
-    classes = [data.get(f"{VALIDATION}.{TARGET}", "data").rpartition(".")[2] for data in every]
-    return [f"{name} ({text})" if text else name for name, text in zip(classes, told, strict=True)]
+    short = [_name(data, section) for data, ((section, _), *_) in zip(every, by_data.values(), strict=True)]
+    for hidden in ((DATA,), ()):  # the folder is named where names alone do not tell data sets apart
+        told = labels(every, hidden=(f"{VALIDATION}.{TARGET}", *hidden))
+        names = [f"{name} ({text})" if text else name for name, text in zip(short, told, strict=True)]
+        if len({*names}) == len(names):
+            break
+    return names
+
+
+def _name(data: Settings, section: Section) -> str:
+    kind = data.get(f"{VALIDATION}.{TARGET}", "data").rpartition(".")[2]
+    root = str((section.runs[0].config.get("data") or {}).get("root") or "")
+    return PurePath(root).name.strip("<>") if root and kind in NAMED_BY_FOLDER else kind
 
 
 def _rows(entries: Sequence[Entry], folder: Path) -> list[tuple[float, list[Cell]]]:
@@ -105,5 +116,6 @@ def _links(group: Group, folder: Path) -> Links:
     for seed, run in sorted(group.runs.items()):
         address = urllib.parse.quote(os.fsencode(os.path.relpath(run.path, folder.resolve()) + "/"))
         pairs.append((str(seed), address))
-        pairs += [("curves", address + place) for place in CURVES if (run.path / place).is_file()][:1]
+        if (curves := figure_of(run.path, "learning_curves.png")) is not None:
+            pairs.append(("curves", address + curves))
     return Links(pairs)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import GRID_EVAL, GRID_TRAIN, Definition
 from hemnet.report.groups import Group, Section
-from hemnet.report.heat_map import heat_map
+from hemnet.report.heat_map import heat_map, highest
 from hemnet.report.plots import Line, scale_colour, score_chart
 from hemnet.report.setting_labels import labels
 from hemnet.report.significance import Estimate
@@ -166,6 +166,9 @@ def _short(column: Line) -> str:
 
 
 def _best(cells: Mapping[str, Estimate | None]) -> str | None:
-    """Return the name of the cell with the highest mean; None if fewer than two have a mean."""
-    means = {name: found.mean for name, found in cells.items() if found}
-    return max(means, key=lambda name: means[name]) if len(means) > 1 else None
+    """Return the name of the cell with the highest mean, or those that tie; None below two with a mean."""
+    scored = sum(found is not None for found in cells.values())
+    best = highest(cells)
+    if scored > 1:
+        return "all tie" if len(best) == scored else " and ".join(best)
+    return None
