@@ -117,10 +117,10 @@ class Section:
 
 def sections(records: Sequence[Record]) -> list[Section]:
     """Sort records into sections of groups, by experiment; of two runs with one seed in a group, the later
-    one counts.
+    one counts, if it has a score.
     """
     found: dict[tuple[str, frozenset[tuple[str, str]]], dict[Any, Group]] = defaultdict(dict)
-    ordered = sorted(records, key=lambda r: (_started(r), str(r.path)))
+    ordered = sorted(records, key=lambda r: (r.scored, _started(r), str(r.path)))
     for record, own in zip(ordered, _settings_of(ordered), strict=True):
         shared = frozenset((k, v) for k, v in own.items() if not k.startswith(HEAD))
         who = record.identity
