@@ -84,6 +84,18 @@ def write_run(
     return path
 
 
+def change(path: Path, key: str, value: Any) -> None:
+    """Set a dotted key in a config.yaml, or a key of a JSON file; a key of its metrics begins with val/."""
+    if path.suffix == ".yaml":
+        config = OmegaConf.load(path)
+        OmegaConf.update(config, key, value, merge=False, force_add=True)
+        OmegaConf.save(config, path)
+        return
+    content = json.loads(path.read_text("utf-8"))
+    (content["metrics"] if key.startswith("val/") else content)[key] = value
+    path.write_text(json.dumps(content), "utf-8")
+
+
 def write_evaluation(run: Path, T: int | None, miou: float | None, *, checkpoint: str | None = None) -> Path:
     """Write the result of an evaluation with T iterations, of this checkpoint by its hash; return where."""
     place = at_iterations(run / FOLDER / "last", T)

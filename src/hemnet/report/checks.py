@@ -118,11 +118,11 @@ def require_settings(config: DictConfig) -> None:
     if missing := [part for part in PARTS if part not in config]:
         raise ValueError(f"it lacks {', '.join(missing)}, which every run has")
     head: Any = OmegaConf.to_container(config.model.head, resolve=True)
-    if (T := head.get("iterations")) is not None and not (
-        within(T, 0, MOST_ITERATIONS) and isinstance(T, int)
-    ):
+    if str(head.get("_target_")).rpartition(".")[2] != "EMHead":
+        return
+    T, scale = head.get("iterations", 0), head.get("highway_scale", 0)
+    if not within(T, 0, MOST_ITERATIONS) or not isinstance(T, int):
         raise ValueError(f"model.head.iterations is {shown(T)}, no whole number from 0 to {MOST_ITERATIONS}")
-    scale = head.get("highway_scale", 0)
     for h in scale if isinstance(scale, list) else [scale]:
         if not within(h, -1, 1) or abs(h) == 1:
             raise ValueError(f"model.head.highway_scale is {shown(scale)}, no number inside (-1, 1)")
@@ -141,17 +141,19 @@ def logged(
     Raises:
         ValueError: the rows end long before the run did, or have values that no run logs.
     """
-    at = sorted({row["step"] for row in rows if "step" in row})
-    if not at:
+    placed = [row for row in rows if "step" in row]
+    if not placed:
         raise ValueError("it has no row with a step")
-    for step in at:
-        if not within(step, 0, MOST_STEPS):
-            raise ValueError(f"a step is {step:g}")
+    for row in placed:
+        if not within(row["step"], 0, MOST_STEPS):
+            raise ValueError(f"a step is {row['step']:g}")
+    placed.sort(key=lambda row: row["step"])
+    at = [row["step"] for row in placed]
     # A run logs at regular steps, so it ends at most such a pause after its last row.
     pause = max(later - earlier for earlier, later in zip([-1.0, *at], at, strict=False))
     if steps is not None and steps - 1 - at[-1] > 2 * pause:
         raise ValueError(f"it ends at step {at[-1]:g}, and the run took {steps:g} steps")
-    found = curves(rows, WANTED.match)
+    found = curves(placed, WANTED.match)
     for name, curve_S2 in found.items():
         _require_loggable(name, curve_S2, MOST_ITERATIONS if iterations is None else iterations)
     return found
@@ -159,7 +161,7 @@ def logged(
 
 def _require_loggable(name: str, curve_S2: np.ndarray, iterations: int) -> None:
     if (match := PER_ITERATION.match(name)) and int(match[2]) > iterations:
-        raise ValueError(f"it has a column {shown(name)}, and the run has {iterations} iterations")
+        raise ValueError(f"it has a column {shown(name)}, and T of the run is {iterations}")
     values_S = curve_S2[:, 1]
     least, most = (0.0, 1.0) if name == "val/miou" else (-LARGEST, LARGEST)
     # Infinity and NaN are what a training that diverges logs.

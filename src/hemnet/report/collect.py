@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
 from hemnet.report import checks
+from hemnet.runs import metrics_csv
 from hemnet.runs.evaluations import FOLDER, results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import Identity, debugging, identity
@@ -181,9 +182,11 @@ def _read_metrics(record: Record, run: Run) -> None:
         with checks.reading(METRICS):
             if not checks.require_file(run.path / METRICS):
                 raise ValueError("it is missing")
+            if metrics_csv.is_cut(run.path / METRICS):
+                raise ValueError("its last row was cut short")
             curves = checks.logged(run.metrics(), record.result.get("steps"), record.identity.iterations)
     except HemnetError as error:
-        record.doubts.append(f"{error}. The scores count, but nothing that the run logged in training")
+        record.doubts.append(f"{error}. Its scores count, what it logged in training does not")
         return
     record.phases = phases(curves)
     for name, curve_S2 in curves.items():
@@ -201,11 +204,12 @@ def _read_evaluations(record: Record) -> None:
     """Read the score at each T, and doubt each file that has none; one of another checkpoint is no damage."""
     found = results_of(record.path)
     for folder in sorted((record.path / FOLDER / "last").glob("T*")):
-        file = folder / RESULT
+        number, file = folder.name[1:], folder / RESULT
+        T = int(number) if number.isdecimal() else -1
         try:
-            if not folder.name[1:].isdecimal() or not checks.require_file(file):
+            if str(T) != number or not checks.require_file(file):
                 continue
-            T, score = int(folder.name[1:]), checks.evaluated(file)
+            score = checks.evaluated(file)
             if T > checks.MOST_ITERATIONS:
                 raise ValueError("no evaluation has so many iterations")
             if T in found:
