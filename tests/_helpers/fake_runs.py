@@ -31,7 +31,7 @@ def write_run(
     miou: float | None = 0.8,
     status: str | None = "finished",
     error: str | None = None,
-    rows: Sequence[Mapping[str, float]] = (),
+    rows: Sequence[Mapping[str, float]] = ({"step": 1499},),
     started: str = "2026-01-01T12:00:00+0000",
     classes: Sequence[str] = CLASSES,
     keys: Mapping[str, Any] | None = None,
@@ -75,13 +75,25 @@ def write_run(
             **about,
             "metrics": scores,
             "seconds": 360.0,
-            "steps": 1500,
+            "steps": 1 + int(max((row["step"] for row in rows), default=1499)),
             "device": "cpu (test)",
         }
         known = {"error": error, "labelled_pixels": pixels}
         result |= {key: value for key, value in known.items() if value is not None}
         (path / "result.json").write_text(json.dumps(result))
     return path
+
+
+def change(path: Path, key: str, value: Any) -> None:
+    """Set a dotted key in a config.yaml, or a key of a JSON file; a key of its metrics begins with val/."""
+    if path.suffix == ".yaml":
+        config = OmegaConf.load(path)
+        OmegaConf.update(config, key, value, merge=False, force_add=True)
+        OmegaConf.save(config, path)
+        return
+    content = json.loads(path.read_text("utf-8"))
+    (content["metrics"] if key.startswith("val/") else content)[key] = value
+    path.write_text(json.dumps(content), "utf-8")
 
 
 def write_evaluation(run: Path, T: int | None, miou: float | None, *, checkpoint: str | None = None) -> Path:

@@ -1,7 +1,7 @@
 """A damaged, extreme or oddly placed run neither ends the report on others nor is lost in silence."""
 
-import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _helpers.fake_runs import write_evaluation, write_run
+from _helpers.fake_runs import change, plausible_rows, write_run
 from _helpers.report_page import page_of, table_of
-from omegaconf import OmegaConf
 
 from hemnet.report.collect import collect
+from hemnet.report.groups import sections
+from hemnet.report.lines import profiles
 from hemnet.report.write import write_report
 
 EM, HEM = ("model/head=em",), ("model/head=hem",)
@@ -36,12 +37,7 @@ def test_a_file_with_a_wrong_kind_of_value_is_told_and_leaves_the_other_runs(
 ) -> None:
     write_run(tmp_path / "runs/good", HEM, seed=1, miou=0.5)
     path = write_run(tmp_path / "runs/bad", HEM) / file
-    if file == "config.yaml":
-        config = OmegaConf.load(path)
-        OmegaConf.update(config, key, value, merge=False, force_add=True)
-        OmegaConf.save(config, path)
-    else:
-        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    change(path, key, value)
     write_report([tmp_path / "runs"], tmp_path / "report")
     (problem,) = table_of(tmp_path / "report", "problems")
     assert (Path(problem["run"]).name, problem["status"]) == ("bad", "unreadable")
@@ -49,14 +45,66 @@ def test_a_file_with_a_wrong_kind_of_value_is_told_and_leaves_the_other_runs(
     assert (row["mIoU"], row["seeds"]) == ("0.5", "1")
 
 
-@pytest.mark.parametrize("metrics", [[1], "good", {"val/miou": "good"}])
-def test_a_damaged_evaluation_does_not_take_its_run_along(tmp_path: Path, metrics: Any) -> None:
-    run = write_run(tmp_path / "a", HEM, miou=0.5)
-    write_evaluation(run, 3, 0.6)
-    place = write_evaluation(run, 6, 0.7) / "result.json"
-    place.write_text(json.dumps(json.loads(place.read_text()) | {"metrics": metrics}))
-    ((record,), unreadable) = collect([tmp_path])
-    assert (record.miou, record.evaluated, unreadable) == (0.5, {3: 0.6}, [])
+def test_a_run_without_a_score_replaces_none_and_is_not_counted(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", HEM, miou=0.7, started="2026-01-01T00:00:00+0000")
+    write_run(tmp_path / "runs/b", HEM, miou=None, started="2026-01-02T00:00:00+0000")
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    (row,) = table_of(tmp_path / "report", "leaderboard")
+    assert (row["mIoU"], row["seeds"]) == ("0.7", "1")
+    assert "2 found, 1 finished and counted" in {
+        row["found"] for row in table_of(tmp_path / "report", "overview")
+    }
+    (problem,) = table_of(tmp_path / "report", "problems")
+    assert (Path(problem["run"]).name, problem["reason"][:11]) == ("b", "no val/miou")
+
+
+def test_what_the_iterations_gain_is_the_mean_of_each_runs_gain(tmp_path: Path) -> None:
+    for head in (EM, HEM):
+        for seed, first in enumerate((-500.0, -800.0, math.nan)):
+            last = -400.0 if math.isnan(first) else first + 2
+            row = {f"em/log_likelihood/{t:02d}": (first, last)[t == 3] for t in range(4)}
+            write_run(tmp_path / f"runs/{head[0][11:]}{seed}", head, seed=seed, rows=[{"step": 9, **row}])
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    gains = [float(row["gained"]) for row in table_of(tmp_path / "report", "synthetic_hem_convergence")]
+    assert gains == [2, 2]
+
+
+def test_a_cost_that_is_the_same_in_every_run_has_no_interval(tmp_path: Path) -> None:
+    """The mean of three times 0.1 is not 0.1."""
+    for head in (EM, HEM):
+        for seed in range(3):
+            rows = [{"step": 9, "cost/gflops": 0.1}]
+            write_run(tmp_path / f"runs/{head[0][11:]}{seed}", head, seed=seed, rows=rows)
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    for row in table_of(tmp_path / "report", "synthetic_hem_cost"):
+        assert {*row} == {"setting", "GFLOPs"}
+
+
+def test_tables_have_every_h_and_figures_say_which_they_leave_out(tmp_path: Path) -> None:
+    scales: list[Any] = [round(0.1 * i, 1) for i in range(8)]
+    for h in (*scales, "learned"):
+        learned = {"model.head.learn_scale": "shared"} if h == "learned" else {}
+        keys = {"model.head.highway_scale": 0.5 if learned else h} | learned
+        write_run(tmp_path / f"runs/{h}", HEM, keys=keys, rows=plausible_rows(3, 0.5, 0))
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    for name in ("convergence", "gradient_backbone"):
+        heads = {row["head"] for row in table_of(tmp_path / "report", f"synthetic_hem_{name}")}
+        assert heads == {
+            "em",
+            "hem (h=0.5)",
+            "h=learned from 0.5",
+            *(f"h={h:g}" for h in scales if h not in (0, 0.5)),
+        }
+    text = page_of(tmp_path / "report").text
+    assert text.count("Not drawn, for lack of room: h=0.2, h=0.4, h=0.7 at T=3.") >= 4
+
+
+def test_a_run_that_logged_too_little_hides_no_other(tmp_path: Path) -> None:
+    for seed, T in enumerate((3, 3, 2)):
+        write_run(tmp_path / str(seed), HEM, seed=seed, rows=plausible_rows(T, 0.5, seed))
+    (section,) = sections(collect([tmp_path])[0])
+    for family, length in (("em/log_likelihood", 4), ("em/step_length", 3), ("gradient/means", 4)):
+        assert [len(values) for values in profiles(section.groups[0], family, 2)] == [length, length]
 
 
 def test_a_name_that_is_a_number_is_a_name(tmp_path: Path) -> None:

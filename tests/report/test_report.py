@@ -256,7 +256,8 @@ def test_hostile_names_and_torn_files(tmp_path: Path) -> None:
     assert "$\\frac{$" in page.text
     assert page.text.count("not a readable image") == 2
     (bad,) = table_of(tmp_path / "report", "problems")
-    assert (Path(bad["run"]).name, bad["status"]) == ("hem1", "unreadable")
+    assert (Path(bad["run"]).name, bad["status"]) == ("hem1", "finished")
+    assert "metrics.csv: its last row was cut short" in bad["reason"]
 
 
 def test_names_and_texts_that_are_no_utf_8(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from hemnet.config.compose import load
+from hemnet.errors import HemnetError
 from hemnet.runs.identity import Identity, differences, identity, job_name
 
 
@@ -31,6 +32,14 @@ def test_identity(
         head, iterations, scale, gradient,
     )  # fmt: skip
     assert (found.experiment, found.sweep, found.seed) == ("custom", None, 7)
+
+
+@pytest.mark.parametrize("seed", [1.7, True, "1", None])
+def test_a_seed_is_a_whole_number(seed: object) -> None:
+    config = load(["run_dir=/nowhere"])
+    config.seed = seed
+    with pytest.raises(HemnetError, match=f"seed is {seed!r}; it must be a whole number"):
+        identity(config)
 
 
 def test_tags() -> None:

@@ -26,6 +26,7 @@ from hemnet.runs.identity import debugging, identity
 from hemnet.runs.redaction import redacted
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.runs.run_settings import columns
+from hemnet.runs.stored_config import PARTS
 from hemnet.training.inference import Inference
 from hemnet.training.task import SegmentationTask
 from hemnet.wording import counted, one_line
@@ -37,8 +38,6 @@ EVALUATION = (
     "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic",
     "inference_mode", "plugins", "sync_batchnorm", "use_distributed_sampler",
 )  # fmt: skip
-PARTS = ("name", "seed", "data", "model", "optim", "task", "trainer")
-"""The keys that the configuration of every run has, whichever version of hemnet wrote it."""
 
 
 def _build(config: DictConfig, key: str, **given: Any) -> Any:

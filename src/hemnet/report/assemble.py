@@ -76,7 +76,7 @@ def write_page(
         part.write_text(
             render(first, parts, last, svgs, finished=bool(made)), encoding="utf-8", errors=ERRORS
         )
-    finished = sum(len(section.runs) for section in made)
+    finished = sum(run.scored for section in made for run in section.runs)
     found = len(records) + len(unreadable)
     log.info("%s found, %d finished and counted; the report is %s", counted(found, "run"), finished, page)
     return files

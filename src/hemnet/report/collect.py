@@ -3,39 +3,46 @@
 Shapes: S logged steps; a curve is (S, 2): optimizer step and value.
 """
 
-import json
 import math
-import re
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
-from hemnet.runs.evaluations import results_of
+from hemnet.report import checks
+from hemnet.runs import metrics_csv
+from hemnet.runs.evaluations import FOLDER, results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import Identity, debugging, identity
 from hemnet.runs.phases import PER_ITERATION, phases
-from hemnet.runs.run import Run
+from hemnet.runs.run import ENVIRONMENT, RESULT, Run
 from hemnet.runs.run_settings import settings
 from hemnet.sweeps.jobs import CONSOLE, last_lines
+from hemnet.wording import one_line
 
-MARKS = ("config.yaml", CONSOLE)
+CONFIG, METRICS = "config.yaml", "metrics.csv"
+MARKS = (CONFIG, CONSOLE)
 """Files that mark a run directory; a job of a sweep that failed before training has only the second."""
-WANTED = re.compile(rf"val/miou$|cost/|gradient/backbone/|{PER_ITERATION.pattern}")
 MOST_POINTS = 200
 # What the chapters use of a run's files.
-RESULT = {
-    "metrics": dict,
-    "seconds": int | float,
-    "steps": int | float,
-    "warnings": list,
-    "labelled_pixels": dict,
+KINDS: dict[str, dict[str, Any]] = {
+    RESULT: {
+        "metrics": dict,
+        "seconds": int | float,
+        "steps": int | float,
+        "warnings": list,
+        "labelled_pixels": dict,
+    },
+    ENVIRONMENT: {"git": dict},
 }
-ENVIRONMENT = {"git": dict}
+STATUSES = ("finished", "failed", "preempted")
+"""What hemnet writes as the status in result.json."""
 
 
 @dataclass
@@ -57,7 +64,8 @@ class Record:
         phases: ``family`` -> (3, t+1): mean over each phase of training, per iteration.
         cost: the last value of each ``cost/*``.
         evaluated: ``val/miou`` of the last checkpoint by the T that `hemnet.evaluate` used.
-        superseded: whether a later run has the same settings and seed.
+        superseded: whether another run with the same settings and seed counts instead of it.
+        doubts: what in its files is damaged and not used, while the rest is.
     """
 
     path: Path
@@ -74,6 +82,12 @@ class Record:
     cost: dict[str, float] = field(default_factory=dict)
     evaluated: dict[int, float] = field(default_factory=dict)
     superseded: bool = False
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def scored(self) -> bool:
+        """Whether it has a final ``val/miou``."""
+        return not math.isnan(self.miou)
 
     @property
     def miou(self) -> float:
@@ -101,7 +115,8 @@ def collect(folders: Sequence[Path]) -> tuple[list[Record], list[Unreadable]]:
         try:
             records.append(read(path))
         except Exception as error:  # one bad run must not prevent the report on the others
-            unreadable.append(Unreadable(path, f"{type(error).__name__}: {error}"))
+            known = isinstance(error, HemnetError)
+            unreadable.append(Unreadable(path, str(error) if known else f"{type(error).__name__}: {error}"))
     if not records and not unreadable:
         named = " ".join(map(str, folders))
         raise HemnetError(f"no run in {named}: train first (hemnet train), or name other folders")
@@ -112,64 +127,96 @@ def read(path: Path) -> Record:
     """Read one run directory.
 
     Raises:
-        Exception: of any type; anything can be wrong with the files.
+        HemnetError: it did not begin, or a file that tells what it is or how it ended is damaged.
+        Exception: of any other type; anything can be wrong with the files.
     """
-    if not (path / "config.yaml").is_file():
+    if not os.path.lexists(path / CONFIG):
         raise HemnetError(f"it did not begin: {(last_lines(path / CONSOLE) or ['no reason was given'])[-1]}")
+    result, environment = _json(path / RESULT), _json(path / ENVIRONMENT)
+    with checks.reading(RESULT):
+        status, scores = _status(result), checks.scores(result.get("metrics") or {})
+    with checks.reading(CONFIG):
+        checks.require_file(path / CONFIG)
     run = Run.open(path)
-    config: Any = OmegaConf.to_container(run.config, resolve=False)
-    result = _json(path / "result.json", RESULT)
-    environment = _json(path / "environment.json", ENVIRONMENT)
-    if "extended" in environment:  # its learning rates are not those of a run that was as long from the start
-        config["extended"] = environment["extended"]
-    record = Record(
-        path,
-        identity(run.config),
-        config,
-        settings(config),
-        status=str(result.get("status", "unfinished")),
-        error=str(result.get("error", "")),
-        result=result,
-        environment=environment,
-        scores={k: _number(v) for k, v in (result.get("metrics") or {}).items()},
-    )
-    if record.status == "finished" and (limits := debugging(run.config)):
-        record.status, record.error = "debug", f"limited by {', '.join(limits)} to try the code"
+    with checks.reading(CONFIG):
+        checks.require_settings(run.config)
+        config: Any = OmegaConf.to_container(run.config, resolve=False)
+        if "extended" in environment:  # its learning rates are not those of a run as long from the start
+            config["extended"] = environment["extended"]
+        record = Record(path, identity(run.config), config, settings(config), status,
+                        str(result.get("error", "")), result, environment, scores)  # fmt: skip
+        if status == "finished" and (limits := debugging(run.config)):
+            record.status, record.error = "debug", f"limited by {', '.join(limits)} to try the code"
+    for name, most in (("seconds", checks.LONGEST), ("steps", checks.MOST_STEPS)):
+        if (value := result.get(name)) is not None and not checks.within(value, 0, most):
+            record.doubts.append(f"{RESULT}: {name} is {shown(value)}, which no run takes: not used")
+            result[name] = None
     if record.status == "finished":
         _read_metrics(record, run)
-        record.evaluated = {
-            T: miou
-            for T, result in results_of(path).items()
-            if T is not None and isinstance(miou := result["metrics"].get("val/miou", math.nan), int | float)
-        }
+        _read_evaluations(record)
     return record
 
 
-def _json(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a JSON object, {} without a file; an entry in ``kinds`` is of that kind, or null."""
-    if not path.is_file():
-        return {}
-    content = json.loads(path.read_text("utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} is not a JSON object")
-    for name, kind in kinds.items():
-        if not isinstance(content.get(name), kind | None):
-            raise ValueError(f"{name} in {path.name} is {content[name]!r}, which hemnet does not write")
+def _json(path: Path) -> dict[str, Any]:
+    """Return a JSON object, {} without a file; an entry in `KINDS` is of that kind, or null."""
+    with checks.reading(path.name):
+        if not checks.require_file(path):
+            return {}
+        content = checks.json_object(path)
+        for name, kind in KINDS[path.name].items():
+            if not isinstance(content.get(name), kind | None):
+                raise ValueError(f"{name} is {shown(content[name])}, which hemnet does not write")
     return content
 
 
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+def _status(result: Mapping[str, Any]) -> str:
+    if not result:
+        return "unfinished"
+    if (status := result.get("status")) not in STATUSES:
+        raise ValueError(f"status is {shown(status)}, and hemnet writes {', '.join(STATUSES)}")
+    return str(status)
 
 
 def _read_metrics(record: Record, run: Run) -> None:
-    curves = run.curves(WANTED.match)
+    try:
+        with checks.reading(METRICS):
+            if not checks.require_file(run.path / METRICS):
+                raise ValueError("it is missing")
+            if metrics_csv.is_cut(run.path / METRICS):
+                raise ValueError("its last row was cut short")
+            curves = checks.logged(run.metrics(), record.result.get("steps"), record.identity.iterations)
+    except HemnetError as error:
+        record.doubts.append(f"{error}. Its scores count, what it logged in training does not")
+        return
     record.phases = phases(curves)
     for name, curve_S2 in curves.items():
         if name.startswith("cost/"):
-            record.cost[name] = float(curve_S2[-1, 1])
+            value = float(curve_S2[-1, 1])
+            if checks.within(value, 0, checks.LARGEST_COST):
+                record.cost[name] = value
+            else:
+                record.doubts.append(f"{METRICS}: {name} is {value:g}, which nothing costs: not used")
         elif not PER_ITERATION.match(name):
             record.curves[name] = _thinned(curve_S2)
+
+
+def _read_evaluations(record: Record) -> None:
+    """Read the score at each T, and doubt each file that has none; one of another checkpoint is no damage."""
+    found = results_of(record.path)
+    for folder in sorted((record.path / FOLDER / "last").glob("T*")):
+        number, file = folder.name[1:], folder / RESULT
+        T = int(number) if number.isdecimal() else -1
+        try:
+            if str(T) != number or not checks.require_file(file):
+                continue
+            score = checks.evaluated(file)
+            if T > checks.MOST_ITERATIONS:
+                raise ValueError("no evaluation has so many iterations")
+            if T in found:
+                record.evaluated[T] = score
+        except (OSError, ValueError) as error:
+            place = file.relative_to(record.path)
+            record.doubts.append(f"{place}: {one_line(error, 160)}: not used; evaluate the run again")
 
 
 def _thinned(curve_S2: np.ndarray) -> np.ndarray:

@@ -124,12 +124,13 @@ class Section:
 
 
 def sections(records: Sequence[Record]) -> list[Section]:
-    """Sort records into sections of groups; of two runs with one seed in a group, the later one counts.
+    """Sort records into sections of groups; of two runs with one seed in a group, the later one counts, or
+    that which has a score.
 
     Runs whose recipe says that their scores tell nothing are in sections of their own.
     """
     found: dict[tuple[bool, frozenset[tuple[str, str]]], dict[Any, Group]] = defaultdict(dict)
-    ordered = sorted(records, key=lambda r: (_started(r), str(r.path)))
+    ordered = sorted(records, key=lambda r: (r.scored, _started(r), str(r.path)))
     for record, own in zip(ordered, _settings_of(ordered), strict=True):
         shared = frozenset((k, v) for k, v in own.items() if not k.startswith(HEAD))
         who = record.identity

@@ -24,36 +24,53 @@ WHEN = (
 END = len(PHASES) - 1
 
 
-def lines_at(variant: Variant, depth: int) -> list[tuple[str, str, str, Group]]:
-    """Return label, colour, marker and group of em, hem and up to four other h at one T."""
+def settings_at(variant: Variant, depth: int) -> list[tuple[str, Group]]:
+    """Return label and group of every setting at one T: em, hem, and each other h."""
     found = []
     for head in ("em", "hem"):
         if group := variant.at(head, depth):
-            label = head if head == "em" else f"hem (h={scale_text(group.scale)})"
-            found.append((label, head_colour(head), MARKERS[head], group))
-    shown = [group for *_, group in found]
-    more = [
-        g for g in variant.usual if g.iterations == depth and g not in shown and isinstance(g.scale, float)
-    ]
-    picked = np.linspace(0, len(more) - 1, min(len(more), MOST_LINES - len(found))).round().astype(int)
+            found.append((head if head == "em" else f"hem (h={scale_text(group.scale)})", group))
+    named = [group for _, group in found]
+    more = [group for group in variant.usual if group.iterations == depth and group not in named]
+    return found + [(f"h={scale_text(group.scale)}", group) for group in more]
+
+
+def lines_at(variant: Variant, depth: int) -> list[tuple[str, str, str, Group]]:
+    """Return label, colour, marker and group of em, hem and some other h at one T, `MOST_LINES` in all."""
+    every = settings_at(variant, depth)
+    main = sum(group in (variant.at("em", depth), variant.at("hem", depth)) for _, group in every)
+    found = [(label, head_colour(group.head), MARKERS[group.head], group) for label, group in every[:main]]
+    more = every[main:]
+    picked = np.linspace(0, len(more) - 1, min(len(more), MOST_LINES - main)).round().astype(int)
     for i, index in enumerate(picked):
-        place = i / max(len(picked) - 1, 1)
-        found.append((f"h={scale_text(more[index].scale)}", scale_colour(place), "^", more[index]))
+        label, group = more[index]
+        found.append((label, scale_colour(i / max(len(picked) - 1, 1)), "^", group))
     return found
 
 
+def not_drawn(variant: Variant, depths: Sequence[int]) -> str:
+    """Return a sentence on the settings that `lines_at` leaves out; "" if there are none."""
+    found = []
+    for t in depths:
+        drawn = [group for *_, group in lines_at(variant, t)]
+        if left := [label for label, group in settings_at(variant, t) if group not in drawn]:
+            found.append(f"{', '.join(left)} at T={t}")
+    return f"Not drawn, for lack of room: {'; '.join(found)}." if found else ""
+
+
 def profiles(group: Group, family: str, phase: int) -> list[np.ndarray]:
-    """Return the values per iteration in one phase of training, one array per seed."""
+    """Return the values per iteration in one phase of training, an array for each seed that has them all."""
+    assert group.iterations is not None
+    whole = group.iterations + (family != "em/step_length")  # a step leads from t to t + 1
     found = [run.phases[family][phase] for _, run in sorted(group.runs.items()) if family in run.phases]
-    longest = max(map(len, found), default=0)
-    return [values for values in found if len(values) == longest]
+    return [values for values in found if len(values) == whole]
 
 
 def depths_with(variant: Variant, family: str, least: int = 1) -> list[int]:
     """Return each T of at least ``least`` at which a metric was logged."""
     return [
         t for t in variant.depths
-        if t >= least and any(profiles(group, family, END) for *_, group in lines_at(variant, t))
+        if t >= least and any(profiles(group, family, END) for _, group in settings_at(variant, t))
     ]  # fmt: skip
 
 
@@ -77,6 +94,11 @@ def phase_chart(variant: Variant, depths: Sequence[int], metric: Metric) -> Figu
 def curves_of(group: Group, name: str) -> list[np.ndarray]:
     """Return a metric over training, one curve per seed that logged it."""
     return [run.curves[name] for _, run in sorted(group.runs.items()) if name in run.curves]
+
+
+def depths_with_curves(variant: Variant, name: str) -> list[int]:
+    """Return each T at which a metric was logged over training."""
+    return [t for t in variant.depths if any(curves_of(group, name) for _, group in settings_at(variant, t))]
 
 
 def curve_chart(

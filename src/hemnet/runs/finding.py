@@ -16,7 +16,7 @@ OF_WANDB = re.compile("wandb/(offline-)?run-")
 
 
 def find_runs(folder: Path, marks: Collection[str] = ("config.yaml",)) -> Iterator[Path]:
-    """Yield the directories at or below a folder that hold a file with one of the names ``marks``.
+    """Yield the directories at or below a folder that hold something with one of the names ``marks``.
 
     A warning names each folder that cannot be read.
 
@@ -27,7 +27,7 @@ def find_runs(folder: Path, marks: Collection[str] = ("config.yaml",)) -> Iterat
         raise HemnetError(f"{folder} is no folder: name run directories or folders that hold some")
     for path, names, files in os.walk(folder, onerror=_warn):
         inner = set[str]()
-        if not {*marks}.isdisjoint(files):
+        if not {*marks}.isdisjoint([*files, *names]):  # a folder in a file's place is damage to be told
             yield Path(path).resolve()
             inner = INNER
         within = os.path.basename(path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from hemnet.errors import HemnetError
 from hemnet.runs.redaction import is_secret, redact
 
 PLAIN_HEADS = {
@@ -93,11 +94,17 @@ class Identity:
 
 
 def identity(config: DictConfig) -> Identity:
-    """Return the identity of the run with this configuration."""
+    """Return the identity of the run with this configuration.
+
+    Raises:
+        HemnetError: the seed is no whole number.
+    """
+    if not isinstance(config.seed, int) or isinstance(config.seed, bool):
+        raise HemnetError(f"seed is {config.seed!r}; it must be a whole number")
     node: Any = OmegaConf.to_container(config.model.head, resolve=True)
     sweep = config.get("sweep")
     about: dict[str, Any] = {"experiment": str(config.name), "sweep": None if sweep is None else str(sweep)}
-    about["seed"] = int(config.seed)
+    about["seed"] = config.seed
     target = str(node["_target_"]).rpartition(".")[2]
     if target != "EMHead":
         return Identity(**about, head=PLAIN_HEADS.get(target, target))

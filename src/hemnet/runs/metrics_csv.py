@@ -5,6 +5,7 @@ Shapes: S steps at which a metric was logged.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from reprlib import repr as shown
 
 import numpy as np
 
@@ -17,7 +18,19 @@ def read(path: Path) -> list[dict[str, float]]:
     Raises:
         ValueError: a cell is not a number.
     """
-    return [{key: float(value) for key, value in row.items()} for row in read_table(path)]
+    rows = []
+    for row in read_table(path):
+        try:
+            rows.append({key: float(value) for key, value in row.items()})
+        except (TypeError, ValueError) as error:  # a cell beyond the heading is in a list
+            raise ValueError(f"a row is not of numbers under a heading each: {shown(row)}") from error
+    return rows
+
+
+def is_cut(path: Path) -> bool:
+    """Return whether the last row lacks its end: the writing process was killed, or the disk was full."""
+    content = path.read_bytes()
+    return bool(content) and not content.endswith(b"\n")
 
 
 def curves(rows: Sequence[dict[str, float]], wanted: Callable[[str], object] = bool) -> dict[str, np.ndarray]:
@@ -41,8 +54,8 @@ def curves(rows: Sequence[dict[str, float]], wanted: Callable[[str], object] = b
 def forget_from(path: Path, step: int) -> None:
     """Remove the rows of ``step`` and later ones, and the file if none is left."""
     rows = read_table(path)
-    if rows and not path.read_bytes().endswith(b"\n"):
-        rows.pop()  # incomplete: the process was killed while it wrote this row, or the disk was full
+    if rows and is_cut(path):
+        rows.pop()
     kept = [row for row in rows if int(row["step"]) < step]
     if not kept:
         path.unlink(missing_ok=True)

@@ -12,6 +12,8 @@ from hemnet.runs.own_packages import recall
 from hemnet.runs.renamed import with_present_names
 from hemnet.wording import one_line
 
+PARTS = ("name", "seed", "data", "model", "optim", "task", "trainer")
+"""The keys that the configuration of every run has, whichever version of hemnet wrote it."""
 DEEPEST = 50
 _PARSERS = (yaml.cyaml.CParser,) if yaml.__with_libyaml__ else ()
 

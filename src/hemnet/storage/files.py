@@ -106,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; {} if there is no file, or its content is not a JSON object."""
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last for content that is nested too deep
         return {}
     return content if isinstance(content, dict) else {}
 

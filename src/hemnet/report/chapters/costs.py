@@ -13,6 +13,8 @@ COSTS = {
     for metric, digits in zip(COST.metrics, (3, 4, 8, 8, 4), strict=True)
 }
 """Heading and significant digits of each."""
+ROUNDING = 1e-12
+"""Relative: the mean of equal numbers, and so their deviation from it, is off by less."""
 HOW = (
     "Seconds are the median training step of a run; other work on the machine, such as jobs that ran at the "
     "same time, distorts them. Peak memory is that of the training process. GFLOPs are of the forward pass "
@@ -39,8 +41,9 @@ def costs(section: Section, variant: Variant | None, slug: str) -> Block | None:
 
 
 def _cost(found: Estimate | None) -> Cell:
-    """Return a mean with its interval, or the number alone if it is the same in every run."""
-    return found.mean if found is not None and not found.half_width else found
+    """Return a mean with its interval, or the number alone if that is the same in every run."""
+    same = found is not None and (found.half_width or 0.0) <= ROUNDING * abs(found.mean)
+    return found.mean if found is not None and same else found
 
 
 def _add_ratios(block: Block, variant: Variant, names: list[str], slug: str) -> None:

@@ -11,7 +11,17 @@ import numpy as np
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import GRADIENT_BACKBONE, GRADIENT_MEANS, GRADIENT_SHARE
 from hemnet.report.groups import Group, Section, scale_text
-from hemnet.report.lines import END, WHEN, curve_chart, curves_of, depths_with, lines_at, phase_chart
+from hemnet.report.lines import (
+    END,
+    WHEN,
+    curve_chart,
+    curves_of,
+    depths_with,
+    depths_with_curves,
+    not_drawn,
+    phase_chart,
+    settings_at,
+)
 from hemnet.report.significance import Comparison, compare, holm, p_text
 from hemnet.report.variants import Variant
 from hemnet.runs.phases import PHASE_SHARE, PHASES
@@ -23,13 +33,14 @@ def gradient_flow(section: Section, variant: Variant, slug: str) -> Block | None
     if not depths:
         return None
     block = Block(GRADIENT_MEANS.chapter, [WHEN])
+    left = not_drawn(variant, depths)
     block.items.append(
-        Chart(slug, GRADIENT_MEANS, "", lambda: phase_chart(variant, depths, GRADIENT_MEANS.metric))
+        Chart(slug, GRADIENT_MEANS, left, lambda: phase_chart(variant, depths, GRADIENT_MEANS.metric))
     )
     shares = depths_with(variant, GRADIENT_SHARE.metric.name, least=2)
     if shares:
         block.items.append(Chart(
-            slug, GRADIENT_SHARE, "t = T is the reconstruction.",
+            slug, GRADIENT_SHARE, f"t = T is the reconstruction. {not_drawn(variant, shares)}",
             lambda: phase_chart(variant, shares, GRADIENT_SHARE.metric),
         ))  # fmt: skip
     tested = _kept(variant, depths, section.conclusive)
@@ -132,12 +143,12 @@ def _ratio_sentence(found: Comparison) -> str:
 def backbone(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return the gradient norm of the backbone over training, and of each stage at its end."""
     name = GRADIENT_BACKBONE.metric.name
-    depths = [t for t in variant.depths if any(curves_of(g, name) for *_, g in lines_at(variant, t))]
+    depths = depths_with_curves(variant, name)
     if not depths:
         return None
     block = Block(GRADIENT_BACKBONE.chapter, [])
     block.items.append(Chart(
-        slug, GRADIENT_BACKBONE, "Bands are the range of the seeds.",
+        slug, GRADIENT_BACKBONE, f"Bands are the range of the seeds. {not_drawn(variant, depths)}",
         lambda: curve_chart(variant, depths, GRADIENT_BACKBONE.metric, []),
     ))  # fmt: skip
     stages = sorted(
@@ -145,7 +156,7 @@ def backbone(section: Section, variant: Variant, slug: str) -> Block | None:
     )
     rows: list[list[Cell]] = []
     for t in depths:
-        for label, _, _, group in lines_at(variant, t):
+        for label, group in settings_at(variant, t):
             norms = [_geometric([_last(curve) for curve in curves_of(group, stage)]) for stage in stages]
             curves = curves_of(group, name)
             spread = [_geometric([float(of(curve[:, 1])) for curve in curves]) for of in (np.median, np.max)]

@@ -14,7 +14,7 @@ STATUSES = ("finished", "failed", "preempted", "unfinished", "debug")
 def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: Sequence[Section]) -> Block:
     """Return the table of runs, seeds, devices and revisions, and that of the jobs."""
     hours = sum(float(record.result.get("seconds") or 0) for record in records) / 3600
-    counted = [run for section in made for run in section.runs]
+    counted = [run for section in made for run in section.runs if run.scored]
     seeds = sorted({run.identity.seed for run in counted})
     facts: list[tuple[str, str]] = [
         ("runs", f"{len(records) + len(unreadable)} found, {len(counted)} finished and counted"),
@@ -58,23 +58,26 @@ def problems(records: Sequence[Record], unreadable: Sequence[Unreadable], folder
     """Return the runs that do not count, and why; paths below ``folder`` are relative to it."""
     rows: list[list[Cell]] = []
     for record in records:
-        if record.status != "finished":
-            reason = record.error or "no result.json: still running, or killed"
-            rows.append([_place(record.path, folder), record.status, reason])
-        elif record.superseded:
-            rows.append(
-                [_place(record.path, folder), "replaced", "a later run has the same settings and seed"]
-            )
-        elif record.miou != record.miou:
-            rows.append(
-                [_place(record.path, folder), "finished", "no val/miou: it is NaN or was not written"]
-            )
+        rows += [[_place(record.path, folder), *reason] for reason in _reasons(record)]
     rows += [[_place(bad.path, folder), "unreadable", bad.error] for bad in unreadable]
     if not rows:
         return None
     columns = (Column("run"), Column("status"), Column("reason"))
-    table = Table("problems", "Runs that do not count, and why.", columns, rows)
+    caption = "Runs that do not count, or of which a damaged part is left out, and why."
+    table = Table("problems", caption, columns, rows)
     return Block("Runs that do not count", [], [table])
+
+
+def _reasons(record: Record) -> list[tuple[str, str]]:
+    """Return a status and a reason for each thing why a run, or a part of it, does not count."""
+    found = [(record.status, doubt) for doubt in record.doubts]
+    if record.status != "finished":
+        found.insert(0, (record.status, record.error or "no result.json: still running, or killed"))
+    elif not record.scored:
+        found.insert(0, ("finished", "no val/miou: it is NaN or was not written"))
+    elif record.superseded:
+        found.insert(0, ("replaced", "a later run has the same settings and seed"))
+    return found
 
 
 def warnings(records: Sequence[Record], folder: Path) -> Block | None:

@@ -14,9 +14,12 @@ from hemnet.report.lines import (
     curve_chart,
     curves_of,
     depths_with,
+    depths_with_curves,
     lines_at,
+    not_drawn,
     phase_chart,
     profiles,
+    settings_at,
 )
 from hemnet.report.plots import draw_profile, grid
 from hemnet.report.variants import Variant, others
@@ -26,14 +29,13 @@ def learning(section: Section, variant: Variant | None, slug: str) -> Block | No
     """Return mIoU on the validation split over training."""
     name = LEARNING.metric.name
     further = [group for group in others(section) if curves_of(group, name)]
-    depths = []
-    if variant is not None:
-        depths = [t for t in variant.depths if any(curves_of(g, name) for *_, g in lines_at(variant, t))]
+    depths = depths_with_curves(variant, name) if variant is not None else []
     if not depths and not further:
         return None
     block = Block(LEARNING.chapter)
+    left = not_drawn(variant, depths) if variant is not None else ""
     block.items.append(Chart(
-        slug, LEARNING, "Means over seeds; bands are the range of the seeds.",
+        slug, LEARNING, f"Means over seeds; bands are the range of the seeds. {left}",
         lambda: curve_chart(variant, depths, LEARNING.metric, further),
     ))  # fmt: skip
     return block
@@ -45,7 +47,8 @@ def convergence(section: Section, variant: Variant, slug: str) -> Block | None:
     if not depths:
         return None
     block = Block(LIKELIHOOD.chapter, [WHEN])
-    block.items.append(Chart(slug, LIKELIHOOD, "", lambda: phase_chart(variant, depths, LIKELIHOOD.metric)))
+    left = not_drawn(variant, depths)
+    block.items.append(Chart(slug, LIKELIHOOD, left, lambda: phase_chart(variant, depths, LIKELIHOOD.metric)))
     shown = [metric for metric in CONVERGENCE.metrics if depths_with(variant, metric.name)]
 
     def draw(axis: Axes, row: int, column: int) -> None:
@@ -59,7 +62,7 @@ def convergence(section: Section, variant: Variant, slug: str) -> Block | None:
         titles = [metric.label for metric in shown]
         rows = [f"T={t}" for t in depths]
         block.items.append(Chart(
-            slug, CONVERGENCE, "At the end of training.",
+            slug, CONVERGENCE, f"At the end of training. {left}",
             lambda: grid(rows, titles, draw, xlabel="iteration t", ylabel="", share_y="col"),
         ))  # fmt: skip
     block.items.append(_convergence_table(variant, depths, slug))
@@ -74,15 +77,18 @@ def _convergence_table(variant: Variant, depths: Sequence[int], slug: str) -> Ta
     )  # fmt: skip
     rows: list[list[Cell]] = []
     for t in depths:
-        for label, _, _, group in lines_at(variant, t):
+        for label, group in settings_at(variant, t):
             first, last, step, components, entropy = (
-                _mean(group.phase(f"em/{family}", END, at)) for family, at in (
+                group.phase(f"em/{family}", END, at) for family, at in (
                     ("log_likelihood", 0), ("log_likelihood", t), ("step_length", t - 1), ("components", t),
                     ("entropy", t))
             )  # fmt: skip
-            gained = None if first is None or last is None else last - first
-            rows.append([t, label, first, last, gained, step, components, entropy])
-    caption = "EM iterations at the end of training, means over seeds; L: log-likelihood, nats per position."
+            gained = {seed: last[seed] - first[seed] for seed in first.keys() & last.keys()}
+            rows.append([t, label, *map(_mean, (first, last, gained, step, components, entropy))])
+    caption = (
+        "EM iterations at the end of training, means over seeds; L: log-likelihood, nats per position. What "
+        "is gained is the mean of each run's gain."
+    )
     return Table(f"{slug}_convergence", caption, columns, rows)
 
 

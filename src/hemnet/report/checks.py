@@ -1,0 +1,170 @@
+"""What the values in a run's files can be: a value that no run has never enters a mean.
+
+Shapes: S logged steps; a curve is (S, 2): optimizer step and value.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from reprlib import repr as shown
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from hemnet.errors import HemnetError
+from hemnet.runs.metrics_csv import curves
+from hemnet.runs.phases import PER_ITERATION
+from hemnet.runs.stored_config import PARTS
+from hemnet.wording import one_line
+
+SCORES = re.compile(r"val/(miou|\w+_accuracy|iou/.+)$", re.DOTALL)
+"""What lies between 0 and 1."""
+WANTED = re.compile(rf"val/miou$|cost/|gradient/backbone/|{PER_ITERATION.pattern}")
+"""What the report uses of metrics.csv."""
+REMEDY = "restore the file, or move the run elsewhere"
+# Far above what any run has.
+LONGEST = 1e9  # seconds, 30 years
+MOST_STEPS = 1e12
+MOST_ITERATIONS = 10_000
+LARGEST_COST = 1e18
+LARGEST = 1e100  # of a metric; a float32 ends at 3e38, and charts do not reach the largest float64
+
+
+@contextmanager
+def reading(file: str) -> Iterator[None]:
+    """Name the file whose content the block finds wrong, and what can be done.
+
+    Raises:
+        HemnetError: the block raised any exception.
+    """
+    try:
+        yield
+    except Exception as error:  # anything can be wrong with a file
+        kind = "" if isinstance(error, HemnetError | ValueError) else f"{type(error).__name__}: "
+        raise HemnetError(f"{file}: {kind}{one_line(error, 160)}: {REMEDY}") from error
+
+
+def require_file(path: Path) -> bool:
+    """Return whether there is a file.
+
+    Raises:
+        ValueError: something else has its name.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise ValueError("it is a folder, a link that leads nowhere, or another thing that is no file")
+    return path.is_file()
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: there is none in it.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not JSON, or was cut short ({one_line(error, 80)})") from error
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    return content
+
+
+def within(value: Any, least: float, most: float) -> bool:
+    """Return whether a value is a number in these bounds, which are included; NaN is in none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def score(name: str, value: Any) -> float:
+    """Return a score; NaN for null and NaN, which stand for a score that could not be computed.
+
+    Raises:
+        ValueError: it is neither, nor a number from 0 to 1.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return math.nan
+    if not within(value, 0, 1):
+        raise ValueError(f"{name} is {shown(value)}, and a score is a number from 0 to 1")
+    return float(value)
+
+
+def scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores among the metrics of a result.json, as `score` does."""
+    return {name: score(name, value) for name, value in metrics.items() if SCORES.match(name)}
+
+
+def evaluated(path: Path) -> float:
+    """Return ``val/miou`` in the result.json of an evaluation.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: there is none, or it is no score.
+    """
+    metrics = json_object(path).get("metrics")
+    found = score("val/miou", metrics.get("val/miou") if isinstance(metrics, dict) else None)
+    if math.isnan(found):
+        raise ValueError("it has no val/miou")
+    return found
+
+
+def require_settings(config: DictConfig) -> None:
+    """Refuse with a ValueError a configuration with which no run can have been trained."""
+    if missing := [part for part in PARTS if part not in config]:
+        raise ValueError(f"it lacks {', '.join(missing)}, which every run has")
+    head: Any = OmegaConf.to_container(config.model.head, resolve=True)
+    if str(head.get("_target_")).rpartition(".")[2] != "EMHead":
+        return
+    T, scale = head.get("iterations", 0), head.get("highway_scale", 0)
+    if not within(T, 0, MOST_ITERATIONS) or not isinstance(T, int):
+        raise ValueError(f"model.head.iterations is {shown(T)}, no whole number from 0 to {MOST_ITERATIONS}")
+    for h in scale if isinstance(scale, list) else [scale]:
+        if not within(h, -1, 1) or abs(h) == 1:
+            raise ValueError(f"model.head.highway_scale is {shown(scale)}, no number inside (-1, 1)")
+
+
+def logged(
+    rows: Sequence[dict[str, float]], steps: float | None, iterations: int | None
+) -> dict[str, np.ndarray]:
+    """Return the curves of `WANTED` in the rows of a metrics.csv.
+
+    Args:
+        rows: of a run that finished.
+        steps: how many the run took; None if it did not say.
+        iterations: T of the run; None without an EM layer.
+
+    Raises:
+        ValueError: the rows end long before the run did, or have values that no run logs.
+    """
+    placed = [row for row in rows if "step" in row]
+    if not placed:
+        raise ValueError("it has no row with a step")
+    for row in placed:
+        if not within(row["step"], 0, MOST_STEPS):
+            raise ValueError(f"a step is {row['step']:g}")
+    placed.sort(key=lambda row: row["step"])
+    at = [row["step"] for row in placed]
+    # A run logs at regular steps, so it ends at most such a pause after its last row.
+    pause = max(later - earlier for earlier, later in zip([-1.0, *at], at, strict=False))
+    if steps is not None and steps - 1 - at[-1] > 2 * pause:
+        raise ValueError(f"it ends at step {at[-1]:g}, and the run took {steps:g} steps")
+    found = curves(placed, WANTED.match)
+    for name, curve_S2 in found.items():
+        _require_loggable(name, curve_S2, MOST_ITERATIONS if iterations is None else iterations)
+    return found
+
+
+def _require_loggable(name: str, curve_S2: np.ndarray, iterations: int) -> None:
+    if (match := PER_ITERATION.match(name)) and int(match[2]) > iterations:
+        raise ValueError(f"it has a column {shown(name)}, and T of the run is {iterations}")
+    values_S = curve_S2[:, 1]
+    least, most = (0.0, 1.0) if name == "val/miou" else (-LARGEST, LARGEST)
+    # Infinity and NaN are what a training that diverges logs.
+    impossible_S = np.isfinite(values_S) & ((values_S < least) | (values_S > most))
+    if impossible_S.any():
+        raise ValueError(f"{shown(name)} is {values_S[impossible_S][0]:g}, which no run logs")
