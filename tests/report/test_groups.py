@@ -1,5 +1,6 @@
 """Which runs are averaged, which are compared, and which files hold them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,20 @@ def test_a_setting_that_two_recipes_have_is_one_and_is_compared_with_the_others(
     [compared] = table_of(tmp_path / "report", "x_hem_miou_vs_iterations")
     assert float(compared["difference"]) == pytest.approx(0.1)
     assert ", with x_em" in (tmp_path / "report" / "index.html").read_text("utf-8")
+
+
+def test_runs_of_several_revisions_are_told(tmp_path: Path) -> None:
+    for name, head in (("em", EM), ("hem", HEM)):
+        write_run(tmp_path / f"runs/{name}", head)
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    assert "several revisions" not in (tmp_path / "report" / "index.html").read_text("utf-8")
+    path = tmp_path / "runs/em/environment.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"git": {"revision": "f" * 40, "modified": True}}))
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text("utf-8")
+    told = " ".join(page.split()).partition("several revisions of the code: ")[2].partition(".")[0]
+    assert sorted(told.split("; ")) == ["0123456789 (1)", "ffffffffff, with changes (1)"]
 
 
 def test_recipes_and_variants_with_one_name_have_files_of_their_own(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hemnet.report.chapters.gradient_flow import backbone, gradient_flow
 from hemnet.report.chapters.heads import against_heads, every_group, gradient_modes, per_class
 from hemnet.report.chapters.leaderboard import leaderboard
 from hemnet.report.chapters.miou_curves import against_depth, against_scale
-from hemnet.report.chapters.overview import overview, problems, warnings
+from hemnet.report.chapters.overview import overview, problems, revisions, warnings
 from hemnet.report.chapters.table2 import evaluated_grid, trained_grid
 from hemnet.report.chapters.training import convergence, learning
 from hemnet.report.collect import Record, Unreadable
@@ -111,7 +111,7 @@ def _part(section: Section, taken: set[str], album: Album | None) -> PagePart:
     slug = _slug(section.experiment, taken)
     slugs = [slug, *(_slug(f"{slug}_v{i}", taken) for i in range(1, len(found)))]
     made = list(_chapters(section, found, slugs))
-    blocks = [block for _, block in made]
+    blocks = [block for block in (revisions(section),) if block and made] + [block for _, block in made]
     if not _alone(section):
         blocks.append(every_group([section], slug))
     if album is not None and (pictures := album.block(section, found[0] if found else None)):

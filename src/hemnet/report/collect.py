@@ -90,6 +90,13 @@ class Record:
         return not math.isnan(self.miou)
 
     @property
+    def revision(self) -> str:
+        """The revision of the code, ten digits, "unknown" if the run did not record it."""
+        git = self.environment.get("git") or {}
+        revision = str(git.get("revision") or "unknown")[:10]
+        return f"{revision}, with changes" if git.get("modified") else revision
+
+    @property
     def miou(self) -> float:
         """The final ``val/miou``; NaN if there is none."""
         return self.scores.get("val/miou", float("nan"))

@@ -19,7 +19,7 @@ from hemnet.runs.phases import PHASE_SHARE, PHASES
 MOST_LINES = 6
 WHEN = (
     f"Start, middle and end of training are means over {100 * PHASE_SHARE:.0f}% of the logged steps; thick "
-    "lines are means over seeds, thin ones single seeds."
+    "lines are means over seeds, geometric on a logarithmic axis, thin ones single seeds."
 )
 END = len(PHASES) - 1
 

@@ -21,21 +21,27 @@ def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: 
         ("seeds", ", ".join(map(str, seeds)) or "none"),
         ("recipes", ", ".join(sorted({record.identity.experiment for record in records}))),
         ("devices", _counted(str(record.result.get("device") or "unknown") for record in records)),
-        ("revisions", _counted(_revision(record) for record in records)),
+        ("revisions", _counted(record.revision for record in records)),
         ("hours of training", f"{hours:.2f}"),
     ]
     table = Table("overview", "What this report is made of.", (Column("what"), Column("found")), facts)
     return Block("What it is made of", [], [table, _status_table(records, unreadable)])
 
 
+def revisions(section: Section) -> Block | None:
+    """Return how many runs are of which revision of the code; None if all are of one."""
+    if len({run.revision for run in section.runs}) < 2:
+        return None
+    named = _counted(run.revision for run in section.runs)
+    text = (
+        f"The runs that are compared here are of several revisions of the code: {named}. With one seed, two "
+        "revisions may differ by as much as two settings."
+    )
+    return Block("Revisions", [text])
+
+
 def _counted(values: Iterable[str]) -> str:
     return "; ".join(f"{value} ({count})" for value, count in Counter(values).most_common())
-
-
-def _revision(record: Record) -> str:
-    git = record.environment.get("git") or {}
-    revision = str(git.get("revision") or "unknown")[:10]
-    return f"{revision}, with changes" if git.get("modified") else revision
 
 
 def _status_table(records: Sequence[Record], unreadable: Sequence[Unreadable]) -> Table:
