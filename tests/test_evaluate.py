@@ -267,8 +267,8 @@ def test_the_first_evaluation_may_be_of_other_images(run_dir: Path, tmp_path: Pa
     assert results_of(copy, place.name).keys() == {1, 2}
     evaluate(copy, "last", other, output=tmp_path / "chosen", worst=0)
     assert (tmp_path / "chosen" / "result.json").is_file()
-    evaluate(copy, "last", [], worst=0)
-    assert results_of(copy)[None]["metrics"]["val/miou"] == pytest.approx(own["metrics"]["val/miou"])
+    scores = evaluate(copy, "last", [], worst=0)
+    assert results_of(copy)[None]["metrics"]["val/miou"] == pytest.approx(scores["val/miou"])
     (copy / "result.json").write_text(json.dumps(own | {"labelled_pixels": None}))  # of an older version
     shutil.rmtree(copy / "evaluation")
     evaluate(copy, "last", other, worst=0)
