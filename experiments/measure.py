@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from e_step import COLUMNS, rows, squares
 from em_inputs import Given, at_layers
-from over_runs import ABOUT, MEASURES, over_runs, parser_of_runs
+from over_runs import ABOUT, MEASURES, over_em_runs, parser_of_runs
 
 from hemnet.errors import HemnetError
 from hemnet.runs.checkpoints import fingerprint
-from hemnet.runs.identity import PLAIN_HEADS, identity
 from hemnet.runs.run import Run
 from hemnet.storage.files import read_json, write_json, write_table
 
@@ -78,15 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.images is not None and options.images < 1:
         parser.error(f"--images {options.images}: give 1 or more")
 
-    def act(run: Run) -> str | None:
-        if run.status != "finished" or identity(run.config).head in PLAIN_HEADS.values():
-            return None
-        return f"{run.path}: {'measured' if measure(run, options.images) else 'was measured'}"
-
-    def wrong(error: HemnetError | OSError) -> object:
-        return f"cannot write its tables ({error})" if isinstance(error, OSError) else error
-
-    over_runs(options.folders, act, wrong)
+    over_em_runs(options.folders, lambda run: measure(run, options.images), "measured", "tables")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 from hemnet.errors import HemnetError
 from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.finding import find_runs
+from hemnet.runs.identity import PLAIN_HEADS, identity
 from hemnet.runs.run import Run
 from hemnet.storage.files import read_json
 
@@ -34,6 +35,27 @@ def parser_of_runs(doc: str) -> argparse.ArgumentParser:
         "folders", nargs="+", type=Path, metavar="RUN_OR_FOLDER", help="runs, or folders of runs"
     )
     return parser
+
+
+def over_em_runs(folders: Sequence[Path], work: Callable[[Run], bool], done: str, written: str) -> None:
+    """Do something with each finished run with an EM layer, see `over_runs`.
+
+    Args:
+        folders: runs, or folders of runs.
+        work: does it; returns whether there was anything to do.
+        done: what then has been done with a run.
+        written: what the work writes.
+    """
+
+    def act(run: Run) -> str | None:
+        if run.status != "finished" or identity(run.config).head in PLAIN_HEADS.values():
+            return None
+        return f"{run.path}: {done if work(run) else f'was {done}'}"
+
+    def wrong(error: HemnetError | OSError) -> object:
+        return f"cannot write its {written} ({error})" if isinstance(error, OSError) else error
+
+    over_runs(folders, act, wrong)
 
 
 def over_runs(

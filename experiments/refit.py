@@ -19,17 +19,17 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from over_runs import MEASURES, REFIT, REFIT_EPOCHS, over_runs, parser_of_runs
+from over_runs import MEASURES, REFIT, REFIT_EPOCHS, over_em_runs, parser_of_runs
 from torch import Tensor, nn
+from training_step import take_step
 
 from hemnet.config.build import build_data, build_evaluator, build_task, restore
 from hemnet.config.command_line import log_to_terminal
-from hemnet.data import IGNORE_INDEX, Batch, SegmentationData
+from hemnet.data import Batch, SegmentationData
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.nets.heads import EMHead
 from hemnet.runs.checkpoints import fingerprint
-from hemnet.runs.identity import PLAIN_HEADS, identity
 from hemnet.runs.run import Run
 from hemnet.storage.files import read_json, write_json
 from hemnet.training.task import SegmentationTask
@@ -84,15 +84,9 @@ def train(tasks: Sequence[SegmentationTask], data: SegmentationData, first: int,
     steps = epochs * len(data.train_dataloader())
     made = [(task, *task.optimization.build(task.network, steps)) for task in tasks]
     for step, batch in enumerate(batches(data, first, epochs)):
-        mask_BHW = batch["mask"]
         for task, optimizer, schedule in made:
             torch.manual_seed(step)
-            image_BCHW = batch["image"].contiguous(memory_format=task.memory_format)
-            output = task.network(image_BCHW, tuple(mask_BHW.shape[1:]), batch.get("inside"))
-            [found] = task.training_loss.evaluate([output.logits], mask_BHW, IGNORE_INDEX)
-            optimizer.zero_grad()
-            found.part.backward()
-            optimizer.step()
+            take_step(task, optimizer, batch)
             schedule.step()
 
 
@@ -143,16 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.epochs < 1 or min(options.iterations) < 0:
         parser.error("give --epochs 1 or more, and --iterations 0 or more")
 
-    def act(run: Run) -> str | None:
-        if run.status != "finished" or identity(run.config).head in PLAIN_HEADS.values():
-            return None
-        done = refit(run, [*dict.fromkeys(options.iterations)], options.epochs)
-        return f"{run.path}: {'refitted' if done else 'was refitted'}"
-
-    def wrong(error: HemnetError | OSError) -> object:
-        return f"cannot write its scores ({error})" if isinstance(error, OSError) else error
-
-    over_runs(options.folders, act, wrong)
+    iterations = [*dict.fromkeys(options.iterations)]
+    over_em_runs(options.folders, lambda run: refit(run, iterations, options.epochs), "refitted", "scores")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from training_step import take_step
 
 from hemnet.bench.timing import Budget, interleave, paired
 from hemnet.config.build import build_network, build_task
 from hemnet.config.compose import load
-from hemnet.data import CAMVID, IGNORE_INDEX
+from hemnet.data import CAMVID, Batch
 from hemnet.runs.provenance import device_name
 from hemnet.storage.files import write_json, write_table
 
@@ -32,20 +33,14 @@ def step_of(recipe: str) -> Callable[[], None]:
     config = load([f"experiment={recipe}"])
     torch.manual_seed(0)
     task = build_task(config, build_network(config, CAMVID.num_classes, pretrained=False), CAMVID)
-    network = task.network.train()
-    optimizer, _ = task.optimization.build(network, 10_000)
-    size = config.data.train_transform.crop_size
-    image_BCHW = torch.randn(config.data.batch_size, 3, *size).contiguous(memory_format=task.memory_format)
-    mask_BHW = torch.randint(CAMVID.num_classes, (config.data.batch_size, *size), dtype=torch.uint8)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        output = network(image_BCHW, (size[0], size[1]))
-        [loss] = task.training_loss.evaluate([output.logits], mask_BHW, IGNORE_INDEX)
-        loss.part.backward()
-        optimizer.step()
-
-    return step
+    optimizer, _ = task.optimization.build(task.network.train(), 10_000)
+    count, size = config.data.batch_size, config.data.train_transform.crop_size
+    batch = Batch(
+        image=torch.randn(count, 3, *size).contiguous(memory_format=task.memory_format),
+        mask=torch.randint(CAMVID.num_classes, (count, *size), dtype=torch.uint8),
+        name=[""] * count,
+    )
+    return lambda: take_step(task, optimizer, batch)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -283,7 +283,7 @@ def test_results_of_something_else_than_their_folder_says_are_left_out(run_dir: 
     before = json.loads(path.read_text())
     for change in (
         {"checkpoint": "best"}, {"settings": ["flip"]}, {"changes": {"data.val.split": "train"}},
-        {"changes": 3}, {"checkpoint_sha256": "0" * 64},
+        {"changes": 3}, {"checkpoint_sha256": "0" * 64}, {"checkpoint_sha256": ["a"]}, {"data": 3},
     ):  # fmt: skip
         path.write_text(json.dumps(before | change))
         assert results_of(copy).keys() == {1, 3}, change

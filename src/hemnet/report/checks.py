@@ -99,14 +99,13 @@ def scores(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: score(name, value) for name, value in metrics.items() if SCORES.match(name)}
 
 
-def evaluated(path: Path) -> float:
+def evaluated(result: Mapping[str, Any]) -> float:
     """Return ``val/miou`` in the result.json of an evaluation.
 
     Raises:
-        OSError: it cannot be read.
         ValueError: there is none, or it is no score.
     """
-    metrics = json_object(path).get("metrics")
+    metrics = result.get("metrics")
     found = score("val/miou", metrics.get("val/miou") if isinstance(metrics, dict) else None)
     if math.isnan(found):
         raise ValueError("it has no val/miou")

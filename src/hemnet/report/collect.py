@@ -216,7 +216,7 @@ def _read_evaluations(record: Record) -> None:
         try:
             if str(T) != number or not checks.require_file(file):
                 continue
-            score = checks.evaluated(file)
+            score = checks.evaluated(found.get(T) or checks.json_object(file))
             if T > checks.MOST_ITERATIONS:
                 raise ValueError("no evaluation has so many iterations")
             if T in found:

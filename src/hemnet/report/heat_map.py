@@ -70,8 +70,9 @@ def heat_map(
 
 def highest(cells: Mapping[Name, Estimate | None]) -> list[Name]:
     """Return the names of the cells with the highest mean: all that tie in the digits that are shown."""
-    means = {name: _shown(found) for name, found in cells.items() if found}
-    return [name for name, mean in means.items() if float(mean) == max(map(float, means.values()))]
+    means = {name: float(_shown(found)) for name, found in cells.items() if found}
+    most = max(means.values(), default=None)
+    return [name for name, mean in means.items() if mean == most]
 
 
 def _shown(found: Estimate) -> str:

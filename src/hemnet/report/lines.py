@@ -26,19 +26,20 @@ END = len(PHASES) - 1
 
 def settings_at(variant: Variant, depth: int) -> list[tuple[str, Group]]:
     """Return label and group of every setting at one T: em, hem, and each other h."""
-    found = []
-    for head in ("em", "hem"):
-        if group := variant.at(head, depth):
-            found.append((head if head == "em" else f"hem (h={scale_text(group.scale)})", group))
-    named = [group for _, group in found]
-    more = [group for group in variant.usual if group.iterations == depth and group not in named]
-    return found + [(f"h={scale_text(group.scale)}", group) for group in more]
+    main = _main_at(variant, depth)
+    more = [group for group in variant.usual if group.iterations == depth and group not in main]
+    named = [(g.head if g.head == "em" else f"hem (h={scale_text(g.scale)})", g) for g in main]
+    return named + [(f"h={scale_text(group.scale)}", group) for group in more]
+
+
+def _main_at(variant: Variant, depth: int) -> list[Group]:
+    """Return em and hem at one T, those that there are."""
+    return [group for head in ("em", "hem") if (group := variant.at(head, depth))]
 
 
 def lines_at(variant: Variant, depth: int) -> list[tuple[str, str, str, Group]]:
     """Return label, colour, marker and group of em, hem and some other h at one T, `MOST_LINES` in all."""
-    every = settings_at(variant, depth)
-    main = sum(group in (variant.at("em", depth), variant.at("hem", depth)) for _, group in every)
+    every, main = settings_at(variant, depth), len(_main_at(variant, depth))
     found = [(label, head_colour(group.head), MARKERS[group.head], group) for label, group in every[:main]]
     more = every[main:]
     picked = np.linspace(0, len(more) - 1, min(len(more), MOST_LINES - main)).round().astype(int)

@@ -43,7 +43,8 @@ def read_results(folder: Path, checkpoint: Path) -> dict[int | None, dict[str, A
         for T, result in every.items()
         if isinstance(metrics := result.get("metrics"), dict) and metrics
     }
-    hashes = Counter(digest for result in found.values() if (digest := result.get("checkpoint_sha256")))
+    digests = (result.get("checkpoint_sha256") for result in found.values())
+    hashes = Counter(digest for digest in digests if isinstance(digest, str))
     most = hashes.most_common(1)[0][0] if hashes else None
     known = fingerprint(checkpoint) or most
     return {T: result for T, result in found.items() if known in (None, result.get("checkpoint_sha256"))}
@@ -55,9 +56,9 @@ def _is_own(result: dict[str, Any], folder: str) -> bool:
         return True  # of an older version
     try:
         name = output_name(result["checkpoint"], result["settings"], result["changes"])
+        return folder in (name, f"{name}{OTHER_DATA}{result.get('data', {}).get('sha256', '')[:8]}")
     except (TypeError, ValueError, AttributeError):
         return False
-    return folder in (name, f"{name}{OTHER_DATA}{result.get('data', {}).get('sha256', '')[:8]}")
 
 
 def results_of(run: Path, name: str = "last") -> dict[int | None, dict[str, Any]]:

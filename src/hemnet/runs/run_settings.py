@@ -45,9 +45,17 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
     data = config.get("data") or {}
     if (batch := data.get("batch_size")) is not None:
         kept["data.batch_size"] = str(batch * processes)
-    if data.get("root"):  # its folder alone: machines keep the same data in different places
-        kept[DATA] = PurePath(str(data["root"])).name.strip("<>").casefold()
+    if folder := data_folder(config):
+        kept[DATA] = folder.casefold()
     return kept
+
+
+def data_folder(config: Mapping[str, Any]) -> str:
+    """Return the name of the folder of a run's data, "" if they are in none.
+
+    Machines keep the same data in different places, and in runs that are shared it is marked: ``<CamVid>``.
+    """
+    return PurePath(str((config.get("data") or {}).get("root") or "")).name.strip("<>")
 
 
 def columns(config: DictConfig) -> dict[str, Any]:

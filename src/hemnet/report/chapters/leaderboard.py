@@ -5,7 +5,7 @@ import urllib.parse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path, PurePath
+from pathlib import Path
 from statistics import mean
 
 from hemnet.report.contents import Block, Cell, Column, Links, Table
@@ -13,7 +13,7 @@ from hemnet.report.groups import Group, Section, group_labels
 from hemnet.report.images import figure_of
 from hemnet.report.setting_labels import TARGET, Settings, labels
 from hemnet.runs.identity import below
-from hemnet.runs.run_settings import DATA
+from hemnet.runs.run_settings import DATA, data_folder
 
 VALIDATION = "data.val"
 """The node of the images that a score is of: scores of others stand in a table of their own."""
@@ -74,8 +74,7 @@ def _names(by_data: Mapping[frozenset[tuple[str, str]], Sequence[Entry]]) -> lis
 
 def _name(data: Settings, section: Section) -> str:
     kind = data.get(f"{VALIDATION}.{TARGET}", "data").rpartition(".")[2]
-    root = str((section.runs[0].config.get("data") or {}).get("root") or "")
-    return PurePath(root).name.strip("<>") if root and kind in NAMED_BY_FOLDER else kind
+    return (data_folder(section.runs[0].config) if kind in NAMED_BY_FOLDER else "") or kind
 
 
 def _rows(entries: Sequence[Entry], folder: Path) -> list[tuple[float, list[Cell]]]:

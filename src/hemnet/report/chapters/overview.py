@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hemnet.report.collect import Record, Unreadable
+from hemnet.report.collect import STATUSES, Record, Unreadable
 from hemnet.report.contents import MISSING, Block, Cell, Column, Table
 from hemnet.report.groups import Section
 
-STATUSES = ("finished", "failed", "preempted", "unfinished", "debug")
+COUNTED = (*STATUSES, "unfinished", "debug")
 
 
 def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: Sequence[Section]) -> Block:
@@ -48,11 +48,11 @@ def _status_table(records: Sequence[Record], unreadable: Sequence[Unreadable]) -
     rows: list[list[Cell]] = []
     for who in sorted({_job(record) for record in records}):
         mine = [record for record in records if _job(record) == who]
-        counts = Counter(record.status if record.status in STATUSES else "failed" for record in mine)
+        counts = Counter(record.status if record.status in COUNTED else "failed" for record in mine)
         again = sum(record.superseded for record in mine)
-        rows.append([*who, *(counts[status] for status in STATUSES), again])
+        rows.append([*who, *(counts[status] for status in COUNTED), again])
     caption = "Jobs of each sweep." + (f" {len(unreadable)} more cannot be read." if unreadable else "")
-    columns = (Column("recipe"), Column("sweep"), *map(Column, STATUSES), Column("replaced by a later run"))
+    columns = (Column("recipe"), Column("sweep"), *map(Column, COUNTED), Column("replaced by a later run"))
     return Table("jobs", caption, columns, rows)
 
 
