@@ -50,9 +50,14 @@ def neighbours(count, size):
     return np.floor(positions) + np.arange(2), np.hstack([1 - share, share])
 
 
+def length(count, size):
+    """Return how many of ``count`` pixels each of ``size`` longer ones covers, as OpenCV computes it."""
+    return 1 / (size / count)  # which is above 98 for 98 and 1
+
+
 def areas(count, size, whole):
     """Return which pixels of a row of ``count`` each of ``size`` longer ones covers, and their weights."""
-    scale = count / size if whole else 1 / (size / count)  # which is not the same number for 107 and 1
+    scale = length(count, size)
     low = np.arange(size)[:, None] * scale
     high = low + scale
     last = np.minimum(np.floor(high), count - 1)
@@ -76,7 +81,7 @@ def resize(image_HWC, size):
     """
     sides = image_HWC.shape[:2]
     shrinks = size[0] <= sides[0] and size[1] <= sides[1]
-    whole = shrinks and all(n % m == 0 for n, m in zip(sides, size, strict=True))
+    whole = shrinks and all(length(n, m) == n // m for n, m in zip(sides, size, strict=True))
     image = image_HWC.astype(np.float32)
     for axis in (1, 0):
         n, m = sides[axis], size[axis]

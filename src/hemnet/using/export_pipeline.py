@@ -90,7 +90,7 @@ def _resized(x_BCHW: Tensor, before: tuple[int, int], after: tuple[int, int]) ->
     """
     sides = [_as_tensors(*lengths) for lengths in zip(before, after, strict=True)]
     shrinks = torch.stack([after <= before for before, after in sides]).all()
-    whole = torch.stack([before % after == 0 for before, after in sides]).all() & shrinks
+    whole = torch.stack([_length(*lengths) == lengths[0] // lengths[1] for lengths in sides]).all() & shrinks
     halves = torch.stack([before == 2 * after for before, after in sides]).all()
     x_BChw = x_BCHW
     for axis in (3, 2):
@@ -117,13 +117,18 @@ def _steps(count: int, size: int) -> Tensor:
     return torch.arange((count + size - 1) // size + 1)
 
 
+def _length(before: Tensor, after: Tensor) -> Tensor:
+    """Return how many of ``before`` pixels each of ``after`` covers, as OpenCV has it: above 98 of 98."""
+    return 1 / (after.double() / before.double())
+
+
 def _areas(count: int, size: int, whole: Tensor) -> tuple[Tensor, Tensor]:
     """Return which pixels of a row of ``count`` each of ``size`` covers, and with which weights, (size, T).
 
     With ``whole``, where each covers as many whole pixels, the weights are 1, and the sum is to be divided.
     """
-    before, after = (length.double() for length in _as_tensors(count, size))
-    scale = torch.where(whole, before / after, 1 / (after / before))  # not the same number for 107 and 1
+    before, after = _as_tensors(count, size)
+    scale = _length(before, after)
     low_m1 = torch.arange(size, dtype=torch.float64)[:, None] * scale
     high_m1 = low_m1 + scale
     last_m1 = torch.minimum(high_m1.floor(), before - 1)
