@@ -269,10 +269,11 @@ def test_the_first_evaluation_may_be_of_other_images(run_dir: Path, tmp_path: Pa
     assert (tmp_path / "chosen" / "result.json").is_file()
     scores = evaluate(copy, "last", [], worst=0)
     assert results_of(copy)[None]["metrics"]["val/miou"] == pytest.approx(scores["val/miou"])
-    (copy / "result.json").write_text(json.dumps(own | {"labelled_pixels": None}))  # of an older version
-    shutil.rmtree(copy / "evaluation")
-    evaluate(copy, "last", other, worst=0)
-    assert results_of(copy).keys() == {None}
+    for pixels in (None, [4, 5], "all", 3):  # of an older version; changed by hand
+        (copy / "result.json").write_text(json.dumps(own | {"labelled_pixels": pixels}))
+        shutil.rmtree(copy / "evaluation")
+        evaluate(copy, "last", other, worst=0)
+        assert results_of(copy).keys() == {None}
 
 
 def test_results_of_something_else_than_their_folder_says_are_left_out(run_dir: Path, tmp_path: Path) -> None:

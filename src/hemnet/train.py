@@ -75,7 +75,7 @@ def _train_on(config: DictConfig, count: int) -> float:
                 # Either error may be the cause of the other, so the user sees both.
                 raise RankError(f"{error}. Rank 0: {said['error']}", error.rank) from error
             raise
-    return Run.open(path).result["metrics"]["val/miou"]
+    return Run.open(path).score
 
 
 def _state(path: Path) -> tuple[Any, ...]:
@@ -114,7 +114,7 @@ def _train(config: DictConfig) -> float:
     run = TrainingRun.create(config.run_dir, config, config.resume, begin=False)
     if run.complete:
         log.info("%s is finished: nothing is left to do", run.path)
-        return run.result["metrics"]["val/miou"]
+        return run.score
     with run, refusals(config), foremost():
         log.info("run directory: %s", run.path)
         pl.seed_everything(config.seed, workers=True, verbose=False)

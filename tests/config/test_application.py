@@ -85,6 +85,19 @@ def test_a_tilde_is_the_home_folder_in_every_path(
     assert list(here.iterdir()) == []
 
 
+EMPTY_PATHS = [
+    "run_dir=", "runs=''", "run_dir=x data=camvid data.root=", "run_dir=x +data.cache=''",
+    "run_dir=x model.backbone.weights=''", "run_dir=x finetune=''",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", EMPTY_PATHS)
+def test_an_empty_path_is_refused(words: str, here: Path, start: Start) -> None:
+    with pytest.raises(HemnetError, match=r"empty path|path is empty"):
+        start(*words.split())
+    assert list(here.iterdir()) == []
+
+
 def test_a_multirun_by_hand_goes_on_in_its_folder(here: Path, start: Start, swept: list[list[Job]]) -> None:
     same = ["--multirun", "experiment=synthetic_hem", "trainer.max_epochs=2", "model.head.iterations=1,3"]
     start(*same, "seed=0,1")

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import json
+import math
 import os
 import signal
 import sys
@@ -272,6 +273,22 @@ def test_the_seconds_of_a_run_are_those_of_all_its_parts(tmp_path: Path, config:
     part(50, saved=40, killed=True)
     assert part(2) == pytest.approx(163, abs=5)
     assert Run.open(tmp_path).result["seconds"] == pytest.approx(163, abs=5)
+
+
+@pytest.mark.parametrize("value", ["soon", [1], {}, True, 10**400, None])
+def test_files_with_values_of_wrong_types_do_not_end_a_resumed_run(
+    value: object, tmp_path: Path, config: DictConfig
+) -> None:
+    interrupted(tmp_path, config, 2)
+    for name, keys in (("result.json", ["seconds"]), ("environment.json", ["extended", "earlier_seconds"])):
+        content = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(content | dict.fromkeys(keys, value)))
+    with TrainingRun.create(tmp_path, config, "auto") as run:
+        assert 0 <= run.seconds() < 60
+        run.record(metrics=value)
+    assert math.isnan(Run.open(tmp_path).score)
+    write_json(tmp_path / "result.json", {"metrics": {"val/miou": value}})
+    assert math.isnan(Run.open(tmp_path).score)
 
 
 def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path, config: DictConfig) -> None:

@@ -1,5 +1,6 @@
 """A file is replaced whole or not at all."""
 
+import math
 import os
 import stat
 import subprocess
@@ -8,9 +9,26 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hemnet.errors import HemnetError
-from hemnet.storage.files import hold, remove_abandoned, replacing
+from hemnet.storage.files import entry, hold, remove_abandoned, replacing
+
+
+@given(st.dictionaries(st.text(max_size=3), st.recursive(st.none() | st.booleans() | st.integers() | st.text()
+                                                         | st.floats(), st.lists, max_leaves=3)))  # fmt: skip
+def test_an_entry_is_of_the_type_of_its_default(content: dict[str, object]) -> None:
+    for name in (*content, "other"):
+        value = content.get(name)
+        for default in ("", [], {}):
+            assert entry(content, name, default) == (value if type(value) is type(default) else default)
+        finite = type(value) in (int, float) and math.isfinite(float(value))
+        assert entry(content, name, 0.5) == (value if finite else 0.5)
+
+
+def test_a_whole_number_beyond_any_float_is_no_entry() -> None:
+    assert entry({"seconds": 10**400}, "seconds", 0.0) == 0
 
 
 def test_the_new_content_appears_at_the_end_and_alone(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def check(config: DictConfig) -> None:
         via = "" if given == error.key else f" ({error.key} takes its value)"
         raise ConfigError(f"{given} is {error.reason}{via}") from error
     for key, value in paths.items():
+        if not value:
+            raise ConfigError(f"{key} is an empty path; for the working folder, write .")
         if (whole := absolute_path(value)) != value:
             OmegaConf.update(config, key, whole)
 
@@ -139,7 +141,7 @@ def _check_node(node: Any, path: str, paths: dict[str, str]) -> None:
             raise ConfigError(unknown_key(full_key, known - INSTANTIATE_KEYS))
         if key in hints and not _has_target(value):
             _check_value(value, hints[key], full_key)
-        if isinstance(value, str) and value and (full_key in PATHS or _admits_path(hints.get(key))):
+        if isinstance(value, str) and (full_key in PATHS or _admits_path(hints.get(key))):
             paths[full_key] = value
         _check_node(value, full_key, paths)
 

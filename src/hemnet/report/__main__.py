@@ -8,16 +8,9 @@ import hemnet.lab
 import argparse
 import logging
 import sys
-from pathlib import Path
 
 from hemnet.config.command_line import log_to_terminal, run_entry
 from hemnet.storage.places import absolute
-
-
-def _folder(name: str) -> Path:
-    if not name:
-        raise argparse.ArgumentTypeError("the name of a folder is empty; the working folder is .")
-    return absolute(name)
 
 
 def _page() -> None:
@@ -27,10 +20,10 @@ def _page() -> None:
         "with 95% intervals, paired tests, gradient flow, convergence, cost. Reads only run directories.",
     )
     parser.add_argument(
-        "folders", nargs="*", type=_folder, default=[absolute("runs")], metavar="FOLDER",
+        "folders", nargs="*", type=absolute, default=[absolute("runs")], metavar="FOLDER",
         help="run directories, or folders that hold some, such as runs/sweeps/smoke; default: runs",
     )  # fmt: skip
-    parser.add_argument("--out", type=_folder, default="report", metavar="FOLDER", help="default: report")
+    parser.add_argument("--out", type=absolute, default="report", metavar="FOLDER", help="default: report")
     parser.add_argument("--no-images", action="store_true", help="leave predictions and attention maps out")
     parser.epilog = "hemnet report wandb --help: the same figures as a dashboard on a W&B server"
     options = parser.parse_args()

@@ -3,6 +3,7 @@
 config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{last,best}.ckpt  figures/
 """
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from omegaconf import DictConfig
 from hemnet.errors import HemnetError
 from hemnet.runs import checkpoints, metrics_csv
 from hemnet.runs.stored_config import read_config
-from hemnet.storage.files import read_json
+from hemnet.storage.files import entry, read_json
 
 Checkpoint = Literal["last", "best"]
 RESULT, ENVIRONMENT = "result.json", "environment.json"
@@ -82,6 +83,11 @@ class Run:
         """The status in result.json: "finished", "failed" or "preempted"; None before the run has ended."""
         return self.result.get("status")
 
+    @property
+    def score(self) -> float:
+        """The ``val/miou`` in result.json; NaN without one."""
+        return score(self.result)
+
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Open an existing run directory, which may have been moved since it was written.
@@ -143,3 +149,8 @@ class Run:
 def counts(result: Mapping[str, Any]) -> bool:
     """Return whether a result.json is of a finished run, and not of one that was limited to try the code."""
     return result.get("status") == "finished" and not result.get("debug")
+
+
+def score(result: Mapping[str, Any]) -> float:
+    """Return the ``val/miou`` in a result.json; NaN without one."""
+    return entry(entry(result, "metrics", {}), "val/miou", math.nan)

@@ -18,7 +18,7 @@ from hemnet.runs.identity import LENGTH, below, debugging, differences
 from hemnet.runs.provenance import device_name, environment
 from hemnet.runs.redaction import redact, redacted
 from hemnet.runs.run import ENVIRONMENT, RESULT, Run
-from hemnet.storage.files import hold, read_json, replacing, write_json
+from hemnet.storage.files import entry, hold, read_json, replacing, write_json
 from hemnet.wording import examples
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class TrainingRun(Run):
         if self._waiting is None:
             return
         longer, self._waiting = self._waiting, None
-        earlier = max(self._saved.seconds, float(self.result.get("seconds") or 0), self._earlier_seconds)
+        earlier = max(self._saved.seconds, entry(self.result, "seconds", 0.0), self._earlier_seconds)
         for folder in ("checkpoints", "figures"):
             (self.path / folder).mkdir(exist_ok=True)
         checkpoints.clean(self.path / "checkpoints")
@@ -130,7 +130,7 @@ class TrainingRun(Run):
         (self.path / RESULT).unlink(missing_ok=True)  # it says how the run ended before
         with replacing(self.path / "config.yaml") as part:  # without it, the run cannot be resumed
             OmegaConf.save(redacted(self.config), part)
-        extended = read_json(self.path / ENVIRONMENT).get("extended", [])
+        extended = entry(read_json(self.path / ENVIRONMENT), "extended", [])
         if longer:
             extended = [*extended, {"step": self.saved_step, "before": dict(longer)}]
             log.info(
@@ -146,7 +146,7 @@ class TrainingRun(Run):
     @property
     def _earlier_seconds(self) -> float:
         """Seconds of the earlier parts of a resumed run; 0 if it was never resumed."""
-        return float(read_json(self.path / ENVIRONMENT).get(EARLIER, 0))
+        return entry(read_json(self.path / ENVIRONMENT), EARLIER, 0.0)
 
     def seconds(self, started: float | None = None) -> float:
         """Return how long the run has taken, with its earlier parts.

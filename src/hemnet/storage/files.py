@@ -9,11 +9,12 @@ import logging
 import math
 import os
 import secrets
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from hemnet.errors import HemnetError
 
@@ -109,6 +110,21 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):  # the last for content that is nested too deep
         return {}
     return content if isinstance(content, dict) else {}
+
+
+Entry = TypeVar("Entry", str, float, list[Any], dict[str, Any])
+
+
+def entry(content: Mapping[str, Any], name: str, default: Entry) -> Entry:
+    """Return an entry of a JSON object; the default if there is none of the default's type.
+
+    A file that somebody has changed may hold anything. With a float as default, the entry is a finite number.
+    """
+    value = content.get(name)
+    if not isinstance(default, float):
+        return value if isinstance(value, type(default)) else default
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and abs(value) <= sys.float_info.max else default  # type: ignore[arg-type]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

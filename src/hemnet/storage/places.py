@@ -16,8 +16,10 @@ def absolute(text: str | Path, start: str | Path | None = None) -> Path:
         start: the folder that a relative path starts from; None is the working folder.
 
     Raises:
-        HemnetError: ``~user`` names nobody on this machine.
+        HemnetError: the path is empty, or ``~user`` names nobody on this machine.
     """
+    if not os.fspath(text):
+        raise HemnetError("a path is empty; for the working folder, write .")
     whole = os.path.expanduser(text)
     if whole.startswith("~") and str(text).startswith("~"):
         name = whole.partition("/")[0]

@@ -1,6 +1,7 @@
 """A job of a sweep: the training or the evaluation of a run, as a process."""
 
 import contextlib
+import math
 import signal
 import subprocess
 import sys
@@ -13,8 +14,8 @@ from typing import Literal
 from hemnet.config.command_line import ERROR, USER_ERROR
 from hemnet.config.overrides import quoted
 from hemnet.processes.children import die_with_parent, signal_group
-from hemnet.runs.run import RESULT, counts
-from hemnet.storage.files import read_json
+from hemnet.runs.run import RESULT, counts, score
+from hemnet.storage.files import entry, read_json
 
 Status = Literal["waiting", "running", "finished", "failed", "preempted", "skipped"]
 CONSOLE = "console.log"
@@ -68,8 +69,8 @@ class Job:
         self.status = self._outcome(code)
         if self.status != "finished":
             self.error = self._reason(code)
-        elif limits := read_json(self.path / RESULT).get("debug"):
-            self.error = f"no score, because of {', '.join(limits)}"
+        elif limits := entry(read_json(self.path / RESULT), "debug", []):
+            self.error = f"no score, because of {', '.join(map(str, limits))}"
         return True
 
     def _outcome(self, code: int) -> Status:
@@ -103,7 +104,7 @@ class Job:
     def miou(self) -> float | None:
         """The val/miou of a finished run; None if there is none yet, it is NaN, or the run does not count."""
         result = read_json(self.path / RESULT)
-        return result.get("metrics", {}).get("val/miou") if counts(result) else None
+        return None if not counts(result) or math.isnan(found := score(result)) else found
 
     @property
     def console(self) -> list[str]:

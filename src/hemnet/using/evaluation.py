@@ -39,6 +39,7 @@ from hemnet.runs.identity import debugging
 from hemnet.runs.outputs import READER, Origin
 from hemnet.runs.provenance import device_name
 from hemnet.runs.run import Checkpoint, Run
+from hemnet.storage.files import entry
 
 log = logging.getLogger(__name__)
 VOC_CLASSES = 21
@@ -164,7 +165,7 @@ def _pixels(run: Run, origin: Origin) -> list[int]:
     It does not if the folder's name says that the images are others, or if the run was scored on some only.
     """
     named = any(key.startswith(READER) for key in origin.changes)
-    return [] if named or debugging(run.config) else [*(run.result.get("labelled_pixels") or {}).values()]
+    return [] if named or debugging(run.config) else [*entry(run.result, "labelled_pixels", {}).values()]
 
 
 def _has_labels(data: SegmentationData, submission: Path | None) -> bool:
