@@ -3,10 +3,10 @@
     python experiments/keep.py RUN_OR_FOLDER [RUN_OR_FOLDER ...] --to experiments/results/study_primary
 
 Per run: configuration, environment, metrics, result, what evaluations, measure.py and refit.py found in its
-last checkpoint, and its figures where these show no photographs, since most data sets' may not be passed on.
-Checkpoints stay. The paths of the run and of its data become ``<run>`` and ``<CamVid>`` (the class that reads
-the data), those of the program ``src/hemnet/train.py``, and others ``<elsewhere>/name``. What was kept of the
-same run before is replaced.
+last checkpoint (evaluations of ``best`` too), and its figures where these show no photographs, since most
+data sets' may not be passed on. Checkpoints and quick looks stay. The paths of the run and of its data become
+``<run>`` and ``<CamVid>`` (the class that reads the data), those of the program ``src/hemnet/train.py``, and
+others ``<elsewhere>/name``. What was kept of the same run before is replaced.
 """
 
 import re
@@ -15,20 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from over_runs import ABOUT, MEASURES, REFIT, of_last, over_runs, parser_of_runs
+from over_runs import ABOUT, MEASURES, REFIT, REFIT_EPOCHS, of_last, over_runs, parser_of_runs
 
+from hemnet.config.command_line import run_entry
 from hemnet.errors import HemnetError
+from hemnet.report import checks
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.identity import identity
 from hemnet.runs.run import ENVIRONMENT, RESULT, Run, counts
 from hemnet.storage.files import read_json, replacing, write_json
+from hemnet.storage.places import absolute
 
 CONFIG = "config.yaml"
 OWN = (CONFIG, ENVIRONMENT, RESULT, "metrics.csv")
 FIGURES = ("learning_curves.png", "predictions.png")
-MEASURED = (f"{MEASURES}/*.csv", f"{MEASURES}/*.json")
+MEASURED = (f"{MEASURES}/*.csv", f"{MEASURES}/{ABOUT}", f"{MEASURES}/{REFIT}")
 EVALUATED = tuple(f"{FOLDER}/**/{name}" for name in (RESULT, "counts.csv", "iterations.csv"))
-ABSOLUTE = re.compile(r"(?<![\w>.:/~-])/(?!/)[\w.-]+/")
+# Nothing of a word is before an absolute path, as in val/iou/sky. A folder may have spaces in its name.
+ABSOLUTE = re.compile(r"(?:(?<![\w>./~-])|\bfile://)/(?![/\s])[^/\n]+/")
 
 
 def keep(run: Run, folder: Path) -> Path:
@@ -56,9 +60,10 @@ def keep(run: Run, folder: Path) -> Path:
                     if path in texts
                     else path.read_bytes()
                 )
-    for path in (path for pattern in (*OWN, *FIGURES, *MEASURED, *EVALUATED) for path in place.glob(pattern)):
-        if path.is_file() and str(path.relative_to(place)) not in made.values():
-            path.unlink()  # kept before, and not there any more
+    before = (path for pattern in (*OWN, *FIGURES, *MEASURED, *EVALUATED) for path in place.glob(pattern))
+    for path in {path for path in before if path.is_file()} - {place / name for name in made.values()}:
+        if not _incomplete(run, path):
+            path.unlink()  # it is not there any more
     return place
 
 
@@ -66,10 +71,18 @@ def _require_same(run: Run, place: Path) -> None:
     """Raise a HemnetError if something else than what was kept of a run before is in a folder."""
     if place.resolve() == run.path.resolve():
         raise HemnetError(f"{place} is the run itself: choose another folder for --to")
+    if not place.exists():
+        return
     known, own = (read_json(path / ENVIRONMENT).get("started") for path in (place, run.path))
-    if place.exists() and (own is None or known != own):
+    if own is None or known != own:
         raise HemnetError(
             f"{place} is of a run that started at {known}, and this one at {own}: rename the run"
+        )
+    before, now = read_json(place / RESULT), run.result
+    if before.get("steps") == now.get("steps") and before.get("metrics") != now.get("metrics"):
+        raise HemnetError(
+            f"{place} is of another run, which started in the same second and ended with other scores: rename"
+            " the run"
         )
 
 
@@ -77,7 +90,8 @@ def _files(run: Run) -> Iterator[tuple[str, Path]]:
     """Yield the files to keep, each with its name in the folder."""
     names = [*OWN]
     for path in (path for pattern in MEASURED for path in run.path.glob(pattern)):
-        if of_last(run.path, REFIT if path.name == REFIT else ABOUT) is not None:
+        known = of_last(run.path, REFIT if path.name == REFIT else ABOUT)
+        if known is not None and not _incomplete(run, path):
             names.append(str(path.relative_to(run.path)))
     for place in sorted((run.path / FOLDER).glob("*")):
         results = results_of(run.path, place.name)
@@ -94,8 +108,21 @@ def _files(run: Run) -> Iterator[tuple[str, Path]]:
             yield name, run.path / "figures" / name
 
 
+def _incomplete(run: Run, path: Path) -> bool:
+    """Return whether what the run has of this measure is damaged, or a quick look by an older version."""
+    if path.parent.name != MEASURES:
+        return False
+    source = run.path / MEASURES / (REFIT if path.name == REFIT else ABOUT)
+    about = read_json(source)
+    quick = about.get("images_asked") or about.get("epochs", REFIT_EPOCHS) != REFIT_EPOCHS
+    return source.exists() and bool(quick or not about)
+
+
 def _read(path: Path) -> Any:
-    return read_json(path) if path.suffix == ".json" else OmegaConf.to_container(OmegaConf.load(path))
+    if path.suffix != ".json":
+        return OmegaConf.to_container(OmegaConf.load(path))
+    with checks.reading(str(path)):
+        return checks.json_object(path)
 
 
 def _roots(run: Run) -> dict[Path, str]:
@@ -142,7 +169,7 @@ def _named(path: Path, roots: Mapping[Path, str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Keep every finished run; a run that cannot be kept is named, and the exit status is 1."""
     parser = parser_of_runs(__doc__)
-    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="gets a folder per run")
+    parser.add_argument("--to", type=absolute, required=True, metavar="FOLDER", help="gets a folder per run")
     options = parser.parse_args(arguments)
 
     def act(run: Run) -> str:
@@ -154,4 +181,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

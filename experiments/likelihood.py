@@ -17,16 +17,19 @@ Shapes: B images, N positions, C channels, K components, T iterations, S = B·T 
 import argparse
 import math
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from em_inputs import at_layers
 from torch import Tensor
 
+from hemnet.config.command_line import run_entry
 from hemnet.em import log_likelihood, unroll
 from hemnet.em.functional import weigh
 from hemnet.errors import HemnetError
 from hemnet.runs.run import Run
+from hemnet.storage.places import absolute
 
 CHANNELS, POSITIONS, IMAGES = 64, 400, 8
 # Smaller falls are rounding; the error of the float64 sums is about 1e-13 nats per position.
@@ -117,7 +120,7 @@ def on_drawn_features(iterations: int) -> None:
             print(f"{row} | tilted | {step_cells(course.tilted)} | |")
 
 
-def of_run(path: str, iterations: int | None, images: int) -> dict[str, tuple[Course, float]]:
+def of_run(path: Path, iterations: int | None, images: int) -> dict[str, tuple[Course, float]]:
     """Return log-likelihoods and the spread of the last means per EM layer, on images across the split.
 
     Raises:
@@ -149,10 +152,14 @@ def of_run(path: str, iterations: int | None, images: int) -> dict[str, tuple[Co
 def main() -> None:
     """Print the table for drawn features, or for each run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run directories; none: drawn features")
+    parser.add_argument(
+        "runs", nargs="*", type=absolute, metavar="RUN", help="run directories; none: drawn features"
+    )
     parser.add_argument("--iterations", type=int, help="T; default: the run's own, 16 for drawn features")
     parser.add_argument("--images", type=int, default=8, help="validation images of a run")
     options = parser.parse_args()
+    if options.images < 1 or (options.iterations is not None and options.iterations < 1):
+        parser.error("give --iterations and --images of 1 or more")
     print("| | likelihood | steps that fell | their mean | lowest | L(T) - L(0) | spread of mu(T) |")
     if not options.runs:
         on_drawn_features(options.iterations or 16)
@@ -163,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -8,6 +8,8 @@ Per run, from its last checkpoint, at its own T, in float64, over all validation
   features and of that to the means: whole, by the N-steps alone, and what the E-steps carry; see e_step.py.
 - ``RUN/measures/likelihood.csv``: eq (5) in nats per position at mu^(0) ... mu^(T), of each image.
 
+With ``--images`` the tables go to ``RUN/measures/images-N/``, which study.py and keep.py leave alone.
+
 Runs without an EM layer are left out, and those measured already at the same checkpoint. A run that cannot be
 measured is named with the reason, the others are measured, and the exit status is 1.
 """
@@ -20,6 +22,7 @@ from e_step import COLUMNS, rows, squares
 from em_inputs import Given, at_layers
 from over_runs import ABOUT, MEASURES, over_em_runs, parser_of_runs
 
+from hemnet.config.command_line import run_entry
 from hemnet.errors import HemnetError
 from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.run import Run
@@ -40,7 +43,7 @@ def measure(run: Run, images: int | None) -> bool:
         HemnetError: see `at_layers` and `squares`.
         OSError: the tables cannot be written.
     """
-    place = run.path / MEASURES
+    place = run.path / MEASURES / ("" if images is None else f"images-{images}")
     about: dict[str, Any] = {"checkpoint_sha256": fingerprint(run.checkpoint()), "images_asked": images}
     if about["checkpoint_sha256"] is not None and read_json(place / ABOUT).items() >= about.items():
         return False
@@ -55,7 +58,7 @@ def measure(run: Run, images: int | None) -> bool:
             courses.append([layer, image, *(f"{value:.12g}" for value in log_likelihoods(given))])
     if not courses:
         raise HemnetError("no EM layer runs in evaluation, or the split has no image: leave the run out")
-    place.mkdir(exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     (place / ABOUT).unlink(missing_ok=True)  # it stands for whole tables, and those are replaced now
     longest = max(len(course) for course in courses) - 2
     write_table(place / "likelihood.csv", ["layer", "image", *(f"{t:02d}" for t in range(longest))], courses)
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--images",
         type=int,
-        help="only so many validation images, spread over the split: a quick look, which study.py leaves out",
+        help="only so many validation images, spread over the split: a quick look, in a folder of its own",
     )
     options = parser.parse_args(arguments)
     if options.images is not None and options.images < 1:
@@ -81,4 +84,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -8,10 +8,12 @@ from typing import Any
 
 from hemnet.errors import HemnetError
 from hemnet.runs.checkpoints import fingerprint
+from hemnet.runs.evaluations import results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import PLAIN_HEADS, identity
-from hemnet.runs.run import Run
+from hemnet.runs.run import Run, counts
 from hemnet.storage.files import read_json
+from hemnet.storage.places import absolute
 
 MEASURES = "measures"
 """The folder of a run with what measure.py and refit.py found."""
@@ -22,23 +24,27 @@ REFIT_EPOCHS = 5
 
 
 def of_last(run: Path, name: str = ABOUT) -> dict[str, Any] | None:
-    """Return a JSON file of a run's measures; None if it is known to be of an earlier checkpoint."""
+    """Return a JSON file of a run's measures; None without one, or if it is not of the last checkpoint.
+
+    Where the checkpoint is not at hand, that is the one which the run's evaluations are of.
+    """
     about = read_json(run / MEASURES / name)
-    known = fingerprint(run / "checkpoints" / "last.ckpt")
-    return about if known in (None, about.get("checkpoint_sha256")) else None
+    evaluated = {result.get("checkpoint_sha256") for result in results_of(run).values()}
+    known = {fingerprint(run / "checkpoints" / "last.ckpt")} - {None} or evaluated - {None}
+    return about if about and (not known or about.get("checkpoint_sha256") in known) else None
 
 
 def parser_of_runs(doc: str) -> argparse.ArgumentParser:
     """Return a parser of runs and folders of runs, ``folders``, described by a module's first line."""
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="RUN_OR_FOLDER", help="runs, or folders of runs"
+        "folders", nargs="+", type=absolute, metavar="RUN_OR_FOLDER", help="runs, or folders of runs"
     )
     return parser
 
 
 def over_em_runs(folders: Sequence[Path], work: Callable[[Run], bool], done: str, written: str) -> None:
-    """Do something with each finished run with an EM layer, see `over_runs`.
+    """Do something with each finished run with an EM layer, but trials of the code; see `over_runs`.
 
     Args:
         folders: runs, or folders of runs.
@@ -48,7 +54,7 @@ def over_em_runs(folders: Sequence[Path], work: Callable[[Run], bool], done: str
     """
 
     def act(run: Run) -> str | None:
-        if run.status != "finished" or identity(run.config).head in PLAIN_HEADS.values():
+        if not counts(run.result) or identity(run.config).head in PLAIN_HEADS.values():
             return None
         return f"{run.path}: {done if work(run) else f'was {done}'}"
 
@@ -69,13 +75,12 @@ def over_runs(
         folders: runs, or folders of runs.
         act: does something with a run, and says what.
         wrong: says what went wrong.
+
+    Raises:
+        HemnetError: a folder is missing.
     """
     failed = False
-    try:
-        paths = sorted({path for folder in folders for path in find_runs(folder)})
-    except HemnetError as error:
-        sys.exit(str(error))
-    for path in paths:
+    for path in sorted({path for folder in folders for path in find_runs(folder)}):
         try:
             if said := act(Run.open(path)):
                 print(said, flush=True)

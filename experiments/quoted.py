@@ -24,7 +24,8 @@ are left out, ``<!-- quoted: results/study/e_step.csv; some rows -->``, and othe
 A cell may have a ``file`` of its own, so may ``minus``, and a cell may be empty. ``each: ...`` in the place
 of ``cells`` holds for every column but the first; ``{column}`` is its name there. The columns that are not
 under ``cells`` say which row is meant: each has to be in braces somewhere. A table without such a file says
-why: ``<!-- not quoted: reason -->``. A number agrees if it is the file's, rounded to the digits shown.
+why: ``<!-- not quoted: reason -->``; if the reason begins with ``words``, what is said below of the text
+holds for the table. A number agrees if it is the file's, rounded to the digits shown.
 
 In the text, a number with two decimals or more (4 % is 0.04) has to be in a quoted table of its ``##``
 section (before the first ``##``: of the page), in a file that a comment of the section names, whole or by
@@ -44,7 +45,7 @@ from typing import NamedTuple
 
 import yaml
 from quoted_cells import Number, Source, numbers, read_source, row_problems, table_of
-from quoted_text import text_problems
+from quoted_text import blank, text_problems
 
 from hemnet.storage.files import replacing
 
@@ -62,7 +63,8 @@ NEWLINE = "\n"
 class Table(NamedTuple):
     """A table of a page: where it begins and ends, its cells, and the source that its comment names.
 
-    ``wrong`` is what is wrong with that comment; a table that is not quoted, with a reason, has neither.
+    ``wrong`` is what is wrong with that comment; a table that is not quoted, with a reason, has neither, and
+    is text if it ``is_text``.
     """
 
     begin: int
@@ -71,6 +73,7 @@ class Table(NamedTuple):
     rows: list[list[str]]
     source: Source | None = None
     wrong: str = ""
+    is_text: bool = False
 
     def shown(self) -> Iterator[Number]:
         """Yield the numbers in the cells that are compared with a file's."""
@@ -93,7 +96,8 @@ def table_in(found: re.Match[str]) -> Table:
         return table._replace(wrong="no comment says which file the table is quoted from")
     if comment[1] == "not quoted":
         reason = comment[2].strip(": \n")
-        return table._replace(wrong="" if reason else "a table that is not quoted gives no reason")
+        wrong = "" if reason else "a table that is not quoted gives no reason"
+        return table._replace(wrong=wrong, is_text=reason.startswith("words"))
     try:
         return table._replace(source=read_source(comment[2], header))
     except MISTAKES as error:
@@ -115,12 +119,15 @@ def page_problems(folder: Path, text: str) -> Iterator[tuple[int, str]]:
             yield rule.start(), "begin and end each line of a table with |"
     for table in tables:
         yield from [(table.begin, table.wrong)] if table.wrong else table_problems(folder, table, text)
+    plain = text
+    for table in (table for table in tables if not table.is_text):
+        plain = plain[: table.begin] + blank(text[table.begin : table.end]) + plain[table.end :]
     starts = [0, *(match.start() for match in SECTION.finditer(text)), len(text)]
     for begin, end in pairwise(starts):
         own = [table for table in tables if begin <= table.begin < end]
         known = [number for table in (own if begin else tables) for number in table.shown()]
         try:
-            for at, said in text_problems(folder, text[begin:end], known):
+            for at, said in text_problems(folder, plain[begin:end], known):
                 yield begin + at, said
         except ValueError as error:
             yield begin, f"a comment of this section: {error}"

@@ -9,8 +9,13 @@ from quoted_cells import NUMBER, Number, agrees, number_of, numbers, table_of
 LEAST_DIGIT = 0.011  # a number whose last digit is worth less is rounded, and has to be a file's
 IN_THE_TEXT = re.compile(r"<!--\s*(in the text|not quoted)\s*:(.*?)-->", re.DOTALL)
 FILE = re.compile(r"\s*([^\s\[,]+)\s*(?:\[([^\]]*)\])?\s*(?:,|\Z)")
-# Comments, tables, code and the targets of links.
-NO_TEXT = re.compile(r"<!--[\s\S]*?-->|^\|.*$|`[^`\n]*`|\]\([^)\n]*\)", re.MULTILINE)
+# Comments, code and the targets of links.
+NO_TEXT = re.compile(r"<!--[\s\S]*?-->|`[^`\n]*`|\]\([^)\n]*\)")
+
+
+def blank(text: str) -> str:
+    """Return as many spaces as a text has letters, in its lines."""
+    return re.sub(r"[^\n]", " ", text)
 
 
 def text_problems(folder: Path, section: str, shown: Sequence[Number]) -> Iterator[tuple[int, str]]:
@@ -18,14 +23,14 @@ def text_problems(folder: Path, section: str, shown: Sequence[Number]) -> Iterat
 
     Args:
         folder: of the page.
-        section: its Markdown.
+        section: its Markdown, tables left blank.
         shown: the numbers of the quoted tables.
     """
     section = section.replace("−", "-")
     known = [*shown]
     for what, said in IN_THE_TEXT.findall(section):
         known += numbers(said) if what == "not quoted" else _of_files(folder, said)
-    words = NO_TEXT.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), section)
+    words = NO_TEXT.sub(lambda match: blank(match[0]), section)
     for match in NUMBER.finditer(words):
         number, said = number_of(match), match[0]
         if percent := re.match(r"\s?%", words[match.end() :]):

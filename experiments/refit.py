@@ -10,7 +10,8 @@ would follow the run's last, the same for each T, with the run's loss, optimizer
 its learning rate.
 
 ``RUN/measures/refit.json`` has ``val/miou`` of the whole validation split by T. Runs without an EM layer are
-left out, and those refitted already at the same checkpoint for these T and epochs.
+left out, and those refitted already at the same checkpoint for these T and epochs. What other T had is kept;
+``--epochs N`` writes to ``refit-epochs-N.json``, which study.py and keep.py leave alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,14 +25,14 @@ from torch import Tensor, nn
 from training_step import take_step
 
 from hemnet.config.build import build_data, build_evaluator, build_task, restore
-from hemnet.config.command_line import log_to_terminal
+from hemnet.config.command_line import log_to_terminal, run_entry
 from hemnet.data import Batch, SegmentationData
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.nets.heads import EMHead
 from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.run import Run
-from hemnet.storage.files import read_json, write_json
+from hemnet.storage.files import entry, read_json, write_json
 from hemnet.training.task import SegmentationTask
 from hemnet.using.evaluation import set_iterations
 
@@ -104,11 +105,12 @@ def refit(run: Run, iterations: Sequence[int], epochs: int) -> bool:
         HemnetError: the run has no complete checkpoint or another head, or its data is missing.
         OSError: the result cannot be written.
     """
-    place = run.path / MEASURES / REFIT
+    place = run.path / MEASURES / (REFIT if epochs == REFIT_EPOCHS else f"refit-epochs-{epochs}.json")
     about: dict[str, Any] = {"checkpoint_sha256": fingerprint(run.checkpoint()), "epochs": epochs}
     earlier = read_json(place)
     known = about["checkpoint_sha256"] is not None and earlier.items() >= about.items()
-    if known and {*map(str, iterations)} <= earlier.get(SCORE, {}).keys():
+    scores = entry(earlier, SCORE, {}) if known else {}
+    if {*map(str, iterations)} <= scores.keys():
         return False
     network, spec = restore(run)
     if not isinstance(network.head, EMHead):
@@ -118,7 +120,6 @@ def refit(run: Run, iterations: Sequence[int], epochs: int) -> bool:
     networks = {T: for_iterations(backbone, network.head, T) for T in iterations}
     tasks = {T: build_task(config, network, spec) for T, network in networks.items()}
     train([*tasks.values()], data, run.config.trainer.max_epochs, epochs)
-    scores = {}
     for T, task in tasks.items():
         [found] = build_evaluator(config).validate(task, datamodule=data, verbose=False)
         scores[str(T)] = found[SCORE]
@@ -142,4 +143,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -11,7 +11,6 @@ rounds, and step_time.json, every round with the machine.
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,10 +18,12 @@ from training_step import take_step
 
 from hemnet.bench.timing import Budget, interleave, paired
 from hemnet.config.build import build_network, build_task
+from hemnet.config.command_line import run_entry
 from hemnet.config.compose import load
 from hemnet.data import CAMVID, Batch
 from hemnet.runs.provenance import device_name
 from hemnet.storage.files import write_json, write_table
+from hemnet.storage.places import absolute
 
 SHOWN = ("recipe", "median s", "over the first", "quartiles", "rounds")
 ROUNDS = 50
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipes", nargs="+", metavar="RECIPE")
     parser.add_argument("--seconds", type=float, default=90, help="in all; at least five rounds are made")
-    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--to", type=absolute, required=True, metavar="FOLDER")
     options = parser.parse_args(arguments)
     steps = [step_of(recipe) for recipe in options.recipes]
     budget = Budget(options.seconds, ROUNDS)
@@ -66,4 +67,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -2,12 +2,11 @@
 
     python experiments/study.py RUNS_FOLDER [RUNS_FOLDER ...] [--tables FOLDER] > verdicts.md
 
-Runs are recognised by their configurations, in any folder. A contrast that lacks pairs shows no number. What
-the plan does not have comes last, as exploratory.
+Runs are recognised by their configurations, in any folder. A contrast of the plan that lacks pairs shows no
+number. What the plan does not have comes last, as exploratory.
 """
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,13 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 from study_explored import by_image, over_split, refits
-from study_measures import costs, entropies, planned, sharpened
+from study_measures import costs, entropies, evaluated, planned, sharpened
 from study_plan import Contrast, Family, exploratory, plan
 from study_runs import Finished, Setting, members, read_runs, score
 from study_tables import Table, mean_and_interval, slug
 
+from hemnet.config.command_line import run_entry
 from hemnet.errors import HemnetError
 from hemnet.report.significance import Comparison, compare, holm, p_text
+from hemnet.storage.places import absolute
 
 Found = dict[Setting, dict[int, Finished]]
 Group = tuple[Family, Found]
@@ -115,8 +116,8 @@ def explored(controls: Sequence[Group], every: Sequence[Group]) -> Iterator[str 
         yield f"\n## {family.title}\n"
         yield Table(slug(family.title), COMPARED, rows) if rows else "- not yet: no pair of runs has finished"
     yield from by_image(every)
-    yield from over_split(of_hem(every))
-    yield from refits(of_hem(every))
+    yield from over_split(of_heads(every, "hem"))
+    yield from refits(of_heads(every, "hem"))
 
 
 def on_depth(verdicts: Sequence[Outcome]) -> Iterator[str]:
@@ -174,12 +175,33 @@ def scores(groups: Sequence[Group]) -> Table:
     return Table("scores", ["setting", "runs", "mean", *(f"seed {seed}" for seed in seeds)], rows)
 
 
-def of_hem(groups: Sequence[Group]) -> dict[Setting, list[Finished]]:
-    """Return the runs of each setting with EM in all its iterations, in the order of the settings' names."""
+def progress(groups: Sequence[Group]) -> Table:
+    """Return how many of the plan's runs have finished, and how many contrasts have all pairs, by block."""
+
+    def row(block: str, own: Sequence[Group]) -> list[object]:
+        planned = {
+            (setting, seed)
+            for family, _ in own
+            for setting in family.settings
+            for seed in range(family.seeds)
+        }
+        done = {(setting, seed) for _, found in own for setting, runs in found.items() for seed in runs}
+        ready = [
+            count == family.seeds for family, found in own for count, _ in compared(family.contrasts, found)
+        ]
+        return [block, len(ready), sum(ready), len(planned), len(done)]
+
+    rows = [row(group[0].title, [group]) for group in groups]
+    header = ("block", "contrasts", "with all pairs", "planned runs", "finished")
+    return Table("progress", header, [*rows, row("all, each run once", groups)])
+
+
+def of_heads(groups: Sequence[Group], *heads: str) -> dict[Setting, list[Finished]]:
+    """Return the runs of each setting with one of these heads, in the order of the settings' names."""
     return {
         setting: [*by_seed.values()]
         for setting, by_seed in merged(groups).items()
-        if by_seed and setting.head == "hem"
+        if by_seed and setting.head in heads
     }
 
 
@@ -189,21 +211,23 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
     Raises:
         HemnetError: a folder has no such run, or two runs of a family differ in what they must share.
     """
-    runs, unfinished = read_runs(folders, experiment)
+    runs, left_out = read_runs(folders, experiment)
     groups, controls = grouped(plan(), runs), grouped(exploratory(), runs)
     in_plan, known = paths(groups), paths([*groups, *controls])
     yield f"# `{experiment}`: {len(in_plan)} finished runs of the plan\n"
-    revisions = Counter(run.revision for run in runs if run.run.path in in_plan)
+    revisions = Counter(run.record.revision for run in runs if run.run.path in in_plan)
     yield f"- revisions: {', '.join(f'{name} ({count} runs)' for name, count in revisions.items())}"
     for what, named in (
-        ("not finished", unfinished),
         ("of the controls", [run.run.path for run in runs if run.run.path in known - in_plan]),
         ("outside the plan", [run.run.path for run in runs if run.run.path not in known]),
     ):
         yield from [f"- {what}: {', '.join(path.name for path in named)}"] if named else []
+    yield from (f"- {told}" for told in left_out)
+    yield "\n## Blocks\n\nSome share runs.\n"
+    yield progress(groups)
     yield "\n## Scores\n\n`val/miou` of the last step.\n"
     yield scores([*groups, *controls])
-    yield "\n## Cost\n\nParameters, and FLOPs of an evaluated photograph, in 10^9.\n"
+    yield "\n## Cost\n\nParameters, and FLOPs of a training crop, in 10^9.\n"
     yield costs(merged(groups))
     for family, found in groups:
         verdicts = decide(family, found)
@@ -220,29 +244,31 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
             yield "\nRuns in which it falls with every t, and over the E-steps alone (t < T):\n"
             yield sharpened(found)
     yield ""
-    yield from planned(of_hem(groups))
+    yield from evaluated(of_heads(groups, "hem", "emanet"))
+    yield from planned(of_heads(groups, "hem"))
     yield from explored(controls, [*groups, *controls])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUNS_FOLDER", help="holds runs")
+    parser.add_argument("folders", nargs="+", type=absolute, metavar="RUNS_FOLDER", help="holds runs")
     parser.add_argument("--experiment", default="camvid_lite_hem", metavar="NAME", help="the runs' recipe")
-    parser.add_argument("--tables", type=Path, metavar="FOLDER", help="where each table goes as a CSV file")
+    parser.add_argument(
+        "--tables", type=absolute, metavar="FOLDER", help="where each table goes as a CSV file"
+    )
     options = parser.parse_args(arguments)
-    try:
-        pieces = [*study(options.folders, options.experiment)]
-        print("\n".join(map(str, pieces)))
-    except HemnetError as error:
-        sys.exit(str(error))
+    pieces = [*study(options.folders, options.experiment)]
+    print("\n".join(map(str, pieces)))
     try:
         for piece in pieces:
             if options.tables and isinstance(piece, Table):
                 piece.write(options.tables)
     except OSError as error:
-        sys.exit(f"cannot write to {options.tables} ({error}): name another folder for --tables")
+        raise HemnetError(
+            f"cannot write to {options.tables} ({error}): name another folder for --tables"
+        ) from error
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -9,10 +9,13 @@ from study_plan import Family
 from study_runs import Finished, Setting, score
 from study_tables import Table, mean_and_interval, to_text
 
+from hemnet.errors import HemnetError
 from hemnet.report.significance import estimate
 
 # Smaller falls of the likelihood are rounding: of those of measure.py, in nats per position of float64.
 ROUNDING_NATS = 1e-9
+# The columns of measure.py's e_step.csv that the table is made of.
+E_STEP = ("features_whole", "features_e_step", "features_n_step", "means_whole", "means_e_step")
 
 OF_E_STEPS = """
 ## What the E-steps carry of the gradient (Eq. 15 and 18)
@@ -72,14 +75,10 @@ def refits(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Table
 
 def e_step_rows(setting: Setting, runs: Sequence[Finished]) -> Iterator[list[object]]:
     """Yield a row for each iteration, for the readout and for the whole."""
-    tables = [rows for run in runs if (rows := run.measured("e_step"))]
+    tables = [table for run in runs if (table := run.measured("e_step", E_STEP))]
     if not tables:
         return
-    columns = {
-        name: np.array([[float(row.get(name, "nan")) for row in rows] for rows in tables])
-        for name in tables[0][0]
-        if name != "t"
-    }
+    columns = {name: np.array([table[name] for table in tables]) for name in E_STEP}
     part, rest = (columns[f"features_{step}"] / columns["features_whole"] for step in ("e_step", "n_step"))
     of_means = columns["means_e_step"] / columns["means_whole"]
     shares = [columns[name][:, :-2] for name in ("features_whole", "features_n_step")]
@@ -96,11 +95,11 @@ def e_step_rows(setting: Setting, runs: Sequence[Finished]) -> Iterator[list[obj
 
 def fallen_images(setting: Setting, runs: Sequence[Finished]) -> list[object] | None:
     """Return the row of a setting: how many steps fell, in how many images, and by how much."""
-    tables = [rows for run in runs if (rows := run.measured("likelihood"))]
+    names = [f"{t:02d}" for t in range((setting.T or 0) + 1)]
+    tables = [table for run in runs if (table := run.measured("likelihood", names))]
     if not tables:
         return None
-    names = sorted(name for name in tables[0][0] if name.isdigit())
-    course_NT = np.array([[float(row[name]) for name in names] for rows in tables for row in rows])
+    course_NT = np.concatenate([np.stack([table[name] for name in names], axis=1) for table in tables])
     steps_NT = np.diff(course_NT)
     fell_NT = steps_NT < -ROUNDING_NATS
     counts = [(fell_NT, fell_NT.size), (fell_NT.any(axis=1), len(fell_NT))]
@@ -118,13 +117,21 @@ def by_image(
     rows = []
     for family, found in families:
         for contrast in family.contrasts:
+            runs = [run for setting in contrast[:2] for run in found[setting].values() if run.counted]
             first, second = (
-                {seed: run.counted for seed, run in found[setting].items() if run.counted is not None}
+                {seed: run.counted for seed, run in found[setting].items() if run.counted}
                 for setting in contrast[:2]
             )
             # As elsewhere, no number is shown before its contrast is complete.
-            complete = contrast.measure is score and len(first.keys() & second.keys()) == family.seeds
-            if complete and (interval := over_images(first, second)):
+            if contrast.measure is not score or len(first.keys() & second.keys()) != family.seeds:
+                continue
+            for run in runs:
+                if run.counted and runs[0].counted and run.counted.images != runs[0].counted.images:
+                    raise HemnetError(
+                        f"{runs[0].run.path} and {run.run.path} were evaluated on different images: evaluate"
+                        " both with the same data.root"
+                    )
+            if interval := over_images(first, second):
                 intervals = map(to_text, interval[3:])
                 rows.append([contrast.name, *interval[:2], f"{interval.difference:+.4f}", *intervals])
     yield Table("images", header, rows)

@@ -100,15 +100,12 @@ def over_images(
 ) -> Interval | None:
     """Return the difference of two settings, each an evaluation per seed; None without a common seed.
 
-    Raises:
-        HemnetError: the evaluations are of different images.
+    The evaluations are of the same images.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
     sides = [*(first[seed] for seed in seeds), *(second[seed] for seed in seeds)]
-    if len({side.images for side in sides}) > 1:
-        raise HemnetError("evaluations of different images are compared: evaluate the runs on one data set")
     images = len(sides[0].images)
     generator = np.random.default_rng(0)
 

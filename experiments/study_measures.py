@@ -35,13 +35,18 @@ mu^(t) over that of mu^(T) (Eq. 15). By tenth of the recorded steps, means over 
 """
 
 
-def planned(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Table]:
-    """Yield the measures that STUDY.md fixed, over the runs of each setting."""
-    yield "## Evaluated at other T\n\nMean `val/miou` over the runs with such an evaluation; not tested.\n"
-    yield Table("evaluated", ("setting", *(f"T = {T}" for T in EVALUATED)), [
-        [setting, *(mean_and_interval(over(runs, partial(evaluated_at, T)))[0] for T in EVALUATED)]
-        for setting, runs in groups.items()
+def evaluated(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Table]:
+    """Yield the scores at other T of evaluation, of each setting with runs that were evaluated so."""
+    yield "## Evaluated at other T\n\nRuns with such an evaluation, and mean `val/miou`; not tested.\n"
+    known = {setting: [run for run in runs if run.evaluated] for setting, runs in groups.items()}
+    yield Table("evaluated", ("setting", "runs", *(f"T = {T}" for T in EVALUATED)), [
+        [setting, len(runs), *(mean_and_interval(over(runs, partial(evaluated_at, T)))[0] for T in EVALUATED)]
+        for setting, runs in known.items() if runs
     ])  # fmt: skip
+
+
+def planned(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Table]:
+    """Yield the other measures that STUDY.md fixed, over the runs of each setting."""
     yield (
         "\n## Shares of the gradient\n\nEvenness (1 is even) by tenth of the recorded steps, mean over runs;"
         " the ratio of an\niteration's share to that of the one after, and the readout's share of the whole,"

@@ -4,7 +4,7 @@ Shapes: S recorded steps, T iterations.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,15 @@ from over_runs import MEASURES, REFIT, REFIT_EPOCHS, of_last
 from study_images import Counted, read_counts
 
 from hemnet.errors import HemnetError
+from hemnet.report import checks
+from hemnet.report.collect import Record, collect
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
-from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import differences, identity
 from hemnet.runs.metrics_csv import curves
 from hemnet.runs.phases import PER_ITERATION, phases
-from hemnet.runs.run import ENVIRONMENT, Run
-from hemnet.storage.files import read_json, read_table
+from hemnet.runs.run import Run
+from hemnet.runs.run_settings import data_folder
+from hemnet.storage.files import entry, read_table
 
 BACKBONE = "gradient/backbone/all"
 BETAS = [0.9, 0.999]
@@ -52,20 +54,30 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run. A measure is None if the run did not record it, and NaN if it is undefined."""
+    """A finished run, and what the report found in its files, which are checked there.
+
+    A measure is None if the run did not record it, and NaN if it is undefined.
+    """
 
     run: Run
+    record: Record
 
     @property
     def seed(self) -> int:
         """The seed of the run."""
         return self.run.config.seed
 
-    @cached_property
-    def revision(self) -> str:
-        """Revision of the code, seven digits; "?" if the run did not record it."""
-        git = read_json(self.run.path / ENVIRONMENT).get("git")
-        return str(git["revision"])[:7] + ("+" if git.get("modified") else "") if git else "?"
+    @property
+    def circumstances(self) -> dict[str, object]:
+        """In what the runs of a comparison have to be alike besides their configurations; None is unknown."""
+        device = str(self.record.result.get("device") or "")
+        return {
+            "revision": self.record.revision,
+            "threads": self.record.environment.get("cpu_threads"),
+            "device": "cpu" if device.startswith("cpu") else device or None,
+            "folder of the data": data_folder(self.record.config).casefold() or None,
+            "labelled pixels of the validation split": self.record.result.get("labelled_pixels") or None,
+        }
 
     @property
     def backbone(self) -> np.ndarray:
@@ -98,12 +110,16 @@ class Finished:
         told = [f"clipped at {clip:g}"] if clip else []
         told += [f"betas {betas[0]:g} and {betas[1]:g}"] if betas != BETAS else []
         told += ["average corrected"] if config.model.head.get("correct_momentum") else []
+        # No controls: runs of one seed can be paired if they share the order of the data, and a schedule.
+        order = OmegaConf.select(config, "data.seed")
+        told += [f"data in the order of seed {order}"] if order not in (None, self.seed) else []
+        told += ["extended"] if self.record.environment.get("extended") else []
         return ", ".join(told)
 
     @cached_property
     def rows(self) -> list[dict[str, float]]:
-        """The rows of metrics.csv."""
-        return self.run.metrics()
+        """The rows of metrics.csv; [] if that is damaged."""
+        return self.run.metrics() if self.record.logged else []
 
     @cached_property
     def phases(self) -> dict[str, np.ndarray]:
@@ -136,38 +152,51 @@ class Finished:
         found_ST = self.recorded(family, self.setting.T)
         return found_ST[-1] if len(found_ST) else None
 
-    @cached_property
-    def evaluated(self) -> dict[int | None, float]:
+    @property
+    def evaluated(self) -> dict[int, float]:
         """`val/miou` of the last checkpoint by T of evaluation."""
-        return {T: found["metrics"].get("val/miou") for T, found in results_of(self.run.path).items()}
+        return self.record.evaluated
 
     @cached_property
     def counted(self) -> Counted | None:
         """The pixels by image of the evaluation of the last checkpoint at the T of training."""
+        own = results_of(self.run.path)
         for T in (None, self.setting.T):
             path = at_iterations(self.run.path / FOLDER / "last", T) / "counts.csv"
-            if T in self.evaluated and (found := read_counts(path)) is not None:
+            if T in own and (found := read_counts(path)) is not None:
                 return found
         return None
 
-    def measured(self, name: str) -> list[dict[str, str]]:
-        """Return the rows of a table of measure.py of the run's first EM layer.
+    def measured(self, name: str, columns: Iterable[str]) -> dict[str, np.ndarray]:
+        """Return columns of a table of measure.py of the run's first EM layer, NaN where a cell is empty.
 
-        [] if there is none, if it is of some images only, which other runs' need not be, or if it is known to
-        be of another checkpoint than the last.
+        {} if there is no table, or if it is known to be of another checkpoint than the last.
+
+        Raises:
+            HemnetError: a column is missing, or a cell is no number.
         """
+        path = self.run.path / MEASURES / f"{name}.csv"
         about = of_last(self.run.path)
-        if about is None or about.get("images_asked"):
-            return []
-        rows = read_table(self.run.path / MEASURES / f"{name}.csv")
-        return [row for row in rows if "layer" not in row]
+        # An older measure.py had a quick look at some images in the place of the tables of all.
+        if about is None or about.get("images_asked") or not path.is_file():
+            return {}
+        with checks.reading(str(path)):
+            rows = [row for row in read_table(path) if "layer" not in row]
+            if missing := [column for column in columns if not any(column in row for row in rows)]:
+                raise ValueError(f"it has no column {', '.join(missing)}")
+            return {name: np.array([float(row.get(name, "nan")) for row in rows]) for name in columns}
 
     @cached_property
     def refitted(self) -> dict[int, float]:
-        """`val/miou` by T, with the layers after EM trained for it by refit.py; {} if it was not run."""
+        """`val/miou` by T, with the layers after EM trained for it by refit.py; {} if it was not run.
+
+        Raises:
+            HemnetError: refit.json has something else than scores by T.
+        """
         found = of_last(self.run.path, REFIT) or {}
-        scores = found.get("val/miou", {}) if found.get("epochs") == REFIT_EPOCHS else {}
-        return {int(T): score for T, score in scores.items()}
+        scores = entry(found, "val/miou", {}) if found.get("epochs") == REFIT_EPOCHS else {}
+        with checks.reading(str(self.run.path / MEASURES / REFIT)):
+            return {int(T): checks.evaluated({"metrics": {"val/miou": score}}) for T, score in scores.items()}
 
 
 Measure = Callable[[Finished], float | None]
@@ -175,7 +204,7 @@ Measure = Callable[[Finished], float | None]
 
 def score(run: Finished) -> float | None:
     """Return `val/miou` of the last step."""
-    return run.run.result["metrics"].get("val/miou")
+    return run.record.miou if run.record.scored else None
 
 
 def evaluated_at(T: int, run: Finished) -> float | None:
@@ -218,25 +247,40 @@ def first_gain(run: Finished) -> float | None:
     return float((found_T[1] - found_T[0]) / gain) if gain > 0 else math.nan
 
 
-def read_runs(folders: Iterable[Path], experiment: str) -> tuple[list[Finished], list[Path]]:
-    """Return the finished runs of a recipe, and the folders of its unfinished runs.
+class Read(NamedTuple):
+    """The finished runs of a recipe, and which others, or files of theirs, are left out, with the reason."""
+
+    finished: list[Finished]
+    left_out: list[str]
+
+
+def read_runs(folders: Sequence[Path], experiment: str) -> Read:
+    """Return the runs of a recipe in the folders.
 
     Recipes that set another head in it, and nothing else (camvid_lite_em of camvid_lite_hem), count as the
     recipe: a run's cell is read off its configuration, and what runs of a family must share is compared.
+
+    Raises:
+        HemnetError: there is no finished run of the recipe.
     """
     stem = experiment.removesuffix("hem")
     names = {experiment, *(stem + head for head in ("em", "emanet", "fcn") if stem != experiment)}
-    paths = sorted({path for folder in folders for path in find_runs(folder)})
-    runs = [Run.open(path) for path in paths]
-    own = [run for run in runs if run.config.name in names]
-    finished = [Finished(run) for run in own if run.status == "finished"]
+    records, unreadable = collect(folders)
+    own = [record for record in records if record.identity.experiment in names]
+    finished = [Finished(Run.open(record.path), record) for record in own if record.status == "finished"]
     if not finished:
-        others = ", ".join(sorted({str(run.config.name) for run in runs} - names)) or "none"
+        others = ", ".join(sorted({record.identity.experiment for record in records} - names)) or "none"
         raise HemnetError(
-            f"no finished run of {experiment} among {len(runs)} runs (other recipes: {others}): name other"
-            " folders, or the recipe by --experiment"
+            f"no finished run of {experiment} among {len(records)} runs (other recipes: {others},"
+            f" unreadable: {len(unreadable)}): name other folders, or the recipe by --experiment"
         )
-    return finished, [run.path for run in own if run.status != "finished"]
+    told = [f"{each.path}: unreadable: {each.error}" for each in unreadable]
+    told += [f"{each.path}: {doubt}" for each in own if each.status == "finished" for doubt in each.doubts]
+    waiting: dict[str, list[str]] = {}
+    for record in own:
+        if record.status != "finished":
+            waiting.setdefault(record.status, []).append(record.path.name)
+    return Read(finished, [*(f"{status}: {', '.join(names)}" for status, names in waiting.items()), *told])
 
 
 def members(
@@ -275,4 +319,9 @@ def _unlike(one: Finished, other: Finished) -> list[str]:
         return not key.startswith("model.head.") or all(key.split(".")[2] in head for head in heads)
 
     keys = [key for key in differences(one.run.config, other.run.config) if key not in free]
-    return [key for key in keys if one.setting.head == other.setting.head or shared(key)]
+    keys = [key for key in keys if one.setting.head == other.setting.head or shared(key)]
+    return keys + [
+        what if isinstance(mine, dict) else f"{what} ({theirs} and {mine})"
+        for (what, mine), theirs in zip(other.circumstances.items(), one.circumstances.values(), strict=True)
+        if None not in (mine, theirs) and mine != theirs
+    ]

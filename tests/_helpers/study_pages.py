@@ -6,6 +6,8 @@ from pathlib import Path
 import study
 from _helpers.fake_runs import write_run
 
+from hemnet.runs.stored_config import PARTS
+
 ROWS = [{"step": 0, "val/miou": 0.0}]
 
 
@@ -21,7 +23,6 @@ def write(
     head: str = "hem",
     rows=ROWS,
     name="",
-    parts=(),
     **keys,
 ) -> Path:
     """Write a run; ``keys`` are those of the head, or with two underscores for a dot any others."""
@@ -29,9 +30,7 @@ def write(
     dotted = {key.replace("__", ".") if "__" in key else f"model.head.{key}": v for key, v in keys.items()}
     overrides = () if head == "hem" else (f"model/head={head}",)
     about = {"seed": seed, "miou": miou, "rows": rows, "keys": dotted}
-    return write_run(
-        root / label, overrides, **about, parts=("name", "seed", "sweep", "model", "trainer", *parts)
-    )
+    return write_run(root / label, overrides, **about, parts=("sweep", *PARTS))
 
 
 def page(*folders: Path) -> str:

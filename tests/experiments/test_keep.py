@@ -9,6 +9,7 @@ import pytest
 from _helpers.fake_runs import write_evaluation, write_run
 from omegaconf import OmegaConf
 
+from hemnet.errors import HemnetError
 from hemnet.runs import checkpoints
 from hemnet.storage.files import read_json, write_json
 
@@ -20,6 +21,8 @@ def written(folder: Path, name: str = "hem", **about) -> Path:
     keys = {"data.root": f"{folder}/data/CamVid/", "data.val._target_": "hemnet.data.CamVid"}
     run = write_run(folder / "runs" / name, keys=keys | about.pop("keys", {}), **about)
     write_evaluation(run, None, 0.7)
+    (run / "measures").mkdir()
+    write_json(run / "measures" / "about.json", {"checkpoint_sha256": None, "images_asked": None})
     for name in ("measures/e_step.csv", "figures/learning_curves.png", "figures/predictions.png", "run.log",
                  "checkpoints/last.ckpt", "evaluation/last/counts.csv", "metrics.csv"):  # fmt: skip
         (run / name).parent.mkdir(exist_ok=True)
@@ -43,8 +46,8 @@ def test_the_small_files_are_kept(tmp_path: Path) -> None:
     run = written(tmp_path, keys={SHOWN: False})
     files = kept(tmp_path, tmp_path / "runs")
     names = {"config.yaml", "environment.json", "result.json", "metrics.csv", "measures/e_step.csv",
-             "evaluation/last/result.json", "evaluation/last/counts.csv", "learning_curves.png",
-             "predictions.png"}  # fmt: skip
+             "measures/about.json", "evaluation/last/result.json", "evaluation/last/counts.csv",
+             "learning_curves.png", "predictions.png"}  # fmt: skip
     assert files.keys() == {f"hem/{name}" for name in names}
     assert files["hem/evaluation/last/counts.csv"] == "a,b\n1,2\n"
     assert json.loads(files["hem/result.json"]) == read_json(run / "result.json")
@@ -77,13 +80,45 @@ def test_a_run_that_was_moved_is_kept_under_its_new_name(tmp_path: Path) -> None
     assert "run_dir: <run>" in files["seed0/config.yaml"]
 
 
-def test_a_path_in_the_midst_of_a_text_is_refused(tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["see /home/me/notes.txt", "a=file:///home/me/x.pt", "nfs:/home/me/x", "a='/my data/CamVid'",
+     "a=/b=c/CamVid", "(/home/me)/x"],
+)  # fmt: skip
+def test_a_path_in_the_midst_of_a_text_is_refused(text: str, tmp_path: Path, capsys) -> None:
     run = written(tmp_path)
-    write_json(run / "environment.json", {"started": "now", "note": "see /home/me/notes.txt"})
-    assert "environment.json has a path in the midst of 'see /home/me/notes.txt'" in refused(
-        tmp_path, capsys, run
-    )
+    write_json(run / "environment.json", {"started": "now", "note": text})
+    assert f"environment.json has a path in the midst of {text!r}" in refused(tmp_path, capsys, run)
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["https://a.org/b/c", "val/iou/sky", "1 / 2 / 3", "and/or", "s/step", "runs/a b/c"]
+)
+def test_what_is_no_path_of_the_machine_stays(text: str, tmp_path: Path) -> None:
+    run = written(tmp_path)
+    write_json(run / "environment.json", {"started": "now", "note": text})
+    assert json.loads(kept(tmp_path, run)["hem/environment.json"])["note"] == text
+
+
+QUICK = [("about.json", '{"images_asked": 2}'), ("refit.json", '{"epochs": 1}')]
+
+
+@pytest.mark.parametrize(("name", "content"), [*QUICK, ("about.json", "{"), ("refit.json", "")])
+def test_a_quick_look_or_a_damaged_file_replaces_nothing(name: str, content: str, tmp_path: Path) -> None:
+    run = written(tmp_path)
+    write_json(run / "measures" / "refit.json", {"epochs": 5, "val/miou": {"3": 0.5}})
+    before = kept(tmp_path, run)
+    (run / "measures" / name).write_text(content)
+    (run / "measures" / "images-2").mkdir()
+    (run / "measures" / "images-2" / "e_step.csv").write_text("a")
+    assert kept(tmp_path, run) == before
+
+
+def test_a_run_that_started_in_the_same_second_is_not_taken_for_it(tmp_path: Path, capsys) -> None:
+    kept(tmp_path, written(tmp_path, miou=0.6))
+    other = written(tmp_path / "other", miou=0.7)
+    assert "is of another run, which started in the same second" in refused(tmp_path, capsys, other)
 
 
 def test_photographs_are_not_kept(tmp_path: Path) -> None:
@@ -97,7 +132,6 @@ def test_a_run_is_kept_again_as_it_is_now(tmp_path: Path) -> None:
     kept(tmp_path, run)
     (tmp_path / "kept" / "hem" / "README.md").write_text("by hand")
     (run / "measures" / "e_step.csv").unlink()
-    (run / "measures" / "about.json").write_text("{}")
     files = kept(tmp_path, run)
     assert {"hem/measures/about.json", "hem/README.md"} <= files.keys()
     assert "hem/measures/e_step.csv" not in files
@@ -165,5 +199,5 @@ def test_only_finished_runs_are_kept(tmp_path: Path, capsys) -> None:
     written(tmp_path, status="stopped")
     assert kept(tmp_path, tmp_path / "runs") == {}
     assert "hem: not finished, or to try the code: left out" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="is no folder"):
+    with pytest.raises(HemnetError, match="is no folder"):
         kept(tmp_path, tmp_path / "none")

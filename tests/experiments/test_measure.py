@@ -67,16 +67,22 @@ def test_a_run_is_measured_once_for_each_checkpoint_and_number_of_images(run: Ru
     checkpoints.write(content, last)
     assert measure.measure(run, 1)
     assert not measure.measure(run, 1)
+    assert measure.measure(run, None)
     assert measure.measure(run, 2)
-    assert len(read_table(run.path / "measures" / "likelihood.csv")) == 2
+    assert not measure.measure(run, None)  # a quick look is apart, and replaces nothing
+    places = {"images-1": 1, "images-2": 2, ".": 3}
+    for name, count in places.items():
+        assert len(read_table(run.path / "measures" / name / "likelihood.csv")) == count
     content["state_dict"]["network.head.classifier.bias"] += 1
     checkpoints.write(content, last)
     assert measure.measure(run, 2)
+    assert measure.measure(run, None)
 
 
 def test_tables_that_were_replaced_in_part_do_not_pass_for_measured(run: Run, monkeypatch) -> None:
     last = run.path / "checkpoints" / "last.ckpt"
-    checkpoints.write(checkpoints.read(last), last)
+    content = checkpoints.read(last)
+    checkpoints.write(content, last)
     assert measure.measure(run, 1)
     write = measure.write_table
 
@@ -85,12 +91,16 @@ def test_tables_that_were_replaced_in_part_do_not_pass_for_measured(run: Run, mo
             raise KeyboardInterrupt
         write(path, *content)
 
+    before = last.read_bytes(), (last.parent / "last.ckpt.sha256").read_bytes()
+    content["state_dict"]["network.head.classifier.bias"] += 1
+    checkpoints.write(content, last)
     monkeypatch.setattr(measure, "write_table", stopped)
     with pytest.raises(KeyboardInterrupt):
-        measure.measure(run, 2)
+        measure.measure(run, 1)
     monkeypatch.setattr(measure, "write_table", write)
+    last.write_bytes(before[0])
+    (last.parent / "last.ckpt.sha256").write_bytes(before[1])
     assert measure.measure(run, 1)
-    assert len(read_table(run.path / "measures" / "likelihood.csv")) == 1
 
 
 def test_a_run_whose_tables_cannot_be_written_stops_no_other(run: Run, capsys) -> None:
@@ -126,5 +136,5 @@ def test_a_run_that_cannot_be_measured_is_named_and_the_others_are_measured(run:
     with pytest.raises(SystemExit, match="2"):
         measure.main([str(run.path), "--images", "0"])
     assert "--images 0: give 1 or more" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="is no folder"):
+    with pytest.raises(HemnetError, match="is no folder"):
         measure.main([str(run.path / "none")])

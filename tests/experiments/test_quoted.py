@@ -306,6 +306,17 @@ def test_a_table_without_a_file_gives_its_reason(page) -> None:
     assert page(f"<!-- not quoted: -->{table}") == ["PAGE.md:2: a table that is not quoted gives no reason"]
 
 
+def test_a_table_of_words_is_text(page) -> None:
+    words = "\n<!-- not quoted: words -->\n| claim | answer |\n|---|---|\n| one | it is {} |\n"
+    quoted_table = "\n<!-- quoted: tables/primary.csv -->\n| contrast | p |\n|---|---|\n| `fcn` | 0.2 |\n"
+    quoted_table = quoted_table.replace(" -->", "; some rows -->")
+    assert page(words.format("0.20") + quoted_table) == []
+    assert page(words.format("0.21") + quoted_table) == [
+        "PAGE.md:5: 0.21 is in no quoted table of its section"
+    ]
+    assert page(words.format("`0.4112`, 3") + quoted_table) == []
+
+
 @pytest.mark.parametrize(
     ("shown", "known", "same"),
     [

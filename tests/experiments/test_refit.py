@@ -14,6 +14,7 @@ from study_runs import Finished
 
 from hemnet.config.build import build_data, build_task, restore
 from hemnet.errors import HemnetError
+from hemnet.report.collect import read
 from hemnet.runs import checkpoints
 from hemnet.runs.run import Run
 from hemnet.storage.files import read_json, write_json
@@ -43,8 +44,10 @@ def run(tmp_path: Path, make_camvid) -> Run:
     return saved(run, state)
 
 
-def scores(run: Run) -> dict[str, float]:
-    return read_json(run.path / "measures" / "refit.json")["val/miou"]
+def scores(run: Run, epochs: int = 1) -> dict[str, float]:
+    name = "refit.json" if epochs == refit.REFIT_EPOCHS else f"refit-epochs-{epochs}.json"
+    assert read_json(run.path / "measures" / name)["epochs"] == epochs
+    return read_json(run.path / "measures" / name)["val/miou"]
 
 
 def test_before_any_step_the_scores_are_those_of_evaluations_at_these_T(run: Run, monkeypatch) -> None:
@@ -80,11 +83,11 @@ def test_each_T_has_layers_of_its_own_and_the_rest_is_held(run: Run) -> None:
 
 def test_what_one_T_gets_does_not_depend_on_the_others(run: Run) -> None:
     assert refit.refit(run, [1, 2, 4], 2)
-    together = scores(run)
+    together = scores(run, 2)
     for T in (2, 1):
-        (run.path / "measures" / "refit.json").unlink()
+        (run.path / "measures" / "refit-epochs-2.json").unlink()
         assert refit.refit(run, [T], 2)
-        assert scores(run) == {str(T): together[str(T)]}
+        assert scores(run, 2) == {str(T): together[str(T)]}
 
 
 def test_the_layers_after_learn(run: Run, monkeypatch) -> None:
@@ -119,6 +122,22 @@ def test_a_run_is_refitted_once_for_each_checkpoint_T_and_number_of_epochs(run: 
     assert refit.refit(saved(run, state), [2, 3], 2)
 
 
+def test_other_T_are_added_and_other_epochs_are_apart(run: Run, monkeypatch) -> None:
+    monkeypatch.setattr(refit, "train", lambda *given: None)
+    last = run.path / "checkpoints" / "last.ckpt"
+    checkpoints.write(checkpoints.read(last), last)
+    for iterations, epochs in (([1, 2], 5), ([3], 5), ([2], 1)):
+        assert refit.refit(run, iterations, epochs)
+    assert not refit.refit(run, [3, 1], 5)
+    assert [*scores(run, 5)] == ["1", "2", "3"]
+    assert [*scores(run, 1)] == ["2"]
+    content = checkpoints.read(last)
+    content["state_dict"]["network.head.classifier.bias"] += 1
+    checkpoints.write(content, last)
+    assert refit.refit(run, [3], 5)
+    assert [*scores(run, 5)] == ["3"]  # the others were of another checkpoint
+
+
 def test_the_command_line(run: Run, tmp_path: Path, capsys) -> None:
     plain, _ = untrained(
         tmp_path / "plain", "model/head=fcn", f"data.root={run.config.data.root}", replacing="num_components"
@@ -130,7 +149,6 @@ def test_the_command_line(run: Run, tmp_path: Path, capsys) -> None:
     refit.main(told)
     assert capsys.readouterr().out.strip() == f"{run.path}: refitted"
     assert [*scores(run)] == ["2", "1"]
-    assert read_json(run.path / "measures" / "refit.json")["epochs"] == 1
     with pytest.raises(SystemExit, match="1"):
         refit.main([str(broken), *told])
     said = capsys.readouterr()
@@ -173,4 +191,4 @@ def test_scores_of_an_earlier_checkpoint_do_not_count(tmp_path: Path) -> None:
             run / "measures" / "refit.json",
             {"checkpoint_sha256": digest, "epochs": 5, "val/miou": {"3": 0.6}},
         )
-        assert Finished(Run.open(run)).refitted == expected
+        assert Finished(Run.open(run), read(run)).refitted == expected

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import study
-from _helpers.fake_runs import write_evaluation, write_run
+from _helpers.fake_runs import change, write_evaluation, write_run
 from _helpers.study_pages import ROWS, at, cells, page, write
 from omegaconf import OmegaConf
 from scipy import stats
@@ -17,6 +17,8 @@ from study_runs import Finished, Setting, evenness, first_gain, members, step_ra
 from hemnet.config.compose import load
 from hemnet.config.paths import EXPERIMENTS
 from hemnet.errors import HemnetError
+from hemnet.report.collect import Record, read
+from hemnet.runs.identity import identity
 from hemnet.runs.run import Run
 
 # Mean 0.02; squared deviations sum to 4e-4.
@@ -27,12 +29,12 @@ EVEN = (0.2, 0.2, 0.2, 0.4)
 
 def write_primary(root: Path, gains: Sequence[float] = GAINS, half=ROWS, none=ROWS) -> None:
     for seed, gain in enumerate(gains):
-        write(root, seed, 0.5 + 0.1 * seed + gain, rows=half)
-        write(root, seed, 0.5 + 0.1 * seed, rows=none, highway_scale=0.0)
+        write(root, seed, 0.5 + 0.05 * seed + gain, rows=half)
+        write(root, seed, 0.5 + 0.05 * seed, rows=none, highway_scale=0.0)
 
 
 def one(path: Path) -> Finished:
-    return Finished(Run.open(path))
+    return Finished(Run.open(path), read(path))
 
 
 PRIMARY = "h = 0.5, T = 3, Eq. 8 against h = 0, T = 3, Eq. 8"
@@ -62,6 +64,18 @@ def test_words_of_the_primary_contrast(tmp_path: Path, gains: Sequence[float], v
     assert any(found[:-1]) != verdict.startswith("not yet")  # nothing is shown before its time
 
 
+def test_what_has_run_is_counted_by_block(tmp_path: Path) -> None:
+    write_primary(tmp_path)
+    write(tmp_path, 0, head="emanet")
+    write(tmp_path, 1, iterations=8, highway_scale=0.0)
+    write(tmp_path, 3, iterations=8, highway_scale=0.0)  # a seed that the plan does not have
+    found = page(tmp_path).partition("## Blocks")[2].partition("\n## ")[0]
+    assert cells(found, "Primary") == ["1", "1", "16", "16"]
+    assert cells(found, "Baselines") == ["2", "0", "24", "9"]
+    assert cells(found, "Depth") == ["6", "0", "18", "1"]
+    assert cells(found, "all, each run once") == ["30", "1", "62", "18"]
+
+
 def test_each_score_is_shown_by_its_seed(tmp_path: Path) -> None:
     write(tmp_path, 0, 0.5)
     write(tmp_path, 2, 0.6)
@@ -81,9 +95,9 @@ def test_only_finished_runs_with_a_score_and_planned_seeds_count(tmp_path: Path)
     write_run(tmp_path / "begun", seed=7, status=None)
     text = page(tmp_path)
     assert cells(text.partition("## Baselines")[0], PRIMARY)[-1] == "not yet: 6 of 8 pairs"
-    assert "- not finished: begun" in text
+    assert "- unfinished: begun" in text
     assert "- outside the plan: hem_highway_scale-0.7_s0_, hem_s8_ninth" in text
-    assert "- revisions: 0123456 (14 runs)" in text
+    assert "- revisions: 0123456789 (14 runs)" in text
 
 
 def test_holm_within_the_baselines(tmp_path: Path) -> None:
@@ -129,7 +143,7 @@ def test_iterations_of_evaluation(tmp_path: Path) -> None:
     assert cells(text, f"{start} 16 against 3")[2:] == ["-0.0263 to -0.0137", "<0.001", "<0.001", "supported"]
     assert cells(text, "h = 0, T = 3, Eq. 8: T_eval = 6 against 3")[-1] == "not yet: 0 of 8 pairs"
     curve = cells(text.partition("## Evaluated")[2].partition("\n## ")[0], "h = 0.5, T = 3, Eq. 8")
-    assert curve == ["", "", "0.5000", "", "0.5200", "", "", "0.4800", ""]
+    assert curve == ["8", "", "", "0.5000", "", "0.5200", "", "", "0.4800", ""]
 
 
 def test_evenness_and_ratio_of_shares(tmp_path: Path) -> None:
@@ -261,7 +275,7 @@ def test_runs_that_differ_in_more_are_refused(tmp_path: Path, head: str, keys: d
 
 def test_another_recipe_is_not_taken_for_the_studys(tmp_path: Path, capsys) -> None:
     write(tmp_path, 0)
-    with pytest.raises(SystemExit, match=r"no finished run of camvid_lite_hem among 1 .*synthetic_hem"):
+    with pytest.raises(HemnetError, match=r"no finished run of camvid_lite_hem among 1 .*synthetic_hem"):
         study.main([str(tmp_path)])
     study.main([str(tmp_path), "--experiment", "synthetic_hem"])
     assert "## Primary" in capsys.readouterr().out
@@ -275,6 +289,97 @@ def test_the_recipe_of_another_head_is_a_run_of_the_study(tmp_path: Path, capsys
     study.main([str(tmp_path)])
     found = cells(capsys.readouterr().out.partition("## Baselines")[0], PRIMARY)
     assert found[-1] == "not yet: 1 of 8 pairs"
+
+
+DIFFERENT = [
+    ("environment.json", "git", {"revision": "f" * 40, "modified": False}, "revision .0123456789 and fff"),
+    ("environment.json", "git", {"revision": "0123456789abcdef", "modified": True}, "with changes"),
+    ("environment.json", "earlier_git", [{"revision": "f" * 40}], "revision .0123456789 and f+ and 012"),
+    ("environment.json", "cpu_threads", 8, "threads .1 and 8"),
+    ("result.json", "device", "NVIDIA H100", "device .cpu and NVIDIA"),
+    ("config.yaml", "data.root", "/b/Half", "folder of the data .camvid and half"),
+    ("result.json", "labelled_pixels", {"red": 6}, "labelled pixels of the validation split"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "key", "value", "named"), DIFFERENT)
+def test_runs_of_other_circumstances_are_refused(
+    tmp_path: Path, file: str, key: str, value: object, named: str
+) -> None:
+    runs = [write(tmp_path, 0), write(tmp_path, 0, highway_scale=0.0)]
+    for run in runs:
+        change(run / "config.yaml", "data.root", "/a/CamVid")
+        change(run / "environment.json", "cpu_threads", 1)
+        change(run / "result.json", "labelled_pixels", {"red": 5})
+    assert cells(page(tmp_path).partition("## Baselines")[0], PRIMARY)[-1] == "not yet: 1 of 8 pairs"
+    change(runs[0] / file, key, value)
+    with pytest.raises(HemnetError, match=named) as caught:
+        page(tmp_path)
+    assert str(runs[0]) in str(caught.value)
+    assert str(runs[1]) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "told"),
+    [
+        ("result.json", "debug", ["trainer.fast_dev_run"], "- debug: hem_s0_"),
+        ("environment.json", "extended", [{"step": 990}], "- outside the plan: hem_s0_"),
+        ("config.yaml", "data.seed", 100, "- outside the plan: hem_s0_"),
+        ("result.json", "status", "preempted", "- preempted: hem_s0_"),
+        ("result.json", "metrics", None, "- revisions: 0123456789 (16 runs)"),
+        ("result.json", "val/miou", math.nan, "- revisions: 0123456789 (16 runs)"),
+        ("result.json", "val/miou", "0.7", "hem_s0_: unreadable: result.json: val/miou is '0.7'"),
+        ("environment.json", "git", "abc", "hem_s0_: unreadable: environment.json: git is 'abc'"),
+        ("config.yaml", "model", None, "hem_s0_: unreadable: "),
+    ],
+)
+def test_a_run_that_is_no_run_of_the_plan_is_told_and_in_no_pair(
+    tmp_path: Path, file: str, key: str, value: object, told: str
+) -> None:
+    write_primary(tmp_path)
+    change(tmp_path / "hem_s0_" / file, key, value)
+    text = page(tmp_path)
+    assert told in text
+    assert cells(text.partition("## Baselines")[0], PRIMARY)[-1] == "not yet: 7 of 8 pairs"
+
+
+@pytest.mark.parametrize("content", ["cut", "text", "binary"])
+def test_a_damaged_metrics_csv_is_told_and_gives_no_measure(tmp_path: Path, content: str) -> None:
+    likelihood = [at("em/log_likelihood", (-10, -8, -7, -6.5))]
+    write_primary(tmp_path, half=likelihood, none=likelihood)
+    path = tmp_path / "hem_s0_" / "metrics.csv"
+    whole = path.read_bytes()
+    path.write_bytes({"cut": whole[:-4], "text": whole.replace(b"-8", b"x"), "binary": b"\xff\xfe"}[content])
+    text = page(tmp_path)
+    assert "hem_s0_: metrics.csv: " in text
+    gained = cells(text.partition("## Part of the likelihood's gain")[2], PRIMARY)
+    assert gained[-1] == "not yet: 7 of 8 pairs"
+    assert cells(text.partition("## Baselines")[0], PRIMARY)[-1] == "supported"  # by its scores
+
+
+def test_a_configuration_of_something_else_is_told(tmp_path: Path) -> None:
+    write(tmp_path, 0)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("a: 1\n")
+    assert f"- {tmp_path / 'other'}: unreadable: " in page(tmp_path)
+
+
+def test_an_empty_path_is_refused(tmp_path: Path, monkeypatch) -> None:
+    write(tmp_path, 0)
+    monkeypatch.chdir(tmp_path)
+    for words in ([""], [".", "--tables", ""]):
+        with pytest.raises(HemnetError, match="a path is empty"):
+            study.main(words)
+
+
+def test_emanet_at_other_iterations_is_described(tmp_path: Path) -> None:
+    for seed in range(2):
+        write(tmp_path, seed)
+        write_evaluation(write(tmp_path, seed, head="emanet"), 6, 0.5 + 0.1 * seed)
+    text = page(tmp_path)
+    curve = cells(text.partition("## Evaluated")[2].partition("\n## ")[0], "`emanet`")
+    assert curve == ["2", "", "", "", "", "0.5500", "", "", "", ""]
+    assert "emanet" not in text.partition("## Shares")[2].partition("# Exploratory")[0]
 
 
 def test_the_sweeps_are_the_plan(tmp_path: Path) -> None:
@@ -293,7 +398,8 @@ def test_the_sweeps_are_the_plan(tmp_path: Path) -> None:
             config.merge_with({key: node for key, node in sweep.items() if key not in ("defaults", "hydra")})
             for key, value in job.items():
                 OmegaConf.update(config, key, float(value) if "." in value else int(value))
-            run = Finished(Run(tmp_path / path.stem / str(len(runs)), config))
+            place = tmp_path / path.stem / str(len(runs))
+            run = Finished(Run(place, config), Record(place, identity(config), {}, {}, "finished"))
             assert run.seed not in made.setdefault(run.setting, set())
             made[run.setting].add(run.seed)
             runs.append(run)

@@ -1,6 +1,7 @@
 """What experiments/study.py adds to the plan: controls, intervals over images, and tables of measure.py."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from scipy import stats
 from study_images import over_images, read_counts
 from study_runs import Finished
 
+from hemnet.errors import HemnetError
+from hemnet.report.collect import read
 from hemnet.runs import checkpoints
 from hemnet.runs.evaluations import COUNTS
 from hemnet.runs.run import Run
@@ -37,7 +40,8 @@ def section(text: str, title: str) -> str:
     ],
 )
 def test_a_run_says_how_it_was_trained_differently(tmp_path: Path, keys: dict, control: str) -> None:
-    run = Finished(Run.open(write(tmp_path, 0, parts=("optim",), **keys)))
+    path = write(tmp_path, 0, **keys)
+    run = Finished(Run.open(path), read(path))
     assert run.setting.control == control
     assert str(run.setting) == "h = 0.5, T = 3, Eq. 8" + (f", {control}" if control else "")
 
@@ -120,6 +124,7 @@ def test_what_the_e_steps_carry_and_where_the_likelihood_falls(tmp_path: Path) -
         rising, falling = [-9 + t for t in range(9)], [-1.0, *([-3.0] * 7), -2.5 if seed else -0.5]
         courses = [["", "a", *rising], ["", "b", *falling], ["other/", "a", *rising[::-1]]]
         write_table(run / "measures" / "likelihood.csv", ["layer", "image", *times], courses)
+        write_json(run / "measures" / "about.json", {"checkpoint_sha256": "0" * 64})
     text = page(tmp_path)
     found = section(text, "What the E-steps carry of the gradient (Eq. 15 and 18)")
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in found.splitlines() if "Eq. 8" in line]
@@ -138,21 +143,61 @@ def test_what_was_measured_of_another_checkpoint_or_of_some_images_is_left_out(t
     last = run / "checkpoints" / "last.ckpt"
     last.parent.mkdir(exist_ok=True)
     checkpoints.write({"step": 1}, last)
-    write_table(run / "measures" / "e_step.csv", ["layer", "t"], [["", 0]])
-    for digest, rows in (("0" * 64, []), (checkpoints.fingerprint(last), [{"t": "0"}])):
+    write_table(run / "measures" / "e_step.csv", ["layer", "t", "a"], [["", 0, 5], ["other/", 0, 6]])
+
+    def found() -> list[float]:
+        return [*Finished(Run.open(run), read(run)).measured("e_step", ["a"]).get("a", ())]
+
+    for digest, expected in (("0" * 64, []), (checkpoints.fingerprint(last), [5])):
         write_json(run / "measures" / "about.json", {"checkpoint_sha256": digest})
-        assert Finished(Run.open(run)).measured("e_step") == rows
+        assert found() == expected
     write_json(run / "measures" / "about.json", {"checkpoint_sha256": digest, "images_asked": 5})
-    assert Finished(Run.open(run)).measured("e_step") == []
+    assert found() == []
     (run / "measures" / "about.json").unlink()  # measure.py was stopped
-    assert Finished(Run.open(run)).measured("e_step") == []
+    assert found() == []
+    shutil.rmtree(last.parent)  # as in runs that were kept: the evaluations say of which checkpoint they are
+    for digest, other, expected in (("a", "b", []), ("a", "a", [5]), (None, "b", [5])):
+        shutil.rmtree(run / "evaluation", ignore_errors=True)
+        write_evaluation(run, 6, 0.5, checkpoint=digest)
+        write_json(run / "measures" / "about.json", {"checkpoint_sha256": other})
+        assert found() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("e_step.csv", "layer,t,features_whole\n,0,1\n"), ("e_step.csv", "\xff"),
+        ("likelihood.csv", "layer,image,00,01\n,a,1,2\n"),
+        ("likelihood.csv", f"layer,image,{','.join(f'{t:02d}' for t in range(9))}\n,a{',x' * 9}\n"),
+        ("refit.json", '{"epochs": 5, "val/miou": {"6": "high"}}'),
+        ("refit.json", '{"epochs": 5, "val/miou": {"x": 0.5}}'),
+        ("refit.json", '{"epochs": 5, "val/miou": {"6": 7}}'),
+    ],
+)  # fmt: skip
+def test_a_damaged_measure_is_named(tmp_path: Path, name: str, content: str) -> None:
+    folder = write(tmp_path, 0, iterations=8) / "measures"
+    folder.mkdir()
+    write_json(folder / "about.json", {"checkpoint_sha256": "0" * 64})
+    (folder / name).write_text(content, "latin-1")
+    with pytest.raises(HemnetError, match=f"{folder / name}: .*: restore the file"):
+        page(tmp_path)
+
+
+def test_evaluations_of_different_images_are_named(tmp_path: Path) -> None:
+    for seed in range(8):
+        for h in (0.5, 0.0):
+            place = write_evaluation(write(tmp_path, seed, highway_scale=h), None, 0.5)
+            rows = [[name, "car", 1, 2, 2] for name in ("a", "b" if (seed, h) != (3, 0.0) else "c")]
+            write_table(place / "counts.csv", COUNTS, rows)
+    with pytest.raises(HemnetError, match=r"highway_scale-0.0_s3_ were evaluated on different images"):
+        page(tmp_path)
 
 
 def test_tables_that_cannot_be_written_are_said(tmp_path: Path, capsys) -> None:
     write(tmp_path / "runs", 0, iterations=8)
     (tmp_path / "file").write_text("")
     told = [str(tmp_path / "runs"), "--experiment", "synthetic_hem", "--tables", str(tmp_path / "file")]
-    with pytest.raises(SystemExit, match=r"cannot write to .*file .*: name another folder for --tables"):
+    with pytest.raises(HemnetError, match=r"cannot write to .*file .*: name another folder for --tables"):
         study.main(told)
     assert "## Scores" in capsys.readouterr().out
 

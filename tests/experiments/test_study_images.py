@@ -99,12 +99,6 @@ def test_runs_are_paired_by_seed_and_by_image() -> None:
     assert over_images(second, other) == over_images(second, other)  # the same draws each time
 
 
-def test_other_images_are_refused() -> None:
-    rng = np.random.default_rng(5)
-    with pytest.raises(HemnetError, match="evaluate the runs on one data set"):
-        over_images({0: evaluated(rng, 30)}, {0: evaluated(rng, 31)})
-
-
 def test_the_counts_of_an_evaluation_are_read(tmp_path: Path) -> None:
     rows = [["b", "car", 3, 5, 4], ["a", "sky", 0, 2, 0], ["a", "car", 1, 1, 1]]
     write_table(tmp_path / "counts.csv", COUNTS, rows)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet.errors import HemnetError
 from hemnet.loggers.metrics_file import MetricsFile
 from hemnet.processes.signals import Interrupted
-from hemnet.runs import checkpoints
+from hemnet.runs import checkpoints, training_run
 from hemnet.runs.redaction import REDACTED, redacted
 from hemnet.runs.run import Run
 from hemnet.runs.training_run import TrainingRun
@@ -273,6 +273,22 @@ def test_the_seconds_of_a_run_are_those_of_all_its_parts(tmp_path: Path, config:
     part(50, saved=40, killed=True)
     assert part(2) == pytest.approx(163, abs=5)
     assert Run.open(tmp_path).result["seconds"] == pytest.approx(163, abs=5)
+
+
+def test_a_run_that_goes_on_at_another_revision_keeps_the_earlier_ones(
+    tmp_path: Path, config: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def part(revision: str | None) -> dict[str, object]:
+        git = None if revision is None else {"revision": revision, "modified": False}
+        monkeypatch.setattr(training_run, "environment", lambda: {"git": git})
+        with contextlib.suppress(RuntimeError), TrainingRun.create(tmp_path, config, "auto"):
+            raise RuntimeError
+        return json.loads((tmp_path / "environment.json").read_text())
+
+    assert part("a") == {"git": {"revision": "a", "modified": False}}
+    assert "earlier_git" not in part("a")
+    for revision, earlier in (("b", "a"), ("b", "a"), ("c", "ab"), ("a", "bc")):
+        assert [git["revision"] for git in part(revision)["earlier_git"]] == [*earlier]
 
 
 @pytest.mark.parametrize("value", ["soon", [1], {}, True, 10**400, None])

@@ -21,7 +21,7 @@ from hemnet.runs.evaluations import FOLDER, results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import Identity, debugging, identity
 from hemnet.runs.phases import PER_ITERATION, phases
-from hemnet.runs.run import ENVIRONMENT, RESULT, Run
+from hemnet.runs.run import EARLIER_GIT, ENVIRONMENT, EXTENDED, RESULT, Run
 from hemnet.runs.run_settings import settings
 from hemnet.sweeps.jobs import CONSOLE, last_lines
 from hemnet.wording import one_line
@@ -38,8 +38,9 @@ KINDS: dict[str, dict[str, Any]] = {
         "steps": int | float,
         "warnings": list,
         "labelled_pixels": dict,
+        "debug": list,
     },
-    ENVIRONMENT: {"git": dict},
+    ENVIRONMENT: {"git": dict, EARLIER_GIT: list, EXTENDED: list},
 }
 STATUSES = ("finished", "failed", "preempted")
 """What hemnet writes as the status in result.json."""
@@ -64,6 +65,7 @@ class Record:
         phases: ``family`` -> (3, t+1): mean over each phase of training, per iteration.
         cost: the last value of each ``cost/*``.
         evaluated: ``val/miou`` of the last checkpoint by the T that `hemnet.evaluate` used.
+        logged: whether its metrics.csv was read, from which the three before come.
         superseded: whether another run with the same settings and seed counts instead of it.
         doubts: what in its files is damaged and not used, while the rest is.
     """
@@ -81,6 +83,7 @@ class Record:
     phases: dict[str, np.ndarray] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     evaluated: dict[int, float] = field(default_factory=dict)
+    logged: bool = False
     superseded: bool = False
     doubts: list[str] = field(default_factory=list)
 
@@ -91,10 +94,12 @@ class Record:
 
     @property
     def revision(self) -> str:
-        """The revision of the code, ten digits, "unknown" if the run did not record it."""
-        git = self.environment.get("git") or {}
-        revision = str(git.get("revision") or "unknown")[:10]
-        return f"{revision}, with changes" if git.get("modified") else revision
+        """The revision of the code, ten digits, "unknown" if the run did not record it.
+
+        Of a run that was resumed at another revision, all of them, in their order.
+        """
+        every = [*(self.environment.get(EARLIER_GIT) or []), self.environment.get("git") or {}]
+        return " and ".join(dict.fromkeys(map(_revision, every)))
 
     @property
     def miou(self) -> float:
@@ -148,12 +153,12 @@ def read(path: Path) -> Record:
     with checks.reading(CONFIG):
         checks.require_settings(run.config)
         config: Any = OmegaConf.to_container(run.config, resolve=False)
-        if "extended" in environment:  # its learning rates are not those of a run as long from the start
-            config["extended"] = environment["extended"]
+        if environment.get(EXTENDED):  # its learning rates are not those of a run as long from the start
+            config[EXTENDED] = environment[EXTENDED]
         record = Record(path, identity(run.config), config, settings(config), status,
                         str(result.get("error", "")), result, environment, scores)  # fmt: skip
-        if status == "finished" and (limits := debugging(run.config)):
-            record.status, record.error = "debug", f"limited by {', '.join(limits)} to try the code"
+        if status == "finished" and (limits := debugging(run.config) or result.get("debug")):
+            record.status, record.error = "debug", f"limited by {', '.join(map(str, limits))} to try the code"
     for name, most in (("seconds", checks.LONGEST), ("steps", checks.MOST_STEPS)):
         if (value := result.get(name)) is not None and not checks.within(value, 0, most):
             record.doubts.append(f"{RESULT}: {name} is {shown(value)}, which no run takes: not used")
@@ -162,6 +167,13 @@ def read(path: Path) -> Record:
         _read_metrics(record, run)
         _read_evaluations(record)
     return record
+
+
+def _revision(git: Any) -> str:
+    if not isinstance(git, dict):
+        return "unknown"
+    revision = str(git.get("revision") or "unknown")[:10]
+    return f"{revision}, with changes" if git.get("modified") else revision
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -195,7 +207,7 @@ def _read_metrics(record: Record, run: Run) -> None:
     except HemnetError as error:
         record.doubts.append(f"{error}. Its scores count, what it logged in training does not")
         return
-    record.phases = phases(curves)
+    record.logged, record.phases = True, phases(curves)
     for name, curve_S2 in curves.items():
         if name.startswith("cost/"):
             value = float(curve_S2[-1, 1])

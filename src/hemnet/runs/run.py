@@ -21,6 +21,8 @@ from hemnet.storage.files import entry, read_json
 
 Checkpoint = Literal["last", "best"]
 RESULT, ENVIRONMENT = "result.json", "environment.json"
+EXTENDED, EARLIER_GIT = "extended", "earlier_git"
+"""Entries of environment.json: where a run was extended, and other revisions of earlier parts of it."""
 RECORD = "RunRecord"
 """The callback whose state in a checkpoint says how long the run had taken."""
 

@@ -17,7 +17,7 @@ from hemnet.runs import checkpoints, metrics_csv, own_packages
 from hemnet.runs.identity import LENGTH, below, debugging, differences
 from hemnet.runs.provenance import device_name, environment
 from hemnet.runs.redaction import redact, redacted
-from hemnet.runs.run import ENVIRONMENT, RESULT, Run
+from hemnet.runs.run import EARLIER_GIT, ENVIRONMENT, EXTENDED, RESULT, Run
 from hemnet.storage.files import entry, hold, read_json, replacing, write_json
 from hemnet.wording import examples
 
@@ -130,17 +130,21 @@ class TrainingRun(Run):
         (self.path / RESULT).unlink(missing_ok=True)  # it says how the run ended before
         with replacing(self.path / "config.yaml") as part:  # without it, the run cannot be resumed
             OmegaConf.save(redacted(self.config), part)
-        extended = entry(read_json(self.path / ENVIRONMENT), "extended", [])
+        before = read_json(self.path / ENVIRONMENT)
+        extended = entry(before, EXTENDED, [])
         if longer:
             extended = [*extended, {"step": self.saved_step, "before": dict(longer)}]
             log.info(
                 "the run is extended after step %d (%s): learning rates go on as in a run of the new length",
                 self.saved_step, ", ".join(f"{key} was {value}" for key, value in longer.items()),
             )  # fmt: skip
-        about: dict[str, Any] = {"extended": extended} if extended else {}
+        about: dict[str, Any] = environment() | ({EXTENDED: extended} if extended else {})
+        revisions = [*entry(before, EARLIER_GIT, []), before.get("git")]
+        others = [git for i, git in enumerate(revisions) if git not in (None, about["git"], *revisions[:i])]
+        about |= {EARLIER_GIT: others} if others else {}
         about |= {EARLIER: earlier} if earlier else {}
         about |= own_packages.record(OmegaConf.to_container(self.config))
-        write_json(self.path / ENVIRONMENT, environment() | about)
+        write_json(self.path / ENVIRONMENT, about)
         self.record(**self.progress())
 
     @property
