@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 from study_explored import by_image, over_split, refits
+from study_finished import Finished, Setting, score
 from study_measures import costs, entropies, evaluated, planned, sharpened
 from study_plan import Contrast, Family, exploratory, plan
-from study_runs import Finished, Setting, members, read_runs, score
+from study_runs import members, read_runs
 from study_tables import Table, mean_and_interval, slug
 
 from hemnet.config.command_line import run_entry

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from study_finished import Finished, Setting, score
 from study_images import over_images
 from study_measures import fall_sizes
 from study_plan import Family
-from study_runs import Finished, Setting, score
 from study_tables import Table, mean_and_interval, to_text
 
 from hemnet.errors import HemnetError

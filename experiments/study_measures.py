@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 from scipy import stats
-from study_runs import (
+from study_finished import (
     TENTHS,
     Finished,
     Measure,

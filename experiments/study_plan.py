@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from study_runs import Finished, Measure, Setting, evaluated_at, evenness, first_gain, refitted_at, score
+from study_finished import Finished, Measure, Setting, evaluated_at, evenness, first_gain, refitted_at, score
 
 
 class Contrast(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from _helpers.fake_runs import write_evaluation
 from _helpers.study_pages import cells, page, write
 from _helpers.untrained import untrained
-from study_runs import Finished
+from study_finished import Finished
 
 from hemnet.config.build import build_data, build_task, restore
 from hemnet.errors import HemnetError

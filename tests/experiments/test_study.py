@@ -11,8 +11,9 @@ from _helpers.fake_runs import change, write_evaluation, write_run
 from _helpers.study_pages import ROWS, at, cells, page, write
 from omegaconf import OmegaConf
 from scipy import stats
+from study_finished import Finished, Setting, evenness, first_gain, step_ratio
 from study_plan import exploratory, plan
-from study_runs import Finished, Setting, evenness, first_gain, members, step_ratio
+from study_runs import members
 
 from hemnet.config.compose import load
 from hemnet.config.paths import EXPERIMENTS

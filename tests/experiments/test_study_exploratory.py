@@ -10,8 +10,8 @@ import study
 from _helpers.fake_runs import write_evaluation
 from _helpers.study_pages import cells, page, write
 from scipy import stats
+from study_finished import Finished
 from study_images import over_images, read_counts
-from study_runs import Finished
 
 from hemnet.errors import HemnetError
 from hemnet.report.collect import read
