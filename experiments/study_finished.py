@@ -101,6 +101,8 @@ class Finished:
         told = [f"clipped at {clip:g}"] if clip else []
         told += [f"betas {betas[0]:g} and {betas[1]:g}"] if betas != BETAS else []
         told += ["average corrected"] if config.model.head.get("correct_momentum") else []
+        unit = config.model.head.get("normalize", "none") not in (None, "none")
+        told += ["unit means"] if unit and identity(config).head in ("hem", "em") else []
         # No controls: runs of one seed can be paired if they share the order of the data, and a schedule.
         order = OmegaConf.select(config, "data.seed")
         told += [f"data in the order of seed {order}"] if order not in (None, self.seed) else []

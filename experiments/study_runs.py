@@ -16,7 +16,8 @@ FREE = {"name", "seed", "data.seed", "model.highway_scale"} | {
     f"model.head.{key}" for key in ("highway_scale", "iterations", "assignment", "variance")
 }
 # Keys of the controls, which a run's cell names.
-FREE |= {"trainer.gradient_clip_val", "optim.optimizer.betas", "model.head.correct_momentum"}
+FREE |= {"trainer.gradient_clip_val", "optim.optimizer.betas"}
+FREE |= {f"model.head.{key}" for key in ("correct_momentum", "normalize")}
 KINDS = {f"model.head.{key}" for key in ("_target_", "normalize", "gradient")}
 
 
