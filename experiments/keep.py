@@ -32,7 +32,7 @@ FIGURES = ("learning_curves.png", "predictions.png")
 MEASURED = (f"{MEASURES}/*.csv", f"{MEASURES}/{ABOUT}", f"{MEASURES}/{REFIT}")
 EVALUATED = tuple(f"{FOLDER}/**/{name}" for name in (RESULT, "counts.csv", "iterations.csv"))
 # Nothing of a word is before an absolute path, as in val/iou/sky. A folder may have spaces in its name.
-ABSOLUTE = re.compile(r"(?:(?<![\w>./~-])|\bfile://)/(?![/\s])[^/\n]+/")
+ABSOLUTE = re.compile(r"(?:(?<![\w>}./~-])|\b\w+:/{2,}|(?i:\bfile://)[^/\s]*)/(?![/\s])[^/\n]+/")
 
 
 def keep(run: Run, folder: Path) -> Path:
@@ -79,7 +79,7 @@ def _require_same(run: Run, place: Path) -> None:
             f"{place} is of a run that started at {known}, and this one at {own}: rename the run"
         )
     before, now = read_json(place / RESULT), run.result
-    if before.get("steps") == now.get("steps") and before.get("metrics") != now.get("metrics"):
+    if any(before.get(key) != now.get(key) for key in ("steps", "metrics")):
         raise HemnetError(
             f"{place} is of another run, which started in the same second and ended with other scores: rename"
             " the run"
@@ -135,8 +135,8 @@ def _roots(run: Run) -> dict[Path, str]:
         Path(config.get("run_dir") or ""): "<run>",
         Path(data.get("root") or ""): f"<{reader}>",
     }
-    absolute = (path for path in named if path.is_absolute() and path != Path("/"))
-    return {path: named[path] for path in sorted(absolute, key=lambda path: -len(path.parts))}
+    whole = (path for path in named if path.is_absolute() and path != Path("/"))
+    return {path: named[path] for path in sorted(whole, key=lambda path: -len(path.parts))}
 
 
 def _without_paths(value: Any, roots: Mapping[Path, str], where: Path) -> Any:
@@ -173,6 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     def act(run: Run) -> str:
+        if (run.path / RESULT).exists():
+            _read(run.path / RESULT)
         if not counts(run.result):
             return f"{run.path}: not finished, or to try the code: left out"
         return str(keep(run, options.to))

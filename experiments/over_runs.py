@@ -29,8 +29,9 @@ def of_last(run: Path, name: str = ABOUT) -> dict[str, Any] | None:
     Where the checkpoint is not at hand, that is the one which the run's evaluations are of.
     """
     about = read_json(run / MEASURES / name)
-    evaluated = {result.get("checkpoint_sha256") for result in results_of(run).values()}
-    known = {fingerprint(run / "checkpoints" / "last.ckpt")} - {None} or evaluated - {None}
+    of_run = fingerprint(run / "checkpoints" / "last.ckpt")
+    evaluated = [result.get("checkpoint_sha256") for result in results_of(run).values()]
+    known = [of_run] if of_run else [digest for digest in evaluated if digest]
     return about if about and (not known or about.get("checkpoint_sha256") in known) else None
 
 
@@ -44,7 +45,7 @@ def parser_of_runs(doc: str) -> argparse.ArgumentParser:
 
 
 def over_em_runs(folders: Sequence[Path], work: Callable[[Run], bool], done: str, written: str) -> None:
-    """Do something with each finished run with an EM layer, but trials of the code; see `over_runs`.
+    """Do something with each finished run with an EM layer, except trials of the code; see `over_runs`.
 
     Args:
         folders: runs, or folders of runs.

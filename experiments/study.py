@@ -145,9 +145,29 @@ def sharpening(primary: Found) -> str:
     return f"- entropy falls with every t in {fell} of {len(known)} primary runs: {words}"
 
 
-def grouped(families: Sequence[Family], runs: Sequence[Finished]) -> list[Group]:
-    """Return each family with its runs; see `members`."""
-    return [(each, members(each.title, each.settings, each.seeds, runs)) for each in families]
+def grouped(
+    families: Sequence[Family], runs: Sequence[Finished], refused: list[str] | None = None
+) -> list[Group]:
+    """Return each family with its runs.
+
+    Args:
+        families: of the plan, or exploratory.
+        runs: all runs.
+        refused: gets why a family has runs that cannot be compared, which then has none.
+
+    Raises:
+        HemnetError: see `members`, without ``refused``.
+    """
+    made: list[Group] = []
+    for family in families:
+        try:
+            made.append((family, members(family.title, family.settings, family.seeds, runs)))
+        except HemnetError as error:
+            if refused is None:
+                raise
+            refused.append(str(error))
+            made.append((family, {setting: {} for setting in family.settings}))
+    return made
 
 
 def paths(groups: Sequence[Group]) -> set[Path]:
@@ -180,7 +200,7 @@ def progress(groups: Sequence[Group]) -> Table:
     """Return how many of the plan's runs have finished, and how many contrasts have all pairs, by block."""
 
     def row(block: str, own: Sequence[Group]) -> list[object]:
-        planned = {
+        wanted = {
             (setting, seed)
             for family, _ in own
             for setting in family.settings
@@ -190,7 +210,7 @@ def progress(groups: Sequence[Group]) -> Table:
         ready = [
             count == family.seeds for family, found in own for count, _ in compared(family.contrasts, found)
         ]
-        return [block, len(ready), sum(ready), len(planned), len(done)]
+        return [block, len(ready), sum(ready), len(wanted), len(done)]
 
     rows = [row(group[0].title, [group]) for group in groups]
     header = ("block", "contrasts", "with all pairs", "planned runs", "finished")
@@ -213,7 +233,8 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
         HemnetError: a folder has no such run, or two runs of a family differ in what they must share.
     """
     runs, left_out = read_runs(folders, experiment)
-    groups, controls = grouped(plan(), runs), grouped(exploratory(), runs)
+    refused: list[str] = []  # what is exploratory keeps no verdict from being shown
+    groups, controls = grouped(plan(), runs), grouped(exploratory(), runs, refused)
     in_plan, known = paths(groups), paths([*groups, *controls])
     yield f"# `{experiment}`: {len(in_plan)} finished runs of the plan\n"
     revisions = Counter(run.record.revision for run in runs if run.run.path in in_plan)
@@ -223,7 +244,7 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
         ("outside the plan", [run.run.path for run in runs if run.run.path not in known]),
     ):
         yield from [f"- {what}: {', '.join(path.name for path in named)}"] if named else []
-    yield from (f"- {told}" for told in left_out)
+    yield from (f"- {told}" for told in [*left_out, *refused])
     yield "\n## Blocks\n\nSome share runs.\n"
     yield progress(groups)
     yield "\n## Scores\n\n`val/miou` of the last step.\n"

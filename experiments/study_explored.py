@@ -75,7 +75,7 @@ def refits(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Table
 
 def e_step_rows(setting: Setting, runs: Sequence[Finished]) -> Iterator[list[object]]:
     """Yield a row for each iteration, for the readout and for the whole."""
-    tables = [table for run in runs if (table := run.measured("e_step", E_STEP))]
+    tables = [table for run in runs if (table := run.measured("e_step", E_STEP, (setting.T or 0) + 2))]
     if not tables:
         return
     columns = {name: np.array([table[name] for table in tables]) for name in E_STEP}

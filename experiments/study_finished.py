@@ -60,15 +60,16 @@ class Finished:
 
     @property
     def circumstances(self) -> dict[str, object]:
-        """In what the runs of a comparison have to be alike besides their configurations; None is unknown."""
+        """What has to be the same in the runs of a comparison besides their configurations, where known."""
         device = str(self.record.result.get("device") or "")
-        return {
-            "revision": self.record.revision,
+        every = {
+            "revision": self.record.revision if self.record.environment.get("git") else None,
             "threads": self.record.environment.get("cpu_threads"),
-            "device": "cpu" if device.startswith("cpu") else device or None,
-            "folder of the data": data_folder(self.record.config).casefold() or None,
-            "labelled pixels of the validation split": self.record.result.get("labelled_pixels") or None,
+            "device": "cpu" if device.startswith("cpu") else device,
+            "folder of the data": data_folder(self.record.config).casefold(),
+            "labelled pixels of the validation split": self.record.result.get("labelled_pixels"),
         }
+        return {what: value for what, value in every.items() if value}
 
     @property
     def backbone(self) -> np.ndarray:
@@ -160,13 +161,18 @@ class Finished:
                 return found
         return None
 
-    def measured(self, name: str, columns: Iterable[str]) -> dict[str, np.ndarray]:
+    def measured(self, name: str, columns: Iterable[str], rows: int | None = None) -> dict[str, np.ndarray]:
         """Return columns of a table of measure.py of the run's first EM layer, NaN where a cell is empty.
 
         {} if there is no table, or if it is known to be of another checkpoint than the last.
 
+        Args:
+            name: of the table.
+            columns: their headings.
+            rows: how many it has; None for any number, and no empty cell.
+
         Raises:
-            HemnetError: a column is missing, or a cell is no number.
+            HemnetError: it has other rows, a column is missing, or a cell is no number.
         """
         path = self.run.path / MEASURES / f"{name}.csv"
         about = of_last(self.run.path)
@@ -174,10 +180,15 @@ class Finished:
         if about is None or about.get("images_asked") or not path.is_file():
             return {}
         with checks.reading(str(path)):
-            rows = [row for row in read_table(path) if "layer" not in row]
-            if missing := [column for column in columns if not any(column in row for row in rows)]:
+            own = [row for row in read_table(path) if "layer" not in row]
+            if missing := [column for column in columns if not any(column in row for row in own)]:
                 raise ValueError(f"it has no column {', '.join(missing)}")
-            return {name: np.array([float(row.get(name, "nan")) for row in rows]) for name in columns}
+            if rows not in (None, len(own)):
+                raise ValueError(f"it has {len(own)} rows of the first layer, and T of the run makes {rows}")
+            cells = [row[column] for row in own for column in columns if rows is None or column in row]
+            if not np.isfinite([float(cell) for cell in cells]).all():
+                raise ValueError("a value is infinite or none")
+            return {column: np.array([float(row.get(column, "nan")) for row in own]) for column in columns}
 
     @cached_property
     def refitted(self) -> dict[int, float]:

@@ -38,11 +38,14 @@ mu^(t) over that of mu^(T) (Eq. 15). By tenth of the recorded steps, means over 
 def evaluated(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Table]:
     """Yield the scores at other T of evaluation, of each setting with runs that were evaluated so."""
     yield "## Evaluated at other T\n\nRuns with such an evaluation, and mean `val/miou`; not tested.\n"
-    known = {setting: [run for run in runs if run.evaluated] for setting, runs in groups.items()}
-    yield Table("evaluated", ("setting", "runs", *(f"T = {T}" for T in EVALUATED)), [
-        [setting, len(runs), *(mean_and_interval(over(runs, partial(evaluated_at, T)))[0] for T in EVALUATED)]
-        for setting, runs in known.items() if runs
-    ])  # fmt: skip
+    rows = []
+    for setting, runs in groups.items():
+        # Of the same networks at every T: a T that one of them lacks is left out.
+        if known := [run for run in runs if run.evaluated]:
+            common = {T for T in EVALUATED if all(T in run.evaluated for run in known)}
+            means = {T: mean_and_interval(over(known, partial(evaluated_at, T)))[0] for T in common}
+            rows.append([setting, len(known), *(means.get(T, "") for T in EVALUATED)])
+    yield Table("evaluated", ("setting", "runs", *(f"T = {T}" for T in EVALUATED)), rows)
 
 
 def planned(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Table]:

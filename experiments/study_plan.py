@@ -88,7 +88,7 @@ def exploratory() -> list[Family]:
     """Return the contrasts of the controls, which are no part of the plan and have no verdict."""
     bridge, half = Setting(T=8, e_step="σ² = 1"), Setting()
     clipped, quick = "clipped at 10", "betas 0.9 and 0.95"
-    unit = Setting(e_step="dot, σ² = 1", control="unit means")
+    unit, flat = (Setting(h=h, e_step="dot, σ² = 1", control="unit means") for h in (0.5, 0.0))
     corrected = [Setting(T=8, h=h, control="average corrected") for h in (0.5, 0.9)]
     return [
         *(
@@ -112,7 +112,8 @@ def exploratory() -> list[Family]:
             at_iterations(half, T, 0, 3, refitted_at) for T in (1, 6, 16)
         ]),
         Family("Unit means", 3, [
-            Contrast(unit, half, claimed=0), Contrast(Setting("emanet", 3, None, ""), unit, claimed=0)
+            Contrast(unit, half, claimed=0), Contrast(unit, flat, claimed=0),
+            Contrast(Setting("emanet", 3, None, ""), flat, claimed=0),
         ]),
         Family("Moving average corrected for h", 3, [
             *(Contrast(setting, Setting(T=8, h=0.0), claimed=0) for setting in corrected),

@@ -18,7 +18,7 @@ FREE = {"name", "seed", "data.seed", "model.highway_scale"} | {
 # Keys of the controls, which a run's cell names.
 FREE |= {"trainer.gradient_clip_val", "optim.optimizer.betas"}
 FREE |= {f"model.head.{key}" for key in ("correct_momentum", "normalize")}
-KINDS = {f"model.head.{key}" for key in ("_target_", "normalize", "gradient")}
+KINDS = {f"model.head.{key}" for key in ("_target_", "gradient")}
 
 
 class Read(NamedTuple):
@@ -45,8 +45,9 @@ def read_runs(folders: Sequence[Path], experiment: str) -> Read:
     if not finished:
         others = ", ".join(sorted({record.identity.experiment for record in records} - names)) or "none"
         raise HemnetError(
-            f"no finished run of {experiment} among {len(records)} runs (other recipes: {others},"
-            f" unreadable: {len(unreadable)}): name other folders, or the recipe by --experiment"
+            f"no finished run of {experiment} among {len(records)} runs (other recipes: {others}): name other"
+            " folders, or the recipe by --experiment"
+            + "".join(f"\n{each.path} is unreadable: {each.error}" for each in unreadable)
         )
     told = [f"{each.path}: unreadable: {each.error}" for each in unreadable]
     told += [f"{each.path}: {doubt}" for each in own if each.status == "finished" for doubt in each.doubts]
@@ -55,6 +56,9 @@ def read_runs(folders: Sequence[Path], experiment: str) -> Read:
         if record.status != "finished":
             waiting.setdefault(record.status, []).append(record.path.name)
     return Read(finished, [*(f"{status}: {', '.join(names)}" for status, names in waiting.items()), *told])
+
+
+_REFUSED = "{} and {}, both of family {}, differ in {}: leave out the folder of one"
 
 
 def members(
@@ -67,15 +71,18 @@ def members(
     """
     found: dict[Setting, dict[int, Finished]] = {setting: {} for setting in settings}
     reference: Finished | None = None
+    known: dict[str, tuple[Finished, object]] = {}
     for run in runs:
         if run.setting not in found or run.seed not in range(seeds):
             continue
         reference = reference or run
         if changed := _unlike(reference, run):
-            raise HemnetError(
-                f"{run.run.path} and {reference.run.path}, both of family {family}, differ in"
-                f" {', '.join(changed)}: leave out the folder of one"
-            )
+            raise HemnetError(_REFUSED.format(run.run.path, reference.run.path, family, ", ".join(changed)))
+        for what, value in run.circumstances.items():
+            first, theirs = known.setdefault(what, (run, value))
+            if value != theirs:
+                shown = what if isinstance(value, dict) else f"{what} ({value} and {theirs})"
+                raise HemnetError(_REFUSED.format(run.run.path, first.run.path, family, shown))
         twin = found[run.setting].setdefault(run.seed, run)
         if twin is not run:
             raise HemnetError(
@@ -93,9 +100,4 @@ def _unlike(one: Finished, other: Finished) -> list[str]:
         return not key.startswith("model.head.") or all(key.split(".")[2] in head for head in heads)
 
     keys = [key for key in differences(one.run.config, other.run.config) if key not in free]
-    keys = [key for key in keys if one.setting.head == other.setting.head or shared(key)]
-    return keys + [
-        what if isinstance(mine, dict) else f"{what} ({theirs} and {mine})"
-        for (what, mine), theirs in zip(other.circumstances.items(), one.circumstances.values(), strict=True)
-        if None not in (mine, theirs) and mine != theirs
-    ]
+    return [key for key in keys if one.setting.head == other.setting.head or shared(key)]

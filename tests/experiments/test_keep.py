@@ -83,7 +83,7 @@ def test_a_run_that_was_moved_is_kept_under_its_new_name(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "text",
     ["see /home/me/notes.txt", "a=file:///home/me/x.pt", "nfs:/home/me/x", "a='/my data/CamVid'",
-     "a=/b=c/CamVid", "(/home/me)/x"],
+     "a=/b=c/CamVid", "(/home/me)/x", "sqlite:////home/me/o.db", "FILE://localhost/home/me/x"],
 )  # fmt: skip
 def test_a_path_in_the_midst_of_a_text_is_refused(text: str, tmp_path: Path, capsys) -> None:
     run = written(tmp_path)
@@ -93,7 +93,17 @@ def test_a_path_in_the_midst_of_a_text_is_refused(text: str, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
-    "text", ["https://a.org/b/c", "val/iou/sky", "1 / 2 / 3", "and/or", "s/step", "runs/a b/c"]
+    "text",
+    [
+        "https://a.org/b/c",
+        "val/iou/sky",
+        "1 / 2 / 3",
+        "and/or",
+        "s/step",
+        "runs/a b/c",
+        "${oc.env:A}/b/c",
+        "{epoch}/{step}/x",
+    ],
 )
 def test_what_is_no_path_of_the_machine_stays(text: str, tmp_path: Path) -> None:
     run = written(tmp_path)
@@ -115,9 +125,12 @@ def test_a_quick_look_or_a_damaged_file_replaces_nothing(name: str, content: str
     assert kept(tmp_path, run) == before
 
 
-def test_a_run_that_started_in_the_same_second_is_not_taken_for_it(tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize("other", [{"miou": 0.7}, {"miou": 0.6, "rows": [{"step": 19}]}])
+def test_a_run_that_started_in_the_same_second_is_not_taken_for_it(
+    tmp_path: Path, capsys, other: dict
+) -> None:
     kept(tmp_path, written(tmp_path, miou=0.6))
-    other = written(tmp_path / "other", miou=0.7)
+    other = written(tmp_path / "other", **other)
     assert "is of another run, which started in the same second" in refused(tmp_path, capsys, other)
 
 
@@ -193,6 +206,12 @@ def test_a_run_is_not_kept_in_its_own_place(tmp_path: Path, capsys) -> None:
         keep.main([str(run), "--to", str(run.parent)])
     assert "is the run itself: choose another folder" in capsys.readouterr().err
     assert (run / "config.yaml").read_text() == before
+
+
+def test_a_damaged_result_is_named(tmp_path: Path, capsys) -> None:
+    run = written(tmp_path)
+    (run / "result.json").write_text('{"status": "fin')
+    assert f"{run / 'result.json'}: it is not JSON" in refused(tmp_path, capsys, run)
 
 
 def test_only_finished_runs_are_kept(tmp_path: Path, capsys) -> None:

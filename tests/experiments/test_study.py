@@ -293,12 +293,12 @@ def test_the_recipe_of_another_head_is_a_run_of_the_study(tmp_path: Path, capsys
 
 
 DIFFERENT = [
-    ("environment.json", "git", {"revision": "f" * 40, "modified": False}, "revision .0123456789 and fff"),
+    ("environment.json", "git", {"revision": "f" * 40, "modified": False}, "revision .f+ and 0123456789"),
     ("environment.json", "git", {"revision": "0123456789abcdef", "modified": True}, "with changes"),
-    ("environment.json", "earlier_git", [{"revision": "f" * 40}], "revision .0123456789 and f+ and 012"),
-    ("environment.json", "cpu_threads", 8, "threads .1 and 8"),
-    ("result.json", "device", "NVIDIA H100", "device .cpu and NVIDIA"),
-    ("config.yaml", "data.root", "/b/Half", "folder of the data .camvid and half"),
+    ("environment.json", "earlier_git", [{"revision": "f" * 40}], "revision .f+ and 0123456789 and 0+1"),
+    ("environment.json", "cpu_threads", 8, "threads .8 and 1"),
+    ("result.json", "device", "NVIDIA H100", "device .NVIDIA H100 and cpu"),
+    ("config.yaml", "data.root", "/b/Half", "folder of the data .half and camvid"),
     ("result.json", "labelled_pixels", {"red": 6}, "labelled pixels of the validation split"),
 ]  # fmt: skip
 
@@ -318,6 +318,32 @@ def test_runs_of_other_circumstances_are_refused(
         page(tmp_path)
     assert str(runs[0]) in str(caught.value)
     assert str(runs[1]) in str(caught.value)
+
+
+def test_circumstances_are_compared_with_whatever_run_has_them(tmp_path: Path) -> None:
+    runs = [write(tmp_path, seed, highway_scale=h) for h in (0.0, 0.5) for seed in (0, 1)]
+    for run, threads in zip(runs, (None, 8, 8, None), strict=True):
+        change(run / "environment.json", "cpu_threads", threads)
+    assert page(tmp_path)
+    change(runs[2] / "environment.json", "cpu_threads", 1)
+    with pytest.raises(HemnetError) as caught:
+        page(tmp_path)
+    said = f"{runs[2]} and {runs[1]}, both of family Primary, differ in threads (1 and 8): leave out"
+    assert said in str(caught.value)
+    for run in runs[:2]:
+        change(run / "environment.json", "git", None)
+        change(run / "environment.json", "cpu_threads", None)
+    assert page(tmp_path)  # what is not recorded is no difference
+
+
+def test_a_refused_control_keeps_no_verdict_from_being_shown(tmp_path: Path) -> None:
+    write_primary(tmp_path)
+    control = write(tmp_path, 0, normalize="l2", variance=1.0)
+    change(control / "environment.json", "cpu_threads", 8)
+    change(tmp_path / "hem_s0_" / "environment.json", "cpu_threads", 1)
+    text = page(tmp_path)
+    assert "both of family Unit means, differ in threads" in text
+    assert cells(text.partition("## Baselines")[0], PRIMARY)[-1] == "supported"
 
 
 @pytest.mark.parametrize(
@@ -365,12 +391,16 @@ def test_a_configuration_of_something_else_is_told(tmp_path: Path) -> None:
     assert f"- {tmp_path / 'other'}: unreadable: " in page(tmp_path)
 
 
-def test_an_empty_path_is_refused(tmp_path: Path, monkeypatch) -> None:
+def test_an_empty_path_is_refused(tmp_path: Path, monkeypatch, capsys) -> None:
     write(tmp_path, 0)
     monkeypatch.chdir(tmp_path)
     for words in ([""], [".", "--tables", ""]):
-        with pytest.raises(HemnetError, match="a path is empty"):
+        with pytest.raises(SystemExit, match="2"):
             study.main(words)
+        assert (
+            f"argument {words[-2] if words[1:] else 'RUNS_FOLDER'}: a path is empty"
+            in capsys.readouterr().err
+        )
 
 
 def test_emanet_at_other_iterations_is_described(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import study
 from _helpers.fake_runs import write_evaluation
 from _helpers.study_pages import cells, page, write
 from scipy import stats
+from study_explored import E_STEP
 from study_finished import Finished
 from study_images import over_images, read_counts
 
@@ -22,6 +23,7 @@ from hemnet.storage.files import write_json, write_table
 
 OLD = {"iterations": 8, "assignment": "gaussian", "variance": 1.0}
 GAINS = (0.02, 0.03, 0.025)
+COURSE = f"layer,image,{','.join(f'{t:02d}' for t in range(9))}\n"
 
 
 def section(text: str, title: str) -> str:
@@ -34,6 +36,7 @@ def section(text: str, title: str) -> str:
         ({"trainer__gradient_clip_val": 10.0}, "clipped at 10"),
         ({"optim__optimizer__betas": [0.9, 0.95]}, "betas 0.9 and 0.95"),
         ({"correct_momentum": True}, "average corrected"),
+        ({"normalize": "l2"}, "unit means"),
         ({"correct_momentum": True, "trainer__gradient_clip_val": 0.5}, "clipped at 0.5, average corrected"),
         ({"optim__optimizer__betas": [0.9, 0.999], "trainer__gradient_clip_val": None}, ""),
         ({}, ""),
@@ -168,7 +171,9 @@ def test_what_was_measured_of_another_checkpoint_or_of_some_images_is_left_out(t
     [
         ("e_step.csv", "layer,t,features_whole\n,0,1\n"), ("e_step.csv", "\xff"),
         ("likelihood.csv", "layer,image,00,01\n,a,1,2\n"),
-        ("likelihood.csv", f"layer,image,{','.join(f'{t:02d}' for t in range(9))}\n,a{',x' * 9}\n"),
+        *(("likelihood.csv", f"{COURSE},a{value * 9}\n") for value in (",x", ",inf", ",")),
+        ("likelihood.csv", f"{COURSE},a{',1' * 8},\n,b{',1' * 9}\n"),
+        ("e_step.csv", f"layer,{','.join(E_STEP)}\n{',1,1,1,1,1'}\n"),
         ("refit.json", '{"epochs": 5, "val/miou": {"6": "high"}}'),
         ("refit.json", '{"epochs": 5, "val/miou": {"x": 0.5}}'),
         ("refit.json", '{"epochs": 5, "val/miou": {"6": 7}}'),

@@ -386,8 +386,8 @@ def test_command_line(
     monkeypatch.chdir(tmp_path)
     for words, told in (
         ([], f"error: {tmp_path / 'runs'} is no folder"),
-        ([""], "error: a path is empty; for the working folder, write ."),
-        (["--out", ""], "error: a path is empty"),
+        ([""], "error: argument FOLDER: a path is empty; for the working folder, write ."),
+        (["--out", ""], "error: argument --out: a path is empty"),
     ):
         monkeypatch.setattr(sys, "argv", ["hemnet.report", *words])
         with pytest.raises(SystemExit) as stop:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -282,6 +283,8 @@ def test_a_run_that_goes_on_at_another_revision_keeps_the_earlier_ones(
         git = None if revision is None else {"revision": revision, "modified": False}
         monkeypatch.setattr(training_run, "environment", lambda: {"git": git})
         with contextlib.suppress(RuntimeError), TrainingRun.create(tmp_path, config, "auto"):
+            about = {"hemnet": {"format": checkpoints.CHECKPOINT_FORMAT}, "global_step": 1}
+            checkpoints.write(about, tmp_path / "checkpoints" / "last.ckpt")
             raise RuntimeError
         return json.loads((tmp_path / "environment.json").read_text())
 
@@ -289,6 +292,8 @@ def test_a_run_that_goes_on_at_another_revision_keeps_the_earlier_ones(
     assert "earlier_git" not in part("a")
     for revision, earlier in (("b", "a"), ("b", "a"), ("c", "ab"), ("a", "bc")):
         assert [git["revision"] for git in part(revision)["earlier_git"]] == [*earlier]
+    shutil.rmtree(tmp_path / "checkpoints")  # without a checkpoint all is repeated
+    assert "earlier_git" not in part("d")
 
 
 @pytest.mark.parametrize("value", ["soon", [1], {}, True, 10**400, None])

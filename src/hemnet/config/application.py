@@ -75,7 +75,8 @@ def as_job(task: Callable[[DictConfig], float], config: DictConfig) -> float:
 def _folders(words: list[str]) -> set[Path]:
     """Return the folders that exist already, of those in which the command can make a run."""
     given = [word for word in words if word.startswith(("run_dir=", "runs="))]
-    places = [absolute(str(parse_override(word).value())) for word in given] + [absolute("runs")]
+    parsed = [parse_override(word) for word in given]
+    places = [absolute(str(each.value()), name=each.key_or_group) for each in parsed] + [absolute("runs")]
     return {folder for place in places for folder in (place, *place.parents) if folder.exists()}
 
 

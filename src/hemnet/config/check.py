@@ -56,7 +56,7 @@ def check(config: DictConfig) -> None:
     Raises:
         ConfigError: a key is unknown (the message suggests a similar one), a value or a part is missing or
             has the wrong type, or a ``_target_`` does not exist or is not allowed.
-        HemnetError: a path begins with ``~user``, and there is no such user.
+        HemnetError: a path is empty, or begins with ``~user``, and there is no such user.
     """
     resolved = check_parts(config)
     paths: dict[str, str] = {}
@@ -67,9 +67,7 @@ def check(config: DictConfig) -> None:
         via = "" if given == error.key else f" ({error.key} takes its value)"
         raise ConfigError(f"{given} is {error.reason}{via}") from error
     for key, value in paths.items():
-        if not value:
-            raise ConfigError(f"{key} is an empty path; for the working folder, write .")
-        if (whole := absolute_path(value)) != value:
+        if (whole := absolute_path(value, key)) != value:
             OmegaConf.update(config, key, whole)
 
 
@@ -93,8 +91,14 @@ def check_parts(config: DictConfig) -> Any:
     return resolved
 
 
-def absolute_path(value: str) -> str:
-    """Return the value of a path's key made absolute; URLs and `NO_PATHS` are returned unchanged."""
+def absolute_path(value: str, key: str = "a path") -> str:
+    """Return the value of a path's key made absolute; URLs and `NO_PATHS` are returned unchanged.
+
+    Raises:
+        HemnetError: the value is empty, or see `absolute`.
+    """
+    if not value:
+        raise ConfigError(f"{key} is empty: write null for none, or . for the working folder")
     if value in NO_PATHS or re.match(r"\w+://", value):
         return value
     start = HydraConfig.get().runtime.cwd if HydraConfig.initialized() else None

@@ -65,6 +65,8 @@ def _place(resume: str | None, fresh: str) -> str:
     return str(resume)
 
 
+if not os.environ.get("HEMNET_DATA", "data"):  # an empty variable is as none, and not the root of the disk
+    del os.environ["HEMNET_DATA"]
 OmegaConf.register_new_resolver("hemnet.place", _place, replace=True)
 OmegaConf.register_new_resolver("hemnet.absolute", absolute_path, replace=True)
 

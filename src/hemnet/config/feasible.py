@@ -57,7 +57,7 @@ def require_data(resolved: Any) -> None:
     """
     data = resolved["data"]
     root = data.get("root")
-    if not isinstance(root, str) or Path(absolute_path(root)).is_dir():
+    if not isinstance(root, str) or Path(absolute_path(root, "data.root")).is_dir():
         return
     given = {key: value for key, value in data["train"].items() if key not in INSTANTIATE_KEYS}
     with contextlib.suppress(TypeError, ValueError):  # of arguments, which `check` explains

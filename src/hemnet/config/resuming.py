@@ -24,7 +24,7 @@ def require_run(resume: str) -> Path:
     Raises:
         HemnetError: there is no run.
     """
-    path = Path(absolute_path(resume))
+    path = Path(absolute_path(resume, "resume"))
     if not (path / "config.yaml").is_file():
         raise HemnetError(f"resume={resume}: there is no run; give a run directory, or auto")
     return path

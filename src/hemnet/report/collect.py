@@ -96,7 +96,7 @@ class Record:
     def revision(self) -> str:
         """The revision of the code, ten digits, "unknown" if the run did not record it.
 
-        Of a run that was resumed at another revision, all of them, in their order.
+        Of a run that was resumed at other revisions, those too.
         """
         every = [*(self.environment.get(EARLIER_GIT) or []), self.environment.get("git") or {}]
         return " and ".join(dict.fromkeys(map(_revision, every)))

@@ -22,7 +22,7 @@ from hemnet.storage.files import entry, read_json
 Checkpoint = Literal["last", "best"]
 RESULT, ENVIRONMENT = "result.json", "environment.json"
 EXTENDED, EARLIER_GIT = "extended", "earlier_git"
-"""Entries of environment.json: where a run was extended, and other revisions of earlier parts of it."""
+"""Entries of environment.json: where a run was extended, and the other revisions that trained a part."""
 RECORD = "RunRecord"
 """The callback whose state in a checkpoint says how long the run had taken."""
 

@@ -141,7 +141,7 @@ class TrainingRun(Run):
         about: dict[str, Any] = environment() | ({EXTENDED: extended} if extended else {})
         revisions = [*entry(before, EARLIER_GIT, []), before.get("git")]
         others = [git for i, git in enumerate(revisions) if git not in (None, about["git"], *revisions[:i])]
-        about |= {EARLIER_GIT: others} if others else {}
+        about |= {EARLIER_GIT: others} if others and self.saved_step else {}  # else all is repeated
         about |= {EARLIER: earlier} if earlier else {}
         about |= own_packages.record(OmegaConf.to_container(self.config))
         write_json(self.path / ENVIRONMENT, about)

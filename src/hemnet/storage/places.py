@@ -1,12 +1,17 @@
 """The one reading of a path that a user gives, in an argument, a configuration or an environment variable."""
 
+import argparse
 import os
 from pathlib import Path
 
 from hemnet.errors import HemnetError
 
 
-def absolute(text: str | Path, start: str | Path | None = None) -> Path:
+class PathError(HemnetError, argparse.ArgumentTypeError):
+    """What a user wrote is no path; argparse adds the name of the argument."""
+
+
+def absolute(text: str | Path, start: str | Path | None = None, name: str = "a path") -> Path:
     """Return a path as an absolute one, with ``~`` and ``~user`` replaced by the home folder.
 
     Symbolic links and ``..`` stay as they are. A folder that is itself called ``~`` is ``./~``.
@@ -14,14 +19,15 @@ def absolute(text: str | Path, start: str | Path | None = None) -> Path:
     Args:
         text: what the user wrote.
         start: the folder that a relative path starts from; None is the working folder.
+        name: what the path is of, for the error.
 
     Raises:
-        HemnetError: the path is empty, or ``~user`` names nobody on this machine.
+        PathError: the path is empty, or ``~user`` names nobody on this machine.
     """
     if not os.fspath(text):
-        raise HemnetError("a path is empty; for the working folder, write .")
+        raise PathError(f"{name} is empty; for the working folder, write .")
     whole = os.path.expanduser(text)
     if whole.startswith("~") and str(text).startswith("~"):
         name = whole.partition("/")[0]
-        raise HemnetError(f"{text}: there is no user {name[1:]}; for a folder of this name, write ./{text}")
+        raise PathError(f"{text}: there is no user {name[1:]}; for a folder of this name, write ./{text}")
     return Path(start or Path.cwd()) / whole

@@ -58,7 +58,7 @@ class GridSweeper(Sweeper):
         grids = {name: self._axes(grid) for name, grid in self.grids.items() if grid is not None}
         shared = self._axes(self.params)
         jobs = union(shared, grids, self._parse(arguments))
-        folder = Path(absolute_path(self.config.hydra.sweep.dir))
+        folder = Path(absolute_path(self.config.hydra.sweep.dir, "hydra.sweep.dir"))
         axes = {key: values for grid in (shared, *grids.values()) for key, values in grid.items()}
         jobs = self._placed(jobs, axes, folder)
         # Errors of composing, and those that all jobs have, come before anything is written.

@@ -39,7 +39,7 @@ class ProcessLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs with these overrides; raise an error at the end if any of them failed."""
         assert self._config is not None
-        folder = Path(absolute_path(self._config.hydra.sweep.dir))
+        folder = Path(absolute_path(self._config.hydra.sweep.dir, "hydra.sweep.dir"))
         jobs, configs = [], []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             config = self._compose(overrides, number)
