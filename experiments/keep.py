@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from over_runs import ABOUT, MEASURES, REFIT, REFIT_EPOCHS, of_last, over_runs, parser_of_runs
+from over_runs import ABOUT, MEASURES, REFIT, is_whole, of_last, over_runs, parser_of_runs
 
 from hemnet.config.command_line import run_entry
 from hemnet.errors import HemnetError
@@ -62,7 +62,7 @@ def keep(run: Run, folder: Path) -> Path:
                 )
     before = (path for pattern in (*OWN, *FIGURES, *MEASURED, *EVALUATED) for path in place.glob(pattern))
     for path in {path for path in before if path.is_file()} - {place / name for name in made.values()}:
-        if not _incomplete(run, path):
+        if not _is_spoilt(run, path):
             path.unlink()  # it is not there any more
     return place
 
@@ -90,8 +90,7 @@ def _files(run: Run) -> Iterator[tuple[str, Path]]:
     """Yield the files to keep, each with its name in the folder."""
     names = [*OWN]
     for path in (path for pattern in MEASURED for path in run.path.glob(pattern)):
-        known = of_last(run.path, REFIT if path.name == REFIT else ABOUT)
-        if known is not None and not _incomplete(run, path):
+        if of_last(run.path, _about(path)) is not None:
             names.append(str(path.relative_to(run.path)))
     for place in sorted((run.path / FOLDER).glob("*")):
         results = results_of(run.path, place.name)
@@ -108,14 +107,15 @@ def _files(run: Run) -> Iterator[tuple[str, Path]]:
             yield name, run.path / "figures" / name
 
 
-def _incomplete(run: Run, path: Path) -> bool:
-    """Return whether what the run has of this measure is damaged, or a quick look by an older version."""
-    if path.parent.name != MEASURES:
-        return False
-    source = run.path / MEASURES / (REFIT if path.name == REFIT else ABOUT)
-    about = read_json(source)
-    quick = about.get("images_asked") or about.get("epochs", REFIT_EPOCHS) != REFIT_EPOCHS
-    return source.exists() and bool(quick or not about)
+def _about(measure: Path) -> str:
+    """Return the name of the JSON file that says what a file of the measures is of."""
+    return REFIT if measure.name == REFIT else ABOUT
+
+
+def _is_spoilt(run: Run, path: Path) -> bool:
+    """Return whether a kept measure is whole, and what the run has of it now is not."""
+    source = run.path / MEASURES / _about(path)
+    return path.parent.name == MEASURES and source.exists() and not is_whole(read_json(source))
 
 
 def _read(path: Path) -> Any:

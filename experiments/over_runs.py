@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,23 @@ REFIT_EPOCHS = 5
 """How long refit.py trains in STUDY.md."""
 
 
+def is_whole(about: Mapping[str, Any]) -> bool:
+    """Return whether a JSON file of measures has something, and not a quick look by an older version."""
+    return bool(about) and not about.get("images_asked") and about.get("epochs", REFIT_EPOCHS) == REFIT_EPOCHS
+
+
 def of_last(run: Path, name: str = ABOUT) -> dict[str, Any] | None:
-    """Return a JSON file of a run's measures; None without one, or if it is not of the last checkpoint.
+    """Return a JSON file of a run's measures; None without a whole one, or if not of the last checkpoint.
 
     Where the checkpoint is not at hand, that is the one which the run's evaluations are of.
     """
     about = read_json(run / MEASURES / name)
-    of_run = fingerprint(run / "checkpoints" / "last.ckpt")
-    evaluated = [result.get("checkpoint_sha256") for result in results_of(run).values()]
-    known = [of_run] if of_run else [digest for digest in evaluated if digest]
-    return about if about and (not known or about.get("checkpoint_sha256") in known) else None
+    if not is_whole(about):
+        return None
+    known = fingerprint(run / "checkpoints" / "last.ckpt")
+    digests = [known] if known else [result.get("checkpoint_sha256") for result in results_of(run).values()]
+    digests = [digest for digest in digests if digest]
+    return about if not digests or about.get("checkpoint_sha256") in digests else None
 
 
 def parser_of_runs(doc: str) -> argparse.ArgumentParser:

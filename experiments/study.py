@@ -9,99 +9,23 @@ number. What the plan does not have comes last, as exploratory.
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from study_explored import by_image, over_split, refits
 from study_finished import Finished, Setting, score
 from study_measures import costs, entropies, evaluated, planned, sharpened
-from study_plan import Contrast, Family, exploratory, plan
+from study_plan import Family, exploratory, plan
 from study_runs import members, read_runs
-from study_tables import Table, mean_and_interval, slug
+from study_tables import Table, slug
+from study_verdicts import COMPARED, Found, Outcome, cells, compared, decide, outcome_table
 
 from hemnet.config.command_line import run_entry
 from hemnet.errors import HemnetError
-from hemnet.report.significance import Comparison, compare, holm, p_text
 from hemnet.storage.places import absolute
 
-Found = dict[Setting, dict[int, Finished]]
 Group = tuple[Family, Found]
-
-
-class Outcome(NamedTuple):
-    """A contrast and its result; ``found`` is None if the contrast cannot be tested."""
-
-    contrast: Contrast
-    found: Comparison | None
-    words: str
-
-
-def compared(contrasts: Sequence[Contrast], found: Found) -> list[tuple[int, Comparison]]:
-    """Return the number of pairs of each contrast, and its comparison over those with a number."""
-    made = []
-    for contrast in contrasts:
-        first, second = (
-            {seed: value for seed, run in found[setting].items() if (value := measure(run)) is not None}
-            for setting, measure in (
-                (contrast.first, contrast.measure),
-                (contrast.second, contrast.other or contrast.measure),
-            )
-        )
-        made.append((len(first.keys() & second.keys()), compare("", ("", first), ("", second))))
-    return made
-
-
-def decide(family: Family, found: Found) -> list[Outcome]:
-    """Return a family's outcomes; in Holm's correction a contrast that lacks pairs counts with p = 1."""
-    counts, comparisons = zip(*compared(family.contrasts, found), strict=True)
-    whole = [count == family.seeds for count in counts]
-    known = [ready and c.p is not None for c, ready in zip(comparisons, whole, strict=True)]
-    family_ps = [c if has else replace(c, p=1.0) for c, has in zip(comparisons, known, strict=True)]
-    corrected = holm(family_ps, conclusive=True)
-    outcomes = []
-    for i, contrast in enumerate(family.contrasts):
-        if not whole[i]:
-            words = f"not yet: {counts[i]} of {family.seeds} pairs"
-        elif not known[i]:
-            words = "undefined in too many runs"
-        else:
-            words = in_words(corrected[i], contrast.claimed, family.seeds)
-        outcomes.append(Outcome(contrast, corrected[i] if known[i] else None, words))
-    return outcomes
-
-
-def in_words(found: Comparison, claimed: int, seeds: int) -> str:
-    """Return the verdict on a difference after Holm, in the words of STUDY.md."""
-    assert found.difference is not None
-    if not found.supported:
-        words = "no difference shown"
-    elif claimed == 0:
-        words = "above 0" if found.difference.mean > 0 else "below 0"
-    else:
-        words = "supported" if found.difference.mean * claimed > 0 else "contradicted"
-    return words if seeds > 3 else f"{words} ({seeds} seeds: large differences only)"
-
-
-COMPARED = ("contrast", "pairs", "mean difference", "95% interval", "p")
-
-
-def cells(found: Comparison | None) -> list[str]:
-    """Return the cells of `COMPARED` after the first, empty if there is no comparison."""
-    if found is None or found.difference is None:
-        return [""] * (len(COMPARED) - 1)
-    p = "" if found.p is None else p_text(found.p)
-    return [str(len(found.seeds)), *mean_and_interval(found.difference, signed=True), p]
-
-
-def outcome_table(family: Family, verdicts: Sequence[Outcome]) -> Table:
-    """Return the table of a family of the plan."""
-    rows = [
-        [contrast.name, *cells(found), "" if found is None else p_text(found.p_holm or 0.0), words]
-        for contrast, found, words in verdicts
-    ]
-    return Table(slug(family.title), (*COMPARED, "p after Holm", "verdict"), rows)
 
 
 def explored(controls: Sequence[Group], every: Sequence[Group]) -> Iterator[str | Table]:
@@ -145,29 +69,17 @@ def sharpening(primary: Found) -> str:
     return f"- entropy falls with every t in {fell} of {len(known)} primary runs: {words}"
 
 
-def grouped(
-    families: Sequence[Family], runs: Sequence[Finished], refused: list[str] | None = None
-) -> list[Group]:
-    """Return each family with its runs.
-
-    Args:
-        families: of the plan, or exploratory.
-        runs: all runs.
-        refused: gets why a family has runs that cannot be compared, which then has none.
-
-    Raises:
-        HemnetError: see `members`, without ``refused``.
-    """
+def grouped(families: Sequence[Family], runs: Sequence[Finished]) -> tuple[list[Group], list[HemnetError]]:
+    """Return each family with its runs, none where these cannot be compared, and why they cannot."""
     made: list[Group] = []
+    refused: list[HemnetError] = []
     for family in families:
         try:
             made.append((family, members(family.title, family.settings, family.seeds, runs)))
         except HemnetError as error:
-            if refused is None:
-                raise
-            refused.append(str(error))
+            refused.append(error)
             made.append((family, {setting: {} for setting in family.settings}))
-    return made
+    return made, refused
 
 
 def paths(groups: Sequence[Group]) -> set[Path]:
@@ -198,23 +110,17 @@ def scores(groups: Sequence[Group]) -> Table:
 
 def progress(groups: Sequence[Group]) -> Table:
     """Return how many of the plan's runs have finished, and how many contrasts have all pairs, by block."""
-
-    def row(block: str, own: Sequence[Group]) -> list[object]:
-        wanted = {
-            (setting, seed)
-            for family, _ in own
-            for setting in family.settings
-            for seed in range(family.seeds)
-        }
-        done = {(setting, seed) for _, found in own for setting, runs in found.items() for seed in runs}
-        ready = [
-            count == family.seeds for family, found in own for count, _ in compared(family.contrasts, found)
-        ]
-        return [block, len(ready), sum(ready), len(wanted), len(done)]
-
-    rows = [row(group[0].title, [group]) for group in groups]
+    blocks = []
+    for family, found in groups:
+        ready = [count == family.seeds for count, _ in compared(family.contrasts, found)]
+        wanted = set(product(family.settings, range(family.seeds)))
+        done = {(setting, seed) for setting, runs in found.items() for seed in runs}
+        blocks.append((family.title, len(ready), sum(ready), wanted, done))
+    _, contrasts, complete, wanted, done = zip(*blocks, strict=True)
+    every = ("all, each run once", sum(contrasts), sum(complete), set().union(*wanted), set().union(*done))
     header = ("block", "contrasts", "with all pairs", "planned runs", "finished")
-    return Table("progress", header, [*rows, row("all, each run once", groups)])
+    rows = [[*block[:3], len(block[3]), len(block[4])] for block in (*blocks, every)]
+    return Table("progress", header, rows)
 
 
 def of_heads(groups: Sequence[Group], *heads: str) -> dict[Setting, list[Finished]]:
@@ -233,8 +139,10 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
         HemnetError: a folder has no such run, or two runs of a family differ in what they must share.
     """
     runs, left_out = read_runs(folders, experiment)
-    refused: list[str] = []  # what is exploratory keeps no verdict from being shown
-    groups, controls = grouped(plan(), runs), grouped(exploratory(), runs, refused)
+    groups, refused = grouped(plan(), runs)
+    if refused:
+        raise refused[0]
+    controls, refused = grouped(exploratory(), runs)  # whose refusals keep no verdict from being shown
     in_plan, known = paths(groups), paths([*groups, *controls])
     yield f"# `{experiment}`: {len(in_plan)} finished runs of the plan\n"
     revisions = Counter(run.record.revision for run in runs if run.run.path in in_plan)

@@ -117,21 +117,24 @@ def by_image(
     rows = []
     for family, found in families:
         for contrast in family.contrasts:
-            runs = [run for setting in contrast[:2] for run in found[setting].values() if run.counted]
             first, second = (
-                {seed: run.counted for seed, run in found[setting].items() if run.counted}
-                for setting in contrast[:2]
+                {seed: run for seed, run in found[setting].items() if run.counted} for setting in contrast[:2]
             )
             # As elsewhere, no number is shown before its contrast is complete.
             if contrast.measure is not score or len(first.keys() & second.keys()) != family.seeds:
                 continue
-            for run in runs:
-                if run.counted and runs[0].counted and run.counted.images != runs[0].counted.images:
-                    raise HemnetError(
-                        f"{runs[0].run.path} and {run.run.path} were evaluated on different images: evaluate"
-                        " both with the same data.root"
-                    )
-            if interval := over_images(first, second):
+            _require_same_images([*first.values(), *second.values()])
+            sides = ({seed: run.counted for seed, run in side.items()} for side in (first, second))
+            if interval := over_images(*sides):
                 intervals = map(to_text, interval[3:])
                 rows.append([contrast.name, *interval[:2], f"{interval.difference:+.4f}", *intervals])
     yield Table("images", header, rows)
+
+
+def _require_same_images(runs: Sequence[Finished]) -> None:
+    for run in runs:
+        if run.counted.images != runs[0].counted.images:
+            raise HemnetError(
+                f"{runs[0].run.path} and {run.run.path} were evaluated on different images: evaluate both"
+                " with the same data.root"
+            )

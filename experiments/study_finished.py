@@ -17,10 +17,7 @@ from study_images import Counted, read_counts
 from hemnet.report import checks
 from hemnet.report.collect import Record
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
-from hemnet.runs.identity import identity
-from hemnet.runs.metrics_csv import curves
-from hemnet.runs.phases import PER_ITERATION, phases
-from hemnet.runs.run import Run
+from hemnet.runs.run import EXTENDED, Run
 from hemnet.runs.run_settings import data_folder
 from hemnet.storage.files import entry, read_table
 
@@ -56,7 +53,7 @@ class Finished:
     @property
     def seed(self) -> int:
         """The seed of the run."""
-        return self.run.config.seed
+        return self.record.identity.seed
 
     @property
     def circumstances(self) -> dict[str, object]:
@@ -79,7 +76,7 @@ class Finished:
     @cached_property
     def setting(self) -> Setting:
         """The run's cell, which need not be in the plan."""
-        about = identity(self.run.config)
+        about = self.record.identity
         if about.head not in ("hem", "em"):
             # In the plan these heads have their default values, h = 0 and σ² = 1.
             other = "" if about.variance in (None, 1.0) else f"σ² = {about.variance:g}"
@@ -103,22 +100,17 @@ class Finished:
         told += [f"betas {betas[0]:g} and {betas[1]:g}"] if betas != BETAS else []
         told += ["average corrected"] if config.model.head.get("correct_momentum") else []
         unit = config.model.head.get("normalize", "none") not in (None, "none")
-        told += ["unit means"] if unit and identity(config).head in ("hem", "em") else []
+        told += ["unit means"] if unit and self.record.identity.head in ("hem", "em") else []
         # No controls: runs of one seed can be paired if they share the order of the data, and a schedule.
         order = OmegaConf.select(config, "data.seed")
         told += [f"data in the order of seed {order}"] if order not in (None, self.seed) else []
-        told += ["extended"] if self.record.environment.get("extended") else []
+        told += ["extended"] if self.record.environment.get(EXTENDED) else []
         return ", ".join(told)
 
     @cached_property
     def rows(self) -> list[dict[str, float]]:
         """The rows of metrics.csv; [] if that is damaged."""
         return self.run.metrics() if self.record.logged else []
-
-    @cached_property
-    def phases(self) -> dict[str, np.ndarray]:
-        """The means of the metrics of iterations 0 to T over tenths of the steps."""
-        return phases(curves(self.rows, PER_ITERATION.match))
 
     def recorded(self, family: str, last: int) -> np.ndarray:
         """Return a metric of iterations 0 to ``last``, (S, last + 1), at the steps with all of them."""
@@ -132,11 +124,11 @@ class Finished:
         return None if mean_T is None else mean_T / mean_T.sum()
 
     def of_tenth(self, family: str, tenth: str) -> np.ndarray | None:
-        """Return the mean of a metric of iterations 0 to T-1 over a tenth of the steps, see `phases`.
+        """Return the mean of a metric of iterations 0 to T-1 over a tenth of the steps.
 
         None if it was not recorded of each iteration.
         """
-        found = self.phases.get(family)
+        found = self.record.phases.get(family)
         if found is None or np.isnan(mean_T := found[TENTHS.index(tenth), :-1]).any():
             return None
         return mean_T
@@ -175,9 +167,7 @@ class Finished:
             HemnetError: it has other rows, a column is missing, or a cell is no number.
         """
         path = self.run.path / MEASURES / f"{name}.csv"
-        about = of_last(self.run.path)
-        # An older measure.py had a quick look at some images in the place of the tables of all.
-        if about is None or about.get("images_asked") or not path.is_file():
+        if of_last(self.run.path) is None or not path.is_file():
             return {}
         with checks.reading(str(path)):
             own = [row for row in read_table(path) if "layer" not in row]
@@ -238,7 +228,7 @@ def step_ratio(run: Finished) -> float | None:
 
 def readout_share(run: Finished) -> float | None:
     """Return the readout's share of the gradient to the features, in the last tenth."""
-    found = run.phases.get("gradient/share")
+    found = run.record.phases.get("gradient/share")
     return None if found is None else float(found[TENTHS.index("last"), -1])
 
 

@@ -54,7 +54,7 @@ def get(name: str, root: Path | None, mirror: str | None, timeout: float, ask: b
     if name not in CATALOGUE:
         raise DataError(f"no data set {name!r}: there are {', '.join(CATALOGUE)}")
     entry = CATALOGUE[name]
-    root = root or absolute(os.environ.get("HEMNET_DATA") or "data") / name
+    root = root or absolute(os.environ.get("HEMNET_DATA", "data")) / name
     wanted = missing(entry, root)
     if wanted:
         print("\n".join(describe(entry, wanted, root, mirror)), flush=True)

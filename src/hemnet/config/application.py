@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hemnet.config.check import absolute_path
 from hemnet.config.compose import register_recipes
 from hemnet.config.explain import explain
 from hemnet.config.overrides import for_hydra, parse_override
@@ -76,7 +77,9 @@ def _folders(words: list[str]) -> set[Path]:
     """Return the folders that exist already, of those in which the command can make a run."""
     given = [word for word in words if word.startswith(("run_dir=", "runs="))]
     parsed = [parse_override(word) for word in given]
-    places = [absolute(str(each.value()), name=each.key_or_group) for each in parsed] + [absolute("runs")]
+    places = [Path(absolute_path(str(each.value()), each.key_or_group)) for each in parsed] + [
+        absolute("runs")
+    ]
     return {folder for place in places for folder in (place, *place.parents) if folder.exists()}
 
 

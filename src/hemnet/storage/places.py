@@ -11,7 +11,7 @@ class PathError(HemnetError, argparse.ArgumentTypeError):
     """What a user wrote is no path; argparse adds the name of the argument."""
 
 
-def absolute(text: str | Path, start: str | Path | None = None, name: str = "a path") -> Path:
+def absolute(text: str | Path, start: str | Path | None = None) -> Path:
     """Return a path as an absolute one, with ``~`` and ``~user`` replaced by the home folder.
 
     Symbolic links and ``..`` stay as they are. A folder that is itself called ``~`` is ``./~``.
@@ -19,13 +19,12 @@ def absolute(text: str | Path, start: str | Path | None = None, name: str = "a p
     Args:
         text: what the user wrote.
         start: the folder that a relative path starts from; None is the working folder.
-        name: what the path is of, for the error.
 
     Raises:
         PathError: the path is empty, or ``~user`` names nobody on this machine.
     """
     if not os.fspath(text):
-        raise PathError(f"{name} is empty; for the working folder, write .")
+        raise PathError("a path is empty; for the working folder, write .")
     whole = os.path.expanduser(text)
     if whole.startswith("~") and str(text).startswith("~"):
         name = whole.partition("/")[0]
