@@ -13,13 +13,14 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from study_claims import claims
 from study_explored import by_image, over_split, refits
 from study_finished import Finished, Setting, score
 from study_measures import costs, entropies, evaluated, planned, sharpened
 from study_plan import Family, exploratory, plan
 from study_runs import members, read_runs
 from study_tables import Table, slug
-from study_verdicts import COMPARED, Found, Outcome, cells, compared, decide, outcome_table
+from study_verdicts import COMPARED, Found, cells, compared, decide, outcome_table
 
 from hemnet.config.command_line import run_entry
 from hemnet.errors import HemnetError
@@ -43,30 +44,6 @@ def explored(controls: Sequence[Group], every: Sequence[Group]) -> Iterator[str 
     yield from by_image(every)
     yield from over_split(of_heads(every, "hem"))
     yield from refits(of_heads(every, "hem"))
-
-
-def on_depth(verdicts: Sequence[Outcome]) -> Iterator[str]:
-    """Yield the verdicts on claim 2, from the family "Depth"."""
-    words = {(v.contrast.first.T, v.contrast.first.h, v.contrast.second.h): v.words for v in verdicts}
-    for T in (8, 16):
-        half, high, between = (words[T, *pair] for pair in ((0.5, 0.0), (0.9, 0.0), (0.5, 0.9)))
-        for claim, parts, enough in (
-            (f"plain EM is beaten at T = {T}", (half, high), any),
-            (f"the best step is intermediate at T = {T}", (half, between), all),
-        ):
-            shown = enough(part.startswith("supported") for part in parts)
-            waits = any(part.startswith("not yet") for part in parts)
-            yield f"- {claim}: {'shown' if shown else 'not yet' if waits else 'not shown'}"
-
-
-def sharpening(primary: Found) -> str:
-    """Return in how many primary runs the entropy of the responsibilities falls at every t (claim 5)."""
-    found = [run.at_end("em/entropy") for by_seed in primary.values() for run in by_seed.values()]
-    known = [found_T for found_T in found if found_T is not None]
-    fell = sum(bool((np.diff(found_T) < 0).all()) for found_T in known)
-    waits = f"not yet: {len(known)} of 16 runs" if len(known) < 16 else "supported"
-    words = "not supported" if fell < len(known) else waits  # one run that rises decides
-    return f"- entropy falls with every t in {fell} of {len(known)} primary runs: {words}"
 
 
 def grouped(families: Sequence[Family], runs: Sequence[Finished]) -> tuple[list[Group], list[HemnetError]]:
@@ -155,20 +132,17 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
     yield from (f"- {told}" for told in [*left_out, *refused])
     yield "\n## Blocks\n\nSome share runs.\n"
     yield progress(groups)
+    decided = {family.title: decide(family, found) for family, found in groups}
+    yield "\n## The paper's claims\n"
+    yield claims(decided, groups[0][1])
     yield "\n## Scores\n\n`val/miou` of the last step.\n"
     yield scores([*groups, *controls])
     yield "\n## Cost\n\nParameters, and FLOPs of a training crop, in 10^9.\n"
     yield costs(merged(groups))
     for family, found in groups:
-        verdicts = decide(family, found)
         yield f"\n## {family.title}\n"
-        yield outcome_table(family, verdicts)
-        if family.title == "Depth":
-            yield ""
-            yield from on_depth(verdicts)
+        yield outcome_table(family, decided[family.title])
         if family.title == "Primary":
-            yield ""
-            yield sharpening(found)
             yield "\nMean entropy of the responsibilities at the end of training, in nats:\n"
             yield entropies(found)
             yield "\nRuns in which it falls with every t, and over the E-steps alone (t < T):\n"

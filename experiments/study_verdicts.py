@@ -64,6 +64,11 @@ def in_words(found: Comparison, claimed: int, seeds: int) -> str:
         words = "above 0" if found.difference.mean > 0 else "below 0"
     else:
         words = "supported" if found.difference.mean * claimed > 0 else "contradicted"
+    return qualified(words, seeds)
+
+
+def qualified(words: str, seeds: int) -> str:
+    """Return a verdict with what a small number of seeds cannot show."""
     return words if seeds > 3 else f"{words} ({seeds} seeds: large differences only)"
 
 

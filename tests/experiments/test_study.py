@@ -70,7 +70,10 @@ def test_what_has_run_is_counted_by_block(tmp_path: Path) -> None:
     write(tmp_path, 0, head="emanet")
     write(tmp_path, 1, iterations=8, highway_scale=0.0)
     write(tmp_path, 3, iterations=8, highway_scale=0.0)  # a seed that the plan does not have
-    found = page(tmp_path).partition("## Blocks")[2].partition("\n## ")[0]
+    text = page(tmp_path)
+    assert cells(text, "4. better than EMANet")[-1] == "not yet: 1 of 8 pairs"
+    assert cells(text, "4. better than a head without EM")[-1] == "not yet: 0 of 8 pairs"
+    found = text.partition("## Blocks")[2].partition("\n## ")[0]
     assert cells(found, "Primary") == ["1", "1", "16", "16"]
     assert cells(found, "Baselines") == ["2", "0", "24", "9"]
     assert cells(found, "Depth") == ["6", "0", "18", "1"]
@@ -124,12 +127,15 @@ def test_a_contrast_that_lacks_pairs_still_counts_in_holm(tmp_path: Path) -> Non
     row = cells(text, "h = 0.5, T = 8, Eq. 8 against h = 0, T = 8, Eq. 8")
     p = stats.ttest_1samp(gains, 0).pvalue
     assert row[-3:] == [f"{p:.2g}", f"{6 * p:.2g}", "supported (3 seeds: large differences only)"]
-    assert "- plain EM is beaten at T = 8: shown" in text
-    assert "- the best step is intermediate at T = 8: not yet" in text
-    assert "- plain EM is beaten at T = 16: not yet" in text
+    few = "(3 seeds: large differences only)"
+    beaten, best = "plain EM is beaten at many iterations", "2. the best η is intermediate"
+    assert f"| {beaten} | h = 0.5 or 0.9 against 0, T = 8 | supported {few} |" in text
+    assert f"| {beaten} | h = 0.5 or 0.9 against 0, T = 16 | not yet |" in text
+    intermediate = f"| {best} | h = 0.5 against both 0 and 0.9, T = 8 |"
+    assert f"{intermediate} not yet |" in text
     for seed, gain in enumerate((0.04, 0.03, 0.05)):
         write(tmp_path, seed, 0.4 + gain, iterations=8, highway_scale=0.9)
-    assert "- the best step is intermediate at T = 8: not shown" in page(tmp_path)
+    assert f"{intermediate} not supported {few} |" in page(tmp_path)
 
 
 def test_iterations_of_evaluation(tmp_path: Path) -> None:
@@ -143,6 +149,9 @@ def test_iterations_of_evaluation(tmp_path: Path) -> None:
     assert cells(text, f"{start} 6 against 3")[-1] == "supported"
     assert cells(text, f"{start} 16 against 3")[2:] == ["-0.0263 to -0.0137", "<0.001", "<0.001", "supported"]
     assert cells(text, "h = 0, T = 3, Eq. 8: T_eval = 6 against 3")[-1] == "not yet: 0 of 8 pairs"
+    assert "| 3. T_eval > T_train can help | T_eval = 6 against 3, h = 0.5 | supported |" in text
+    assert "| 3. T_eval > T_train can help | T_eval = 6 against 3, h = 0 | not yet: 0 of 8 pairs |" in text
+    assert "| 3. too large a T_eval harms | T_eval = 16 against 3, h = 0.5 | supported |" in text
     curve = cells(text.partition("## Evaluated")[2].partition("\n## ")[0], "h = 0.5, T = 3, Eq. 8")
     assert curve == ["8", "", "", "0.5000", "", "0.5200", "", "", "0.4800", ""]
 
@@ -185,14 +194,14 @@ def test_the_gain_of_the_first_iteration_the_readouts_share_and_the_cost(tmp_pat
 @pytest.mark.parametrize(
     ("entropies", "said"),
     [
-        ([(3, 2, 1.5, 1)] * 2, "in 2 of 2 primary runs: not yet: 2 of 16 runs"),
-        ([(3, 2, 1.5, 1), (3, 2, 2.5, 1)], "in 1 of 2 primary runs: not supported"),  # no other can mend that
+        ([(3, 2, 1.5, 1)] * 2, "not yet: 2 of 16 runs: it does in 2 of 2"),
+        ([(3, 2, 1.5, 1), (3, 2, 2.5, 1)], "not supported: it does in 1 of 2"),  # no other can mend that
     ],
 )
 def test_claim_5_waits_until_a_run_decides(tmp_path: Path, entropies: list, said: str) -> None:
     for seed, entropy in enumerate(entropies):
         write(tmp_path, seed, rows=[at("em/entropy", entropy)])
-    assert f"- entropy falls with every t {said}\n" in page(tmp_path)
+    assert cells(page(tmp_path), "5. attention sharpens with every iteration")[-1] == said
 
 
 def test_claim_5_is_told_by_side_and_over_the_e_steps_alone(tmp_path: Path) -> None:
@@ -221,7 +230,15 @@ def test_claim_1_and_claim_5_over_the_primary_runs(tmp_path: Path) -> None:
     # 1 - exp(0.95570) / 3; 1/4 - 3/4. Nothing varies over seeds.
     assert evened == ["8", "+0.1332", "+0.1332 to +0.1332", "<0.001", "<0.001", "supported"]
     assert gained == ["8", "-0.5000", "-0.5000 to -0.5000", "<0.001", "<0.001", "supported"]
-    assert "entropy falls with every t in 8 of 16 primary runs: not supported" in text
+    claimed = text.partition("## The paper's claims")[2].partition("\n## ")[0]
+    for claim, said in (
+        ("a highway makes a better segmenter than plain EM", "supported"),
+        ("1. at a smaller η the likelihood rises more slowly", "supported"),
+        ("1. and the gradient spreads over the iterations", "supported"),
+        ("4. better than EMANet", "not yet: 0 of 8 pairs"),
+        ("5. attention sharpens with every iteration", "not supported: it does in 8 of 16"),
+    ):
+        assert cells(claimed, claim)[-1] == said
     assert "| h = 0, T = 3, Eq. 8 | 7 | 3.000 | 2.000 | 2.000 | 1.000 |" in text
     fell = text.partition("## Iterations")[2].partition("## Gradient")[0]
     assert cells(fell, "h = 0.5, T = 3, Eq. 8") == ["8", "0 of 24", "", "", "none"]

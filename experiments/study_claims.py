@@ -1,0 +1,76 @@
+"""The paper's claims that STUDY.md decides, each with its verdict."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from study_tables import Table
+from study_verdicts import Found, Outcome, qualified
+
+HEADER = ("claim of the paper", "test", "verdict")
+
+
+def claims(decided: Mapping[str, Sequence[Outcome]], primary: Found) -> Table:
+    """Return the claims with their verdicts, from the outcomes of the plan's families by title."""
+
+    def words(title: str, contrast: int = 0) -> str:
+        return decided[title][contrast].words
+
+    slower = words("Part of the likelihood's gain in the first iteration")
+    rows = [
+        ("a highway makes a better segmenter than plain EM", "h = 0.5 against 0, T = 3", words("Primary")),
+        (
+            "1. at a smaller η the likelihood rises more slowly",
+            "the first iteration's part of the gain",
+            slower,
+        ),
+        (
+            "1. and the gradient spreads over the iterations",
+            "evenness of `gradient/share`",
+            words("Evenness of the gradient's shares, last tenth"),
+        ),
+        *of_step_sizes(decided["Depth"]),
+        *(
+            (claim, f"T_eval = {T} against 3, h = {h}", words(f"T_eval, h = {h}", contrast))
+            for contrast, T, claim in (
+                (0, 6, "3. T_eval > T_train can help"),
+                (1, 16, "3. too large a T_eval harms"),
+            )
+            for h in ("0.5", "0")
+        ),
+        ("4. better than EMANet", "h = 0.5 against `emanet`, T = 3", words("Baselines", 0)),
+        ("4. better than a head without EM", "h = 0.5 against `fcn`, T = 3", words("Baselines", 1)),
+        (
+            "5. attention sharpens with every iteration",
+            "entropy falls with every t in 16 runs",
+            sharpening(primary),
+        ),
+    ]
+    return Table("claims", HEADER, rows)
+
+
+def of_step_sizes(depth: Sequence[Outcome]) -> list[tuple[str, str, str]]:
+    """Return the rows of claim 2, and that some highway beats plain EM, from the family "Depth"."""
+    words = {(v.contrast.first.T, v.contrast.first.h, v.contrast.second.h): v.words for v in depth}
+    made = []
+    for claim, test, of, enough in (
+        ("plain EM is beaten at many iterations", "h = 0.5 or 0.9 against 0", ((0.5, 0.0), (0.9, 0.0)), any),
+        ("2. the best η is intermediate", "h = 0.5 against both 0 and 0.9", ((0.5, 0.0), (0.5, 0.9)), all),
+    ):
+        for T in (8, 16):
+            parts = [words[T, *pair] for pair in of]
+            shown = enough(part.startswith("supported") for part in parts)
+            waits = any(part.startswith("not yet") for part in parts)
+            decided = "supported" if shown else "not supported"
+            verdict = "not yet" if waits and not shown else qualified(decided, 3)
+            made.append((claim, f"{test}, T = {T}", verdict))
+    return made
+
+
+def sharpening(primary: Found) -> str:
+    """Return the verdict on claim 5: in how many primary runs entropy falls at every t."""
+    found = [run.at_end("em/entropy") for by_seed in primary.values() for run in by_seed.values()]
+    known = [found_T for found_T in found if found_T is not None]
+    fell = sum(bool((np.diff(found_T) < 0).all()) for found_T in known)
+    waits = f"not yet: {len(known)} of 16 runs" if len(known) < 16 else "supported"
+    words = "not supported" if fell < len(known) else waits  # one run that rises decides
+    return f"{words}: it does in {fell} of {len(known)}"
