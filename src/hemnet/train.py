@@ -125,7 +125,7 @@ def _train(config: DictConfig) -> float:
         task = build_task(config, network, data.spec)
         check_monitors(config, task)
         labels, record = LabelCheck(), RunRecord(run)
-        trainer = build_trainer(config, [ClassFrequencies(), labels, record])
+        trainer = build_trainer(config, [ClassFrequencies(), labels, record], run.extended)
         check_batch_values(config, trainer, network, data)
         check_deterministic(config, trainer, network)
         if trainer.is_global_zero:

@@ -107,22 +107,25 @@ def test_the_heat_map_shows_each_mean_and_its_count(report: Path) -> None:
 def test_the_page_says_where_the_highest_means_are(report: Path) -> None:
     text = " ".join((report / "index.html").read_text().replace("\N{NO-BREAK SPACE}", " ").split())
     assert (
-        "At each T_train, the η of the highest mean (not tested): 1 → 1, 2 → 0.5. In a column, its T_train: "
-        "0.5 → 2, 1 → 1, EMANet → 2."
+        "At each T_train, the η of the highest mean (not tested): 1 → 1; 2 → 0.5. In a column, its T_train: "
+        "0.5 → 2; 1 → 1; EMANet → 2."
     ) in text
     assert "n = 2 unless a cell says otherwise" in text
 
 
 def test_all_that_tie_in_the_digits_shown_are_named_and_bold(tmp_path: Path) -> None:
-    for T, mious in ((1, (0.5001, 0.5004, 0.4)), (2, (0.3, 0.3, 0.3))):
-        for eta, miou in zip((0.25, 0.5, 1.0), mious, strict=True):
+    for T, mious in ((1, (0.5001, 0.5004, 0.4, 0.4)), (2, (0.3,) * 4), (4, (0.4, 0.4, 0.4, 0.3))):
+        for eta, miou in zip((0.25, 0.5, 0.75, 1.0), mious, strict=True):
             scored(tmp_path / "runs", T, eta, miou)
     write_report([tmp_path / "runs"], tmp_path / "report")
     text = (tmp_path / "report/index.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
-    assert "the η of the highest mean (not tested): 1 → 0.25 and 0.5, 2 → all tie." in text
+    assert (
+        "the η of the highest mean (not tested): 1 → 0.25 and 0.5; 2 → all tie; 4 → 0.25, 0.5 and 0.75."
+        in text
+    )
     svg = (tmp_path / "report/figures/synthetic_hem_grid_train.svg").read_text()
     bold = re.findall(r"<text[^>]*font-weight: 700[^>]*>([^<]*)</text>", svg)
-    assert bold == ["0.500", "0.500", "0.300", "0.300", "0.300"]
+    assert bold == ["0.500"] * 2 + ["0.300"] * 4 + ["0.400"] * 3
 
 
 def test_what_was_evaluated_of_another_checkpoint_does_not_count(tmp_path: Path) -> None:

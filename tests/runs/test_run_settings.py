@@ -7,8 +7,9 @@ from _helpers.fake_runs import write_run
 
 from hemnet.report.collect import collect
 from hemnet.report.groups import sections
-from hemnet.runs.run import Run
+from hemnet.runs.run import ENVIRONMENT, EXTENDED, Run
 from hemnet.runs.run_settings import columns
+from hemnet.storage.files import read_json, write_json
 
 VARIANTS = [
     ["model/head=hem"], ["model/head=em"], ["model/head=emanet"], ["model/head=fcn"],
@@ -21,6 +22,8 @@ PLACED = [
     ["data.num_workers=1"], ["trainer.log_every_n_steps=3"], ["data.eval_batch_size=1"],
     ["callbacks.gradient_flow.every_n_steps=7"], ["+data.root=/b/Dogs"], ["inference.flip=true"],
 ]  # fmt: skip
+
+EXTENSION = {"step": 3, "before": {"trainer.max_steps": 3}}
 
 
 def test_wandb_averages_the_runs_that_the_report_averages(tmp_path: Path) -> None:
@@ -35,3 +38,19 @@ def test_wandb_averages_the_runs_that_the_report_averages(tmp_path: Path) -> Non
         wandb[columns(Run.open(tmp_path / str(i)).config)["setting"]].add(i)
     assert page == {frozenset(seeds) for seeds in wandb.values()}
     assert len(page) == len(VARIANTS)  # hem is the recipe itself, and what differs in its place is no setting
+
+
+def test_wandb_averages_extended_runs_apart_as_the_report_does(tmp_path: Path) -> None:
+    """Whatever a run was extended from; alike if it was from the same."""
+    every = [[], [], [EXTENSION], [EXTENSION], [EXTENSION, EXTENSION | {"step": 5}]]
+    for i, extended in enumerate(every):
+        path = write_run(tmp_path / str(i), seed=i)
+        about = read_json(path / ENVIRONMENT)
+        write_json(path / ENVIRONMENT, about | ({EXTENDED: extended} if extended else {}))
+    page = {frozenset(group.runs) for section in sections(collect([tmp_path])[0]) for group in section.groups}
+    wandb = defaultdict(set)
+    for i, extended in enumerate(every):
+        wandb[columns(Run.open(tmp_path / str(i)).config, extended)["setting"]].add(i)
+    assert page == {frozenset(seeds) for seeds in wandb.values()} == {
+        frozenset({0, 1}), frozenset({2, 3}), frozenset({4})
+    }  # fmt: skip

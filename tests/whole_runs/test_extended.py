@@ -8,6 +8,7 @@ import torch
 
 from hemnet.config.compose import load
 from hemnet.errors import HemnetError
+from hemnet.loggers.metrics_file import MetricsFile
 from hemnet.runs import checkpoints
 from hemnet.runs.identity import differences
 from hemnet.runs.run import Run
@@ -33,9 +34,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("first", [3, 5])
 def test_an_extended_run_takes_the_steps_of_one_that_was_as_long_from_the_start(
-    first: int, tmp_path: Path
+    first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three batches are an epoch: the first part ends with one, or within one. Rates are constant here."""
+    told: list[str] = []
+    monkeypatch.setattr(MetricsFile, "log_hyperparams", lambda _, params: told.append(params["setting"]))
     constant = [*SMALL, "optim.power=0"]
     run(*constant, f"run_dir={tmp_path / 'whole'}", "trainer.max_steps=7")
     run(*constant, f"run_dir={tmp_path / 'parts'}", f"trainer.max_steps={first}")
@@ -51,6 +54,8 @@ def test_an_extended_run_takes_the_steps_of_one_that_was_as_long_from_the_start(
     )
     extended = json.loads((tmp_path / "parts" / "environment.json").read_text())["extended"]
     assert extended == [{"step": first, "before": {"trainer.max_steps": first}}]
+    whole, _, longer = told
+    assert whole != longer  # trackers average the run apart from those that were as long from the start
 
 
 def test_the_learning_rates_of_an_extended_run_are_those_of_the_new_length(tmp_path: Path) -> None:

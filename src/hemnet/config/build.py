@@ -1,7 +1,7 @@
 """From a configuration to objects: the only caller of Hydra's ``instantiate``."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,10 +135,15 @@ def build_inference(config: DictConfig) -> Inference:
     return _build(config, "inference")
 
 
-def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
+def build_trainer(
+    config: DictConfig,
+    callbacks: Sequence[pl.Callback] = (),
+    extended: Sequence[Mapping[str, Any]] = (),
+) -> pl.Trainer:
     """Return the trainer with the configured loggers and callbacks, and after them the given ``callbacks``.
 
-    A logger or callback whose node is null is left out, and all of them if that of the group is.
+    A logger or callback whose node is null is left out, and all of them if that of the group is. Trackers are
+    told where the run was ``extended``, see `TrainingRun.extended`.
     """
     parts: dict[str, list[Any]] = {
         group: [_build(config, f"{group}.{name}") for name, node in nodes.items() if node is not None]
@@ -147,7 +152,7 @@ def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> 
     }
     parts["callbacks"] += callbacks
     for logger in parts["logger"]:
-        _describe(logger, config)
+        _describe(logger, config, extended)
     trainer = _build_trainer(config, default_root_dir=config.run_dir, **parts)
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     check_batch_statistics(config, ranks_on_cpu=on_cpu and isinstance(trainer.strategy, DDPStrategy))
@@ -166,12 +171,12 @@ def _build_trainer(config: DictConfig, **given: Any) -> pl.Trainer:
     return _build(config, "trainer", **given)
 
 
-def _describe(logger: Any, config: DictConfig) -> None:
+def _describe(logger: Any, config: DictConfig, extended: Sequence[Mapping[str, Any]]) -> None:
     """Give a tracker the configuration without secrets, and group, job type and tags if it takes them."""
     about = identity(config)
     config = redacted(config)
     nested: Any = OmegaConf.to_container(config)
-    described = nested | columns(config)
+    described = nested | columns(config, extended)
     if not hasattr(logger, "describe"):
         logger.log_hyperparams(described)
         return

@@ -153,9 +153,8 @@ def read(path: Path) -> Record:
     with checks.reading(CONFIG):
         checks.require_settings(run.config)
         config: Any = OmegaConf.to_container(run.config, resolve=False)
-        if environment.get(EXTENDED):  # its learning rates are not those of a run as long from the start
-            config[EXTENDED] = environment[EXTENDED]
-        record = Record(path, identity(run.config), config, settings(config), status,
+        extended = environment.get(EXTENDED) or ()
+        record = Record(path, identity(run.config), config, settings(config, extended), status,
                         str(result.get("error", "")), result, environment, scores)  # fmt: skip
         if status == "finished" and (limits := debugging(run.config) or result.get("debug")):
             record.status, record.error = "debug", f"limited by {', '.join(map(str, limits))} to try the code"

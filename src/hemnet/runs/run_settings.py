@@ -1,7 +1,7 @@
 """The settings of a run that its outcome depends on."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hemnet.processes.ranks import asked_devices
 from hemnet.runs.identity import PLACES, SHARED, below, identity, is_watcher, leaves
+from hemnet.runs.run import EXTENDED
 
 # Settings about where a run is made and what is logged; they do not change what is learnt.
 LEFT_OUT = (*PLACES, *SHARED, "seed", "name", "inference", "data.seed", "conclusive")
@@ -22,11 +23,13 @@ HEAD = "model.head."
 HEAD_KIND = f"{HEAD}_target_"
 
 
-def settings(config: Mapping[str, Any]) -> dict[str, str]:
+def settings(config: Mapping[str, Any], extended: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
     """Return the settings that the outcome of a run depends on, as dotted keys, without the seed.
 
     A key that is null is left out, so that a run from before the key was added has the same settings. The
-    batch size, which a configuration states per process, is multiplied by the number of processes.
+    batch size, which a configuration states per process, is multiplied by the number of processes. Where the
+    run was ``extended`` (see `TrainingRun.extended`) is a setting: its learning rates are not those of a run
+    that was as long from the start.
     """
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
     acting = {
@@ -41,6 +44,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
         if value not in (None, {}) and not below(key, LEFT_OUT)
         and key.rpartition(".")[2] not in LEFT_OUT_NAMES
     }  # fmt: skip
+    if extended:
+        kept[EXTENDED] = _text([*extended])
     processes = (asked_devices(trainer.get("devices")) or 1) * (trainer.get("num_nodes") or 1)
     data = config.get("data") or {}
     if (batch := data.get("batch_size")) is not None:
@@ -58,7 +63,7 @@ def data_folder(config: Mapping[str, Any]) -> str:
     return PurePath(str((config.get("data") or {}).get("root") or "")).name.strip("<>")
 
 
-def columns(config: DictConfig) -> dict[str, Any]:
+def columns(config: DictConfig, extended: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """Return columns for W&B's table of runs. Sweep and seed are missing: the configuration has them.
 
     Runs are averaged by ``setting``: data, head, T, h, gradient mode and σ² in words, and six hexadecimal
@@ -74,7 +79,7 @@ def columns(config: DictConfig) -> dict[str, Any]:
     }
     told = ", ".join([about.head, *(f"{name}={value}" for name, value in em.items() if value is not None)])
     every: Any = OmegaConf.to_container(config, resolve=True)
-    own = settings(every)
+    own = settings(every, extended)
     digits = hashlib.sha256(repr(sorted(own.items())).encode()).hexdigest()[:6]
     data = own.get("data.val._target_", "data").rpartition(".")[2]
     setting = f"{data}: {told} ({digits})"

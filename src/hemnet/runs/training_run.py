@@ -120,7 +120,7 @@ class TrainingRun(Run):
         """Write what a run starts with, and clean up what an earlier part of it left; once."""
         if self._waiting is None:
             return
-        longer, self._waiting = self._waiting, None
+        longer, extended, self._waiting = self._waiting, self.extended, None
         earlier = max(self._saved.seconds, entry(self.result, "seconds", 0.0), self._earlier_seconds)
         for folder in ("checkpoints", "figures"):
             (self.path / folder).mkdir(exist_ok=True)
@@ -131,9 +131,7 @@ class TrainingRun(Run):
         with replacing(self.path / "config.yaml") as part:  # without it, the run cannot be resumed
             OmegaConf.save(redacted(self.config), part)
         before = read_json(self.path / ENVIRONMENT)
-        extended = entry(before, EXTENDED, [])
         if longer:
-            extended = [*extended, {"step": self.saved_step, "before": dict(longer)}]
             log.info(
                 "the run is extended after step %d (%s): learning rates go on as in a run of the new length",
                 self.saved_step, ", ".join(f"{key} was {value}" for key, value in longer.items()),
@@ -146,6 +144,12 @@ class TrainingRun(Run):
         about |= own_packages.record(OmegaConf.to_container(self.config))
         write_json(self.path / ENVIRONMENT, about)
         self.record(**self.progress())
+
+    @property
+    def extended(self) -> list[dict[str, Any]]:
+        """Where the run was extended, also now: each ``step``, and ``before``, the old values of `LENGTH`."""
+        known = entry(read_json(self.path / ENVIRONMENT), EXTENDED, [])
+        return [*known, {"step": self.saved_step, "before": dict(self._waiting)}] if self._waiting else known
 
     @property
     def _earlier_seconds(self) -> float:

@@ -152,7 +152,7 @@ def _highest(grid: Grid, axis: str) -> str:
     rows = {f"{T:g}": {_short(c): c.at(T) for c in grid.scales} for T in grid.rows}
     columns = {_short(c): {f"{T:g}": c.at(T) for T in grid.rows} for c in grid.columns}
     best_in_rows, best_in_columns = (
-        ", ".join(f"{where}{TO}{best}" for where, cells in side.items() if (best := _best(cells)))
+        "; ".join(f"{where}{TO}{best}" for where, cells in side.items() if (best := _best(cells)))
         for side in (rows, columns)
     )
     return (
@@ -168,7 +168,8 @@ def _short(column: Line) -> str:
 def _best(cells: Mapping[str, Estimate | None]) -> str | None:
     """Return the name of the cell with the highest mean, or those that tie; None below two with a mean."""
     scored = sum(found is not None for found in cells.values())
-    best = highest(cells)
-    if scored > 1:
-        return "all tie" if len(best) == scored else " and ".join(best)
-    return None
+    if scored < 2:
+        return None
+    *others, last = highest(cells)
+    tied = [", ".join(others), last] if others else [last]
+    return "all tie" if len(others) + 1 == scored else " and ".join(tied)
