@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hemnet.errors import HemnetError
@@ -18,13 +18,16 @@ from hemnet.storage.files import entry, hold, remove_abandoned, replacing
 
 @given(st.dictionaries(st.text(max_size=3), st.recursive(st.none() | st.booleans() | st.integers() | st.text()
                                                          | st.floats(), st.lists, max_leaves=3)))  # fmt: skip
+@example({"steps": 2**53 + 1})  # a whole number that no float has
 def test_an_entry_is_of_the_type_of_its_default(content: dict[str, object]) -> None:
     for name in (*content, "other"):
         value = content.get(name)
         for default in ("", [], {}):
             assert entry(content, name, default) == (value if type(value) is type(default) else default)
         finite = type(value) in (int, float) and math.isfinite(float(value))
-        assert entry(content, name, 0.5) == (value if finite else 0.5)
+        found = entry(content, name, 0.5)
+        assert type(found) is float
+        assert found == (float(value) if finite else 0.5)
 
 
 def test_a_whole_number_beyond_any_float_is_no_entry() -> None:
