@@ -88,7 +88,7 @@ def over_runs(
         HemnetError: a folder is missing.
     """
     failed = False
-    for path in sorted({path for folder in folders for path in find_runs(folder)}):
+    for path in find_runs(folders):
         try:
             if said := act(Run.open(path)):
                 print(said, flush=True)

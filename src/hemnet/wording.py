@@ -1,6 +1,7 @@
 """Numbers and lists as a message says them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -11,6 +12,11 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 def examples(items: Sequence[object], most: int = 3) -> str:
     """Return the first ``most`` items, with "..." after them if there are more."""
     return ", ".join([*map(str, items[:most]), *(["..."] if len(items) > most else [])])
+
+
+def tally(values: Iterable[str]) -> str:
+    """Return each of the values with how often it occurs, most first: "a (3); b (1)"."""
+    return "; ".join(f"{value} ({count})" for value, count in Counter(values).most_common())
 
 
 def shortened(items: Sequence[object], most: int = 5) -> str:

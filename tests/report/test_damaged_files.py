@@ -36,6 +36,7 @@ def test_a_score_is_a_number_from_0_to_1(tmp_path: Path, key: str, value: Any) -
     [
         ("seed", 1.7), ("seed", True), ("model.head.iterations", -2), ("model.head.iterations", 10**11),
         ("model.head.iterations", 2.5), ("model.head.iterations", None),
+        ("model.head.iterations_eval", -1), ("model.head.iterations_eval", "all"),
         ("model.head.highway_scale", math.nan), ("model.head.highway_scale", 1.0),
         ("model.head.highway_scale", [0.5, -1.5, 0.5]), ("model.head.highway_scale", None),
     ],
@@ -125,7 +126,7 @@ CUT = "".join(f"{step},0.5\n" for step in range(9, 50, 10))
         ("step;val/miou\n99;0.5\n", "a row is not of numbers"),
         ("step,val/miou\n99,66.1\n", "'val/miou' is 66.1"), ("step\nnan\n", "a step is nan"),
         ("step,em/log_likelihood/01\n99,1e308\n", "'em/log_likelihood/01' is 1e+308"),
-        ("step,em/entropy/40\n99,1\n", "it has a column 'em/entropy/40', and T of the run is 3"),
+        ("step,em/entropy/40\n99,1\n", "it has a column 'em/entropy/40', and the largest T of the run is 3"),
         ("step,gradient/means/99999999999\n99,1\n", "it has a column 'gradient/means/99999999999'"),
     ],
 )  # fmt: skip

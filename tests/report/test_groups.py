@@ -50,6 +50,16 @@ def test_folders_of_one_name_with_other_images_are_other_data_sets(tmp_path: Pat
     assert [*seeds_of(tmp_path).values()] == [[0, 1, 2, 3]]
 
 
+def test_other_images_are_told_apart_whatever_else_differs(tmp_path: Path) -> None:
+    """A leaderboard ranks no scores on other images, also where no settings are the same."""
+    for lr, place, pixels in ((0.1, "mine", CATS), (0.2, "yours", DOGS)):
+        own = (*OWN, f"data.root=/{place}/photographs", f"optim.optimizer.lr={lr}")
+        write_run(tmp_path / f"runs/{place}", own, pixels=pixels)
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    boards = [table_of(tmp_path / "report", name) for name in ("leaderboard", "leaderboard_1")]
+    assert [len(board) for board in boards] == [1, 1]
+
+
 def test_of_two_runs_the_later_counts_whatever_the_zones_of_their_clocks(tmp_path: Path) -> None:
     write_run(tmp_path / "a", HEM, miou=0.1, started="2026-03-01T12:00:00+0200")
     write_run(tmp_path / "b", HEM, miou=0.7, started="2026-03-01T11:00:00+0000")

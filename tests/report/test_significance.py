@@ -53,7 +53,7 @@ def test_only_common_seeds_with_a_score_are_paired() -> None:
     assert found.seeds == (1, 4)
     assert found.difference is not None
     assert found.difference.mean == pytest.approx(0.15)
-    assert compare("", ("a", {0: 1.0}), ("b", {1: 1.0})).verdict == "no common seed"
+    assert compare("", ("a", {0: 1.0}), ("b", {1: 1.0})).verdict == "no seed has a value in both"
     assert compare("", ("a", {0: 1.0}), ("b", {0: 0.5})).verdict == "no interval from one seed"
 
 
@@ -97,7 +97,7 @@ def test_sentences() -> None:
     assert supported.endswith("after Holm): supported.")
     assert noise.endswith(": inside the noise.")
     assert one == "hem vs em at T=1: +0.020 mIoU on seed 0 alone: no interval from one seed."
-    assert none == "hem vs em at T=2: no seed finished in both, so nothing to compare."
+    assert none == "hem vs em at T=2: no seed has a value in both, so nothing to compare."
 
 
 @given(values)

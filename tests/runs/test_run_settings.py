@@ -7,7 +7,7 @@ from _helpers.fake_runs import write_run
 
 from hemnet.report.collect import collect
 from hemnet.report.groups import sections
-from hemnet.runs.run import ENVIRONMENT, EXTENDED, Run
+from hemnet.runs.run import ENVIRONMENT, EXTENDED, RESULT, Run
 from hemnet.runs.run_settings import columns
 from hemnet.storage.files import read_json, write_json
 
@@ -54,3 +54,26 @@ def test_wandb_averages_extended_runs_apart_as_the_report_does(tmp_path: Path) -
     assert page == {frozenset(seeds) for seeds in wandb.values()} == {
         frozenset({0, 1}), frozenset({2, 3}), frozenset({4})
     }  # fmt: skip
+
+
+def test_runs_on_all_devices_of_machines_of_several_sizes_are_told_apart(tmp_path: Path) -> None:
+    """By the number of processes that each recorded; of what recorded none, nobody knows its batches."""
+    every: list[tuple[object, int | None]] = [(-1, 2), (-1, 8), (8, 8), (8, None), ("auto", 8), (-1, None)]
+    for i, (devices, processes) in enumerate(every):
+        keys = {"trainer.devices": devices, "trainer.accelerator": "gpu"}
+        path = write_run(tmp_path / str(i), seed=i, keys=keys)
+        if processes is not None:
+            write_json(path / RESULT, read_json(path / RESULT) | {"processes": processes})
+    page = {frozenset(group.runs) for section in sections(collect([tmp_path])[0]) for group in section.groups}
+    wandb = defaultdict(set)
+    for i, (_, processes) in enumerate(every):
+        wandb[columns(Run.open(tmp_path / str(i)).config, (), processes)["setting"]].add(i)
+    apart = {frozenset({0}), frozenset({1, 2, 3, 4}), frozenset({5})}
+    assert page == apart == {frozenset(seeds) for seeds in wandb.values()}
+
+
+def test_all_devices_of_a_processor_are_one(tmp_path: Path) -> None:
+    for i, devices in enumerate((1, "auto", -1)):
+        write_run(tmp_path / str(i), seed=i, keys={"trainer.devices": devices})
+    (section,) = sections(collect([tmp_path])[0])
+    assert [[*group.runs] for group in section.groups] == [[0, 1, 2]]

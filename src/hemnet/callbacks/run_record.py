@@ -17,8 +17,9 @@ class RunRecord(pl.Callback):
     one, one more is made before the loggers are closed, so that they and metrics.csv have the result too.
 
     Args:
-        run: the run, whose result.json gets the entries ``steps``, ``metrics`` and, of the validation split,
-            ``labelled_pixels``, their number by class: runs scored on the same data have the same.
+        run: the run, whose result.json gets the entries ``steps``, ``metrics``, ``processes``, with which it
+            trained, and, of the validation split, ``labelled_pixels``, their number by class: runs scored on
+            the same data have the same.
 
     Attributes:
         scores: ``val/*`` of the last validation; {} before the first.
@@ -31,7 +32,8 @@ class RunRecord(pl.Callback):
         self._pixels: dict[str, int] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Have training end with a validation of the whole split."""
+        """Have training end with a validation of the whole split, and record the number of processes."""
+        self.run.record(processes=trainer.world_size)
         after_training(trainer, lambda: self._conclude(trainer))
 
     def state_dict(self) -> dict[str, Any]:

@@ -151,9 +151,9 @@ def build_trainer(
         for nodes in [config[group] or {}]
     }
     parts["callbacks"] += callbacks
-    for logger in parts["logger"]:
-        _describe(logger, config, extended)
     trainer = _build_trainer(config, default_root_dir=config.run_dir, **parts)
+    for logger in parts["logger"]:
+        _describe(logger, config, columns(config, extended, trainer.world_size))
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     check_batch_statistics(config, ranks_on_cpu=on_cpu and isinstance(trainer.strategy, DDPStrategy))
     if trainer.world_size > 1 and not config.trainer.sync_batchnorm:
@@ -171,12 +171,12 @@ def _build_trainer(config: DictConfig, **given: Any) -> pl.Trainer:
     return _build(config, "trainer", **given)
 
 
-def _describe(logger: Any, config: DictConfig, extended: Sequence[Mapping[str, Any]]) -> None:
+def _describe(logger: Any, config: DictConfig, further: dict[str, Any]) -> None:
     """Give a tracker the configuration without secrets, and group, job type and tags if it takes them."""
     about = identity(config)
     config = redacted(config)
     nested: Any = OmegaConf.to_container(config)
-    described = nested | columns(config, extended)
+    described = nested | further
     if not hasattr(logger, "describe"):
         logger.log_hyperparams(described)
         return

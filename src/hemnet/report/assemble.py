@@ -39,6 +39,10 @@ OF_VARIANTS = {
     "gradient of the backbone (gradient/backbone)": backbone,
     "convergence (em/log_likelihood)": convergence,
 }
+LEFT_OUT = (
+    "Of these runs there is nothing to show in the following chapters; in parentheses is what each needs, "
+    "settings to compare or metrics that runs log:"
+)
 OF_SECTIONS = {
     "heads (one besides em and hem)": against_heads,
     "classes (val/iou)": per_class,
@@ -47,6 +51,11 @@ OF_SECTIONS = {
 }
 # Chapters that a single setting has too: they compare iterations, phases of training, and classes.
 OF_ONE = (gradient_flow, convergence, per_class)
+MOST_ALONE = 4
+"""So many settings of a recipe, each with nothing to compare it with, have chapters of their own."""
+APART = (
+    "Charts and pictures of these settings are left out, for lack of room: a report on one run has its own."
+)
 
 
 def write_page(
@@ -83,19 +92,20 @@ def write_page(
 
 
 def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
-    """Yield a part per section; sections with one group, such as the trials of a search, share a part."""
+    """Yield a part per section; many sections with one group, such as the trials of a search, share one."""
     taken: set[str] = set()
     for experiment, members in groupby(made, lambda section: section.experiment):
         mine = list(members)
         lone = [section for section in mine if _alone(section)]
-        if len(lone) == 1:
-            lone = []
-        for section in (section for section in mine if section not in lone):
+        crowd = len(lone) > MOST_ALONE
+        for section in (section for section in mine if not (crowd and section in lone)):
             if (part := _part(section, taken, album)).blocks:
                 yield part
-        if lone:
+        if len(lone) > 1:
             title = f"{experiment}, settings with nothing to compare"
-            yield PagePart(title, [every_group(lone, _slug(f"{experiment}_lone", taken))])
+            block = every_group(lone, _slug(f"{experiment}_lone", taken))
+            block.paragraphs += [APART] if crowd else []
+            yield PagePart(title, [block])
 
 
 def _slug(text: str, taken: set[str]) -> str:
@@ -119,8 +129,8 @@ def _part(section: Section, taken: set[str], album: Album | None) -> PagePart:
     names = {name for name, _ in made}
     left_out = [name for name in (*OF_VARIANTS, *OF_SECTIONS) if name not in names]
     if left_out and not _alone(section):
-        data = f"These runs have no data for: {'; '.join(left_out)}."
-        blocks.append(Block("Left out", [data], folded="Show what has no data"))
+        why = f"{LEFT_OUT} {'; '.join(left_out)}."
+        blocks.append(Block("Left out", [why], folded="Show what is left out"))
     return PagePart(section.title, blocks)
 
 

@@ -30,6 +30,9 @@ REMEDY = "restore the file, or move the run elsewhere"
 # Far above what any run has.
 LONGEST = 1e9  # seconds, 30 years
 MOST_STEPS = 1e12
+MOST_PROCESSES = 1_000_000
+OF_A_RUN = {"seconds": (0, LONGEST), "steps": (0, MOST_STEPS), "processes": (1, MOST_PROCESSES)}
+"""Bounds of the numbers in a result.json."""
 MOST_ITERATIONS = 10_000
 LARGEST_COST = 1e18
 LARGEST = 1e100  # of a metric; a float32 ends at 3e38, and charts do not reach the largest float64
@@ -120,8 +123,11 @@ def require_settings(config: DictConfig) -> None:
     if str(head.get("_target_")).rpartition(".")[2] != "EMHead":
         return
     T, scale = head.get("iterations", 0), head.get("highway_scale", 0)
-    if not within(T, 0, MOST_ITERATIONS) or not isinstance(T, int):
-        raise ValueError(f"model.head.iterations is {shown(T)}, no whole number from 0 to {MOST_ITERATIONS}")
+    later = head.get("iterations_eval")
+    for name, count in {"iterations": T, "iterations_eval": T if later is None else later}.items():
+        if not within(count, 0, MOST_ITERATIONS) or not isinstance(count, int):
+            wanted = f"no whole number from 0 to {MOST_ITERATIONS}"
+            raise ValueError(f"model.head.{name} is {shown(count)}, {wanted}")
     for h in scale if isinstance(scale, list) else [scale]:
         if not within(h, -1, 1) or abs(h) == 1:
             raise ValueError(f"model.head.highway_scale is {shown(scale)}, no number inside (-1, 1)")
@@ -135,7 +141,7 @@ def logged(
     Args:
         rows: of a run that finished.
         steps: how many the run took; None if it did not say.
-        iterations: T of the run; None without an EM layer.
+        iterations: the largest T of which the run logs; None without an EM layer.
 
     Raises:
         ValueError: the rows end long before the run did, or have values that no run logs.
@@ -160,7 +166,7 @@ def logged(
 
 def _require_loggable(name: str, curve_S2: np.ndarray, iterations: int) -> None:
     if (match := PER_ITERATION.match(name)) and int(match[2]) > iterations:
-        raise ValueError(f"it has a column {shown(name)}, and T of the run is {iterations}")
+        raise ValueError(f"it has a column {shown(name)}, and the largest T of the run is {iterations}")
     values_S = curve_S2[:, 1]
     least, most = (0.0, 1.0) if name == "val/miou" else (-LARGEST, LARGEST)
     # Infinity and NaN are what a training that diverges logs.

@@ -22,20 +22,20 @@ from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import Identity, debugging, identity
 from hemnet.runs.phases import PER_ITERATION, phases
 from hemnet.runs.run import EARLIER_GIT, ENVIRONMENT, EXTENDED, RESULT, Run
-from hemnet.runs.run_settings import settings
+from hemnet.runs.run_settings import ITERATIONS_EVAL, settings
 from hemnet.sweeps.jobs import CONSOLE, last_lines
-from hemnet.wording import one_line
+from hemnet.wording import counted, one_line
 
 CONFIG, METRICS = "config.yaml", "metrics.csv"
 MARKS = (CONFIG, CONSOLE)
 """Files that mark a run directory; a job of a sweep that failed before training has only the second."""
-MOST_POINTS = 200
 # What the chapters use of a run's files.
 KINDS: dict[str, dict[str, Any]] = {
     RESULT: {
         "metrics": dict,
         "seconds": int | float,
         "steps": int | float,
+        "processes": int,
         "warnings": list,
         "labelled_pixels": dict,
         "debug": list,
@@ -61,7 +61,7 @@ class Record:
         result: result.json, {} if there is none.
         environment: environment.json, {} if there is none.
         scores: final scores, NaN where result.json has null.
-        curves: (S, 2) per other metric of `WANTED`, thinned to at most `MOST_POINTS`.
+        curves: (S, 2) per other metric of `WANTED`.
         phases: ``family`` -> (3, t+1): mean over each phase of training, per iteration.
         cost: the last value of each ``cost/*``.
         evaluated: ``val/miou`` of the last checkpoint by the T that `hemnet.evaluate` used.
@@ -106,6 +106,14 @@ class Record:
         """The final ``val/miou``; NaN if there is none."""
         return self.scores.get("val/miou", float("nan"))
 
+    @property
+    def machine(self) -> str:
+        """What it trained on, as far as that decides its times: processes, device, threads of a processor."""
+        device, processes = str(self.result.get("device") or "unknown"), self.result.get("processes") or 1
+        threads = self.environment.get("cpu_threads") if device.startswith("cpu") else None
+        told = f"{device}, {counted(threads, 'thread')}" if isinstance(threads, int) else device
+        return f"{processes} x {told}" if processes > 1 else told
+
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -123,7 +131,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Record], list[Unreadable]]:
     """
     records: list[Record] = []
     unreadable: list[Unreadable] = []
-    for path in sorted({path for folder in folders for path in find_runs(folder, MARKS)}):
+    for path in find_runs(folders, MARKS):
         try:
             records.append(read(path))
         except Exception as error:  # one bad run must not prevent the report on the others
@@ -150,22 +158,29 @@ def read(path: Path) -> Record:
     with checks.reading(CONFIG):
         checks.require_file(path / CONFIG)
     run = Run.open(path)
+    doubts = _forget_impossible(result)
     with checks.reading(CONFIG):
         checks.require_settings(run.config)
         config: Any = OmegaConf.to_container(run.config, resolve=False)
-        extended = environment.get(EXTENDED) or ()
-        record = Record(path, identity(run.config), config, settings(config, extended), status,
-                        str(result.get("error", "")), result, environment, scores)  # fmt: skip
+        own = settings(config, environment.get(EXTENDED) or (), result.get("processes"))
+        record = Record(path, identity(run.config), config, own, status, str(result.get("error", "")), result,
+                        environment, scores, doubts=doubts)  # fmt: skip
         if status == "finished" and (limits := debugging(run.config) or result.get("debug")):
             record.status, record.error = "debug", f"limited by {', '.join(map(str, limits))} to try the code"
-    for name, most in (("seconds", checks.LONGEST), ("steps", checks.MOST_STEPS)):
-        if (value := result.get(name)) is not None and not checks.within(value, 0, most):
-            record.doubts.append(f"{RESULT}: {name} is {shown(value)}, which no run takes: not used")
-            result[name] = None
     if record.status == "finished":
         _read_metrics(record, run)
         _read_evaluations(record)
     return record
+
+
+def _forget_impossible(result: dict[str, Any]) -> list[str]:
+    """Set the entries of a result.json to None that have values which no run has, and return why."""
+    doubts = []
+    for name, (least, most) in checks.OF_A_RUN.items():
+        if (value := result.get(name)) is not None and not checks.within(value, least, most):
+            doubts.append(f"{RESULT}: {name} is {shown(value)}, which no run takes: not used")
+            result[name] = None
+    return doubts
 
 
 def _revision(git: Any) -> str:
@@ -202,7 +217,7 @@ def _read_metrics(record: Record, run: Run) -> None:
                 raise ValueError("it is missing")
             if metrics_csv.is_cut(run.path / METRICS):
                 raise ValueError("its last row was cut short")
-            curves = checks.logged(run.metrics(), record.result.get("steps"), record.identity.iterations)
+            curves = checks.logged(run.metrics(), record.result.get("steps"), _most_iterations(record))
     except HemnetError as error:
         record.doubts.append(f"{error}. Its scores count, what it logged in training does not")
         return
@@ -215,7 +230,13 @@ def _read_metrics(record: Record, run: Run) -> None:
             else:
                 record.doubts.append(f"{METRICS}: {name} is {value:g}, which nothing costs: not used")
         elif not PER_ITERATION.match(name):
-            record.curves[name] = _thinned(curve_S2)
+            record.curves[name] = curve_S2
+
+
+def _most_iterations(record: Record) -> int | None:
+    """Return the largest T that the run logs of, in training or evaluation; None without an EM layer."""
+    T, later = record.identity.iterations, record.settings.get(ITERATIONS_EVAL)
+    return T if T is None or later is None else max(T, int(later))
 
 
 def _read_evaluations(record: Record) -> None:
@@ -235,10 +256,3 @@ def _read_evaluations(record: Record) -> None:
         except (OSError, ValueError) as error:
             place = file.relative_to(record.path)
             record.doubts.append(f"{place}: {one_line(error, 160)}: not used; evaluate the run again")
-
-
-def _thinned(curve_S2: np.ndarray) -> np.ndarray:
-    """Return at most `MOST_POINTS` points, each the mean of neighbouring points."""
-    if len(curve_S2) <= MOST_POINTS:
-        return curve_S2
-    return np.array([chunk.mean(axis=0) for chunk in np.array_split(curve_S2, MOST_POINTS)])

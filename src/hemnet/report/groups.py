@@ -18,10 +18,13 @@ import numpy as np
 from hemnet.report.collect import Record
 from hemnet.report.setting_labels import Settings, labels
 from hemnet.report.significance import Estimate, score
-from hemnet.runs.run_settings import DATA, HEAD, HEAD_KIND
+from hemnet.runs.identity import below
+from hemnet.runs.run_settings import DATA, HEAD, HEAD_KIND, ITERATIONS_EVAL, VALIDATION
 
 EM_HEADS = ("em", "hem")
 USUAL_MODE = "unrolled"
+OF_THE_IMAGES = (DATA, VALIDATION, "data.eval_transform", "model.num_classes")
+"""Settings that decide on how many labelled pixels of which class a run is scored."""
 DIMENSIONS = {
     f"{HEAD}{name}"
     for name in ("_target_", "iterations", "highway_scale", "learn_scale", "gradient", "gradient._target_")
@@ -74,12 +77,18 @@ class Group:
             for T in depths
         }
 
+    def depth(self, family: str) -> int:
+        """Return the T of a metric per iteration: ``em/*`` are of evaluation, ``gradient/*`` of training."""
+        assert self.iterations is not None
+        later = self.rest.get(ITERATIONS_EVAL)
+        return int(later) if later is not None and family.startswith("em/") else self.iterations
+
     def phase(self, family: str, phase: int, t: int) -> dict[int, float]:
         """Return one per-iteration metric in one phase of training by seed, for the runs that logged it."""
         found = {}
         for seed, run in sorted(self.runs.items()):
             values = run.phases.get(family)
-            if values is not None and t < values.shape[1] and np.isfinite(values[phase, t]):
+            if values is not None and 0 <= t < values.shape[1] and np.isfinite(values[phase, t]):
                 found[seed] = float(values[phase, t])
         return found
 
@@ -151,7 +160,8 @@ def sections(records: Sequence[Record]) -> list[Section]:
     made = sorted(made, key=lambda s: (s.experiment, -len(s.runs)))
     for _, members in groupby(made, lambda section: section.experiment):
         mine = list(members)
-        for section, label in zip(mine, labels([each.settings for each in mine]), strict=True):
+        known = [{**each.settings, **({} if each.conclusive else {"conclusive": "False"})} for each in mine]
+        for section, label in zip(mine, labels(known), strict=True):
             section.label = label
     for section in made:
         told = group_labels(section.groups, [group.rest for group in section.groups])
@@ -180,12 +190,12 @@ def _started(record: Record) -> datetime:
 def _settings_of(records: Sequence[Record]) -> list[dict[str, str]]:
     """Return the settings of each run, in which different data sets in folders of one name differ.
 
-    What tells these apart is how many labelled pixels of each class the validation split has. Runs of older
-    versions did not record that.
+    What tells these apart is how many labelled pixels of each class the validation split has, whatever else
+    differs between the runs. Runs of older versions did not record that.
     """
     every = [dict(record.settings) for record in records]
     pixels = [str(record.result.get("labelled_pixels") or "") for record in records]
-    sides = [tuple(sorted(item for item in own.items() if not item[0].startswith(HEAD))) for own in every]
+    sides = [tuple(sorted((k, v) for k, v in own.items() if below(k, OF_THE_IMAGES))) for own in every]
     seen: dict[Any, set[str]] = defaultdict(set)
     for side, counts in zip(sides, pixels, strict=True):
         seen[side] |= {counts} - {""}

@@ -49,6 +49,8 @@ class Album:
         for file, what in PAGES.items():
             pages = [(group, page) for group in groups if (page := _page(group, file))]
             self._add(block, pages[:MOST_RUNS], what)
+            if left := [group.label for group, _ in pages[MOST_RUNS:]]:
+                block.paragraphs.append(f"Not shown, for lack of room: {what} of {'; '.join(left)}.")
         block.folded = f"Show {counted(len(block.items), 'image')}"
         return block if block.items or len(block.paragraphs) > 1 else None
 

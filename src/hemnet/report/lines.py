@@ -61,8 +61,7 @@ def not_drawn(variant: Variant, depths: Sequence[int]) -> str:
 
 def profiles(group: Group, family: str, phase: int) -> list[np.ndarray]:
     """Return the values per iteration in one phase of training, an array for each seed that has them all."""
-    assert group.iterations is not None
-    whole = group.iterations + (family != "em/step_length")  # a step leads from t to t + 1
+    whole = group.depth(family) + (family != "em/step_length")  # a step leads from t to t + 1
     found = [run.phases[family][phase] for _, run in sorted(group.runs.items()) if family in run.phases]
     return [values for values in found if len(values) == whole]
 

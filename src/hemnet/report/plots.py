@@ -21,6 +21,8 @@ WIDTH = 4.6
 """Inches: on a phone of 390 pixels, a point of type is about a pixel."""
 LEGEND = 50
 """Most letters of a line of a legend."""
+MOST_POINTS = 200
+"""Of a curve over training."""
 CHINESE = (
     "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Hiragino Sans", "Microsoft YaHei",
 )  # fmt: skip
@@ -197,13 +199,23 @@ def _mean(axis: Axes, values_nS: np.ndarray) -> np.ndarray:
 
 
 def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray], dashes: str = "-") -> None:
-    """Draw curves (S, 2) of several seeds: their mean, and the range of the seeds as a band."""
+    """Draw curves (S, 2) of several seeds: their mean, and the range of the seeds as a band.
+
+    Of a curve of more than `MOST_POINTS` points, means of neighbouring points are drawn.
+    """
+    curves = [_thinned(curve) for curve in curves]
     steps = max(curves, key=len)[:, 0]
     every = [np.interp(steps, curve[:, 0], curve[:, 1], right=np.nan) for curve in curves]
     stacked = _drawable(axis, np.array(every))
     axis.plot(steps, _mean(axis, stacked), color=colour, linewidth=1.4, linestyle=dashes, label=label)
     if len(curves) > 1:
         axis.fill_between(steps, stacked.min(0), stacked.max(0), color=colour, alpha=0.15, linewidth=0)
+
+
+def _thinned(curve_S2: np.ndarray) -> np.ndarray:
+    if len(curve_S2) <= MOST_POINTS:
+        return curve_S2
+    return np.array([chunk.mean(axis=0) for chunk in np.array_split(curve_S2, MOST_POINTS)])
 
 
 def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[Sequence[float]]]]) -> Figure:

@@ -122,7 +122,7 @@ class Comparison:
     def verdict(self) -> str:
         """Supported, inside the noise, or why the difference was not tested or is not judged."""
         if self.difference is None:
-            return "no common seed"
+            return "no seed has a value in both"
         if self.p_holm is None:
             return "no interval from one seed"
         if not self.conclusive:
@@ -191,7 +191,7 @@ def sentence(found: Comparison) -> str:
     """Return a comparison in words, such as ``hem vs em at T=8: +0.021 mIoU (...): supported.``"""
     start = f"{found.first} vs {found.second}" + (f" at {found.where}" if found.where else "")
     if found.difference is None:
-        return f"{start}: no seed finished in both, so nothing to compare."
+        return f"{start}: {found.verdict}, so nothing to compare."
     mean = f"{found.difference.mean:+.3f} mIoU"
     if found.difference.low is None or found.p is None or found.p_holm is None:
         return f"{start}: {mean} on seed {found.seeds[0]} alone: no interval from one seed."

@@ -53,12 +53,15 @@ class Variant:
 
     @property
     def chosen(self) -> int:
-        """The T of charts of one T: with most seeds common to em and hem, then most runs, then largest."""
+        """The T of charts of one T: with most seeds common to em and hem, then one with hem, then with most
+        runs, then largest.
+        """
 
-        def worth(depth: int) -> tuple[int, int, int]:
+        def worth(depth: int) -> tuple[int, bool, int, int]:
             em, hem = self.at("em", depth), self.at("hem", depth)
             common = len(em.runs.keys() & hem.runs.keys()) if em and hem else 0
-            return common, sum(len(g.runs) for g in self.usual if g.iterations == depth), depth
+            runs = sum(len(group.runs) for group in self.usual if group.iterations == depth)
+            return common, hem is not None, runs, depth
 
         return max(self.depths, key=worth)
 

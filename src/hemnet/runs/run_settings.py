@@ -19,17 +19,25 @@ LEFT_OUT_NAMES = {
     "enable_model_summary", "detect_anomaly", "num_sanity_val_steps", "eval_batch_size",
 }  # fmt: skip
 DATA = "data.root"
+VALIDATION = "data.val"
+"""The node of the images that a score is of: scores of others are never compared."""
 HEAD = "model.head."
 HEAD_KIND = f"{HEAD}_target_"
+ITERATIONS_EVAL = f"{HEAD}iterations_eval"
 
 
-def settings(config: Mapping[str, Any], extended: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
+def settings(
+    config: Mapping[str, Any],
+    extended: Sequence[Mapping[str, Any]] = (),
+    processes: int | None = None,
+) -> dict[str, str]:
     """Return the settings that the outcome of a run depends on, as dotted keys, without the seed.
 
     A key that is null is left out, so that a run from before the key was added has the same settings. The
-    batch size, which a configuration states per process, is multiplied by the number of processes. Where the
-    run was ``extended`` (see `TrainingRun.extended`) is a setting: its learning rates are not those of a run
-    that was as long from the start.
+    batch size, which a configuration states per process, is multiplied by the number of ``processes``; None
+    takes those that the configuration asks for, and if that is all devices of a machine, how many there were
+    is not known, and the batch size says so. Where the run was ``extended`` (see `TrainingRun.extended`) is a
+    setting: its learning rates are not those of a run that was as long from the start.
     """
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
     acting = {
@@ -46,10 +54,11 @@ def settings(config: Mapping[str, Any], extended: Sequence[Mapping[str, Any]] = 
     }  # fmt: skip
     if extended:
         kept[EXTENDED] = _text([*extended])
-    processes = (asked_devices(trainer.get("devices")) or 1) * (trainer.get("num_nodes") or 1)
-    data = config.get("data") or {}
-    if (batch := data.get("batch_size")) is not None:
-        kept["data.batch_size"] = str(batch * processes)
+    if processes is None and (devices := asked_devices(trainer.get("devices", 1))) is not None:
+        processes = devices * (trainer.get("num_nodes") or 1)
+    if (batch := (config.get("data") or {}).get("batch_size")) is not None:
+        known = processes is not None or trainer.get("accelerator") == "cpu"  # where all devices are one
+        kept["data.batch_size"] = str(batch * (processes or 1)) if known else f"{batch} a process"
     if folder := data_folder(config):
         kept[DATA] = folder.casefold()
     return kept
@@ -63,7 +72,9 @@ def data_folder(config: Mapping[str, Any]) -> str:
     return PurePath(str((config.get("data") or {}).get("root") or "")).name.strip("<>")
 
 
-def columns(config: DictConfig, extended: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def columns(
+    config: DictConfig, extended: Sequence[Mapping[str, Any]] = (), processes: int | None = None
+) -> dict[str, Any]:
     """Return columns for W&B's table of runs. Sweep and seed are missing: the configuration has them.
 
     Runs are averaged by ``setting``: data, head, T, h, gradient mode and σ² in words, and six hexadecimal
@@ -79,7 +90,7 @@ def columns(config: DictConfig, extended: Sequence[Mapping[str, Any]] = ()) -> d
     }
     told = ", ".join([about.head, *(f"{name}={value}" for name, value in em.items() if value is not None)])
     every: Any = OmegaConf.to_container(config, resolve=True)
-    own = settings(every, extended)
+    own = settings(every, extended, processes)
     digits = hashlib.sha256(repr(sorted(own.items())).encode()).hexdigest()[:6]
     data = own.get("data.val._target_", "data").rpartition(".")[2]
     setting = f"{data}: {told} ({digits})"

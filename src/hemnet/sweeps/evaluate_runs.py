@@ -59,7 +59,7 @@ def evaluate_runs(
     Raises:
         HemnetError: a folder is missing, there is no run in any, or an evaluation failed.
     """
-    paths = sorted({path for folder in folders for path in find_runs(folder)})
+    paths = find_runs(folders)
     if not paths:
         raise HemnetError(f"no run in {' '.join(map(str, folders))}: train first, or name other folders")
     top = Path(os.path.commonpath([path.parent for path in paths]))

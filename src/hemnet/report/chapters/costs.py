@@ -7,18 +7,20 @@ from hemnet.report.definitions import COST
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.significance import LEAST_SEEDS, OF_A_COST, Estimate, estimate
 from hemnet.report.variants import Variant
+from hemnet.wording import tally
 
 COSTS = {
     metric.name.removeprefix("cost/"): (metric.label, digits)
     for metric, digits in zip(COST.metrics, (3, 4, 8, 8, 4), strict=True)
 }
 """Heading and significant digits of each."""
+OF_A_MACHINE = ("seconds_per_step", "peak_memory_mib")
 ROUNDING = 1e-12
 """Relative: the mean of equal numbers, and so their deviation from it, is off by less."""
 HOW = (
     "Seconds are the median training step of a run; other work on the machine, such as jobs that ran at the "
     "same time, distorts them. Peak memory is that of the training process. GFLOPs are of the forward pass "
-    "of one training crop. Ratios pair runs of the same T and seed."
+    "of one training crop. Ratios pair runs of the same T and seed, those of time and memory on one machine."
 )
 
 
@@ -27,7 +29,7 @@ def costs(section: Section, variant: Variant | None, slug: str) -> Block | None:
     names = [name for name in COSTS if any(group.costs(name) for group in section.groups)]
     if not names:
         return None
-    block = Block(COST.chapter, [HOW])
+    block = Block(COST.chapter, [HOW, *_machines(section)])
     rows: list[list[Cell]] = [
         [group.label, *(_cost(estimate(list(group.costs(name).values()), OF_A_COST)) for name in names)]
         for group in section.groups
@@ -74,18 +76,28 @@ def _time_sentence(hem: str, ratios: Mapping[int, Estimate]) -> str:
     """Return one sentence with the ratio at each T, and the T at which the interval excludes 1."""
     told = ", ".join(f"{Column('').cell(ratio)} at T={t}" for t, ratio in ratios.items())
     start = f"Time of a step, {hem} / em: {told}"
-    judged = {t: ratio for t, ratio in ratios.items() if ratio.n >= LEAST_SEEDS}
-    if not judged:
-        return f"{start}: not judged (fewer than {LEAST_SEEDS} seeds)."
-    apart = [
-        f"T={t}"
-        for t, ratio in judged.items()
-        if ratio.interval and not ratio.interval[0] <= 1 <= ratio.interval[1]
-    ]
-    end = f"the 95% interval excludes 1 at {', '.join(apart)}" if apart else "every 95% interval contains 1"
-    return f"{start}; {end} (not corrected for their number)."
+    few = f"not judged (fewer than {LEAST_SEEDS} seeds)"
+    found: dict[str, list[str]] = {}
+    for t, ratio in ratios.items():
+        contains = ratio.interval is not None and ratio.interval[0] <= 1 <= ratio.interval[1]
+        judged = f"the 95% interval {'contains' if contains else 'excludes'} 1"
+        found.setdefault(few if ratio.n < LEAST_SEEDS else judged, []).append(f"T={t}")
+    ends = [f"{verdict} at {', '.join(places)}" for verdict, places in sorted(found.items(), reverse=True)]
+    return f"{start}; {'; '.join(ends)} (not corrected for their number)."
+
+
+def _machines(section: Section) -> list[str]:
+    """Return a sentence on runs of several machines, whose times tell nothing of settings; [] if on one."""
+    machines = [run.machine for run in section.runs]
+    if len({*machines}) < 2:
+        return []
+    return [f"Times and memory differ by the machine too, and these runs are of several: {tally(machines)}."]
 
 
 def _ratios(em: Group, hem: Group, name: str) -> Mapping[int, float]:
     plain, highway = em.costs(name), hem.costs(name)
-    return {seed: highway[seed] / plain[seed] for seed in plain.keys() & highway.keys() if plain[seed]}
+    return {
+        seed: highway[seed] / plain[seed]
+        for seed in sorted(plain.keys() & highway.keys())
+        if plain[seed] and (name not in OF_A_MACHINE or em.runs[seed].machine == hem.runs[seed].machine)
+    }

@@ -46,7 +46,7 @@ def gradient_flow(section: Section, variant: Variant, slug: str) -> Block | None
     tested = _kept(variant, depths, section.conclusive)
     if tested:
         block.items.append(_kept_table(tested, slug))
-    block.findings = [_ratio_sentence(kept.found) for kept in tested if kept.phase == END]
+    block.findings = [_ratio_sentence(kept) for kept in tested if kept.phase == END]
     return block
 
 
@@ -60,6 +60,12 @@ class _Kept:
     highway: Group
     found: Comparison
 
+    @property
+    def at_zero(self) -> list[int]:
+        """The seeds of both that are left out, because the gradient of one is 0 and has no logarithm."""
+        both = _halfway(self.plain, self.phase).keys() & _halfway(self.highway, self.phase).keys()
+        return sorted(both - {*self.found.seeds})
+
 
 def _halfway(group: Group, phase: int) -> dict[int, float]:
     assert group.iterations is not None
@@ -67,22 +73,21 @@ def _halfway(group: Group, phase: int) -> dict[int, float]:
 
 
 def _kept(variant: Variant, depths: Sequence[int], conclusive: bool) -> list[_Kept]:
-    """Compare each highway scale with em, in log10 of the gradient half-way; each phase is a family."""
-    made = []
-    for phase in range(len(PHASES)):
-        pairs = [
-            (t, em, group)
-            for t in depths
-            if (em := variant.at("em", t))
-            for group in variant.usual
-            if group.iterations == t and group.head == "hem"
-        ]
-        family = [
-            compare(f"T={t}", _log_halfway(group, phase), _log_halfway(em, phase)) for t, em, group in pairs
-        ]
-        tested = holm(family, conclusive=conclusive)
-        made += [_Kept(phase, *pair, found) for pair, found in zip(pairs, tested, strict=True)]
-    return made
+    """Compare each highway scale with em in each phase, in log10 of the gradient half-way, as one family."""
+    pairs = [
+        (phase, t, em, group)
+        for phase in range(len(PHASES))
+        for t in depths
+        if (em := variant.at("em", t))
+        for group in variant.usual
+        if group.iterations == t and group.head == "hem"
+    ]
+    family = [
+        compare(f"T={t}", _log_halfway(group, phase), _log_halfway(em, phase))
+        for phase, t, em, group in pairs
+    ]
+    tested = holm(family, conclusive=conclusive)
+    return [_Kept(*pair, found) for pair, found in zip(pairs, tested, strict=True)]
 
 
 def _log_halfway(group: Group, phase: int) -> tuple[str, dict[int, float]]:
@@ -95,22 +100,29 @@ def _log10(by_seed: dict[int, float]) -> dict[int, float]:
 
 def _kept_table(tested: Sequence[_Kept], slug: str) -> Table:
     rows: list[list[Cell]] = []
+    zeros = any(kept.at_zero for kept in tested)
     for kept in tested:
         found = kept.found
         ratio = None if found.difference is None else _ratio(found.difference.mean)
-        means = [_geometric([*_halfway(side, kept.phase).values()]) for side in (kept.plain, kept.highway)]
+        sides = (_halfway(side, kept.phase) for side in (kept.plain, kept.highway))
+        means = [_geometric([side[seed] for seed in found.seeds]) for side in sides]
         rows.append([
             kept.iterations, scale_text(kept.highway.scale), PHASES[kept.phase], *means, ratio,
-            found.difference, found.p, found.p_holm, found.verdict,
+            found.difference, len(found.seeds), *([len(kept.at_zero)] if zeros else []), found.p,
+            found.p_holm, found.verdict,
         ])  # fmt: skip
     columns = (
         Column("T"), Column("h"), Column("phase"), Column("h = 0", 3, False), Column("this h", 3, False),
-        Column("ratio", 3, False), Column("log10 of the ratio", 2, signed=True), Column("p", 2, False),
-        Column("p after Holm", 2, False), Column("verdict"),
+        Column("ratio", 3, False), Column("log10 of the ratio", 2, signed=True), Column("n"),
+        *([Column("at 0")] if zeros else []), Column("p", 2, False), Column("p after Holm", 2, False),
+        Column("verdict"),
     )  # fmt: skip
     caption = (
-        "Gradient left half-way through the iterations, |dL/dμ(T/2)| / |dL/dμ(T)|: geometric means over "
-        "seeds, and the paired ratio to plain EM, tested on its logarithm."
+        "Gradient left half-way through the iterations, |dL/dμ(T/2)| / |dL/dμ(T)|: geometric means over the "
+        "n seeds in common, and the paired ratio to plain EM, tested on its logarithm."
+    )
+    caption += zeros * (
+        " At 0: further seeds, left out because the gradient of one of the two is 0, and so has no logarithm."
     )
     return Table(f"{slug}_gradient_halfway", caption, columns, rows)
 
@@ -122,21 +134,26 @@ def _ratio(log10: float) -> float:
 
 
 def _geometric(values: Sequence[float]) -> float | None:
-    positive = [value for value in values if value > 0]
-    return float(np.exp(np.mean(np.log(positive)))) if positive else None
+    """Return the geometric mean of norms, which is 0 if one of them is; None without a finite one."""
+    finite = np.array([value for value in values if np.isfinite(value)])
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.mean(np.log(finite)))) if len(finite) else None
 
 
-def _ratio_sentence(found: Comparison) -> str:
+def _ratio_sentence(kept: _Kept) -> str:
+    found, zero = kept.found, kept.at_zero
     start = f"Gradient left half-way through the iterations at the end of training, {found.first}: "
+    seeds = ", ".join(f"seed {seed}" for seed in zero)
+    left = f" Left out, since the gradient of one of the two is 0: {seeds}." if zero else ""
     if found.difference is None:
-        return f"{start}no seed with the metric in both."
+        return f"{start}{found.verdict}.{left}"
     ratio = f"{_ratio(found.difference.mean):.3g} times that of {found.second}"
     if found.difference.interval is None or found.p_holm is None:
-        return f"{start}{ratio} on seed {found.seeds[0]} alone: no interval from one seed."
+        return f"{start}{ratio} on seed {found.seeds[0]} alone: no interval from one seed.{left}"
     low, high = map(_ratio, found.difference.interval)
     return (
         f"{start}{ratio} (95% interval {low:.3g} to {high:.3g}, n={len(found.seeds)} seeds, "
-        f"p after Holm {p_text(found.p_holm)}): {found.verdict}."
+        f"p after Holm {p_text(found.p_holm)}): {found.verdict}.{left}"
     )
 
 
@@ -174,6 +191,7 @@ def backbone(section: Section, variant: Variant, slug: str) -> Block | None:
 
 
 def _last(curve_S2: np.ndarray) -> float:
-    """Return the geometric mean over the last phase of training; NaN without positive values."""
+    """Return the geometric mean over the last phase of training; NaN without finite values."""
     width = max(1, round(PHASE_SHARE * len(curve_S2)))
-    return _geometric(curve_S2[-width:, 1].tolist()) or float("nan")
+    mean = _geometric(curve_S2[-width:, 1].tolist())
+    return float("nan") if mean is None else mean

@@ -15,6 +15,8 @@ from hemnet.report.variants import Variant, others
 
 MOST_CLASSES = 30
 """A chart of more classes shows those on which em and hem differ most."""
+MOST_SIDES = 5
+"""Settings in a chart of classes."""
 
 
 def against_heads(section: Section, variant: Variant | None, slug: str) -> Block | None:
@@ -87,14 +89,16 @@ def per_class(section: Section, variant: Variant | None, slug: str) -> Block | N
     sides = others(section)
     if variant is not None:
         sides = [g for head in ("em", "hem") if (g := variant.at(head, variant.chosen))] + sides
-    sides = sides[:5]
     names = {key: None for g in sides for run in g.runs.values() for key in run.scores if "/iou/" in key}
     if not names:
         return None
-    keys = list(names)
+    keys, drawn = list(names), sides[:MOST_SIDES]
     columns = [Column("class"), *(Column(group.label) for group in sides)]
     rows: list[list[Cell]] = [[_class(key), *(group.score(key) for group in sides)] for key in keys]
-    note = ""
+    notes = ["Means over seeds with 95% intervals."]
+    if left := [group.label for group in sides[MOST_SIDES:]]:
+        notes.append(f"Not drawn, for lack of room: {'; '.join(left)}; the table has all.")
+    size = None
     if [group.head for group in sides[:2]] == ["em", "hem"]:
         columns.append(Column("hem − em", signed=True))
         change = [
@@ -102,15 +106,15 @@ def per_class(section: Section, variant: Variant | None, slug: str) -> Block | N
         ]
         for row, difference in zip(rows, change, strict=True):
             row.append(difference)
-        if len(keys) > MOST_CLASSES:
-            size = [0.0 if c is None else abs(c.mean) for c in change]
-            keys = [keys[i] for i in sorted(np.argsort(size)[::-1][:MOST_CLASSES])]
-            note = f" The {MOST_CLASSES} classes on which em and hem differ most; the table has all."
-    keys = keys[:MOST_CLASSES]
+        size = [0.0 if c is None else abs(c.mean) for c in change]
+    if len(keys) > MOST_CLASSES:
+        which = "first classes" if size is None else "classes on which em and hem differ most"
+        order = range(len(keys)) if size is None else np.argsort(size)[::-1]
+        keys = [keys[i] for i in sorted(order[:MOST_CLASSES])]
+        notes.append(f"The {MOST_CLASSES} {which}; the table has all {len(rows)}.")
     block = Block(CLASSES.chapter)
     block.items += [
-        Chart(slug, CLASSES, f"Means over seeds with 95% intervals.{note}",
-              _class_chart(keys, sides)),
+        Chart(slug, CLASSES, " ".join(notes), _class_chart(keys, drawn)),
         Table(f"{slug}_classes", "IoU of each class; intervals of differences are not corrected for the "
               "number of classes. A class without a score has none.", columns, rows),
     ]  # fmt: skip

@@ -13,10 +13,8 @@ from hemnet.report.groups import Group, Section, group_labels
 from hemnet.report.images import figure_of
 from hemnet.report.setting_labels import TARGET, Settings, labels
 from hemnet.runs.identity import below
-from hemnet.runs.run_settings import DATA, data_folder
+from hemnet.runs.run_settings import DATA, VALIDATION, data_folder
 
-VALIDATION = "data.val"
-"""The node of the images that a score is of: scores of others stand in a table of their own."""
 NAMED_BY_FOLDER = ("Folder", "Table")
 """Classes of users' own data, which are called as their folder is."""
 TITLE = "Leaderboard"
@@ -53,6 +51,8 @@ def leaderboard(made: Sequence[Section], folder: Path) -> Block | None:
     for i, (data, entries) in enumerate(boards):
         rows = [row for _, row in sorted(_rows(entries, folder), key=lambda row: -row[0])]
         caption = f"{data}: mIoU on the validation split (val/miou), highest first. {TIMES}"
+        if len({run.machine for _, group in entries for run in group.runs.values()}) > 1:
+            caption += " The runs are of several machines, by which minutes differ too."
         name = f"leaderboard_{i}" if i else "leaderboard"
         block.items.append(Table(name, caption, COLUMNS, rows, sortable=True))
     if any(_doubt(*entry) for entries in by_data.values() for entry in entries):

@@ -10,6 +10,8 @@ from hemnet.report.significance import Comparison, compare_scores, holm, sentenc
 from hemnet.report.variants import Variant, others
 
 Named = tuple[str, dict[int, float]]
+MOST_LEVELS = 6
+"""Other heads in a chart over T."""
 TESTS = (Column("difference", signed=True), Column("seeds in common"), Column("p", 2, False),
          Column("p after Holm", 2, False), Column("verdict"))  # fmt: skip
 
@@ -44,15 +46,17 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
     ]  # fmt: skip
     if len({t for line in lines for t in line.points}) > 1:
         levels = _levels(section)
+        left = "; ".join(label for label, *_ in levels[MOST_LEVELS:])
         block.items.append(Chart(
             slug, AGAINST_T, "Means over seeds with 95% intervals; faint dots are single seeds"
-            + (", horizontal lines the mean of other heads." if levels else "."),
-            lambda: score_chart(lines, levels, "iterations T"),
+            + (", horizontal lines the mean of other heads." if levels else ".")
+            + (f" Not drawn, for lack of room: {left}." if left else ""),
+            lambda: score_chart(lines, levels[:MOST_LEVELS], "iterations T"),
         ))  # fmt: skip
     else:
         block.paragraphs.append("One T only, so there is no curve over T.")
     if not pairs:
-        block.paragraphs.append("No T at which both em and hem finished, so nothing to compare.")
+        block.paragraphs.append(f"No T at which both em and {hem} finished, so nothing to compare.")
     rows = [
         [t, by_head["em"][t].score(), by_head["hem"][t].score(), *test_cells(found)]
         for t, found in zip(pairs, tested, strict=True)
@@ -72,7 +76,7 @@ def _levels(section: Section) -> list[tuple[str, str, float]]:
     # A head that ran at several T, such as EMANet's, has no single level.
     one_depth = len({group.iterations for group in rivals} - {None}) == 1
     found = [(group, group.score()) for group in rivals if group.iterations is None or one_depth]
-    return [(group.label, head_colour(group.head), score.mean) for group, score in found if score][:6]
+    return [(group.label, head_colour(group.head), score.mean) for group, score in found if score]
 
 
 def against_scale(section: Section, variant: Variant, slug: str) -> Block | None:

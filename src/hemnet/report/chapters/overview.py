@@ -1,12 +1,13 @@
 """The chapters on the runs behind the report: seeds, devices, revisions, and jobs that did not finish."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hemnet.report.collect import STATUSES, Record, Unreadable
 from hemnet.report.contents import MISSING, Block, Cell, Column, Table
 from hemnet.report.groups import Section
+from hemnet.wording import tally
 
 COUNTED = (*STATUSES, "unfinished", "debug")
 
@@ -20,8 +21,8 @@ def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: 
         ("runs", f"{len(records) + len(unreadable)} found, {len(counted)} finished and counted"),
         ("seeds", ", ".join(map(str, seeds)) or "none"),
         ("recipes", ", ".join(sorted({record.identity.experiment for record in records}))),
-        ("devices", _counted(str(record.result.get("device") or "unknown") for record in records)),
-        ("revisions", _counted(record.revision for record in records)),
+        ("devices", tally(record.machine for record in records)),
+        ("revisions", tally(record.revision for record in records)),
         ("hours of training", f"{hours:.2f}"),
     ]
     table = Table("overview", "What this report is made of.", (Column("what"), Column("found")), facts)
@@ -32,16 +33,12 @@ def revisions(section: Section) -> Block | None:
     """Return how many runs are of which revision of the code; None if all are of one."""
     if len({run.revision for run in section.runs}) < 2:
         return None
-    named = _counted(run.revision for run in section.runs)
+    named = tally(run.revision for run in section.runs)
     text = (
         f"The runs that are compared here are of several revisions of the code: {named}. With one seed, two "
         "revisions may differ by as much as two settings."
     )
     return Block("Revisions", [text])
-
-
-def _counted(values: Iterable[str]) -> str:
-    return "; ".join(f"{value} ({count})" for value, count in Counter(values).most_common())
 
 
 def _status_table(records: Sequence[Record], unreadable: Sequence[Unreadable]) -> Table:

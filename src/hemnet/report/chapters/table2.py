@@ -134,8 +134,8 @@ def _show(
     counted = f"means over seeds with 95% intervals, n = {usual} unless a cell says otherwise"
     block.paragraphs.append(f"{shown.title}{of}. {_highest(grid, axis)}")
     how = (
-        f"Mean, number n of seeds; a cell that is pointed at tells its interval. Bold: highest η of a row. "
-        f"Hatched: {missing}."
+        f"Mean, number n of seeds; a cell that is pointed at tells its interval. Bold: of the step sizes "
+        f"of a row, that of the highest mean. Hatched: {missing}."
     )
     block.items += [
         Chart(slug, shown, how + marked.format("Framed"),

@@ -71,23 +71,24 @@ def convergence(section: Section, variant: Variant, slug: str) -> Block | None:
 
 def _convergence_table(variant: Variant, depths: Sequence[int], slug: str) -> Table:
     columns = (
-        Column("T"), Column("head"), Column("L at t=0", 4, False), Column("L at t=T", 4, False),
-        Column("gained", 3, False), Column("last step length", 2, False),
-        Column("components at t=T", 3, False), Column("entropy at t=T", 3, False),
+        Column("T"), Column("T of evaluation"), Column("head"), Column("first L", 4, False),
+        Column("last L", 4, False), Column("gained", 3, False), Column("last step length", 2, False),
+        Column("last components", 3, False), Column("last entropy", 3, False),
     )  # fmt: skip
     rows: list[list[Cell]] = []
     for t in depths:
         for label, group in settings_at(variant, t):
+            at = group.depth("em/log_likelihood")
             first, last, step, components, entropy = (
-                group.phase(f"em/{family}", END, at) for family, at in (
-                    ("log_likelihood", 0), ("log_likelihood", t), ("step_length", t - 1), ("components", t),
-                    ("entropy", t))
+                group.phase(f"em/{family}", END, place) for family, place in (
+                    ("log_likelihood", 0), ("log_likelihood", at), ("step_length", at - 1),
+                    ("components", at), ("entropy", at))
             )  # fmt: skip
             gained = {seed: last[seed] - first[seed] for seed in first.keys() & last.keys()}
-            rows.append([t, label, *map(_mean, (first, last, gained, step, components, entropy))])
+            rows.append([t, at, label, *map(_mean, (first, last, gained, step, components, entropy))])
     caption = (
-        "EM iterations at the end of training, means over seeds; L: log-likelihood, nats per position. What "
-        "is gained is the mean of each run's gain."
+        "EM iterations at the end of training, with the T of evaluation; means over seeds. L: "
+        "log-likelihood, nats per position. What is gained is the mean of each run's gain."
     )
     return Table(f"{slug}_convergence", caption, columns, rows)
 

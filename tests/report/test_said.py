@@ -1,0 +1,214 @@
+"""What a report leaves out of a chart, a table, a test or a comparison is said on its page."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _helpers.fake_runs import change, plausible_rows, write_run
+from _helpers.report_page import page_of, table_of
+from PIL import Image
+
+from hemnet.report.write import write_report
+
+EM, HEM = ("model/head=em",), ("model/head=hem",)
+HEADS = ("em", "hem", "fcn", "pspnet", "nonlocal", "deeplabv3plus", "emanet")
+
+
+def report(folder: Path, *, images: bool = False) -> Path:
+    write_report([folder / "runs"], folder / "report", images=images)
+    return folder / "report"
+
+
+def sides(folder: Path, seeds: int, rows_of, **further) -> None:  # type: ignore[no-untyped-def]
+    """Write em and hem with these seeds and what ``rows_of`` returns of h and the seed."""
+    for overrides, h in ((EM, 0.0), (HEM, 0.5)):
+        for seed in range(seeds):
+            path = folder / f"runs/{h}_{seed}"
+            write_run(path, overrides, seed=seed, miou=0.5, rows=rows_of(h, seed), **further)
+
+
+def halfway(ratio_of) -> object:  # type: ignore[no-untyped-def]
+    """Return a run's rows at T = 3, with a gradient half-way, at t = 1, of ``ratio_of`` of h and the seed."""
+    return lambda h, seed: [
+        {"step": step, "gradient/means/00": 1.0, "gradient/means/01": ratio_of(h, seed),
+         "gradient/means/02": 1.0, "gradient/means/03": 1.0}
+        for step in range(9, 100, 10)
+    ]  # fmt: skip
+
+
+def test_holm_is_over_all_comparisons_of_the_table_of_the_gradient(tmp_path: Path) -> None:
+    rng = np.random.default_rng(24)
+    noise = {(h, seed): 0.15 * rng.normal() for h in (0.0, 0.5) for seed in range(4)}
+    sides(tmp_path, 4, halfway(lambda h, seed: float(np.exp(h + noise[h, seed]))))
+    rows = table_of(report(tmp_path), "synthetic_hem_gradient_halfway")
+    ps = [float(row["p"]) for row in rows]
+    assert len(ps) == 3  # the phases, which are equal here
+    assert ps == pytest.approx([ps[0]] * 3)
+    assert 0.005 < ps[0] < 0.05  # so that the correction decides
+    assert [float(row["p after Holm"]) for row in rows] == pytest.approx([3 * ps[0]] * 3)
+
+
+@pytest.mark.parametrize("zeros", [1, 4])
+def test_seeds_without_any_gradient_half_way_are_counted_and_named(tmp_path: Path, zeros: int) -> None:
+    sides(tmp_path, 4, halfway(lambda h, seed: 0.0 if h == 0 and seed < zeros else 0.1 + h + 0.01 * seed))
+    out = report(tmp_path)
+    row = table_of(out, "synthetic_hem_gradient_halfway")[-1]
+    assert (row["n"], row["at 0"]) == (str(4 - zeros), str(zeros))
+    if zeros == 1:
+        means = [np.exp(np.mean(np.log([0.1 + h + 0.01 * s for s in (1, 2, 3)]))) for h in (0.0, 0.5)]
+        assert [float(row["h = 0"]), float(row["this h"])] == pytest.approx(means)
+        assert float(row["ratio"]) == pytest.approx(means[1] / means[0])
+    else:
+        assert row["verdict"] == "no seed has a value in both"
+    named = ", ".join(f"seed {seed}" for seed in range(zeros))
+    assert f"Left out, since the gradient of one of the two is 0: {named}." in page_of(out).text
+
+
+def test_iterations_of_evaluation_that_are_not_those_of_training_have_their_chapters(tmp_path: Path) -> None:
+    """Metrics of evaluation, em/*, have its T; those of the gradient have the T of training."""
+
+    def rows(h: float, seed: int) -> list[dict[str, float]]:
+        later = plausible_rows(8, h, seed)
+        trained = plausible_rows(3, h, seed)
+        return [row for row in trained if "em/entropy/00" not in row] + [
+            row for row in later if "em/entropy/00" in row
+        ]
+
+    sides(tmp_path, 2, rows, keys={"model.head.iterations_eval": 8})
+    out = report(tmp_path)
+    assert not (out / "tables/problems.csv").exists()
+    found = table_of(out, "synthetic_hem_convergence")
+    assert [(row["T"], row["T of evaluation"]) for row in found] == [("3", "8")] * 2
+    for row, h in zip(found, (0.0, 0.5), strict=True):
+        last = [[r for r in rows(h, seed) if "em/entropy/08" in r][-1]["em/entropy/08"] for seed in range(2)]
+        assert float(row["last entropy"]) == pytest.approx(np.mean(last))
+    assert {path.stem for path in (out / "figures").glob("*.svg")} >= {
+        f"synthetic_hem_{name}" for name in ("gradient_means", "log_likelihood", "convergence")
+    }
+    assert all(float(row["ratio"]) > 1 for row in table_of(out, "synthetic_hem_gradient_halfway"))
+
+
+def test_the_largest_gradient_is_that_of_all_logged_steps(tmp_path: Path) -> None:
+    """Of a run that logs more steps than a chart draws."""
+    values = 1 + np.random.default_rng(0).exponential(size=1500)
+    logged = [{"step": step, "gradient/backbone/all": value} for step, value in enumerate(values)]
+    sides(tmp_path, 1, lambda h, seed: logged)
+    row = table_of(report(tmp_path), "synthetic_hem_gradient_backbone")[0]
+    assert float(row["largest"]) == pytest.approx(values.max())
+    assert float(row["median"]) == pytest.approx(np.median(values))
+
+
+def test_what_is_said_of_times_is_said_of_each_t(tmp_path: Path) -> None:
+    for T, seeds, more in ((1, 3, 1.0), (2, 2, 5.0), (4, 3, 5.0)):
+        for overrides, factor in ((EM, 1.0), (HEM, more)):
+            for seed in range(seeds):
+                seconds = factor * (1 + 0.01 * ((seed + factor) % 3))
+                path = tmp_path / f"runs/{overrides[0][11:]}{T}_{seed}"
+                cost = [{"step": 9, "cost/seconds_per_step": seconds}]
+                write_run(path, overrides, seed=seed, rows=cost, keys={"model.head.iterations": T})
+    text = page_of(report(tmp_path)).text
+    assert (
+        "; the 95% interval excludes 1 at T=4; the 95% interval contains 1 at T=1; not judged (fewer than 3 "
+        "seeds) at T=2 (not corrected for their number)." in " ".join(text.split())
+    ) or ("; not judged (fewer than 3 seeds) at T=2; the 95% interval excludes 1 at T=4; the 95% interval "
+          "contains 1 at T=1 (not corrected for their number)." in " ".join(text.split()))  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "key", "value"), [
+    ("result.json", "device", "NVIDIA H100"), ("result.json", "processes", 2),
+    ("environment.json", "cpu_threads", 2),
+])  # fmt: skip
+def test_times_of_several_machines_are_not_compared(
+    tmp_path: Path, file: str, key: str, value: object
+) -> None:
+    seconds = [{"step": 9, "cost/seconds_per_step": 1.0, "cost/parameters": 5.0}]
+    sides(tmp_path, 3, lambda h, seed: seconds)
+    for run in (tmp_path / "runs").iterdir():
+        change(run / "environment.json", "cpu_threads", 1)
+    alike = report(tmp_path)
+    assert float(table_of(alike, "synthetic_hem_cost_ratio")[0]["s per step"]) == 1
+    assert "several machines" not in page_of(alike).text
+    for run in (tmp_path / "runs").glob("0.5_*"):
+        change(run / file, key, value)
+    if key == "processes":  # with half the images each, so that the settings are the same
+        for h, images in ((0.0, 8), (0.5, 4)):
+            for run in (tmp_path / "runs").glob(f"{h}_*"):
+                change(run / "config.yaml", "data.batch_size", images)
+    out = report(tmp_path)
+    row = table_of(out, "synthetic_hem_cost_ratio")[0]
+    assert (row["s per step"], float(row["parameters"])) == ("", 1)
+    text = page_of(out).text
+    assert "Time of a step" not in text
+    assert "these runs are of several" in text
+    assert "The runs are of several machines, by which minutes differ too." in text
+
+
+def test_what_charts_have_no_room_for_is_named_and_stands_in_the_tables(tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(40)]
+    for i, head in enumerate(HEADS):
+        run = write_run(tmp_path / f"runs/{head}", (f"model/head={head}",), miou=0.5 + i / 99, classes=names)
+        (run / "figures").mkdir()
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(run / "figures/predictions.png")
+    out = report(tmp_path, images=True)
+    rows = table_of(out, "synthetic_hem_classes")
+    assert len(rows) == 40
+    assert {"em", "hem", "emanet", "fcn", "pspnet", "nonlocal", "deeplabv3plus"} <= {
+        name.partition(",")[0] for name in rows[0]
+    }
+    text = page_of(out).text
+    assert "Not drawn, for lack of room: " in text
+    assert "the table has all 40" in text
+    assert "Not shown, for lack of room: predictions of " in text
+    drawn = (out / "figures/synthetic_hem_classes.svg").read_text()
+    assert sum(f">{name}<" in drawn for name in names) == 30
+    cut = text.partition("Not drawn, for lack of room: ")[2].partition(";")[0]
+    assert f">{cut}<" not in drawn
+
+
+def test_few_settings_that_are_alone_have_chapters_and_many_have_a_table_that_says_so(
+    tmp_path: Path,
+) -> None:
+    for count in (2, 6):
+        for i in range(count):
+            keys = {"trainer.max_epochs": 3 + i}
+            write_run(tmp_path / f"{count}/runs/{i}", HEM, rows=plausible_rows(3, 0.5, 0), keys=keys)
+        out = report(tmp_path / str(count))
+        charts = [path.stem for path in (out / "figures").glob("*_gradient_means.svg")]
+        assert len(charts) == (2 if count == 2 else 0)
+        assert len(table_of(out, "synthetic_hem_lone_settings")) == count
+        assert ("are left out, for lack of room" in page_of(out).text) == (count == 6)
+
+
+def test_what_is_left_out_of_a_section_is_said_with_what_it_needs(tmp_path: Path) -> None:
+    """Of hem beside another head, the backbone's gradient was logged, and there is nothing to compare."""
+    for head in ("hem", "fcn"):
+        rows = plausible_rows(3, 0.5, 0)
+        write_run(tmp_path / f"runs/{head}", (f"model/head={head}",), rows=rows)
+    text = page_of(report(tmp_path)).text
+    assert "no data" not in text
+    assert "in parentheses is what each needs, settings to compare or metrics that runs log:" in text
+
+
+def test_the_same_recipe_with_and_without_conclusive_scores_has_two_headings(tmp_path: Path) -> None:
+    for conclusive in (True, False):
+        for overrides in (EM, HEM):
+            path = tmp_path / f"runs/{conclusive}{overrides[0][11:]}"
+            write_run(path, overrides, keys={"conclusive": conclusive})
+    html = (report(tmp_path) / "index.html").read_text()
+    assert "synthetic_hem (conclusive=False)</h2>" in html
+
+
+def test_hem_is_compared_with_other_heads_at_a_t_that_has_it(tmp_path: Path) -> None:
+    """Also where most runs are of a T that has another h alone."""
+
+    def write(name: str, seeds: int, *overrides: str) -> None:
+        for seed in range(seeds):
+            write_run(tmp_path / f"runs/{name}{seed}", overrides, seed=seed, miou=0.5 + seed / 99)
+
+    for T in (1, 2):
+        write(f"T{T}_", 2, *HEM, f"model.head.iterations={T}")
+    write("other", 4, *HEM, "model.head.iterations=3", "model.head.highway_scale=0.9")
+    write("fcn", 2, "model/head=fcn")
+    out = report(tmp_path)
+    heads = [row["head"] for row in table_of(out, "synthetic_hem_heads")]
+    assert heads == ["hem, T=2, h=0.5", "fcn"]
