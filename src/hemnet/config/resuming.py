@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet.config.check import absolute_path
 from hemnet.config.explain import ConfigError
 from hemnet.errors import HemnetError
-from hemnet.runs.identity import leaves
+from hemnet.runs.identity import SHARED, leaves
 from hemnet.runs.redaction import REDACTED
 from hemnet.runs.stored_config import read_config
 
@@ -53,11 +53,21 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     for override in OverridesParser.create().parse_overrides([*overrides]):
         # The recipe is known by its name, and that of another run is refused.
         key = {"experiment": "name"}.get(override.key_or_group, override.key_or_group.replace("/", "."))
+        if key in SHARED:
+            _require_same_shared(stored, config, key)
         if not key.startswith("hydra"):
             _take(stored, config, key)
     for name in ("run_dir", "resume", "runs", *(name for name in config if name not in stored)):
         _take(stored, config, str(name))  # among them parts that the run's version of hemnet did not have
     return _with_secrets(stored, config)
+
+
+def _require_same_shared(stored: DictConfig, config: DictConfig, key: str) -> None:
+    """Refuse to change a key whose value the run's head has taken when the run was made."""
+    own = f"model.head.{key.rpartition('.')[2]}"
+    given, before = OmegaConf.select(config, key), OmegaConf.select(stored, own)
+    if given not in (before, OmegaConf.select(stored, key)):
+        raise ConfigError(f"{key}={given}: the run was made with {own}={before}; leave {key} out")
 
 
 def _take(stored: DictConfig, config: DictConfig, key: str) -> None:
