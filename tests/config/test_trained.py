@@ -1,31 +1,43 @@
 """Which keys of a trained run's configuration reach which command, and what is said of the others."""
 
+import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from _helpers.tiny import PLAIN, call
 from _helpers.untrained import photograph, untrained
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from hemnet.config.build import restore
 from hemnet.config.compose import load
 from hemnet.config.explain import ConfigError
 from hemnet.config.trained import ITERATIONS, REACHING, override
+from hemnet.data import DatasetSpec
 from hemnet.errors import HemnetError
 from hemnet.explore.writing import Wish, explore
+from hemnet.runs.identity import differences
+from hemnet.runs.moved import ROOT
 from hemnet.runs.run import Run
+from hemnet.runs.run_settings import settings
 from hemnet.using.evaluation import evaluate
 from hemnet.using.prediction import predict
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run whose configuration is stored as training stores it, resolved."""
-    run, _ = untrained(tmp_path_factory.mktemp("trained") / "run")
+def as_stored(run: Run) -> Run:
+    """The run with its configuration as training stores it, resolved."""
     stored = OmegaConf.create(OmegaConf.to_container(run.config, resolve=True))
     OmegaConf.save(stored, run.path / "config.yaml")
     return Run.open(run.path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run, _ = untrained(tmp_path_factory.mktemp("trained") / "run")
+    return as_stored(run)
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +153,56 @@ def test_a_run_that_goes_on_refuses_another_shared_value(run: Run) -> None:
     assert load([*words, "model.num_components=4"]).model.head.num_components == 4
     with pytest.raises(ConfigError, match=r"made with model\.head\.highway_scale=0\.5; leave"):
         load([*words, "model.highway_scale=0.9"])
+
+
+@pytest.fixture
+def of_folder(tmp_path: Path) -> Run:
+    """A run on a folder of a user's own, whose classes are red and green."""
+    write_own(tmp_path / "own", ["red", "green"])
+    words = ["data=folder", f"data.root={tmp_path / 'own'}"]
+    spec = DatasetSpec("own", ("red", "green"), ((255, 0, 0), (0, 255, 0)))
+    run, _ = untrained(tmp_path / "run", *words, replacing="data=camvid", spec=spec)
+    OmegaConf.save(
+        OmegaConf.create(OmegaConf.to_container(run.config, resolve=True)), run.path / "config.yaml"
+    )
+    return Run.open(run.path)
+
+
+def write_own(root: Path, classes: list[str]) -> Path:
+    photograph(root / "images" / "val" / "a.png")
+    (root / "masks" / "val").mkdir(parents=True)
+    Image.fromarray(np.arange(24 * 36, dtype=np.uint8).reshape(24, 36) % 2).save(root / "masks/val/a.png")
+    (root / "classes.yaml").write_text("".join(f"- {name}\n" for name in classes))
+    return root
+
+
+def test_the_root_of_the_data_reaches_every_path_made_from_it(of_folder: Run, tmp_path: Path) -> None:
+    place = of_folder.path / "evaluation"
+    own = evaluate(of_folder.path, "last", [], worst=0)
+    moved = write_own(tmp_path / "moved", ["red", "green"])
+    shutil.rmtree(tmp_path / "own")
+    assert evaluate(of_folder.path, "last", [f"data.root={moved}"], worst=0) == own
+    assert [path.name for path in place.iterdir()] == ["last"], "the same images are the same evaluation"
+    assert json.loads((place / "last" / "result.json").read_text())["changes"] == {}
+    other = write_own(tmp_path / "other", ["green", "red"])
+    with pytest.raises(HemnetError, match="choose data with the same classes, in one order"):
+        evaluate(of_folder.path, "last", [f"data.root={other}"])
+    (moved / "classes.yaml").unlink()
+    with pytest.raises(HemnetError, match=r"moved/classes\.yaml: no such file.*data\.val\.classes="):
+        evaluate(of_folder.path, "last", [f"data.root={moved}"])
+    named = [f"data.root={moved}", "data.val.classes=[red,green]"]
+    assert evaluate(of_folder.path, "last", named, worst=0) == own
+
+
+def test_a_run_goes_on_with_data_that_were_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "own.yaml").write_text("defaults:\n  - override /data: folder\n")
+    words = ["experiment=own", "data.root=/old"]
+    run, _ = untrained(tmp_path / "run", *words, replacing="data=camvid")
+    before = as_stored(run).config
+    config = load([f"resume={run.path}", "experiment=own", "data.root=/moved"])
+    assert config.data.train.classes == config.data.val.classes == "/moved/classes.yaml"
+    assert differences(before, config) == []
+    one, two = (settings(OmegaConf.to_container(each)) for each in (before, config))
+    assert one | {ROOT: ""} == two | {ROOT: ""}

@@ -7,6 +7,7 @@ effect.
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +17,8 @@ from hemnet.config.check import check
 from hemnet.config.explain import ConfigError, explain
 from hemnet.config.overrides import parse_override
 from hemnet.runs.identity import SHARED, below, leaves
+from hemnet.runs.moved import ROOT, moved
+from hemnet.wording import shortened
 
 Command = Literal["evaluate", "predict", "explore", "explore IMAGES", "export", "cost"]
 # What evaluation takes from the configured trainer: where to run and how to compute. The rest is of training.
@@ -24,7 +27,7 @@ EVALUATION = (
     "inference_mode", "plugins", "sync_batchnorm", "use_distributed_sampler",
 )  # fmt: skip
 _NETWORK = ("model.head", "model.backbone", "task.float32_precision")
-_IMAGES = ("data.root", "data.val", "data.eval_transform")
+_IMAGES = (ROOT, "data.val", "data.eval_transform")
 REACHING: dict[Command, tuple[str, ...]] = {
     "evaluate": (
         *_NETWORK, "inference", *_IMAGES, "data._target_", "data.eval_batch_size", "data.num_workers",
@@ -38,6 +41,12 @@ REACHING: dict[Command, tuple[str, ...]] = {
     "cost": _NETWORK,
 }  # fmt: skip
 """The keys, or beginnings of keys, that each command on a trained run obeys; see also `OF_TRAINING`."""
+# What every configuration that training stores has, and commands read without a default.
+_STORED = (
+    "name", "seed", "data.train._target_", "data.val._target_", "data.eval_transform._target_",
+    "model.backbone._target_", "model.head._target_", "optim._target_", "task._target_",
+    *(f"trainer.{name}" for name in ("_target_", "accelerator", "devices", "num_nodes", "precision")),
+)  # fmt: skip
 ITERATIONS = ("model.head.iterations", "model.head.iterations_eval")
 """The keys that a command's option ``--iterations`` decides."""
 OF_TRAINING = {
@@ -53,7 +62,8 @@ def override(
     """Return a checked copy of a run's configuration, changed by ``key=value`` in Hydra's grammar.
 
     ``data=NAME`` puts another data set in the place of the run's, see `hemnet.config.compose.other_data`; the
-    other assignments change that, wherever they stand.
+    other assignments change that, wherever they stand. With ``data.root`` change the paths in it, as that of
+    the file of classes.
 
     Args:
         config: the run's.
@@ -62,11 +72,12 @@ def override(
         decided: keys that an option of the command has decided, as ``--iterations`` does.
 
     Raises:
-        ConfigError: an assignment has no ``=``, names an unknown key, contradicts another one, or does not
-            reach the command; or a value is wrong.
+        ConfigError: the run's configuration is damaged; an assignment has no ``=``, names an unknown key,
+            contradicts another one, or does not reach the command; or a value is wrong.
     """
     from hemnet.training.inference import PLAIN  # here, since it needs torch
 
+    _require_whole(config)
     changed = config.copy()
     if "inference" not in changed:  # a run of a version without this key
         changed.inference = {"_target_": "hemnet.training.inference.Inference", **asdict(PLAIN)}
@@ -85,6 +96,14 @@ def override(
     return changed
 
 
+def _require_whole(config: DictConfig) -> None:
+    """Raise a ConfigError if a stored configuration lacks a part that commands on a trained run need."""
+    every = dict(leaves(OmegaConf.to_container(config)))
+    if lacking := [key for key in _STORED if key not in every]:
+        place = Path(str(config.get("run_dir"))) / "config.yaml"
+        raise ConfigError(f"{place} lacks {shortened(lacking, 3)}: restore the file")
+
+
 def _read(assignments: Sequence[str]) -> dict[str, Any]:
     """Return the values by their keys: first the data set, then its root, on which others may build."""
     given: dict[str, Any] = {}
@@ -98,7 +117,7 @@ def _read(assignments: Sequence[str]) -> dict[str, Any]:
         if key in given and given[key] != value:
             raise ConfigError(f"{key} is given twice, as {given[key]} and as {value}: give it once")
         given[key] = value
-    first = [key for key in ("data", "data.root") if key in given]
+    first = [key for key in ("data", ROOT) if key in given]
     return {key: given[key] for key in [*first, *given]}
 
 
@@ -112,6 +131,8 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
 
         config.data = other_data(value, config.data)
         return
+    if key == ROOT and isinstance(value, str):
+        config.data = moved(OmegaConf.to_container(config.data), OmegaConf.select(config, ROOT), value)
     if value == {} and OmegaConf.select(config, key):
         raise ConfigError(f"{key}={{}} changes nothing, since it names no key: give {key}.KEY=VALUE")
     OmegaConf.update(config, key, value, force_add=True)  # `check` knows which keys there may be
@@ -121,7 +142,7 @@ def _unreached(config: DictConfig, key: str, command: Command, decided: Sequence
     """Return why a changed key does not reach a command, and what does; None if it reaches it."""
     if key in decided:
         return "an option of the command decides it; leave one of the two out"
-    if key == "data.root" and "root" in config.data.val:
+    if key == ROOT and "root" in config.data.val:
         return "the images of this run have a root of their own; give data.val.root"
     if key == "model.head.iterations" and config.model.head.get("iterations_eval") is not None:
         return "this run is evaluated with model.head.iterations_eval; give that"

@@ -18,7 +18,8 @@ import numpy as np
 from hemnet.report.collect import Record
 from hemnet.report.setting_labels import Settings, labels
 from hemnet.report.significance import Estimate, score
-from hemnet.runs.run_settings import DATA, HEAD, HEAD_KIND
+from hemnet.runs.moved import ROOT
+from hemnet.runs.run_settings import HEAD, HEAD_KIND
 
 EM_HEADS = ("em", "hem")
 USUAL_MODE = "unrolled"
@@ -192,7 +193,7 @@ def _settings_of(records: Sequence[Record]) -> list[dict[str, str]]:
     for own, side, counts in zip(every, sides, pixels, strict=True):
         if len(seen[side]) > 1:
             which = hashlib.sha256(counts.encode()).hexdigest()[:6] if counts else "images not recorded"
-            own[DATA] = f"{own.get(DATA, '')} ({which})"
+            own[ROOT] = f"{own.get(ROOT, '')} ({which})"
     return every
 
 
