@@ -16,10 +16,10 @@ from PIL import Image
 
 from hemnet import evaluate as door
 from hemnet.config.build import restore
-from hemnet.config.command_line import override
 from hemnet.config.compose import load
 from hemnet.config.explain import ConfigError
 from hemnet.config.paths import EXPERIMENTS
+from hemnet.config.trained import override
 from hemnet.data import CAMVID, normalize, read_image
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
@@ -500,7 +500,7 @@ def test_any_split_and_any_data_set_of_the_run_s_classes_can_be_evaluated(
     found = json.loads((folder / "result.json").read_text())
     assert found["metrics"] == expected["metrics"]
     assert found["changes"]["data.val._target_"] == "hemnet.data.Folder"
-    config = override(Run.open(run_dir).config, ["data=folder", f"data.root={own}"])
+    config = override(Run.open(run_dir).config, ["data=folder", f"data.root={own}"], "evaluate")
     assert config.data.eval_transform == Run.open(run_dir).config.data.eval_transform
     with pytest.raises(HemnetError, match="choose data with the same classes"):
         evaluate(run_dir, "last", ["data=synthetic"])

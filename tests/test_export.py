@@ -18,8 +18,8 @@ from PIL import Image
 from torch import nn
 
 from hemnet.config.build import build_inference, build_network, restore
-from hemnet.config.command_line import override
 from hemnet.config.compose import load
+from hemnet.config.trained import override
 from hemnet.data import CAMVID
 from hemnet.data.transforms import resize_image
 from hemnet.em import HighwayEM
@@ -176,7 +176,7 @@ def test_the_example_gives_the_masks_of_predict_however_the_run_is_evaluated(tmp
     for i, (way, size) in enumerate(itertools.product(WAYS, [(90, 120), (101, 67)])):
         photograph(tmp_path / "photo.png", size)
         # As the file would be of a run with these settings.
-        used = override(run.config, way)
+        used = override(run.config, way, "predict")
         found = example["Network"](str(exported))
         inference = build_inference(used)
         about = describe(Run(run.path, used), "last", spec, network, inference)

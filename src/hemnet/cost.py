@@ -10,8 +10,9 @@ import hemnet.lab
 
 import argparse
 
-from hemnet.config.command_line import override, parse, run_entry
+from hemnet.config.command_line import parse, run_entry
 from hemnet.config.compose import load
+from hemnet.config.trained import override
 from hemnet.errors import HemnetError
 from hemnet.runs.run import Run
 from hemnet.storage.places import absolute
@@ -36,8 +37,10 @@ def _entry() -> None:
     options, assignments = parse(parser)
     if min(*options.size, options.batch, options.repeats) < 1:
         raise HemnetError("--size, --batch and --repeats take numbers of at least 1")
+    if options.run and options.classes:
+        raise HemnetError("--classes is for a recipe: a run has its own classes, so leave --classes out")
     run = Run.open(options.run) if options.run else None
-    config = override(run.config, assignments) if run else load([*assignments])
+    config = override(run.config, assignments, "cost") if run else load([*assignments])
     from hemnet.using.costing import report_cost  # here, as it takes seconds, which --help does without
 
     report_cost(

@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from hemnet import cost
-from hemnet.config.command_line import override
 from hemnet.config.compose import load
 from hemnet.config.explain import ConfigError
 from hemnet.config.machine import devices_to_use, on_this_machine
@@ -111,9 +110,8 @@ def test_what_is_there_is_used(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    config = override(
-        load(tiny(tmp_path, tmp_path / "run")), [f"trainer.{k}={v}" for k, v in ON_GPUS.items()]
-    )
+    config = load(tiny(tmp_path, tmp_path / "run"))
+    config.trainer.update(ON_GPUS)
     before = config.copy()
     trainer = on_this_machine(config).trainer
     assert {key: trainer[key] for key in found} == found

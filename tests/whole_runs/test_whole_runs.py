@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from _helpers import entries
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from hemnet.runs import checkpoints
@@ -91,6 +92,9 @@ def test_compiled_and_eager_runs_agree_and_each_goes_on_with_the_others_checkpoi
     assert len(pairs) == 8
     assert pairs[0][0] == pytest.approx(pairs[0][1], rel=first)
     assert all(one == pytest.approx(other, rel=1e-2) for one, other in pairs)
-    for name, other in (("eager", "true"), ("compiled", "false")):
-        done = entries.call("hemnet.evaluate", str(tmp_path / name), f"task.compile={other}", cwd=tmp_path)
+    for name, other in (("eager", True), ("compiled", False)):
+        config = OmegaConf.load(tmp_path / name / "config.yaml")
+        config.task.compile = other
+        OmegaConf.save(config, tmp_path / name / "config.yaml")
+        done = entries.call("hemnet.evaluate", str(tmp_path / name), cwd=tmp_path)
         assert done.returncode == 0, done.stderr

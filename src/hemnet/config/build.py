@@ -17,6 +17,7 @@ from hemnet.config.explain import ConfigError
 from hemnet.config.machine import check_batch_statistics, devices_to_use, gpu_count
 from hemnet.config.refusals import refusal
 from hemnet.config.targets import require_known_targets
+from hemnet.config.trained import EVALUATION
 from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Transform
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
@@ -32,12 +33,6 @@ from hemnet.training.task import SegmentationTask
 from hemnet.wording import counted, one_line
 
 log = logging.getLogger(__name__)
-
-# What evaluation takes from the configured trainer: where to run and how to compute. The rest is of training.
-EVALUATION = (
-    "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic",
-    "inference_mode", "plugins", "sync_batchnorm", "use_distributed_sampler",
-)  # fmt: skip
 
 
 def _build(config: DictConfig, key: str, **given: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Shared by the commands: arguments, error messages, changes to a stored configuration, tables of scores."""
+"""Shared by the commands: arguments, error messages, tables of scores."""
 
 import argparse
 import codecs
@@ -10,17 +10,12 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hemnet.config.check import check
-from hemnet.config.explain import ConfigError, explain
-from hemnet.config.overrides import parse_override, split
+from hemnet.config.overrides import split
 from hemnet.errors import HemnetError
 from hemnet.runs.redaction import redacted_terminal
 from hemnet.storage.places import absolute
@@ -123,7 +118,9 @@ def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str
 
     The inference options become assignments, so that they are checked like all keys.
     """
-    parser.add_argument_group("changes", "key=value changes the run's config, such as data.root=FOLDER")
+    parser.add_argument_group(
+        "changes", "key=value changes the run's config, such as model.head.iterations_eval=8"
+    )
     parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [key=value ...]"
     words, assignments = split(parser, sys.argv[1:])
     # Intermixed: of several words without an option, some may come before options and some after them. With
@@ -135,38 +132,6 @@ def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str
     if getattr(options, "flip", False):
         assignments.append("inference.flip=true")
     return options, assignments
-
-
-def override(config: DictConfig, assignments: Sequence[str]) -> DictConfig:
-    """Return a checked copy of a stored configuration, changed by ``key=value`` in Hydra's grammar.
-
-    ``data=NAME`` puts another data set in the place of the run's, see `hemnet.config.compose.other_data`;
-    later assignments change it.
-
-    Raises:
-        ConfigError: an assignment has no ``=``, or names a key that the configuration does not have.
-    """
-    from hemnet.training.inference import PLAIN  # here, since it needs torch
-
-    changed = config.copy()
-    if "inference" not in changed:  # a run of a version without this key
-        changed.inference = {"_target_": "hemnet.training.inference.Inference", **asdict(PLAIN)}
-    OmegaConf.set_struct(changed, True)
-    for assignment in assignments:
-        parsed = parse_override(assignment)
-        if parsed.is_sweep_override():
-            raise ConfigError(f"{assignment}: several values; one is used here, and a list is written [a,b]")
-        try:
-            if parsed.key_or_group == "data" and isinstance(parsed.value(), str):
-                from hemnet.config.compose import other_data  # here, since it is slow to import
-
-                changed.data = other_data(str(parsed.value()), changed.data)
-            else:
-                OmegaConf.update(changed, parsed.key_or_group, parsed.value())
-        except OmegaConfBaseException as error:
-            raise explain(error) from error
-    check(changed)
-    return changed
 
 
 SUMMARY = {

@@ -21,7 +21,7 @@ from hemnet.runs.redaction import is_secret, redact_argument
 from hemnet.storage.places import absolute
 
 # A key and an equals sign. Without slashes, so that a path is not taken for a key.
-ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=")
+ASSIGNMENT = re.compile(r"\+{0,2}[A-Za-z_][\w.]*=")
 PATH = re.compile(r"~|/|\.\.?/")
 """How a value begins that can only be a path."""
 # Hydra's options that are followed by a value, and of these the ones whose value is a folder.

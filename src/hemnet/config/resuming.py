@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -10,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet.config.check import absolute_path
 from hemnet.config.explain import ConfigError
 from hemnet.errors import HemnetError
-from hemnet.runs.identity import leaves
+from hemnet.runs.identity import SHARED, leaves
+from hemnet.runs.moved import ROOT, moved
 from hemnet.runs.redaction import REDACTED
 from hemnet.runs.stored_config import read_config
 
@@ -49,15 +49,29 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     stored = read_config(require_run(config.resume) / "config.yaml")
     for part in PATHS:
         if OmegaConf.select(stored, part) is not None:
-            stored[part] = _moved(OmegaConf.to_container(stored[part]), stored.get("run_dir"), config.run_dir)
+            stored[part] = moved(OmegaConf.to_container(stored[part]), stored.get("run_dir"), config.run_dir)
     for override in OverridesParser.create().parse_overrides([*overrides]):
         # The recipe is known by its name, and that of another run is refused.
         key = {"experiment": "name"}.get(override.key_or_group, override.key_or_group.replace("/", "."))
+        if key in SHARED:
+            _require_same_shared(stored, config, key)
+        if key == ROOT:
+            stored.data = moved(
+                OmegaConf.to_container(stored.data), stored.data.get("root"), config.data.root
+            )
         if not key.startswith("hydra"):
             _take(stored, config, key)
     for name in ("run_dir", "resume", "runs", *(name for name in config if name not in stored)):
         _take(stored, config, str(name))  # among them parts that the run's version of hemnet did not have
     return _with_secrets(stored, config)
+
+
+def _require_same_shared(stored: DictConfig, config: DictConfig, key: str) -> None:
+    """Refuse to change a key whose value the run's head has taken when the run was made."""
+    own = f"model.head.{key.rpartition('.')[2]}"
+    given, before = OmegaConf.select(config, key), OmegaConf.select(stored, own)
+    if given not in (before, OmegaConf.select(stored, key)):
+        raise ConfigError(f"{key}={given}: the run was made with {own}={before}; leave {key} out")
 
 
 def _take(stored: DictConfig, config: DictConfig, key: str) -> None:
@@ -71,17 +85,6 @@ def _take(stored: DictConfig, config: DictConfig, key: str) -> None:
     node = OmegaConf.select(stored, parent) if parent else stored
     if isinstance(node, DictConfig) and name in node:
         del node[name]
-
-
-def _moved(node: Any, old: str | None, new: str) -> Any:
-    """Return nested containers in which paths at or below the folder ``old`` are at or below ``new``."""
-    if isinstance(node, dict):
-        return {key: _moved(value, old, new) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_moved(value, old, new) for value in node]
-    if isinstance(node, str) and old and (node == old or node.startswith(f"{old}/")):
-        return new + node.removeprefix(old)
-    return node
 
 
 def _with_secrets(stored: DictConfig, config: DictConfig) -> DictConfig:

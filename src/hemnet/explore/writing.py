@@ -12,8 +12,8 @@ import torch
 from omegaconf import DictConfig
 
 from hemnet.config.build import build_eval_transform, build_inference, restore
-from hemnet.config.command_line import override
 from hemnet.config.machine import device_for, on_this_machine
+from hemnet.config.trained import ITERATIONS, override
 from hemnet.data import DatasetSpec
 from hemnet.em import HighwayEM
 from hemnet.errors import HemnetError
@@ -86,7 +86,8 @@ def explore(
             the same network, settings and photographs.
     """
     run = Run.open(folder)
-    config = override(run.config, assignments)
+    decided = () if wish.iterations is None else ITERATIONS
+    config = override(run.config, assignments, "explore IMAGES" if wish.paths else "explore", decided)
     if used := build_inference(config).settings:
         log.info("the page shows whole photographs, once; this is not used: inference %s", " ".join(used))
     origin = Origin.of(run, which, config)

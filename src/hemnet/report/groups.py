@@ -19,11 +19,12 @@ from hemnet.report.collect import Record
 from hemnet.report.setting_labels import Settings, labels
 from hemnet.report.significance import Estimate, score
 from hemnet.runs.identity import below
-from hemnet.runs.run_settings import DATA, HEAD, HEAD_KIND, ITERATIONS_EVAL, VALIDATION
+from hemnet.runs.moved import ROOT
+from hemnet.runs.run_settings import HEAD, HEAD_KIND, ITERATIONS_EVAL, VALIDATION
 
 EM_HEADS = ("em", "hem")
 USUAL_MODE = "unrolled"
-OF_THE_IMAGES = (DATA, VALIDATION, "data.eval_transform", "model.num_classes")
+OF_THE_IMAGES = (ROOT, VALIDATION, "data.eval_transform", "model.num_classes")
 """Settings that decide on how many labelled pixels of which class a run is scored."""
 DIMENSIONS = {
     f"{HEAD}{name}"
@@ -202,7 +203,7 @@ def _settings_of(records: Sequence[Record]) -> list[dict[str, str]]:
     for own, side, counts in zip(every, sides, pixels, strict=True):
         if len(seen[side]) > 1:
             which = hashlib.sha256(counts.encode()).hexdigest()[:6] if counts else "images not recorded"
-            own[DATA] = f"{own.get(DATA, '')} ({which})"
+            own[ROOT] = f"{own.get(ROOT, '')} ({which})"
     return every
 
 

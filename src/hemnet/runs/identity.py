@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
+from hemnet.runs.moved import without_root
 from hemnet.runs.redaction import is_secret, redact
 
 PLAIN_HEADS = {
@@ -171,9 +172,10 @@ def differences(one: DictConfig, other: DictConfig) -> list[str]:
 
     Without a difference, one run may be resumed with the configuration of the other. These are free:
     placement, `SHARED`, `WATCHING`, and callbacks that watch. Those of `LENGTH` are among the differences.
-    A path is the same whether it is relative, as older runs have stored it, or absolute.
+    A path is the same whether it is relative, as older runs have stored it, or absolute, and one in the data
+    set wherever the root of that is.
     """
-    first, second = (dict(leaves(OmegaConf.to_container(config))) for config in (one, other))
+    first, second = (dict(leaves(without_root(OmegaConf.to_container(config)))) for config in (one, other))
     keys = sorted(key for key in first.keys() | second.keys() if not _same(first.get(key), second.get(key)))
     return [
         key

@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
 from hemnet.runs.checkpoints import fingerprint
-from hemnet.runs.identity import job_name, leaves
+from hemnet.runs.identity import below, job_name, leaves
+from hemnet.runs.moved import without_root
 from hemnet.runs.redaction import is_secret, redact
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.files import file_digest
@@ -37,7 +38,7 @@ class Origin:
         digest: the hash of the checkpoint file, SHA-256 in hex.
         settings: the inference options that differ from plain inference, see `Inference.settings`.
         changes: the values that differ from the run's configuration, by key, of the keys in `DETERMINING`.
-            The root of a data set is left out: its files may have been moved.
+            The root of a data set is left out, also where it begins a path: its files may have been moved.
     """
 
     run: Path
@@ -125,8 +126,9 @@ def output_name(
 
 def _changes(stored: DictConfig, used: DictConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    plain = [without_root(OmegaConf.to_container(config, resolve=True)) for config in (stored, used)]
     for top in DETERMINING:
-        before, after = (_leaves(config, top) for config in (stored, used))
+        before, after = (_leaves(config, top) for config in plain)
         for key in after | before:
             value = after.get(key)
             # As JSON, in which 1 is not 1.0.
@@ -136,8 +138,5 @@ def _changes(stored: DictConfig, used: DictConfig) -> dict[str, Any]:
     return found
 
 
-def _leaves(config: DictConfig, top: str) -> dict[str, Any]:
-    node = OmegaConf.select(config, top)
-    return dict(
-        leaves(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node, top)
-    )
+def _leaves(config: Any, top: str) -> dict[str, Any]:
+    return {key: value for key, value in leaves(config) if below(key, [top])}

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hemnet.processes.ranks import asked_devices
 from hemnet.runs.identity import PLACES, SHARED, below, identity, is_watcher, leaves
+from hemnet.runs.moved import ROOT, without_root
 from hemnet.runs.run import EXTENDED
 
 # Settings about where a run is made and what is logged; they do not change what is learnt.
@@ -18,7 +19,6 @@ LEFT_OUT_NAMES = {
     "profiler", "default_root_dir", "log_every_n_steps", "benchmark", "enable_progress_bar",
     "enable_model_summary", "detect_anomaly", "num_sanity_val_steps", "eval_batch_size",
 }  # fmt: skip
-DATA = "data.root"
 VALIDATION = "data.val"
 """The node of the images that a score is of: scores of others are never compared."""
 HEAD = "model.head."
@@ -48,7 +48,7 @@ def settings(
     }  # fmt: skip
     kept = {
         key: _text(value)
-        for key, value in leaves({**config, "callbacks": acting})
+        for key, value in leaves(without_root({**config, "callbacks": acting}))
         if value not in (None, {}) and not below(key, LEFT_OUT)
         and key.rpartition(".")[2] not in LEFT_OUT_NAMES
     }  # fmt: skip
@@ -60,7 +60,7 @@ def settings(
         known = processes is not None or trainer.get("accelerator") == "cpu"  # where all devices are one
         kept["data.batch_size"] = str(batch * (processes or 1)) if known else f"{batch} a process"
     if folder := data_folder(config):
-        kept[DATA] = folder.casefold()
+        kept[ROOT] = folder.casefold()
     return kept
 
 

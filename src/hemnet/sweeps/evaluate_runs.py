@@ -6,9 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.config.command_line import override
 from hemnet.config.machine import on_this_machine
 from hemnet.config.paths import recipe
+from hemnet.config.trained import ITERATIONS, override
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import FOLDER, results_of
 from hemnet.runs.finding import find_runs
@@ -68,7 +68,7 @@ def evaluate_runs(
     for job, path in zip(jobs, paths, strict=True):
         try:
             run = Run.open(path)
-            config = override(run.config, assignments)
+            config = override(run.config, assignments, "evaluate", ITERATIONS if iterations else ())
             job.overrides = _arguments(run, config, which, assignments, iterations, worst)
             slots = slots or slots_for(on_this_machine(config, assignments), parallel, None)
         except _NothingToDo as reason:

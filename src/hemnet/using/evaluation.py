@@ -13,13 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet.callbacks.evaluation_record import EvaluationRecord
 from hemnet.callbacks.label_check import LabelCheck
 from hemnet.config.build import build_evaluation_data, build_evaluator, build_inference, build_task, restore
-from hemnet.config.command_line import (
-    SUMMARY,
-    override,
-    print_scores,
-    print_sweep,
-)
+from hemnet.config.command_line import SUMMARY, print_scores, print_sweep
 from hemnet.config.machine import on_this_machine
+from hemnet.config.trained import ITERATIONS, override
 from hemnet.data import DataError, DatasetSpec, SegmentationData
 from hemnet.data.readers import has_labels
 from hemnet.em import HighwayEM
@@ -77,7 +73,7 @@ def evaluate(
             to write to holds the output of another origin.
     """
     run = Run.open(folder)
-    config = override(run.config, assignments)
+    config = override(run.config, assignments, "evaluate", ITERATIONS if iterations else ())
     inference = build_inference(config)
     origin = Origin.of(run, which, config, inference.settings)
     place = output or run.path / FOLDER / origin.name

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 import hemnet
 from hemnet.config.build import build_eval_transform, build_inference, restore
-from hemnet.config.command_line import override
 from hemnet.config.machine import on_this_machine
+from hemnet.config.trained import override
 from hemnet.data import IGNORE_INDEX, DatasetSpec, EvalTransform
 from hemnet.data.transforms import MEAN_RGB, STD_RGB
 from hemnet.errors import HemnetError
@@ -77,7 +77,7 @@ def export(
     path = Path(output) if output else run.path / f"model_{which}{'_whole' * whole}{kind.suffix}"
     if path.suffix != kind.suffix:
         raise HemnetError(f"{path} must end in {kind.suffix}, by which other programs recognise the format")
-    config = override(run.config, [])
+    config = override(run.config, [], "export")
     inference = build_inference(config)
     origin = Origin.of(run, which, config, inference.settings)
     if path.is_file():

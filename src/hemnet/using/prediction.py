@@ -17,8 +17,8 @@ from typing import TypeVar
 import torch
 
 from hemnet.config.build import build_eval_transform, build_inference, restore
-from hemnet.config.command_line import override
 from hemnet.config.machine import device_for, on_this_machine
+from hemnet.config.trained import override
 from hemnet.data import DataError, EvalTransform
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
@@ -84,7 +84,7 @@ def predict(
             output of another origin; or an image could not be read, segmented or written.
     """
     run = Run.open(folder)
-    config = override(run.config, assignments)
+    config = override(run.config, assignments, "predict")
     transform, inference = build_eval_transform(config), build_inference(config)
     origin = Origin.of(run, which, config, inference.settings)
     output = output or run.path / (FOLDER if origin.name == "last" else f"{FOLDER}-{origin.name}")

@@ -92,8 +92,8 @@ def _load(path: Path) -> Any:
         return yaml.safe_load(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file of classes; write one with a line '- NAME' per label 0, 1, ..., or set "
-            "data.train.classes='[NAME, NAME, ...]'"
+            f"{path}: no such file of classes; write one with a line '- NAME' per label 0, 1, ..., or give "
+            "names, data.train.classes='[NAME, NAME, ...]', or of a trained run data.val.classes='[...]'"
         ) from None
     # ValueError: the file is not UTF-8, or has an impossible date.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

@@ -13,7 +13,8 @@ from hemnet.report.groups import Group, Section, group_labels
 from hemnet.report.images import figure_of
 from hemnet.report.setting_labels import TARGET, Settings, labels
 from hemnet.runs.identity import below
-from hemnet.runs.run_settings import DATA, VALIDATION, data_folder
+from hemnet.runs.moved import ROOT
+from hemnet.runs.run_settings import VALIDATION, data_folder
 
 NAMED_BY_FOLDER = ("Folder", "Table")
 """Classes of users' own data, which are called as their folder is."""
@@ -42,7 +43,7 @@ def leaderboard(made: Sequence[Section], folder: Path) -> Block | None:
     """
     by_data: dict[frozenset[tuple[str, str]], list[Entry]] = defaultdict(list)
     for section in made:
-        scored = frozenset((k, v) for k, v in section.settings.items() if below(k, (VALIDATION, DATA)))
+        scored = frozenset((k, v) for k, v in section.settings.items() if below(k, (VALIDATION, ROOT)))
         by_data[scored] += [(section, group) for group in section.groups]
     if not by_data:
         return None
@@ -64,7 +65,7 @@ def _names(by_data: Mapping[frozenset[tuple[str, str]], Sequence[Entry]]) -> lis
     """Return the name of each data set: its class or folder, and what tells it from others of that name."""
     every = [dict(data) for data in by_data]
     short = [_name(data, section) for data, ((section, _), *_) in zip(every, by_data.values(), strict=True)]
-    for hidden in ((DATA,), ()):  # the folder is named where names alone do not tell data sets apart
+    for hidden in ((ROOT,), ()):  # the folder is named where names alone do not tell data sets apart
         told = labels(every, hidden=(f"{VALIDATION}.{TARGET}", *hidden))
         names = [f"{name} ({text})" if text else name for name, text in zip(short, told, strict=True)]
         if len({*names}) == len(names):
