@@ -55,6 +55,9 @@ def _call(node: Any, key: str, **given: Any) -> Any:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         if isinstance(cause, HemnetError):
             raise cause from error
+        if key.startswith("model.") and isinstance(cause, RuntimeError | ArithmeticError):
+            # torch cannot make a layer of this size. It is no lack of memory for images: there are none yet.
+            raise ConfigError(f"{key}: {one_line(cause)}") from error
         if (said := refusal(cause, node, key)) is not None:
             raise said from error
         if isinstance(cause, ValueError | TypeError):
