@@ -42,8 +42,10 @@ def _entry() -> None:
     many.add_argument("--parallel", type=int, metavar="N",
                       help="runs at a time; default: as many as there are GPUs for, or 1 on CPU")  # fmt: skip
     options, assignments = parse(parser)
-    if options.split:
-        assignments.append(f"data.val.split={options.split}")
+    if options.worst is not None and options.worst < 0:
+        raise HemnetError(f"--worst {options.worst}: give a number of 0 or more")
+    if options.parallel is not None and options.parallel < 1:
+        raise HemnetError(f"--parallel {options.parallel}: give a number of 1 or more")
     log_to_terminal()
     folders, iterations = options.run, options.iterations
     if options.sweep:
@@ -52,6 +54,8 @@ def _entry() -> None:
     if not folders:
         raise HemnetError("name a run directory, a folder of runs, or a sweep of evaluations with --sweep")
     if options.sweep is None and len(folders) == 1 and (folders[0] / "config.yaml").is_file():
+        if options.parallel is not None:
+            raise HemnetError("--parallel is for several runs: leave it out, or name a folder of runs")
         from hemnet.using.evaluation import evaluate  # here, as it takes seconds, which --help does without
 
         evaluate(folders[0], options.checkpoint, assignments, iterations=iterations, output=options.output,

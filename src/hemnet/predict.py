@@ -21,11 +21,13 @@ def _entry() -> None:
     parser.add_argument("--batch", type=int, metavar="N",
                         help="images of one size in a pass; default: data.eval_batch_size")  # fmt: skip
     options, assignments = parse(parser)
+    if options.batch is not None:
+        assignments.append(f"data.eval_batch_size={options.batch}")
     log_to_terminal()
     Run.open(options.run)  # an error before what takes seconds to import
     from hemnet.using.prediction import Wanted, predict
 
-    wanted = Wanted(options.confidence, options.probabilities, options.batch)
+    wanted = Wanted(options.confidence, options.probabilities)
     predict(options.run, options.input, options.checkpoint, options.output, assignments, wanted)
 
 

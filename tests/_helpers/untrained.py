@@ -39,6 +39,13 @@ def untrained(
     return Run.open(path), state
 
 
+def as_stored(run: Run) -> Run:
+    """The run with its configuration as training stores it, resolved."""
+    stored = OmegaConf.create(OmegaConf.to_container(run.config, resolve=True))
+    OmegaConf.save(stored, run.path / "config.yaml")
+    return Run.open(run.path)
+
+
 def photograph(path: Path, seed: int = 0, size: tuple[int, int] = (24, 36)) -> Path:
     """Write noise of a size (height, width) as an image, the same for the same seed; return its path."""
     path.parent.mkdir(exist_ok=True, parents=True)

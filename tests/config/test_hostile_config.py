@@ -148,6 +148,16 @@ def test_a_part_of_a_network_has_none_within_that_fetches_weights(
     assert not asked
 
 
+@pytest.mark.parametrize("value", [-1, 10**12, 10**30])
+@pytest.mark.parametrize("key", ["model.head.channels", "model.backbone.width", "model.head.num_components"])
+def test_a_size_that_no_layer_can_have_is_named(key: str, value: int, tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    OmegaConf.update(config, key, value)
+    with pytest.raises(ConfigError, match=rf"^{key.rpartition('.')[0]}: .") as caught:
+        build_network(config, 3)
+    assert "\n" not in str(caught.value)
+
+
 def test_evaluation_leaves_no_profile(tmp_path: Path) -> None:
     profiler = {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "dirpath": str(tmp_path / "any")}
     config = configured(tmp_path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from _helpers.tiny import PLAIN, call
-from _helpers.untrained import photograph, untrained
+from _helpers.untrained import as_stored, photograph, untrained
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -25,13 +25,6 @@ from hemnet.runs.run import Run
 from hemnet.runs.run_settings import settings
 from hemnet.using.evaluation import evaluate
 from hemnet.using.prediction import predict
-
-
-def as_stored(run: Run) -> Run:
-    """The run with its configuration as training stores it, resolved."""
-    stored = OmegaConf.create(OmegaConf.to_container(run.config, resolve=True))
-    OmegaConf.save(stored, run.path / "config.yaml")
-    return Run.open(run.path)
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +199,30 @@ def test_a_run_goes_on_with_data_that_were_moved(tmp_path: Path, monkeypatch: py
     assert differences(before, config) == []
     one, two = (settings(OmegaConf.to_container(each)) for each in (before, config))
     assert one | {ROOT: ""} == two | {ROOT: ""}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "seed", "name", "trainer", "trainer.accelerator", "trainer.devices", "data", "data.val", "model.head",
+        "model.head._target_", "model.backbone", "optim", "task", "data.eval_transform._target_",
+    ],
+)  # fmt: skip
+def test_a_stored_configuration_that_lacks_a_part_is_named(stored: DictConfig, key: str) -> None:
+    damaged = stored.copy()
+    parent, _, name = key.rpartition(".")
+    del (OmegaConf.select(damaged, parent) if parent else damaged)[name]
+    with pytest.raises(ConfigError, match=rf"config\.yaml lacks {key}.*: restore the file$"):
+        override(damaged, [], "evaluate")
+
+
+@pytest.mark.parametrize("key", ["data.eval_transform", "data.train_transform", "model.head", "trainer"])
+@pytest.mark.parametrize("value", [5, None, "text", [1], {}])
+def test_a_part_that_is_something_else_is_named(stored: DictConfig, key: str, value: object) -> None:
+    damaged = stored.copy()
+    OmegaConf.update(damaged, key, value, merge=False)
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+        override(damaged, [], "evaluate")
+    if key != "trainer" and not isinstance(value, list | dict):
+        with pytest.raises(ConfigError, match=rf"{key} is .*must have keys"):
+            override(stored, [f"{key}={'null' if value is None else value}"], "evaluate")

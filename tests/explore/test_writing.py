@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from _helpers.camvid_files import write_camvid
+from _helpers.fake_runs import change
 from _helpers.four_patches import CELLS, ITERATIONS, SIZE, data_of, features, layer_of, patches
 from _helpers.report_page import Page
 from _helpers.tiny import call
@@ -125,9 +126,9 @@ def test_other_heads_have_their_own_equations(head: str, tmp_path: Path) -> None
 
 
 def test_a_few_photographs_of_the_split_are_read_without_its_cache(run: Run, tmp_path: Path) -> None:
-    explore(
-        run.path, Wish(images=1), output=tmp_path / "a.html", assignments=[f"data.cache={tmp_path}/cache"]
-    )
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    change(copy / "config.yaml", "data.cache", str(tmp_path / "cache"))
+    explore(copy, Wish(images=1), output=tmp_path / "a.html")
     assert not (tmp_path / "cache").exists()
 
 
@@ -180,8 +181,8 @@ def test_the_name_of_the_page_tells_what_differs(
     ("words", "said"),
     [
         (["none"], "no run at"),
-        (["RUN", "--images", "0"], "--images 0: give a number of 1 or more"),
-        (["RUN", "--iterations", "0"], "--iterations 0: give a number of 1 or more"),
+        (["RUN", "--images", "0"], "--images 0: give a number from 1 to 1000000"),
+        (["RUN", "--iterations", "0"], "--iterations 0: give a number from 1 to 1000000"),
         (["RUN", "nothing"], "no image or folder at"),
         (["RUN", "--split", "nosuch"], "nosuch"),
         (["RUN", "--checkpoint", "best"], "no checkpoint at"),

@@ -1,8 +1,10 @@
 """Checkpoints: complete or unchanged, verified by their hash, and never executed."""
 
+import hashlib
 import os
 import pickle
 import resource
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,7 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from hemnet.runs.checkpoints import CHECKPOINT_FORMAT, CheckpointError, clean, latest, read, write
+from hemnet.runs.checkpoints import (
+    CHECKPOINT_FORMAT,
+    CheckpointError,
+    clean,
+    fingerprint,
+    latest,
+    load,
+    read,
+    write,
+)
 
 
 def checkpoint(step: int, size: int = 10) -> dict[str, Any]:
@@ -229,3 +240,19 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
     }.items():  # fmt: skip
         with pytest.raises(CheckpointError, match=rf"{name}\.ckpt.*({message})"):
             read(tmp_path / f"{name}.ckpt")
+
+
+def test_the_hash_is_that_of_the_bytes_which_were_read(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    for number in range(2):
+        write(checkpoint(number), whole / "last.ckpt")
+        for name in ("last.ckpt", "last.ckpt.sha256"):
+            os.utime(whole / name, ns=(number, number))  # moments apart, however fast the disk is
+    recorded, other = (
+        hashlib.sha256((whole / name).read_bytes()).hexdigest() for name in ("last.ckpt", "previous.ckpt")
+    )
+    assert load(whole / "last.ckpt").digest == fingerprint(whole / "last.ckpt") == recorded
+    for put in (shutil.copy, shutil.copy2, shutil.move):
+        folder = shutil.copytree(whole, tmp_path / put.__name__)
+        put(folder / "previous.ckpt", folder / "last.ckpt")
+        assert load(folder / "last.ckpt").digest == fingerprint(folder / "last.ckpt") == other

@@ -22,7 +22,6 @@ from hemnet.data import DatasetSpec, EvalTransform, Reader, SegmentationData, Tr
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.processes.launch import launched
-from hemnet.runs import checkpoints
 from hemnet.runs.identity import debugging, identity
 from hemnet.runs.redaction import redacted
 from hemnet.runs.run import Checkpoint, Run
@@ -56,10 +55,13 @@ def _call(node: Any, key: str, **given: Any) -> Any:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         if isinstance(cause, HemnetError):
             raise cause from error
+        if key.startswith("model.") and isinstance(cause, RuntimeError | ArithmeticError):
+            # torch cannot make a layer of this size. It is no lack of memory for images: there are none yet.
+            raise ConfigError(f"{key}: {one_line(cause)}") from error
         if (said := refusal(cause, node, key)) is not None:
             raise said from error
         if isinstance(cause, ValueError | TypeError):
-            raise ConfigError(f"{key}: {cause}") from error
+            raise ConfigError(f"{key}: {one_line(cause)}") from error
         raise
 
 
@@ -221,13 +223,17 @@ def build_evaluator(config: DictConfig, callbacks: Sequence[pl.Callback] = ()) -
     return _call(OmegaConf.to_container(kept, resolve=True), "trainer", callbacks=[*callbacks], **off)
 
 
-def read_network(path: Path) -> tuple[dict[str, Any], DatasetSpec]:
+def network_in(checkpoint: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], DatasetSpec]:
     """Return what a checkpoint of a run holds of its network: the tensors by their names, and the classes.
 
+    Args:
+        checkpoint: the contents.
+        path: of the file, for messages.
+
     Raises:
-        HemnetError: the checkpoint is damaged, or lacks one of the two.
+        HemnetError: the checkpoint lacks one of the two.
     """
-    checkpoint, prefix = checkpoints.read(path), "network."
+    prefix = "network."
     try:
         spec = DatasetSpec.from_dict(checkpoint["hemnet"]["spec"])
         every = {str(name): value for name, value in checkpoint["state_dict"].items()}
@@ -247,7 +253,7 @@ def restore(run: Run, which: Checkpoint = "last") -> tuple[Segmenter, DatasetSpe
     if missing := [key for key in PARTS if key not in run.config]:
         raise ConfigError(f"{run.path / 'config.yaml'} lacks {', '.join(missing)}: restore the file")
     path = run.checkpoint(which)
-    state, spec = read_network(path)
+    state, spec = network_in(run.load(which).content, path)
     network = build_network(run.config, spec.num_classes, pretrained=False)
     try:
         network.load_state_dict(state)

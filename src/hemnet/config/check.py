@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
 from hemnet.config.explain import ConfigError, explain, unknown_key
 from hemnet.config.targets import INSTANTIATE_KEYS, signature
@@ -86,7 +87,7 @@ def check_parts(config: DictConfig) -> Any:
     except OmegaConfBaseException as error:
         raise explain(error) from error
     for key in REQUIRED:
-        if not isinstance(node := OmegaConf.select(config, key, default={}), DictConfig | dict):
+        if not isinstance(node := OmegaConf.select(config, key), DictConfig | dict):
             raise ConfigError(f"{key} is {node}: it must have keys, _target_ or others")
     return resolved
 
@@ -169,5 +170,8 @@ def _check_value(value: Any, hint: Any, full_key: str) -> None:
     except ValidationError as error:
         reason = "; ".join(dict.fromkeys(e["msg"].lower() for e in error.errors()))
         raise _WrongValue(full_key, f"{value!r}: {reason}") from error
+    except SchemaError as error:  # the type is a protocol, of which only an object can be
+        if value is not None or type(None) not in get_args(hint):
+            raise _WrongValue(full_key, f"{value!r}: it must have keys, _target_ among them") from error
     except PydanticUserError:
         pass  # pydantic has no schema for this type; the constructor checks the value

@@ -16,12 +16,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from hemnet.config.overrides import split
-from hemnet.errors import HemnetError
+from hemnet.errors import HemnetError, SomeFailed
 from hemnet.runs.redaction import redacted_terminal
 from hemnet.storage.places import absolute
 
 USER_ERROR = 2
 """Exit status after an error meant for users, which its message explains."""
+SOME_FAILED = 1
+"""Exit status after `hemnet.errors.SomeFailed`."""
 ERROR = "error: "
 """How that message begins."""
 
@@ -29,8 +31,9 @@ ERROR = "error: "
 def run_entry(entry: Callable[[], None]) -> None:
     """Run a command; print an error meant for users without a traceback, and exit with status 2.
 
-    Any other error is printed with its traceback, and the exit status is 1. Secrets are removed from all that
-    is printed. Where the locale is ASCII, the process starts again, see `_read_utf8`.
+    After an error about some of many things, the others of which were done, the status is 1. Any other error
+    is printed with its traceback, and the status is 1 too. Secrets are removed from all that is printed.
+    Where the locale is ASCII, the process starts again, see `_read_utf8`.
     """
     _read_utf8()
     for stream in (sys.stdout, sys.stderr):
@@ -42,7 +45,7 @@ def run_entry(entry: Callable[[], None]) -> None:
             entry()
         except HemnetError as error:
             print(f"{ERROR}{error}", file=sys.stderr)
-            sys.exit(USER_ERROR)
+            sys.exit(SOME_FAILED if isinstance(error, SomeFailed) else USER_ERROR)
         except Exception:
             traceback.print_exc()
             sys.exit(1)
@@ -116,7 +119,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False)
 def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
     """Parse the command line: return the options, and the ``key=value`` assignments, which may be anywhere.
 
-    The inference options become assignments, so that they are checked like all keys.
+    The options of inference and --split become assignments, so that they are checked like all keys.
     """
     parser.add_argument_group(
         "changes", "key=value changes the run's config, such as model.head.iterations_eval=8"
@@ -129,6 +132,10 @@ def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str
     for name in ("scales", "window", "stride"):
         if (values := getattr(options, name, None)) is not None:
             assignments.append(f"inference.{name}={values}")
+    if (split_name := getattr(options, "split", None)) is not None:
+        if not split_name:
+            raise HemnetError("--split is empty: name a split, such as test, or leave the option out")
+        assignments.append(f"data.val.split={split_name}")
     if getattr(options, "flip", False):
         assignments.append("inference.flip=true")
     return options, assignments

@@ -9,15 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from hemnet.config.build import read_network
+from hemnet.config.build import network_in
 from hemnet.config.explain import ConfigError
 from hemnet.data import DatasetSpec
 from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.processes.ranks import rank
+from hemnet.runs import checkpoints
 from hemnet.runs.run import Run
 from hemnet.runs.training_run import TrainingRun
-from hemnet.storage.files import file_digest, read_json, write_json
+from hemnet.storage.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 RECORD = "finetune.json"
@@ -60,7 +61,8 @@ def start_from(network: Segmenter, spec: DatasetSpec, source: str) -> dict[str, 
         HemnetError: there is no such run or checkpoint, it is damaged, or its backbone is another.
     """
     path = _checkpoint(source)
-    state, trained = read_network(path)
+    found = checkpoints.load(path)
+    state, trained = network_in(found.content, path)
     same = trained.classes == spec.classes
     own = network.state_dict()
     taken = {name: state[name] for name, value in own.items() if _fits(name, value, state.get(name), same)}
@@ -75,7 +77,7 @@ def start_from(network: Segmenter, spec: DatasetSpec, source: str) -> dict[str, 
     network.load_state_dict(own | taken)
     _report(path, trained, same, taken, left)
     return {
-        "from": source, "sha256": file_digest(path, "sha256"), "classes": "same" if same else "other",
+        "from": source, "sha256": found.digest, "classes": "same" if same else "other",
         "taken": len(taken), "not_taken": left,
     }  # fmt: skip
 

@@ -114,14 +114,20 @@ def check_name(option: str, value: object, accepted: tuple[str, ...], otherwise:
         raise ValueError(f"{option} is {value!r}; it must be one of {words}")
 
 
+MOST = 1_000_000
+"""The largest count of iterations, components or channels; more is a slip of the pen, and fits no memory."""
+
+
 def as_count(name: str, value: int, least: int = 0) -> int:
     """Return a whole number, of Python or NumPy, as an int.
 
     Raises:
-        ValueError: naming the option, if it is no whole number, or less than the least.
+        ValueError: naming the option, if it is no whole number, less than the least, or above `MOST`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} is {value!r}; it must be an int, {least} or more")
+    if value > MOST:
+        raise ValueError(f"{name} is {value!r}; it must be {MOST} or less")
     return int(value)
 
 

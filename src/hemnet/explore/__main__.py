@@ -31,8 +31,6 @@ def _entry() -> None:
                         help="which EM layer, if the network has several; default: the first")  # fmt: skip
     parser.add_argument("--output", type=absolute, metavar="FILE", help="default: RUN/explore[-...].html")
     options, assignments = parse(parser)
-    if options.split:
-        assignments.append(f"data.val.split={options.split}")
     log_to_terminal()
     Run.open(options.run)  # an error before what takes seconds to import
     from hemnet.explore.writing import Wish, explore

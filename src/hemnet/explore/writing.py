@@ -16,6 +16,7 @@ from hemnet.config.machine import device_for, on_this_machine
 from hemnet.config.trained import ITERATIONS, override
 from hemnet.data import DatasetSpec
 from hemnet.em import HighwayEM
+from hemnet.em.options import MOST
 from hemnet.errors import HemnetError
 from hemnet.explore.observing import Observed, observe
 from hemnet.explore.rendering import content, described, record_in, render
@@ -45,7 +46,7 @@ class Wish:
         layer: the EM layer's module path; None is the first.
 
     Raises:
-        HemnetError: a number is below 1.
+        HemnetError: a number is below 1, or above `MOST`.
     """
 
     paths: Sequence[Path] = ()
@@ -56,8 +57,8 @@ class Wish:
     def __post_init__(self) -> None:
         for name in ("images", "iterations"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise HemnetError(f"--{name} {value}: give a number of 1 or more")
+            if value is not None and not 1 <= value <= MOST:
+                raise HemnetError(f"--{name} {value}: give a number from 1 to {MOST}")
 
 
 def explore(

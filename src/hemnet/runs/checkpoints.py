@@ -5,12 +5,13 @@ becomes previous.ckpt, so that one of the two is complete at every moment; last.
 """
 
 import hashlib
+import io
 import logging
 import os
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hemnet.errors import HemnetError
 from hemnet.storage.files import file_digest, remove_abandoned, replacing, require_unpacked
@@ -97,12 +98,39 @@ def _known(path: Path) -> list[str]:
 
 
 def fingerprint(path: Path) -> str | None:
-    """Return the recorded hash of a checkpoint, without reading the checkpoint; None if none is recorded."""
-    return next(iter(_known(path)), None)
+    """Return the hash of a checkpoint; None if none is recorded.
+
+    It is the recorded one, without reading the checkpoint, if the file is as old as that of `write` must be.
+    A file that was put in its place since is read.
+    """
+    known = _known(path)
+    if known and path.is_file() and not _as_written(path, several=len(known) > 1):
+        return file_digest(path, "sha256")
+    return next(iter(known), None)
+
+
+def _as_written(path: Path, *, several: bool) -> bool:
+    """Return whether a checkpoint is older than its record, and not the previous one under its name."""
+    own, previous = path.stat().st_mtime_ns, path.with_name(PREVIOUS)
+    if path.name == LAST and several and not (previous.is_file() and previous.stat().st_mtime_ns < own):
+        return False
+    return own <= _hashes(path).stat().st_mtime_ns
+
+
+class Loaded(NamedTuple):
+    """The contents of a checkpoint, and the hash of the bytes that they were read from, SHA-256 in hex."""
+
+    content: dict[str, Any]
+    digest: str
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the contents of a checkpoint: tensors, on the CPU, and plain containers.
+    """Return the contents of a checkpoint, see `load`."""
+    return load(path).content
+
+
+def load(path: Path) -> Loaded:
+    """Return the contents of a checkpoint, tensors on the CPU and plain containers, and its hash.
 
     Raises:
         CheckpointError: there is no such file, it was changed or truncated since it was written, it holds
@@ -113,16 +141,16 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
     try:
-        with path.open("rb") as file:  # opened once, since training may replace the file at any time
-            known = _known(path)
-            if known and hashlib.file_digest(file, "sha256").hexdigest() not in known:
-                raise CheckpointError(
-                    f"{path} does not have the hash in {_hashes(path).name}: it was changed or truncated; "
-                    "use another checkpoint"
-                )
-            require_unpacked(file)
-            file.seek(0)
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        file = io.BytesIO(path.read_bytes())  # read once: the file may change at any time
+        known, digest = _known(path), hashlib.sha256(file.getbuffer()).hexdigest()
+        if known and digest not in known:
+            raise CheckpointError(
+                f"{path} does not have the hash in {_hashes(path).name}: it was changed or truncated; "
+                "use another checkpoint"
+            )
+        require_unpacked(file)
+        file.seek(0)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -138,7 +166,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} has checkpoint format {about.get('format')}, this version of hemnet reads "
             f"{CHECKPOINT_FORMAT}: use the version named in the run's environment.json, or train anew"
         )
-    return checkpoint
+    return Loaded(checkpoint, digest)
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.outputs import Origin, output_name
 from hemnet.runs.run import RESULT
-from hemnet.storage.files import read_json, write_table
+from hemnet.storage.files import entry, read_json, write_table
 
 FOLDER, OTHER_DATA = "evaluation", "-data-"
 COUNTS = ("image", "class", "intersection", "union", "pixels")
@@ -30,11 +30,11 @@ def at_iterations(folder: Path, iterations: int | None) -> Path:
     return folder if iterations is None else folder / f"T{iterations}"
 
 
-def read_results(folder: Path, checkpoint: Path) -> dict[int | None, dict[str, Any]]:
+def read_results(folder: Path, digest: str | None) -> dict[int | None, dict[str, Any]]:
     """Return the result.json of each evaluation in a folder, by T; key None has the T of the run.
 
-    Results whose checkpoint had another hash than ``checkpoint`` has are left out, and without a hash there,
-    those that have another than most results in the folder.
+    Results of a checkpoint with another hash than ``digest`` are left out; if that is None, those that have
+    another than most results in the folder.
     """
     depths = sorted(int(path.name[1:]) for path in folder.glob("T*") if path.name[1:].isdecimal())
     every = {T: read_json(at_iterations(folder, T) / RESULT) for T in (None, *depths)}
@@ -43,10 +43,10 @@ def read_results(folder: Path, checkpoint: Path) -> dict[int | None, dict[str, A
         for T, result in every.items()
         if isinstance(metrics := result.get("metrics"), dict) and metrics
     }
-    digests = (result.get("checkpoint_sha256") for result in found.values())
-    hashes = Counter(digest for digest in digests if isinstance(digest, str))
+    every_digest = (result.get("checkpoint_sha256") for result in found.values())
+    hashes = Counter(digest for digest in every_digest if isinstance(digest, str))
     most = hashes.most_common(1)[0][0] if hashes else None
-    known = fingerprint(checkpoint) or most
+    known = digest or most
     return {T: result for T, result in found.items() if known in (None, result.get("checkpoint_sha256"))}
 
 
@@ -70,7 +70,8 @@ def results_of(run: Path, name: str = "last") -> dict[int | None, dict[str, Any]
         run: the run directory.
         name: the folder's, see `hemnet.runs.outputs.output_name`; by default the plain evaluation.
     """
-    found = read_results(run / FOLDER / name, run / "checkpoints" / f"{name.partition('-')[0]}.ckpt")
+    checkpoint = run / "checkpoints" / f"{name.partition('-')[0]}.ckpt"
+    found = read_results(run / FOLDER / name, fingerprint(checkpoint))
     return {T: result for T, result in found.items() if _is_own(result, name)}
 
 
@@ -110,11 +111,11 @@ def _held(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return [(place, found) for place in places if (found := read_json(place / RESULT))]
 
 
-def write_iterations(folder: Path, checkpoint: Path, keys: Sequence[str]) -> None:
-    """Write iterations.csv: a row for each T with a result in the folder, also from earlier evaluations."""
+def write_iterations(folder: Path, digest: str, keys: Sequence[str]) -> None:
+    """Write iterations.csv: a row for each T with a result of this checkpoint, earlier ones too."""
     rows = [
-        [T, *(cell(result["metrics"].get(key)) for key in keys)]
-        for T, result in read_results(folder, checkpoint).items()
+        [T, *(cell(entry(result["metrics"], key, math.nan)) for key in keys)]
+        for T, result in read_results(folder, digest).items()
         if T is not None
     ]
     write_table(folder / "iterations.csv", ["iterations", *keys], rows)

@@ -14,12 +14,10 @@ from typing import Any, Self
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
-from hemnet.runs.checkpoints import fingerprint
 from hemnet.runs.identity import below, job_name, leaves
 from hemnet.runs.moved import without_root
 from hemnet.runs.redaction import is_secret, redact
 from hemnet.runs.run import Checkpoint, Run
-from hemnet.storage.files import file_digest
 
 READER = "data.val"
 # Configuration keys that change what a trained network computes, which images it is given, or in which size.
@@ -35,7 +33,7 @@ class Origin:
         experiment: the recipe's name.
         seed: the run's seed.
         checkpoint: the checkpoint's name.
-        digest: the hash of the checkpoint file, SHA-256 in hex.
+        digest: the hash of the bytes that the network is read from, SHA-256 in hex.
         settings: the inference options that differ from plain inference, see `Inference.settings`.
         changes: the values that differ from the run's configuration, by key, of the keys in `DETERMINING`.
             The root of a data set is left out, also where it begins a path: its files may have been moved.
@@ -60,12 +58,10 @@ class Origin:
             settings: the inference options that differ from plain inference.
 
         Raises:
-            HemnetError: the run has no such checkpoint.
+            HemnetError: the run has no such checkpoint, or it is damaged.
         """
-        path = run.checkpoint(which)
-        digest = fingerprint(path) or file_digest(path, "sha256")
-        about = (str(run.config.name), int(run.config.seed), which, digest)
-        return cls(run.path, *about, list(settings), _changes(run.config, used))
+        about = (str(run.config.name), int(run.config.seed), which, run.load(which).digest)
+        return cls(run.path, *about, list(settings), changes(run.config, used))
 
     @property
     def name(self) -> str:
@@ -124,7 +120,8 @@ def output_name(
     return "-".join([which, *settings, *([job_name(changed)] if changed else [])])
 
 
-def _changes(stored: DictConfig, used: DictConfig) -> dict[str, Any]:
+def changes(stored: DictConfig, used: DictConfig) -> dict[str, Any]:
+    """Return the values of a configuration that differ from the stored one, see `Origin.changes`."""
     found: dict[str, Any] = {}
     plain = [without_root(OmegaConf.to_container(config, resolve=True)) for config in (stored, used)]
     for top in DETERMINING:

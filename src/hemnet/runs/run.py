@@ -6,7 +6,7 @@ config.yaml  environment.json  metrics.csv  run.log  result.json  checkpoints/{l
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -54,6 +54,7 @@ class Run:
 
     path: Path
     config: DictConfig
+    _loaded: dict[str, checkpoints.Loaded] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def resumes_from(self) -> Path | None:
@@ -132,6 +133,20 @@ class Run:
                 " checkpoint or run"
             )
         return path
+
+    def load(self, which: Checkpoint = "last") -> checkpoints.Loaded:
+        """Return the network's part of a checkpoint, and the checkpoint's hash.
+
+        The file is read once. So what this object gives is one network, though training may replace the file.
+
+        Raises:
+            HemnetError: there is no such checkpoint, or see `checkpoints.load`.
+        """
+        if which not in self._loaded:
+            found = checkpoints.load(self.checkpoint(which))
+            kept = {key: value for key, value in found.content.items() if key in ("state_dict", "hemnet")}
+            self._loaded[which] = checkpoints.Loaded(kept, found.digest)
+        return self._loaded[which]
 
     def figure(self, name: str) -> Path:
         """Return the path for a figure; its folder is created if missing."""

@@ -156,7 +156,7 @@ def require_unpacked(file: IO[bytes]) -> None:
     """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > os.fstat(file.fileno()).st_size:
+            if sum(entry.file_size for entry in archive.infolist()) > file.seek(0, os.SEEK_END):
                 raise ValueError("it claims to hold more than its own size")
 
 

@@ -1,6 +1,7 @@
 """The evaluation of many runs, each in its own process, without repeating finished evaluations."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,15 +11,18 @@ from hemnet.config.machine import on_this_machine
 from hemnet.config.paths import recipe
 from hemnet.config.trained import ITERATIONS, override
 from hemnet.errors import HemnetError
-from hemnet.runs.evaluations import FOLDER, results_of
+from hemnet.runs.evaluations import FOLDER, OTHER_DATA, results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import debugging, identity
-from hemnet.runs.outputs import Origin
+from hemnet.runs.moved import ROOT
+from hemnet.runs.outputs import changes, output_name
 from hemnet.runs.run import Checkpoint, Run
+from hemnet.storage.files import entry
 from hemnet.storage.places import absolute
 from hemnet.sweeps.jobs import Evaluation
 from hemnet.sweeps.pool import Slot
 from hemnet.sweeps.sweep import run_and_report, slots_for
+from hemnet.wording import one_line
 
 
 def read_sweep(name: str) -> tuple[list[Path], list[int]]:
@@ -57,7 +61,8 @@ def evaluate_runs(
         worst: how many of the worst images to show.
 
     Raises:
-        HemnetError: a folder is missing, there is no run in any, or an evaluation failed.
+        HemnetError: a folder is missing, or there is no run in any.
+        SomeFailed: evaluations failed, and the message names them; the others are done.
     """
     paths = find_runs(folders)
     if not paths:
@@ -75,6 +80,8 @@ def evaluate_runs(
             job.status, job.error = "skipped", str(reason)
         except HemnetError as error:
             job.status, job.error = "failed", str(error)
+        except Exception as error:  # of any type: a damaged run must not keep the others from evaluation
+            job.status, job.error = "failed", f"{path} cannot be read as a run ({one_line(error)})"
     run_and_report(jobs, slots, top / FOLDER)
 
 
@@ -100,10 +107,35 @@ def _arguments(
     about = identity(run.config)
     if iterations and about.iterations is None:
         raise _NothingToDo(f"{about.head} has no EM layer, and so no T")
-    done = results_of(run.path, Origin.of(run, which, config, build_inference(config).settings).name)
+    run.checkpoint(which)  # an error if there is none
+    name = output_name(which, build_inference(config).settings, changes(run.config, config))
+    done = _done(run.path, name, assignments)
     wanted: Sequence[int | None] = iterations or [None]
     left = [str(T) for T in wanted if T not in done]
     if not left:
         raise _NothingToDo("")
     how = ["--iterations", *left] if iterations else []
     return [str(run.path), *how, "--checkpoint", which, "--worst", str(worst), *assignments]
+
+
+def _done(run: Path, name: str, assignments: Sequence[str]) -> set[int | None]:
+    """Return the T of the evaluations that a run has under a name, of images at the root that is given.
+
+    The images at another root may be others, and have a folder of their own then, see `folder_for`.
+    """
+    root = _root(assignments)
+    folders = [
+        path.name
+        for path in (run / FOLDER).glob("*")
+        if re.fullmatch(rf"{re.escape(name)}({OTHER_DATA}[0-9a-f]{{8}})?", path.name)
+    ]
+    return {
+        T
+        for folder in folders
+        for T, result in results_of(run, folder).items()
+        if _root(entry(result, "overrides", [])) == root
+    }
+
+
+def _root(assignments: Sequence[object]) -> list[str]:
+    return [each for each in map(str, assignments) if each.startswith(f"{ROOT}=")]

@@ -100,8 +100,12 @@ def run_jobs(
         try:
             while True:
                 while free and (job := next(waiting, None)) is not None:
+                    try:
+                        job.start(free[0].environment())
+                    except OSError as error:  # a file stands where its folder should be, for example
+                        job.status, job.error = "failed", f"{job.path} cannot be written ({error})"
+                        continue
                     running.append((job, free.pop(0)))
-                    job.start(running[-1][1].environment())
                 changed()
                 if not running:
                     break

@@ -19,6 +19,7 @@ from hemnet.config.trained import ITERATIONS, override
 from hemnet.data import DataError, DatasetSpec, SegmentationData
 from hemnet.data.readers import has_labels
 from hemnet.em import HighwayEM
+from hemnet.em.options import MOST
 from hemnet.errors import HemnetError
 from hemnet.figures.predictions import record_of
 from hemnet.nets import Segmenter
@@ -106,7 +107,7 @@ def evaluate(
             report.write(count, record, about_it, labels.warnings)
     if trainer.is_global_zero:
         if iterations:
-            write_iterations(report.place, run.checkpoint(which), [*SUMMARY.values(), "val/loss"])
+            write_iterations(report.place, origin.digest, [*SUMMARY.values(), "val/loss"])
         report.conclude(found if labelled else {})
     return found[counts[-1]]
 
@@ -199,8 +200,9 @@ def _check_iterations(network: Segmenter, iterations: Sequence[int], submission:
         return
     if not any(isinstance(module, HighwayEM) for module in network.modules()):
         raise HemnetError("this network has no EM layer: leave --iterations out, or name a run that has one")
-    if min(iterations) < 0 or len(set(iterations)) < len(iterations):
-        raise HemnetError(f"--iterations {' '.join(map(str, iterations))}: give different numbers, 0 or more")
+    if min(iterations) < 0 or max(iterations) > MOST or len(set(iterations)) < len(iterations):
+        given = " ".join(map(str, iterations))
+        raise HemnetError(f"--iterations {given}: give different numbers from 0 to {MOST}")
     if submission is not None and len(iterations) > 1:
         raise HemnetError("a submission has one prediction per image: give --iterations one number")
 

@@ -86,6 +86,9 @@ def predict(
     run = Run.open(folder)
     config = override(run.config, assignments, "predict")
     transform, inference = build_eval_transform(config), build_inference(config)
+    batch = int(config.data.get("eval_batch_size", 1))
+    if batch < 1:
+        raise HemnetError(f"data.eval_batch_size is {batch}: give a number of 1 or more")
     origin = Origin.of(run, which, config, inference.settings)
     output = output or run.path / (FOLDER if origin.name == "last" else f"{FOLDER}-{origin.name}")
     pictures = open_source(Path(source), output)
@@ -93,7 +96,7 @@ def predict(
     network, spec = restore(run, which)
     network.to(device_for(run.config))
     wanted = wanted or Wanted()
-    batch = wanted.batch or int(config.data.get("eval_batch_size", 1))
+    batch = wanted.batch or batch
     writer = Writer(output, origin, spec, pictures)
     work = Work(network, transform, inference, wanted, writer)
     done = work.segment_all(pictures.pictures, batch)
