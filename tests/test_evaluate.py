@@ -299,9 +299,9 @@ def test_an_evaluation_or_submission_of_another_origin_is_not_overwritten(
     evaluate(run_dir, "last", [], output=place, submission=tmp_path, worst=0)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for which, how in (("best", []), ("last", ["inference.flip=true"]), ("last", ["data.val.split=train"])):
-        with pytest.raises(HemnetError, match=r"out was made with .*: choose another --output"):
+        with pytest.raises(HemnetError, match=r"out/result.json was made with .*: choose another --output"):
             evaluate(run_dir, which, how, output=place, worst=0)
-    with pytest.raises(HemnetError, match=r"comp5_val_cls was made with checkpoint last, not best"):
+    with pytest.raises(HemnetError, match=r"val_\d.png was made with checkpoint last, not best"):
         evaluate(run_dir, "best", [], output=tmp_path / "new", submission=tmp_path, worst=0)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
@@ -445,7 +445,7 @@ def test_mistakes_are_named(run_dir: Path, tmp_path: Path) -> None:
         with pytest.raises(HemnetError, match="different numbers, 0 or more"):
             evaluate(run_dir, "last", [], iterations=wrong)
     (tmp_path / "taken").write_text("")
-    with pytest.raises(HemnetError, match=r"cannot write to .*taken.*choose another --output"):
+    with pytest.raises(HemnetError, match=r"cannot write .*taken.*choose another --output"):
         evaluate(run_dir, "last", [], output=tmp_path / "taken", worst=0)
     with pytest.raises(HemnetError, match="one prediction per image"):
         evaluate(run_dir, "last", [], iterations=[1, 2], submission=tmp_path)

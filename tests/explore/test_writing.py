@@ -216,7 +216,7 @@ def test_a_page_of_something_else_is_not_replaced(run: Run, tmp_path: Path) -> N
     one, two = (photograph(tmp_path / f"{i}.png", i, size=(24, 32)) for i in range(2))
     page = tmp_path / "page.html"
     page.write_text("<p>mine</p>")
-    with pytest.raises(HemnetError, match=r"page\.html exists, and is no page of hemnet explore"):
+    with pytest.raises(HemnetError, match=r"page\.html exists, and does not say that this network made it"):
         explore(run.path, Wish([one]), output=page)
     assert page.read_text() == "<p>mine</p>"
     page.unlink()

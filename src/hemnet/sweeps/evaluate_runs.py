@@ -1,7 +1,8 @@
 """The evaluation of many runs, each in its own process, without repeating finished evaluations."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,10 +11,10 @@ from hemnet.config.command_line import override
 from hemnet.config.machine import on_this_machine
 from hemnet.config.paths import recipe
 from hemnet.errors import HemnetError
-from hemnet.runs.evaluations import FOLDER, results_of
+from hemnet.runs.evaluations import FOLDER, finished
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import debugging, identity
-from hemnet.runs.outputs import Origin
+from hemnet.runs.outputs import Origin, elsewhere
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.places import absolute
 from hemnet.sweeps.jobs import Evaluation
@@ -65,17 +66,26 @@ def evaluate_runs(
     top = Path(os.path.commonpath([path.parent for path in paths]))
     jobs = [Evaluation(str(path.relative_to(top)), path / FOLDER, []) for path in paths]
     slots: list[Slot] = []
+    content_at = cache(_content)  # many runs share a data set
     for job, path in zip(jobs, paths, strict=True):
         try:
             run = Run.open(path)
             config = override(run.config, assignments)
-            job.overrides = _arguments(run, config, which, assignments, iterations, worst)
+            job.overrides = _arguments(run, config, which, assignments, iterations, worst, content_at)
             slots = slots or slots_for(on_this_machine(config, assignments), parallel, None)
         except _NothingToDo as reason:
             job.status, job.error = "skipped", str(reason)
         except HemnetError as error:
             job.status, job.error = "failed", str(error)
     run_and_report(jobs, slots, top / FOLDER)
+
+
+def _content(data: str) -> str:
+    """Return the hash of the images that a configuration's key ``data``, as YAML, has for evaluation."""
+    from hemnet.config.build import build_reader  # here, and below: slow to import
+    from hemnet.data.readers import content_of
+
+    return content_of(build_reader(OmegaConf.create({"data": OmegaConf.create(data)}), "val"))
 
 
 class _NothingToDo(Exception):
@@ -89,9 +99,10 @@ def _arguments(
     assignments: Sequence[str],
     iterations: Sequence[int],
     worst: int,
+    content_at: Callable[[str], str],
 ) -> list[str]:
     """Return the arguments of `hemnet.evaluate` for the evaluations of a run that are still missing."""
-    from hemnet.config.build import build_inference  # here: slow to import
+    from hemnet.config.build import build_inference
 
     if run.status != "finished":
         raise _NothingToDo(f"it has not finished: {run.status or 'no result yet'}")
@@ -100,7 +111,11 @@ def _arguments(
     about = identity(run.config)
     if iterations and about.iterations is None:
         raise _NothingToDo(f"{about.head} has no EM layer, and so no T")
-    done = results_of(run.path, Origin.of(run, which, config, build_inference(config).settings).name)
+    origin = Origin.of(run, which, config, build_inference(config).settings)
+    content = None
+    if elsewhere(run.config, config):
+        content = partial(content_at, OmegaConf.to_yaml(config.data, resolve=True))
+    done = finished(run.path, origin.name, content, worst)
     wanted: Sequence[int | None] = iterations or [None]
     left = [str(T) for T in wanted if T not in done]
     if not left:

@@ -100,8 +100,13 @@ def run_jobs(
         try:
             while True:
                 while free and (job := next(waiting, None)) is not None:
+                    try:
+                        job.start(free[0].environment())
+                    except OSError as error:
+                        job.status, job.error = "failed", f"it cannot be started ({error})"
+                        ended(job)
+                        continue
                     running.append((job, free.pop(0)))
-                    job.start(running[-1][1].environment())
                 changed()
                 if not running:
                     break
