@@ -233,6 +233,25 @@ def test_a_page_of_something_else_is_not_replaced(run: Run, tmp_path: Path) -> N
     assert page.read_bytes() == before
 
 
+def test_pages_of_other_photographs_are_beside_each_other(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, own := tmp_path / "run")
+    photos = [photograph(tmp_path / "in" / f"{i}.png", i, size=(24, 32)) for i in range(3)]
+    wish = Wish([tmp_path / "in"])
+    first = explore(own, wish)
+    assert explore(own, wish) == first
+    assert first.name == "explore-in.html"
+    pages = {first, explore(own, Wish([tmp_path / "in"], images=2))}  # fewer of them
+    photograph(photos[0], 9, size=(24, 32))  # of the same name and size
+    pages.add(other := explore(own, wish))
+    assert explore(own, wish) == other
+    assert pages == set(own.glob("explore-in*.html"))
+    assert len(pages) == 3
+    with pytest.raises(
+        HemnetError, match=r"explore-in\.html was made with photographs \w{12}, not \w{12}: cho"
+    ):
+        explore(own, wish, output=first)
+
+
 def test_the_page_refers_to_nothing_outside_and_shows_hostile_names_as_text(run: Run, tmp_path: Path) -> None:
     name = "</script><img src=x onerror=alert(1)>&amp;.png".replace("/", "\u2215")
     path = photograph(tmp_path / name, size=(24, 32))
