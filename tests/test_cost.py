@@ -103,8 +103,17 @@ def test_a_recipe_as_a_user_asks(
     assert "GFLOPs" in printed
     assert "threads" in printed
     fewer = json.loads(out.read_text())["flops"]
+    command(monkeypatch, *recipe)  # the same again
+    with pytest.raises(HemnetError, match=r"cost\.json was made with overrides .*: choose another --output"):
+        command(monkeypatch, *recipe, "model.head.iterations=5")
+    assert json.loads(out.read_text())["flops"] == fewer
+    out.unlink()
     command(monkeypatch, *recipe, "model.head.iterations=5")
     more = json.loads(out.read_text())["flops"]
+    out.write_text('{"mine": 1}')
+    with pytest.raises(HemnetError, match=r"cost\.json exists, and does not say that hemnet cost made it"):
+        command(monkeypatch, *recipe)
+    assert out.read_text() == '{"mine": 1}'
     # Three iterations more, on 4 x 6 positions of 64 channels with 8 components.
     assert more["total"] - fewer["total"] == more["head"] - fewer["head"] == 3 * 2 * 2 * 24 * 64 * 8
 

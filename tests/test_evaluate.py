@@ -269,7 +269,14 @@ def test_the_first_evaluation_may_be_of_other_images(run_dir: Path, tmp_path: Pa
     assert (tmp_path / "chosen" / "result.json").is_file()
     scores = evaluate(copy, "last", [], worst=0)
     assert results_of(copy)[None]["metrics"]["val/miou"] == pytest.approx(scores["val/miou"])
-    for pixels in (None, [4, 5], "all", 3):  # of an older version; changed by hand
+    for pixels in (
+        None,
+        [4, 5],
+        "all",
+        3,
+        {"sky": "many"},
+        {"sky": None},
+    ):  # of an older version; changed by hand
         (copy / "result.json").write_text(json.dumps(own | {"labelled_pixels": pixels}))
         shutil.rmtree(copy / "evaluation")
         evaluate(copy, "last", other, worst=0)
@@ -299,11 +306,93 @@ def test_an_evaluation_or_submission_of_another_origin_is_not_overwritten(
     evaluate(run_dir, "last", [], output=place, submission=tmp_path, worst=0)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for which, how in (("best", []), ("last", ["inference.flip=true"]), ("last", ["data.val.split=train"])):
-        with pytest.raises(HemnetError, match=r"out was made with .*: choose another --output"):
+        with pytest.raises(HemnetError, match=r"out/result.json was made with .*: choose another --output"):
             evaluate(run_dir, which, how, output=place, worst=0)
-    with pytest.raises(HemnetError, match=r"comp5_val_cls was made with checkpoint last, not best"):
+    with pytest.raises(HemnetError, match=r"val_\d.png was made with checkpoint last, not best"):
         evaluate(run_dir, "best", [], output=tmp_path / "new", submission=tmp_path, worst=0)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "iterations"),
+    [("classes.csv", []), ("worst.png", []), ("iterations.csv", [2]), ("T2/images.csv", [2])],
+)
+def test_files_of_a_user_are_not_replaced(
+    run_dir: Path, tmp_path: Path, name: str, iterations: list[int]
+) -> None:
+    (own := tmp_path / "out" / name).parent.mkdir(parents=True)
+    own.write_text("mine")
+    with pytest.raises(HemnetError, match=f"{name} exists, and does not say that this network made it"):
+        evaluate(run_dir, "last", [], output=tmp_path / "out", iterations=iterations, worst=0)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [own]
+    own.unlink()
+    (tmp_path / "out" / "result.json").write_text('{"accuracy": 0.9}')
+    with pytest.raises(HemnetError, match=r"result\.json exists"):
+        evaluate(run_dir, "last", [], output=tmp_path / "out", worst=0)
+
+
+def test_neither_a_run_s_result_nor_results_beside_are_replaced(run_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    before = (copy / "result.json").read_bytes()
+    for own in (run_dir, copy):
+        with pytest.raises(HemnetError, match=r"run/result\.json exists"):
+            evaluate(own, "last", [], output=copy, worst=0)
+    assert (copy / "result.json").read_bytes() == before
+    # Beside the named folder, for other images: of another checkpoint.
+    root = shutil.copytree(run_dir.parent / "camvid", tmp_path / "other")
+    for path in (root / "valannot").iterdir():
+        Image.fromarray(np.full((48, 64), 7, np.uint8)).save(path)
+    evaluate(copy, "last", [], output=tmp_path / "X", worst=0)
+    evaluate(copy, "last", [f"data.root={root}"], output=tmp_path / "X", worst=0)
+    (beside,) = tmp_path.glob("X-data-*")
+    shutil.rmtree(tmp_path / "X")
+    evaluate(copy, "best", [], output=tmp_path / "X", worst=0)
+    kept = {path: path.read_bytes() for path in beside.iterdir()}
+    with pytest.raises(HemnetError, match="was made with checkpoint last, not best"):
+        evaluate(copy, "best", [f"data.root={root}"], output=tmp_path / "X", worst=0)
+    assert kept == {path: path.read_bytes() for path in beside.iterdir()}
+
+
+def test_a_submission_of_other_t_or_images_is_not_replaced(run_dir: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(run_dir.parent / "camvid", tmp_path / "other")
+    blocky(root / "val" / "val_0.png", np.random.default_rng(9))
+    for _ in range(2):  # the same again
+        evaluate(run_dir, "last", [], iterations=[1], output=tmp_path / "a", submission=tmp_path, worst=0)
+    before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.png")}
+    for changes, iterations, said in (
+        ([], [2], r"iterations \[1\], not \[2\]: choose another --voc-submission"),
+        ([f"data.root={root}"], [1], "made with content"),
+    ):
+        with pytest.raises(HemnetError, match=said):
+            evaluate(
+                run_dir, "last", changes, iterations=iterations, output=tmp_path / "b", submission=tmp_path
+            )
+    (mine := next(iter(before)).with_name("mine.png")).write_bytes(b"mine")
+    with pytest.raises(HemnetError, match=r"mine\.png exists"):
+        evaluate(run_dir, "last", [], iterations=[1], output=tmp_path / "a", submission=tmp_path, worst=0)
+    mine.unlink()
+    assert before == {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.png")}
+
+
+def test_scores_that_cannot_be_written_are_printed_and_earlier_files_stay(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    evaluate(run_dir, "last", [], output=out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hemnet.callbacks.evaluation_record.write_json", full)
+    with pytest.raises(HemnetError, match=r"cannot write .*out .*No space left.*: choose another --output"):
+        evaluate(run_dir, "last", [], output=out, worst=0)
+    assert "mean IoU" in capsys.readouterr().out
+    assert before == {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr("hemnet.using.submission.write_mask", full)
+    with pytest.raises(HemnetError, match="choose another --voc-submission"):
+        evaluate(run_dir, "last", [], output=out, submission=tmp_path)
 
 
 def test_an_evaluation_of_an_older_version_is_read_and_renewed(run_dir: Path, tmp_path: Path) -> None:
@@ -391,6 +480,44 @@ def test_of_many_runs_only_what_is_left_is_evaluated(
     assert "fcn has no EM layer, and so no T" in capsys.readouterr().out
 
 
+def test_runs_are_evaluated_again_on_other_images_and_for_pictures_that_are_missing(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(run_dir, tmp_path / "runs" / "one", ignore=shutil.ignore_patterns("evaluation"))
+    same = shutil.copytree(run_dir.parent / "camvid", tmp_path / "same")
+    other = shutil.copytree(run_dir.parent / "camvid", tmp_path / "other")
+    for path in (other / "valannot").iterdir():
+        Image.fromarray(np.full((48, 64), 7, np.uint8)).save(path)
+    done: list[list[str]] = []
+
+    def here(job: Evaluation, environment: dict[str, str]) -> None:
+        done.append([*job.overrides][1:])
+        command(monkeypatch, *job.overrides)
+
+    monkeypatch.setattr(Evaluation, "start", here)
+    monkeypatch.setattr(Evaluation, "poll", lambda job: bool(setattr(job, "status", "finished")) or True)
+    monkeypatch.setattr(Evaluation, "interrupt", lambda job: None)
+    for words in (
+        [],
+        [f"data.root={other}"],
+        ["--worst", "2"],
+        [f"data.root={same}"],
+        [f"data.root={other}", "--worst", "1"],
+    ):
+        for _ in range(2):  # the second time there is nothing to do
+            command(monkeypatch, tmp_path / "runs", *words)
+        assert len(done) == 1, words
+        done.clear()
+    kept, beside = sorted((copy / "evaluation").glob("last*"))
+    assert kept.name == "last"
+    assert json.loads((kept / "result.json").read_text())["content"]
+    assert (beside / "worst.png").is_file()
+    # Other labels at the same place.
+    Image.fromarray(np.full((48, 64), 3, np.uint8)).save(other / "valannot" / "val_0.png")
+    command(monkeypatch, tmp_path / "runs", f"data.root={other}")
+    assert len(done) == 1
+
+
 def test_mistakes_with_many_runs_are_named(
     monkeypatch: pytest.MonkeyPatch, run_dir: Path, tmp_path: Path
 ) -> None:
@@ -445,7 +572,7 @@ def test_mistakes_are_named(run_dir: Path, tmp_path: Path) -> None:
         with pytest.raises(HemnetError, match="different numbers from 0 to 1000000"):
             evaluate(run_dir, "last", [], iterations=wrong)
     (tmp_path / "taken").write_text("")
-    with pytest.raises(HemnetError, match=r"cannot write to .*taken.*choose another --output"):
+    with pytest.raises(HemnetError, match=r"cannot write .*taken.*choose another --output"):
         evaluate(run_dir, "last", [], output=tmp_path / "taken", worst=0)
     with pytest.raises(HemnetError, match="one prediction per image"):
         evaluate(run_dir, "last", [], iterations=[1, 2], submission=tmp_path)

@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,26 @@ def test_a_file_of_another_origin_is_not_replaced(tmp_path: Path) -> None:
         export(run.path, "torch", output=tmp_path / "own.pt2")
     assert path.read_bytes() == before
     export(run.path, "torch", output=path)
+
+
+def test_a_program_on_a_full_disk_is_an_error_and_no_abort(tmp_path: Path) -> None:
+    """torch's own writer ends the process, so it gets no file."""
+    script = """
+        import resource, sys
+        from pathlib import Path
+        import torch
+        from hemnet.using.export_formats import TorchProgram
+        program = torch.export.export(torch.nn.Linear(300, 300), (torch.zeros(2, 300),))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            TorchProgram().write(program, Path(sys.argv[1]), "{}")
+        except OSError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "a.pt2")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "File too large" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import hemnet.lab
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -26,8 +27,9 @@ from hemnet.data.degenerate import degenerate, too_few_classes
 from hemnet.data.listing import collecting
 from hemnet.data.spec import DataError, DatasetSpec
 from hemnet.data.survey import Survey, by_cause, walk
+from hemnet.runs.redaction import redact_argument
+from hemnet.storage.destinations import JsonOutput, named_by, require_own, require_writable
 from hemnet.storage.download import Patience
-from hemnet.storage.files import write_json
 from hemnet.storage.places import absolute
 from hemnet.wording import counted
 
@@ -79,6 +81,8 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
     config = compose_only(overrides)
     require_data(check_parts(config))
     check_config(config)
+    about = {"made_by": "hemnet data check", "overrides": [redact_argument(word) for word in overrides]}
+    results = JsonOutput(output, "--json", about)
     from hemnet.config.build import build_reader  # here, as it takes seconds, which --help does without
 
     surveys: dict[str, Survey] = {}
@@ -103,11 +107,10 @@ def check(overrides: list[str], workers: int, output: Path | None) -> bool:
     _judge_labels(surveys, spec)
     problems = {split: surveys[split].problems for split in surveys} | {s: [broken[s]] for s in broken}
     sound = not any(problems.values())
-    if output is not None:
-        found = {split: survey.to_dict(spec) for split, survey in surveys.items()}
-        found |= {split: {"problems": [message]} for split, message in broken.items()}
-        write_json(output, {"data": spec.name, "sound": sound, "splits": found})
     _print_surveys(surveys, spec, problems)
+    found = {split: survey.to_dict(spec) for split, survey in surveys.items()}
+    found |= {split: {"problems": [message]} for split, message in broken.items()}
+    results.write({"data": spec.name, "sound": sound, "splits": found})
     return sound
 
 
@@ -166,19 +169,25 @@ def browse(overrides: list[str], output: Path | None, count: int) -> None:
     config = load(overrides)
     from hemnet.config.build import build_reader, build_train_transform
     from hemnet.data import EpochSampler, SampleDataset, denormalize
-    from hemnet.figures.predictions import Shown, contact_sheet
+    from hemnet.figures.predictions import Shown, contact_sheet, record_of
 
     reader, seed = build_reader(config, "train"), config.data.seed
     dataset = SampleDataset(reader, build_train_transform(config), seed)
     keys = list(EpochSampler(len(dataset), seed))[:count]
-    output = output or Path(config.runs) / "browse" / f"{reader.spec.name}.png"
-    output.parent.mkdir(parents=True, exist_ok=True)
+    about = {"made_by": "hemnet data browse", "data": reader.spec.name}
+    page = output or Path(config.runs) / "browse" / f"{reader.spec.name}.png"
+    # Those of older versions, which have an empty record, are replaced in the place that is not the user's.
+    needed = None if output else ()
+    require_own(page, record_of, about, maker=about["made_by"], needed=needed)
+    with named_by("--output", page):
+        require_writable(page)
     items = [dataset[key] for key in keys]
     shown = [Shown(item["name"], denormalize(item["image"]), item["mask"].numpy()) for item in items]
-    contact_sheet(shown, reader.spec, output)
+    with named_by("--output", page):
+        contact_sheet(shown, reader.spec, page, json.dumps(about))
     print(
         f"{len(keys)} of {counted(len(dataset), 'training image')}, as augmented in the first epoch; "
-        f"written to {output}"
+        f"written to {page}"
     )
 
 

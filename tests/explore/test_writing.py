@@ -217,7 +217,7 @@ def test_a_page_of_something_else_is_not_replaced(run: Run, tmp_path: Path) -> N
     one, two = (photograph(tmp_path / f"{i}.png", i, size=(24, 32)) for i in range(2))
     page = tmp_path / "page.html"
     page.write_text("<p>mine</p>")
-    with pytest.raises(HemnetError, match=r"page\.html exists, and is no page of hemnet explore"):
+    with pytest.raises(HemnetError, match=r"page\.html exists, and does not say that this network made it"):
         explore(run.path, Wish([one]), output=page)
     assert page.read_text() == "<p>mine</p>"
     page.unlink()
@@ -232,6 +232,25 @@ def test_a_page_of_something_else_is_not_replaced(run: Run, tmp_path: Path) -> N
         with pytest.raises(HemnetError, match="was made with"):
             explore(run.path, wish, output=page, assignments=changes)
     assert page.read_bytes() == before
+
+
+def test_pages_of_other_photographs_are_beside_each_other(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, own := tmp_path / "run")
+    photos = [photograph(tmp_path / "in" / f"{i}.png", i, size=(24, 32)) for i in range(3)]
+    wish = Wish([tmp_path / "in"])
+    first = explore(own, wish)
+    assert explore(own, wish) == first
+    assert first.name == "explore-in.html"
+    pages = {first, explore(own, Wish([tmp_path / "in"], images=2))}  # fewer of them
+    photograph(photos[0], 9, size=(24, 32))  # of the same name and size
+    pages.add(other := explore(own, wish))
+    assert explore(own, wish) == other
+    assert pages == set(own.glob("explore-in*.html"))
+    assert len(pages) == 3
+    with pytest.raises(
+        HemnetError, match=r"explore-in\.html was made with photographs \w{12}, not \w{12}: cho"
+    ):
+        explore(own, wish, output=first)
 
 
 def test_the_page_refers_to_nothing_outside_and_shows_hostile_names_as_text(run: Run, tmp_path: Path) -> None:

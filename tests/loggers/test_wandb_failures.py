@@ -59,6 +59,22 @@ def fit(folder: Path, *callbacks: pl.Callback, mode: str | None = None) -> float
     return took
 
 
+@pytest.mark.parametrize("row", ["0,abc", "1", "0,1,2", "0,\udcff"])
+def test_files_of_the_run_that_cannot_be_read_do_not_give_up_wandb(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, row: str
+) -> None:
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "id.txt").write_bytes(b"\xff\xfe\x00")
+    text = f"step,em/entropy/00\n0,1\n{row}\n"
+    (tmp_path / "metrics.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    logger = wandb_logger(str(tmp_path), mode="offline")
+    logger.log_metrics({"train/loss": 0.5}, 1)
+    logger.finalize("success")
+    assert not logger.guard.failed, caplog.text
+    assert re.fullmatch(r"\w+\n", (tmp_path / "wandb" / "id.txt").read_text())
+    assert offline_runs(tmp_path)
+
+
 def service() -> int:
     """The process id of W&B's service."""
     (pid,) = (pid for pid in descendants(os.getpid()) if "wandb-core" in name(pid))

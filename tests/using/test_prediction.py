@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from _helpers.untrained import photograph, untrained
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hemnet.config.build import build_eval_transform, build_inference, restore
@@ -18,8 +19,10 @@ from hemnet.errors import HemnetError
 from hemnet.figures import caption
 from hemnet.figures.predictions import record_of
 from hemnet.runs.run import Run
+from hemnet.storage.files import file_digest
 from hemnet.training.inference import segment
 from hemnet.using import pictures
+from hemnet.using.overlay_video import OverlayVideo, record_of_video
 from hemnet.using.prediction import Wanted, Work, predict
 
 
@@ -178,6 +181,121 @@ def test_the_frames_of_a_video_are_segmented_in_their_order(run: Path, tmp_path:
         frames.append(read[1][..., 0].mean())
     assert len(frames) == 4
     assert np.all(np.diff(frames) > 20)
+    # Its record is in the file, which players pass over.
+    record = record_of_video(out / "clip_overlay.mp4")
+    assert record == record_of(out / "legend.png") | {"video_sha256": file_digest(video, "sha256")}
+    predict(run, video, "last", out)
+    (out / "clip_overlay.mp4").write_bytes(b"mine")
+    with pytest.raises(HemnetError, match=r"clip_overlay\.mp4 exists, and does not say"):
+        predict(run, video, "last", out)
+    assert (out / "clip_overlay.mp4").read_bytes() == b"mine"
     (tmp_path / "no.mp4").write_text("no video")
     with pytest.raises(DataError, match=r"no\.mp4: OpenCV cannot open this video"):
         predict(run, tmp_path / "no.mp4", "last", tmp_path / "other")
+
+
+def video_of(path: Path, frames: int) -> Path:
+    written = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 5, (36, 24))
+    if not written.isOpened():
+        pytest.skip("this OpenCV writes no video")
+    for seed in range(frames):
+        written.write(np.random.default_rng(seed).integers(0, 256, (24, 36, 3), dtype=np.uint8))
+    written.release()
+    return path
+
+
+def test_a_video_that_is_cut_short_is_told_after_its_frames_are_done(run: Path, tmp_path: Path) -> None:
+    video = video_of(tmp_path / "clip.avi", 12)
+    content = video.read_bytes()
+    video.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"clip\.avi: OpenCV reads \d of 12 frames, .* cut short or damaged"):
+        predict(run, video, "last", tmp_path / "out")
+    masks = len(list((tmp_path / "out" / "clip").glob("*_mask.png")))
+    assert 0 < masks < 12
+    assert int(cv2.VideoCapture(str(tmp_path / "out" / "clip_overlay.mp4")).get(7)) == masks
+
+
+def test_a_video_of_overlays_is_whole_or_not_there(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, out = video_of(tmp_path / "clip.avi", 3), tmp_path / "out"
+    predict(run, video, "last", out)
+    before, add = (out / "clip_overlay.mp4").read_bytes(), OverlayVideo.add
+
+    def lose(self: OverlayVideo, frame: np.ndarray) -> None:
+        add(self, frame)
+        self._count += 1  # a frame that OpenCV took, and lost without a word, as on a full disk
+
+    monkeypatch.setattr(OverlayVideo, "add", lose)
+    with pytest.raises(HemnetError, match=r"cannot write .* \(3 of 6 frames were written\): choose another"):
+        predict(run, video, "last", out)
+    assert (out / "clip_overlay.mp4").read_bytes() == before
+    assert not list(out.glob(".*"))
+
+
+def test_outputs_are_no_inputs_wherever_they_are(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    for i, name in enumerate(["a.png", "trip/b.jpg"]):
+        photograph(photos / name, i)
+    (tmp_path / "link").symlink_to(photos)
+    outputs = (tmp_path / "x" / ".." / "photos" / "out", tmp_path / "link" / "out2", photos, photos / "trip")
+    (tmp_path / "x").mkdir()
+    for output in (*outputs, *outputs):
+        predict(run, photos, "last", output)
+        assert "2 images segmented, 0 not" in capsys.readouterr().out
+    predict(run, photos, "last", tmp_path / "flipped", ["inference.flip=true"])
+    said = capsys.readouterr().out
+    assert "2 images segmented" in said
+    assert "that hemnet wrote (a_mask, a_overlay, contact_sheet, ...)" in said
+    with pytest.raises(DataError, match=r"no images in .*it holds .* that hemnet wrote"):
+        predict(run, photos / "out", "last", photos / "out")
+
+
+@pytest.mark.parametrize("name", ["contact_sheet.png", "legend.png"])
+def test_pictures_of_a_user_are_not_replaced(run: Path, tmp_path: Path, name: str) -> None:
+    for i in range(2):
+        photograph(tmp_path / "in" / f"{i}.png", i)
+    own = photograph(tmp_path / "out" / name, 5).read_bytes()
+    with pytest.raises(HemnetError, match=f"{name} exists, and does not say that this network made it"):
+        predict(run, tmp_path / "in", "last", tmp_path / "out")
+    assert (tmp_path / "out" / name).read_bytes() == own
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_probabilities_of_a_user_or_of_another_image_are_not_replaced(run: Path, tmp_path: Path) -> None:
+    path = photograph(tmp_path / "a.png", 0)
+    out = predict(run, path, "last", tmp_path / "out", [], Wanted(probabilities=True))
+    predict(run, path, "last", out, [], Wanted(probabilities=True))
+    numbers = out / "a_probabilities.npz"
+    for mine in (b"mine", None):
+        if mine is None:
+            np.savez(numbers, probabilities=np.zeros(3))
+        else:
+            numbers.write_bytes(mine)
+        before = numbers.read_bytes()
+        with pytest.raises(DataError, match="none of 1 image"):
+            predict(run, path, "last", out, [], Wanted(probabilities=True))
+        assert numbers.read_bytes() == before
+
+
+def test_figures_are_whole_or_not_there_and_the_reason_is_one_sentence(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(2):
+        photograph(tmp_path / "in" / f"{i}.png", i)
+    out = predict(run, tmp_path / "in", "last", tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    save = Figure.savefig
+
+    def full(self: Figure, path: Path, **how: object) -> None:
+        save(self, path, **how)
+        if "contact" in path.name:
+            path.write_bytes(path.read_bytes()[:100])
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(HemnetError, match=r"cannot write .*out .*No space left.*: choose another --output"):
+        predict(run, tmp_path / "in", "last", out)
+    assert before == {path.name: path.read_bytes() for path in out.iterdir()}

@@ -133,7 +133,7 @@ def test_what_is_no_folder_and_what_cannot_be_written_to_are_named(run: Path, tm
         with pytest.raises(DataError, match="no image or folder at"):
             predict(run, source, "last", tmp_path / "out")
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "x.png")
-    with pytest.raises(DataError, match=r"cannot write to .*pipe .*choose another --output"):
+    with pytest.raises(HemnetError, match=r"cannot write .*pipe .*choose another --output"):
         predict(run, tmp_path / "x.png", "last", tmp_path / "pipe")
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from hemnet.errors import HemnetError
 from hemnet.runs.provenance import environment
-from hemnet.storage.files import write_json
+from hemnet.storage.destinations import JsonOutput
 
 CONTENDERS = ("reference", "recompute", "triton", "compiled", "checkpointed")
 """The names of what the benchmark of the EM engines compares."""
+ABOUT = {"made_by": "hemnet bench"}
 
 
 class BenchError(HemnetError):
@@ -23,15 +24,25 @@ class Disagreement(HemnetError):
 
 
 def require_place(file: Path | None) -> None:
-    """Raise a BenchError if the folder of the file for ``--json`` does not exist."""
+    """Refuse a file for ``--json`` before anything is measured.
+
+    Raises:
+        BenchError: its folder does not exist.
+        HemnetError: it cannot be written, or is no file of a benchmark.
+    """
     if file is not None and not file.parent.is_dir():
         raise BenchError(f"--json: the folder {file.parent} does not exist; make it first")
+    JsonOutput(file, "--json", ABOUT)
 
 
 def write_findings(file: Path | None, found: dict[str, Any]) -> None:
-    """Write a benchmark's results as JSON, if a file was named, and print where."""
+    """Write a benchmark's results as JSON, if a file was named, and print where.
+
+    Raises:
+        HemnetError: see `require_place`.
+    """
     if file is not None:
-        write_json(file, found)
+        JsonOutput(file, "--json", ABOUT).write(found)
         print(f"\nwritten to {file}")
 
 

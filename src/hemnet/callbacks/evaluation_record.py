@@ -4,6 +4,7 @@ Shapes: K classes; C_KK the confusion matrix of `hemnet.training.metrics`.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor
 
 from hemnet.data import Batch, DatasetSpec, denormalize
-from hemnet.figures.predictions import Row, predictions_page, write_mask
+from hemnet.figures.predictions import Row, predictions_page
 from hemnet.figures.scores import confusion_figure
 from hemnet.processes.ranks import all_ranks
 from hemnet.runs.evaluations import COUNTS, cell
-from hemnet.storage.files import write_json, write_table
+from hemnet.runs.run import RESULT
+from hemnet.storage.files import replacing_in, write_json, write_table
 from hemnet.training.metrics import confusion, iou, mean_iou, pixel_accuracy, recall
 from hemnet.training.task import SegmentationTask
+
+TakeMask = Callable[[str, np.ndarray, DatasetSpec], None]
 
 
 class ImageScore(NamedTuple):
@@ -49,9 +53,9 @@ class EvaluationRecord(pl.Callback):
 
     Args:
         worst: how many of the worst images to keep with their truth and prediction.
-        masks: an existing folder. The predicted classes of each image are written there as the palette PNG
-            ``<name>.png``, at the size of the labels, by the rank that has the image; null writes none.
-        origin: written inside each of these files, see `hemnet.figures.predictions.write_mask`.
+        masks: takes each image's name, its predicted classes, (H, W) uint8 at the size of the labels, and
+            what the classes are, on the rank that has the image.
+        origin: written inside each picture, see `hemnet.figures.save`.
 
     Attributes:
         matrix: C_KK, int64, of the last evaluation.
@@ -59,7 +63,7 @@ class EvaluationRecord(pl.Callback):
         rows: the worst images, worst first, with the score in the name.
     """
 
-    def __init__(self, worst: int = 0, masks: Path | None = None, origin: str = "{}") -> None:
+    def __init__(self, worst: int = 0, masks: TakeMask | None = None, origin: str = "{}") -> None:
         self.worst, self.masks, self.origin = worst, masks, origin
         self._begin()
 
@@ -88,8 +92,7 @@ class EvaluationRecord(pl.Callback):
                 label = f"{name} {100 * score.miou:.1f} %"
                 self._keep(score, Row(label, denormalize(batch["image"][i]), truth, prediction))
             if self.masks is not None:
-                classes_HW = outputs[i].to("cpu", torch.uint8).numpy()
-                write_mask(self.masks / f"{name}.png", classes_HW, pl_module.spec, self.origin)
+                self.masks(name, outputs[i].to("cpu", torch.uint8).numpy(), pl_module.spec)
 
     def _among_the_worst(self, score: ImageScore) -> bool:
         if self.worst < 1 or math.isnan(score.miou):
@@ -113,31 +116,38 @@ class EvaluationRecord(pl.Callback):
         self._candidates = []
 
     def write(self, place: Path, spec: DatasetSpec, result: dict[str, Any], title: str = "") -> None:
-        """Write the files of this evaluation, result.json last: if it exists, all others do.
+        """Write the files of this evaluation, all or none; an earlier evaluation's are replaced.
 
         Args:
             place: the folder.
             spec: the classes.
             result: the content of result.json.
             title: of the figures.
+
+        Raises:
+            OSError: a file cannot be written.
         """
-        place.mkdir(parents=True, exist_ok=True)
+        with replacing_in(place, last=RESULT) as folder:
+            self._write_tables(folder, spec)
+            confusion_figure(self.matrix, spec, folder / "confusion.png", title, self.origin)
+            if self.rows:
+                predictions_page(self.rows, spec, folder / "worst.png", title=title, origin=self.origin)
+            write_json(folder / RESULT, result)
+        if not self.rows:
+            (place / "worst.png").unlink(missing_ok=True)  # an earlier evaluation's
+
+    def _write_tables(self, folder: Path, spec: DatasetSpec) -> None:
         matrix = torch.from_numpy(self.matrix)
         columns = zip(
             spec.classes, iou(matrix).tolist(), recall(matrix).tolist(), self.matrix.sum(1), strict=True
         )
         rows = [[name, cell(iou_k), cell(recall_k), pixels] for name, iou_k, recall_k, pixels in columns]
-        write_table(place / "classes.csv", ["class", "iou", "accuracy", "pixels"], rows)
+        write_table(folder / "classes.csv", ["class", "iou", "accuracy", "pixels"], rows)
         images = [[score.name, cell(score.miou), cell(score.pixel_accuracy)] for score in self.images]
-        write_table(place / "images.csv", ["image", "miou", "pixel_accuracy"], images)
+        write_table(folder / "images.csv", ["image", "miou", "pixel_accuracy"], images)
         counts = [
             [score.name, spec.classes[k], *pixels]
             for score in sorted(self.images, key=lambda score: score.name)
             for k, *pixels in score.counts
         ]
-        write_table(place / "counts.csv", COUNTS, counts)
-        confusion_figure(self.matrix, spec, place / "confusion.png", title)
-        (place / "worst.png").unlink(missing_ok=True)  # an earlier evaluation's
-        if self.rows:
-            predictions_page(self.rows, spec, place / "worst.png", title=title)
-        write_json(place / "result.json", result)
+        write_table(folder / "counts.csv", COUNTS, counts)

@@ -106,7 +106,7 @@ def scan(folder: Path, endings: tuple[str, ...], beginning: str = "", apart: Col
     return Listing(dict(sorted(files.items())), " and ".join(left_out))
 
 
-def scan_tree(folder: Path, endings: tuple[str, ...], without: Path | None = None) -> Listing:
+def scan_tree(folder: Path, endings: tuple[str, ...]) -> Listing:
     """List a folder and the folders in it, see `scan`; names are relative, such as ``trip/one``.
 
     Hidden folders, links to folders, and folders whose names end as files do are not searched.
@@ -114,7 +114,6 @@ def scan_tree(folder: Path, endings: tuple[str, ...], without: Path | None = Non
     Args:
         folder: an existing folder.
         endings: accepted endings of names, in any case.
-        without: a folder that is left out, if it is inside.
 
     Raises:
         DataError: two files have one name.
@@ -129,7 +128,6 @@ def scan_tree(folder: Path, endings: tuple[str, ...], without: Path | None = Non
             and not os.path.islink(f"{place}/{name}")
         )  # fmt: skip
         found = scan(Path(place), endings, apart=inside)
-        inside[:] = [name for name in inside if without is None or Path(place, name) != without]
         relative = Path(place).relative_to(folder)
         files |= {normalize("NFC", (relative / name).as_posix()): path for name, path in found.files.items()}
         if found.left_out:

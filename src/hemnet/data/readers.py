@@ -71,6 +71,28 @@ def has_labels(reader: Reader) -> bool:
     return bool(getattr(reader, "labelled", True))
 
 
+def content_of(reader: Reader) -> str:
+    """Return a hash of the names, images and masks of all samples, the same wherever their files are.
+
+    Every sample is read.
+
+    Raises:
+        DataError: a sample cannot be read.
+    """
+    digest = hashlib.sha256()
+    for index in range(len(reader)):
+        add_sample(digest, *reader.read(index))
+    return digest.hexdigest()
+
+
+def add_sample(digest: "hashlib._Hash", image_HWC: np.ndarray, mask_HW: np.ndarray | None, name: str) -> None:
+    """Add what a `Sample` has to a hash; None is a mask that is not known."""
+    digest.update(repr((name, image_HWC.shape, mask_HW is None)).encode("utf-8", "surrogateescape"))
+    for array in (image_HWC, mask_HW):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
+
+
 class FileReader:
     """Samples read from files; the base class of every reader of data on disk.
 

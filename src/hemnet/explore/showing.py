@@ -57,13 +57,13 @@ def of_split(config: DictConfig, spec: DatasetSpec, most: int | None) -> Selecti
     return Selection(read(), len(reader))
 
 
-def of_files(paths: Sequence[Path], output: Path, most: int | None) -> Selection:
+def of_files(paths: Sequence[Path], most: int | None) -> Selection:
     """Return photographs spread over files, folders and videos, which are read as `hemnet predict` does.
 
     Raises:
         DataError: there is no image at a path.
     """
-    sources = [open_source(path, output) for path in paths]
+    sources = [open_source(path) for path in paths]
     total = sum(source.total for source in sources)
     wanted = set(spread(most or OF_FILES, total))
 

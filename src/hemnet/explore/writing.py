@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,21 @@ from hemnet.config.build import build_eval_transform, build_inference, restore
 from hemnet.config.machine import device_for, on_this_machine
 from hemnet.config.trained import ITERATIONS, override
 from hemnet.data import DatasetSpec
+from hemnet.data.readers import add_sample
 from hemnet.em import HighwayEM
 from hemnet.em.options import MOST
 from hemnet.errors import HemnetError
 from hemnet.explore.observing import Observed, observe
 from hemnet.explore.rendering import content, described, record_in, render
-from hemnet.explore.showing import Selection, of_files, of_split
+from hemnet.explore.showing import Photograph, Selection, of_files, of_split
 from hemnet.nets import Segmenter
+from hemnet.runs.evaluations import OTHER_DATA
 from hemnet.runs.identity import identity
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
-from hemnet.storage.files import output_file
+from hemnet.storage.destinations import named_by, output_file, require_writable
 from hemnet.training.inference import explain_memory
-from hemnet.using.evaluation import set_iterations, split_name
+from hemnet.using.evaluation import set_iterations
 from hemnet.wording import counted, shortened
 
 log = logging.getLogger(__name__)
@@ -78,7 +81,7 @@ def explore(
         wish: what to show.
         which: the checkpoint.
         output: the file; None is ``explore[-...].html`` in the run, named by checkpoint, changes, iterations
-            and files.
+            and files. If it shows other photographs, the page is written beside it, named by these.
         assignments: ``key=value`` changes to the run's config.
 
     Raises:
@@ -92,8 +95,10 @@ def explore(
     if used := build_inference(config).settings:
         log.info("the page shows whole photographs, once; this is not used: inference %s", " ".join(used))
     origin = Origin.of(run, which, config)
-    output = output or run.path / _file_name(origin, wish)
-    further = {"iterations": wish.iterations, "layer": wish.layer, "photographs": _chosen(config, wish)}
+    page = output or run.path / _file_name(origin, wish)
+    with named_by("--output", page):
+        require_writable(page)
+    further: dict[str, Any] = {"iterations": wish.iterations, "layer": wish.layer}
     transform = build_eval_transform(config)
     run.config = config = on_this_machine(config, assignments)
     network, spec = restore(run, which)
@@ -101,24 +106,28 @@ def explore(
     set_iterations(network, wish.iterations)
     if (iterations := _iterations(layer)) < 1:
         raise HemnetError("this run evaluates with 0 EM iterations: give a number of them with --iterations")
-    selection = (
-        of_files(wish.paths, output, wish.images) if wish.paths else of_split(config, spec, wish.images)
-    )
+    if os.path.lexists(page):
+        photographs = _content(_select(config, spec, wish).photographs)
+        if output is None and not _shows(page, photographs):
+            page = page.with_stem(f"{page.stem}{OTHER_DATA}{photographs[:8]}")
+        origin.require_own(page, record_in, **further, photographs=photographs)
+    selection, digest = _select(config, spec, wish), hashlib.sha256()
     device = device_for(config)
     network.to(device)
     shown = []
-    with output_file(output) as part:
-        _require_own(output, origin, further)
+    with output_file(page) as part:
         for photograph in selection.photographs:
             with explain_memory([photograph.name]):
+                add_sample(digest, photograph.image_HWC, photograph.truth_HW, photograph.name)
                 given_CHW = transform.prepare(photograph.image_HWC).to(device)
                 seen = observe(network, given_CHW, photograph.image_HWC.shape[:2], name, layer)
             shown.append(described(photograph, seen))
             _say(photograph.name, seen, len(json.dumps(shown[-1])))
         data = content(_facts(config, origin, spec, layer, iterations), spec, layer, shown)
+        further["photographs"] = digest.hexdigest()
         part.write_text(render(data, origin.record() | further), "utf-8")
-    _conclude(output, len(shown), selection)
-    return output
+    _conclude(page, len(shown), selection)
+    return page
 
 
 def _file_name(origin: Origin, wish: Wish) -> str:
@@ -132,21 +141,20 @@ def _file_name(origin: Origin, wish: Wish) -> str:
     return "-".join(parts) + ".html"
 
 
-def _chosen(config: DictConfig, wish: Wish) -> str:
-    """Return what tells the photographs of a page from others of the same name."""
-    if not wish.paths:
-        return f"the split {split_name(config)}"
-    return hashlib.sha256("\n".join(map(str, wish.paths)).encode("utf-8", "surrogateescape")).hexdigest()
+def _select(config: DictConfig, spec: DatasetSpec, wish: Wish) -> Selection:
+    return of_files(wish.paths, wish.images) if wish.paths else of_split(config, spec, wish.images)
 
 
-def _require_own(output: Path, origin: Origin, further: dict[str, Any]) -> None:
-    """Refuse to replace a file that is no page of the explorer, or one of something else."""
-    if not output.is_file():
-        return
-    record = record_in(output)
-    if record is None:
-        raise HemnetError(f"{output} exists, and is no page of hemnet explore: choose another --output")
-    origin.require_own(output, record, **further)
+def _content(photographs: Iterable[Photograph]) -> str:
+    """Return a hash that tells photographs from others, wherever they are."""
+    digest = hashlib.sha256()
+    for photograph in photographs:
+        add_sample(digest, photograph.image_HWC, photograph.truth_HW, photograph.name)
+    return digest.hexdigest()
+
+
+def _shows(page: Path, photographs: str) -> bool:
+    return page.is_file() and (record_in(page) or {}).get("photographs") == photographs
 
 
 def _layer(run: Run, network: Segmenter, name: str | None) -> tuple[str, HighwayEM]:

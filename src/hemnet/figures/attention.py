@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from hemnet.figures import caption, styled
+from hemnet.figures import caption, save, styled
 
 # Inches: width of the page, and sizes around the maps of an image.
 WIDTH, LABEL, TITLE, GAP, FOOT, LARGEST_MAP = 10.0, 0.75, 0.45, 0.04, 0.65, 1.7
@@ -71,7 +71,7 @@ def attention_page(
                 page.picture(picture, LABEL + side * place, top, side, row)
             top += row
     page.scale("responsibility under the means of iteration t")
-    page.figure.savefig(path)
+    save(page.figure, path)
 
 
 def _row(image: np.ndarray, maps_Shw: np.ndarray, show_image: bool) -> list[np.ndarray]:

@@ -16,11 +16,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hemnet.data import IGNORE_INDEX, DatasetSpec
-from hemnet.figures import caption, styled
+from hemnet.figures import ORIGIN, caption, save, styled
 from hemnet.storage.files import replacing
 
-ORIGIN = "hemnet"
-"""The keyword of a PNG file's text that says what it was made from."""
 ERROR_COLOUR = (214, 39, 40)
 OPACITY = 0.55
 MOST_PATCHES = 30
@@ -38,12 +36,18 @@ class Row(NamedTuple):
 
 @styled
 def predictions_page(
-    rows: Sequence[Row], spec: DatasetSpec, path: Path, *, show_images: bool = True, title: str = ""
+    rows: Sequence[Row],
+    spec: DatasetSpec,
+    path: Path,
+    *,
+    show_images: bool = True,
+    title: str = "",
+    origin: str = "{}",
 ) -> None:
     """Write truth, prediction and errors of each row, with a legend of the classes below, ``title`` above.
 
     With ``show_images`` the image comes first, and in grey behind the errors. Without photographs the page
-    may be shared more freely.
+    may be shared more freely. The origin is inside, see `write_mask`.
     """
     titles = ("image", "truth", "prediction", "errors")[0 if show_images else 1 :]
     aspects = [row.truth.shape[0] / row.truth.shape[1] for row in rows]
@@ -64,7 +68,7 @@ def predictions_page(
     if title:
         figure.suptitle(title, fontsize=7, wrap=True)
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False)
-    figure.savefig(path)
+    save(figure, path, origin)
 
 
 def _pictures(row: Row, spec: DatasetSpec, show_images: bool) -> list[np.ndarray]:
@@ -110,7 +114,7 @@ def contact_sheet(items: Sequence[Shown], spec: DatasetSpec, path: Path, origin:
         cell.imshow(np.concatenate([item.image, painted], axis=1), interpolation="nearest")
         cell.set_title(caption(item.name, 39), fontsize=7)
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False)
-    figure.savefig(path, format="png", metadata={ORIGIN: origin})
+    save(figure, path, origin)
 
 
 @styled
@@ -119,7 +123,7 @@ def legend(spec: DatasetSpec, path: Path, origin: str = "{}") -> None:
     columns = -(-spec.num_classes // 20)
     figure = Figure(figsize=(2.2 * columns, 0.24 * -(-spec.num_classes // columns) + 0.2), dpi=110)
     figure.legend(handles=_patches(spec), loc="center", ncols=columns, frameon=False)
-    figure.savefig(path, metadata={ORIGIN: origin})
+    save(figure, path, origin)
 
 
 def _patches(spec: DatasetSpec, masks: Sequence[np.ndarray] = ()) -> list[Patch]:
@@ -164,10 +168,12 @@ def write_png(path: Path, picture: Image.Image, origin: str = "{}", *, fast: boo
 
 
 def record_of(path: Path) -> dict[str, Any] | None:
-    """Return the origin inside a PNG file of `write_png` or `legend`; None if it has none."""
+    """Return the origin inside a PNG file of `write_png` or `hemnet.figures.save`; None if it has none."""
+    if not path.is_file():  # reading a pipe could wait for ever
+        return None
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             found = json.loads(picture.info[ORIGIN])
-    except (OSError, SyntaxError, ValueError, KeyError):
+    except Exception:  # of many types: anything can be at the path
         return None
     return found if isinstance(found, dict) else None

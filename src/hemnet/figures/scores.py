@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from hemnet.data import DatasetSpec
-from hemnet.figures import styled
+from hemnet.figures import save, styled
 
 # Most classes with which a confusion matrix has numbers in its cells, and names at its sides.
 MOST_NUMBERS, MOST_NAMES = 12, 64
@@ -28,7 +28,9 @@ WIDTHS = (2.4, 1.8, 1.8)
 
 
 @styled
-def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path, title: str = "") -> None:
+def confusion_figure(
+    C_KK: np.ndarray, spec: DatasetSpec, path: Path, title: str = "", origin: str = "{}"
+) -> None:
     """Write a confusion matrix as shares of each true class: rows sum to 1; a row without pixels is grey.
 
     Args:
@@ -36,6 +38,7 @@ def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path, title: str
         spec: the classes; up to `MOST_NAMES` names are shown.
         path: the PNG file.
         title: above the matrix.
+        origin: is inside the file, see `hemnet.figures.save`.
     """
     count = spec.num_classes
     total_K1 = C_KK.sum(1, keepdims=True)
@@ -62,7 +65,7 @@ def confusion_figure(C_KK: np.ndarray, spec: DatasetSpec, path: Path, title: str
                     j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=7,
                     color="white" if share > 0.4 else "black",
                 )  # fmt: skip
-    figure.savefig(path)
+    save(figure, path, origin)
 
 
 @styled
@@ -79,7 +82,7 @@ def learning_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
         _draw(axis, {name: curve_S2 for name, curve_S2 in curves.items() if len(curve_S2)})
         axis.set(title=title, xlabel="optimizer step")
         axis.grid(alpha=0.3)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw(axis: Axes, curves: Mapping[str, np.ndarray]) -> None:

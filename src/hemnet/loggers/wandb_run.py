@@ -174,7 +174,7 @@ class FinishingWandbLogger(WandbLogger):
 
     def _kept_id(self) -> str:
         """Return the id stored in the directory, else a new one, independent of the random seed."""
-        kept = self._id_file.read_text("utf-8").strip() if self._id_file.is_file() else ""
+        kept = self._id_file.read_text("utf-8", "replace").strip() if self._id_file.is_file() else ""
         return kept if re.fullmatch(r"[\w-]{1,64}", kept) else secrets.token_hex(5)
 
     @property
@@ -248,7 +248,11 @@ class FinishingWandbLogger(WandbLogger):
         A value is the mean over the start, the middle or the end of training, see `hemnet.runs.phases`.
         """
         run = self.experiment
-        found = phases(curves(read(self.directory / "metrics.csv"), PER_ITERATION.match))
+        try:
+            found = phases(curves(read(self.directory / "metrics.csv"), PER_ITERATION.match))
+        except (OSError, ValueError) as error:
+            log.warning("metrics.csv: %s; W&B gets no curves over the iterations of EM", error)
+            return
         run.define_metric(ITERATION)
         for name in (f"{phase}/{family}" for phase in PHASES for family in found):
             run.define_metric(name, step_metric=ITERATION)

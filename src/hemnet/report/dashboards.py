@@ -20,7 +20,8 @@ from hemnet.loggers import ITERATION, STEP
 from hemnet.loggers.wandb_guard import obstacle, within
 from hemnet.report.definitions import FIGURES, Axis, Definition, Metric
 from hemnet.runs.phases import PHASES
-from hemnet.storage.files import named_by, write_json
+from hemnet.storage.destinations import named_by, require_own, require_writable
+from hemnet.storage.files import read_json, write_json
 from hemnet.storage.places import absolute
 
 log = logging.getLogger(__name__)
@@ -157,8 +158,12 @@ def run(options: argparse.Namespace) -> None:
         raise HemnetError("--entity is missing: give the W&B user or team that owns the project")
     report = dashboard(options.entity or "", options.project, options.sweep, options.experiment)
     if options.json:
+        sent = payload(report)
+        named = {key: sent[key] for key in ("entityName", "projectName", "displayName")}
         with named_by("--json", options.json):
-            write_json(options.json, payload(report))
+            require_writable(options.json)
+            require_own(options.json, read_json, named, maker="hemnet report wandb", option="--json")
+            write_json(options.json, sent)
         log.info("%s holds the dashboard; nothing was sent", options.json)
         return
     problem = obstacle()

@@ -1,7 +1,6 @@
 """The whole report: from folders of runs to a page, figures and tables on disk."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import NoReturn
 from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
 from hemnet.report.printable import printable
-from hemnet.storage.files import named_by, replacing
+from hemnet.storage.destinations import named_by, require_writable
+from hemnet.storage.files import replacing
 
 MARK = '<meta name="generator" content="hemnet.report">'
 """A line of the page, by which a later report knows that it may replace it."""
@@ -34,7 +34,8 @@ def write_report(folders: Sequence[Path], out: Path, *, images: bool = True) -> 
     """
     page = out / "index.html"
     with named_by("--out", out):  # before the runs are read, which takes long
-        _require_writable(out)
+        for folder in (out, *(out / name for name in FOLDERS)):
+            require_writable(folder, folder=True)
         old = _own_files(page, out / LISTED)
     records, unreadable = printable(collect(folders))
     from hemnet.report.assemble import write_page  # here, as it takes seconds, which errors do without
@@ -49,16 +50,6 @@ def write_report(folders: Sequence[Path], out: Path, *, images: bool = True) -> 
         with replacing(out / LISTED) as part:
             part.write_text(json.dumps(files, indent=1) + "\n", "utf-8")
     return page
-
-
-def _require_writable(out: Path) -> None:
-    """Raise an OSError if the folders of a report can be neither made nor written to; make none."""
-    for folder in (out, *(out / name for name in FOLDERS)):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        if not there.is_dir():
-            raise NotADirectoryError(f"{there} is a file")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise PermissionError(f"{there} may not be written to")
 
 
 def _own_files(page: Path, listing: Path) -> list[str]:

@@ -1,14 +1,14 @@
 """Where the results of evaluations are in a run directory.
 
-RUN/evaluation/NAME/ holds the result.json, classes.csv, images.csv, counts.csv, confusion.png and worst.png
-of one evaluation, and the same files in T<n>/ for one with n EM iterations. NAME is that of
-`hemnet.runs.outputs`.
+RUN/evaluation/NAME/ holds the `FILES` of one evaluation, and T<n>/ in it those of one with n EM iterations.
+NAME is that of `hemnet.runs.outputs`.
 """
 
 import hashlib
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ from hemnet.runs.outputs import Origin, output_name
 from hemnet.runs.run import RESULT
 from hemnet.storage.files import entry, read_json, write_table
 
-FOLDER, OTHER_DATA = "evaluation", "-data-"
+FOLDER, OTHER_DATA, TABLE = "evaluation", "-data-", "iterations.csv"
+FILES = (RESULT, "classes.csv", "images.csv", "counts.csv", "confusion.png", "worst.png")
+"""The files of an evaluation: result.json says what all of them are of."""
+CONTENT = "content"
+"""The entry of result.json with the hash of images that were asked for by another ``data.root``."""
 COUNTS = ("image", "class", "intersection", "union", "pixels")
 """The columns of counts.csv: a row for each class that an image's truth or prediction has, in pixels.
 
@@ -50,6 +54,28 @@ def read_results(folder: Path, digest: str | None) -> dict[int | None, dict[str,
     return {T: result for T, result in found.items() if known in (None, result.get("checkpoint_sha256"))}
 
 
+def finished(
+    run: Path, name: str, content: Callable[[], str] | None = None, worst: int = 0
+) -> set[int | None]:
+    """Return the numbers T whose evaluations are in a run directory, of what is asked for.
+
+    Args:
+        run: the run directory.
+        name: of the folder, see `hemnet.runs.outputs.output_name`.
+        content: returns the hash of the images, see `hemnet.data.readers.content_of`; None for the run's own.
+        worst: how many of the worst images are to be shown.
+    """
+    folders = [name]
+    if content is not None:
+        beside = re.compile(re.escape(name + OTHER_DATA) + "[0-9a-f]{8}")
+        folders += [path.name for path in (run / FOLDER).glob("*") if beside.fullmatch(path.name)]
+    found = [item for folder in folders for item in results_of(run, folder).items()]
+    if content is not None and (found := [(T, result) for T, result in found if CONTENT in result]):
+        wanted = content()
+        found = [(T, result) for T, result in found if result[CONTENT] == wanted]
+    return {T for T, result in found if entry(result, "worst", 0.0) >= worst}
+
+
 def _is_own(result: dict[str, Any], folder: str) -> bool:
     """Return whether a result.json is of what its folder is named for, as far as it says."""
     if not {"checkpoint", "settings", "changes"} <= result.keys():
@@ -75,10 +101,27 @@ def results_of(run: Path, name: str = "last") -> dict[int | None, dict[str, Any]
     return {T: result for T, result in found.items() if _is_own(result, name)}
 
 
-def require_own(folder: Path, origin: Origin) -> None:
-    """Raise a HemnetError if an evaluation of another origin is in a folder, see `Origin.require_own`."""
-    for place, found in _held(folder):
-        origin.require_own(place, found)
+def require_own(folder: Path, origin: Origin, iterations: Sequence[int] = ()) -> None:
+    """Refuse to replace files that are not of an evaluation of this origin, see `Origin.require_own`.
+
+    Args:
+        folder: to write to.
+        origin: of the evaluation.
+        iterations: the numbers of EM iterations to evaluate with; none means the T of the run.
+
+    Raises:
+        HemnetError: a file to be written is there, and the result.json beside it is not of this origin; or
+            results for other T in the folder are of another origin.
+    """
+    counts: Sequence[int | None] = iterations or [None]
+    for place in [at_iterations(folder, T) for T in counts]:
+        for name in FILES:
+            origin.require_own(place / name, lambda path: read_json(path.with_name(RESULT)))
+    held = _held(folder)
+    for place, found in held:
+        origin.require_own(place / RESULT, lambda _, found=found: found)  # type: ignore[misc]
+    if iterations and not held:
+        origin.require_own(folder / TABLE, lambda _: None)
 
 
 def digest_of(names: Iterable[str], pixels: Iterable[int]) -> dict[str, Any]:
@@ -108,7 +151,7 @@ def folder_for(folder: Path, data: dict[str, Any], *, others: bool = False) -> P
 def _held(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Return the results in a folder, of any checkpoint, each with its path."""
     places = [folder, *sorted(folder.glob("T*"))]
-    return [(place, found) for place in places if (found := read_json(place / RESULT))]
+    return [(place, found) for place in places if "checkpoint" in (found := read_json(place / RESULT))]
 
 
 def write_iterations(folder: Path, digest: str, keys: Sequence[str]) -> None:
@@ -118,7 +161,7 @@ def write_iterations(folder: Path, digest: str, keys: Sequence[str]) -> None:
         for T, result in read_results(folder, digest).items()
         if T is not None
     ]
-    write_table(folder / "iterations.csv", ["iterations", *keys], rows)
+    write_table(folder / TABLE, ["iterations", *keys], rows)
 
 
 def cell(score: float | None) -> str:

@@ -3,6 +3,7 @@
 Shapes: S steps at which a metric was logged.
 """
 
+import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from reprlib import repr as shown
@@ -19,7 +20,11 @@ def read(path: Path) -> list[dict[str, float]]:
         ValueError: a cell is not a number.
     """
     rows = []
-    for row in read_table(path):
+    try:
+        table = read_table(path)
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    for row in table:
         try:
             rows.append({key: float(value) for key, value in row.items()})
         except (TypeError, ValueError) as error:  # a cell beyond the heading is in a list

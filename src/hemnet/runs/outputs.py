@@ -1,25 +1,25 @@
 """What an output of a trained network depends on: it names the output, and is written inside it.
 
 Evaluations, predictions, exports and submissions of one run differ by checkpoint, inference and changes of
-the configuration. `Origin` has these. A file or folder with the output of another origin is not overwritten.
+the configuration. `Origin` has these. A file that is no output of the same origin is not replaced.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 
-from hemnet.errors import HemnetError
 from hemnet.runs.identity import below, job_name, leaves
 from hemnet.runs.moved import without_root
 from hemnet.runs.redaction import is_secret, redact
 from hemnet.runs.run import Checkpoint, Run
+from hemnet.storage.destinations import require_own
 
-READER = "data.val"
+READER, OF_A_FOLDER = "data.val", ".root"
 # Configuration keys that change what a trained network computes, which images it is given, or in which size.
 DETERMINING = ("model", READER, "data.eval_transform", "trainer.precision")
 
@@ -74,31 +74,45 @@ class Origin:
         about |= {"checkpoint_sha256": self.digest, "settings": self.settings, "changes": self.changes}
         return json.loads(json.dumps(about))
 
-    def require_own(self, place: Path, found: Mapping[str, Any] | None, **further: Any) -> None:
-        """Refuse to overwrite the output of another origin.
+    def require_own(
+        self,
+        place: Path,
+        read: Callable[[Path], Mapping[str, Any] | None],
+        *,
+        option: str = "--output",
+        **further: Any,
+    ) -> None:
+        """Refuse to replace what is not this origin's output, see `hemnet.storage.destinations.require_own`.
 
-        In the run's own directory, outputs of older versions, without a record, are renewed, and so are those
-        of a checkpoint that has changed since, because training went on.
+        In the run's own directory, an output of an older version, whose record has fewer entries, is renewed,
+        and so is one of a checkpoint that has changed since, because training went on.
 
         Args:
-            place: the existing file or folder.
-            found: the record in it, None if it has none. Entries that it lacks are not compared.
+            place: the file, which may be missing.
+            read: takes the file and returns the record in it; None if it has none.
+            option: names another place.
             further: entries of the record besides those of `record`.
 
         Raises:
             HemnetError: an entry differs, or there is no record.
         """
-        remedy = "choose another --output, or delete it first"
-        wanted = self.record() | further
+        wanted, needed = self.record() | further, None
         if place.resolve().is_relative_to(self.run.resolve()):
             del wanted["checkpoint_sha256"]
-            found = found or {}
-        if found is None:
-            raise HemnetError(f"{place} exists, and does not say that this network made it: {remedy}")
-        for key, value in wanted.items():
-            if key in found and found[key] != value:
-                what = f"{key.replace('_', ' ')} {found[key]}, not {value}"
-                raise HemnetError(f"{place} was made with {what}: {remedy}")
+            needed = ("checkpoint",)
+        require_own(place, read, wanted, maker="this network", option=option, needed=needed)
+
+
+def elsewhere(stored: DictConfig, used: DictConfig) -> bool:
+    """Return whether images may be others than a run's although `Origin` says the same: a root differs.
+
+    Args:
+        stored: the run's configuration.
+        used: the configuration that an output is made with.
+    """
+    plain = (OmegaConf.to_container(config, resolve=True) for config in (stored, used))
+    before, after = (_leaves(config, "data") for config in plain)
+    return any(before.get(key) != after.get(key) for key in before | after if key.endswith(OF_A_FOLDER))
 
 
 def output_name(
@@ -130,7 +144,7 @@ def changes(stored: DictConfig, used: DictConfig) -> dict[str, Any]:
             value = after.get(key)
             # As JSON, in which 1 is not 1.0.
             changed = json.dumps(before.get(key)) != json.dumps(value)
-            if changed and not key.endswith(".root") and not is_secret(key):
+            if changed and not key.endswith(OF_A_FOLDER) and not is_secret(key):
                 found[key] = redact(value) if isinstance(value, str) else value
     return found
 

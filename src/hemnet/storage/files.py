@@ -9,7 +9,9 @@ import logging
 import math
 import os
 import secrets
+import shutil
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,27 +57,27 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def output_file(path: Path) -> Iterator[Path]:
-    """As `replacing`, of a file that ``--output`` names.
+def replacing_in(folder: Path, last: str) -> Iterator[Path]:
+    """Yield an empty temporary folder, and move its files into ``folder`` when the block ends without error.
+
+    So of several files that belong together either all are new, or none. If the block raises, ``folder`` is
+    unchanged.
+
+    Args:
+        folder: created if missing.
+        last: the name of the file that is moved last: if it is there, so are the others.
 
     Raises:
-        HemnetError: ``path`` cannot be written.
+        OSError: a file cannot be written or replaced.
     """
-    with named_by("--output", path), replacing(path) as part:
-        yield part
-
-
-@contextmanager
-def named_by(option: str, path: Path) -> Iterator[None]:
-    """Name the option that a user can change if the block, which writes ``path``, cannot.
-
-    Raises:
-        HemnetError: the block raised an OSError.
-    """
+    folder.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(".part", ".", folder))
     try:
-        yield
-    except OSError as error:
-        raise HemnetError(f"cannot write {path} ({error}): choose another {option}") from error
+        yield part
+        for path in sorted(part.iterdir(), key=lambda path: (path.name == last, path.name)):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def remove_abandoned(path: Path) -> None:

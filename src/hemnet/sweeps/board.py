@@ -1,5 +1,6 @@
 """The state of a sweep: a table on a terminal, otherwise a line per change, and jobs.csv."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,9 +13,12 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from hemnet.errors import HemnetError
+from hemnet.storage.destinations import writing
 from hemnet.storage.files import write_table
 from hemnet.sweeps.jobs import Job
 
+log = logging.getLogger(__name__)
 COLOURS = {"finished": "green", "skipped": "dim", "failed": "red", "preempted": "yellow", "running": "bold"}
 # A terminal has room for so many rows; of more jobs, some that are over or waiting are left out.
 MOST_ROWS = 30
@@ -64,8 +68,14 @@ class Board:
                 if job.status != "waiting":
                     self._print(job)
         if changed:
+            begun = bool(self._shown)
             self._shown |= {job.name: job.status for job in changed}
-            self._write()
+            try:
+                self._write()
+            except HemnetError as error:
+                if not begun:
+                    raise
+                log.warning("%s", error)  # jobs that run need no table
 
     def _print(self, job: Job) -> None:
         over = sum(other.status not in ("waiting", "running") for other in self.jobs)
@@ -108,4 +118,5 @@ class Board:
 
     def _write(self) -> None:
         rows = [[job.name, job.status, job.miou, round(job.seconds, 1), job.error] for job in self.jobs]
-        write_table(self.folder / "jobs.csv", ["job", "status", "val/miou", "seconds", "error"], rows)
+        with writing(path := self.folder / "jobs.csv"):
+            write_table(path, ["job", "status", "val/miou", "seconds", "error"], rows)

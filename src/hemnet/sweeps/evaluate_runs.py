@@ -1,8 +1,8 @@
 """The evaluation of many runs, each in its own process, without repeating finished evaluations."""
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,13 +11,11 @@ from hemnet.config.machine import on_this_machine
 from hemnet.config.paths import recipe
 from hemnet.config.trained import ITERATIONS, override
 from hemnet.errors import HemnetError
-from hemnet.runs.evaluations import FOLDER, OTHER_DATA, results_of
+from hemnet.runs.evaluations import FOLDER, finished
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import debugging, identity
-from hemnet.runs.moved import ROOT
-from hemnet.runs.outputs import changes, output_name
+from hemnet.runs.outputs import changes, elsewhere, output_name
 from hemnet.runs.run import Checkpoint, Run
-from hemnet.storage.files import entry
 from hemnet.storage.places import absolute
 from hemnet.sweeps.jobs import Evaluation
 from hemnet.sweeps.pool import Slot
@@ -70,11 +68,12 @@ def evaluate_runs(
     top = Path(os.path.commonpath([path.parent for path in paths]))
     jobs = [Evaluation(str(path.relative_to(top)), path / FOLDER, []) for path in paths]
     slots: list[Slot] = []
+    content_at = cache(_content)  # many runs share a data set
     for job, path in zip(jobs, paths, strict=True):
         try:
             run = Run.open(path)
             config = override(run.config, assignments, "evaluate", ITERATIONS if iterations else ())
-            job.overrides = _arguments(run, config, which, assignments, iterations, worst)
+            job.overrides = _arguments(run, config, which, assignments, iterations, worst, content_at)
             slots = slots or slots_for(on_this_machine(config, assignments), parallel, None)
         except _NothingToDo as reason:
             job.status, job.error = "skipped", str(reason)
@@ -83,6 +82,14 @@ def evaluate_runs(
         except Exception as error:  # of any type: a damaged run must not keep the others from evaluation
             job.status, job.error = "failed", f"{path} cannot be read as a run ({one_line(error)})"
     run_and_report(jobs, slots, top / FOLDER)
+
+
+def _content(data: str) -> str:
+    """Return the hash of the images that a configuration's key ``data``, as YAML, has for evaluation."""
+    from hemnet.config.build import build_reader  # here, and below: slow to import
+    from hemnet.data.readers import content_of
+
+    return content_of(build_reader(OmegaConf.create({"data": OmegaConf.create(data)}), "val"))
 
 
 class _NothingToDo(Exception):
@@ -96,9 +103,10 @@ def _arguments(
     assignments: Sequence[str],
     iterations: Sequence[int],
     worst: int,
+    content_at: Callable[[str], str],
 ) -> list[str]:
     """Return the arguments of `hemnet.evaluate` for the evaluations of a run that are still missing."""
-    from hemnet.config.build import build_inference  # here: slow to import
+    from hemnet.config.build import build_inference
 
     if run.status != "finished":
         raise _NothingToDo(f"it has not finished: {run.status or 'no result yet'}")
@@ -109,33 +117,13 @@ def _arguments(
         raise _NothingToDo(f"{about.head} has no EM layer, and so no T")
     run.checkpoint(which)  # an error if there is none
     name = output_name(which, build_inference(config).settings, changes(run.config, config))
-    done = _done(run.path, name, assignments)
+    content = None
+    if elsewhere(run.config, config):
+        content = partial(content_at, OmegaConf.to_yaml(config.data, resolve=True))
+    done = finished(run.path, name, content, worst)
     wanted: Sequence[int | None] = iterations or [None]
     left = [str(T) for T in wanted if T not in done]
     if not left:
         raise _NothingToDo("")
     how = ["--iterations", *left] if iterations else []
     return [str(run.path), *how, "--checkpoint", which, "--worst", str(worst), *assignments]
-
-
-def _done(run: Path, name: str, assignments: Sequence[str]) -> set[int | None]:
-    """Return the T of the evaluations that a run has under a name, of images at the root that is given.
-
-    The images at another root may be others, and have a folder of their own then, see `folder_for`.
-    """
-    root = _root(assignments)
-    folders = [
-        path.name
-        for path in (run / FOLDER).glob("*")
-        if re.fullmatch(rf"{re.escape(name)}({OTHER_DATA}[0-9a-f]{{8}})?", path.name)
-    ]
-    return {
-        T
-        for folder in folders
-        for T, result in results_of(run, folder).items()
-        if _root(entry(result, "overrides", [])) == root
-    }
-
-
-def _root(assignments: Sequence[object]) -> list[str]:
-    return [each for each in map(str, assignments) if each.startswith(f"{ROOT}=")]

@@ -104,6 +104,7 @@ def run_jobs(
                         job.start(free[0].environment())
                     except OSError as error:  # a file stands where its folder should be, for example
                         job.status, job.error = "failed", f"{job.path} cannot be written ({error})"
+                        ended(job)
                         continue
                     running.append((job, free.pop(0)))
                 changed()

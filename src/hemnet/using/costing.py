@@ -24,7 +24,7 @@ from hemnet.nets.flops import count_flops, count_parameters
 from hemnet.runs.provenance import device_name
 from hemnet.runs.redaction import redact_argument
 from hemnet.runs.run import Run
-from hemnet.storage.files import write_json
+from hemnet.storage.destinations import JsonOutput
 from hemnet.wording import counted
 
 
@@ -159,12 +159,13 @@ def report_cost(
         output: the JSON file.
 
     Raises:
-        HemnetError: the checkpoint or the device is missing.
+        HemnetError: the checkpoint or the device is missing; or the file cannot be written, or is another's.
     """
     device = device_for(config, device)
     _require_device(device)
     network, name = _network(run, config, assignments, classes)
+    about = {"made_by": "hemnet cost", "network": name, "overrides": list(map(redact_argument, assignments))}
+    results = JsonOutput(output, "--output", about | {"size": list(size), "batch": batch, "repeats": repeats})
     found = cost(network, size, batch=batch, repeats=repeats, device=device)
     _print(found, name)
-    if output is not None:
-        write_json(output, {"network": name, "overrides": list(map(redact_argument, assignments)), **found})
+    results.write(found)

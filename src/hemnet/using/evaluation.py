@@ -1,12 +1,10 @@
 """The evaluation of one run; what it writes and where, `hemnet.evaluate` says."""
 
 import json
-import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,14 +15,13 @@ from hemnet.config.command_line import SUMMARY, print_scores, print_sweep
 from hemnet.config.machine import on_this_machine
 from hemnet.config.trained import ITERATIONS, override
 from hemnet.data import DataError, DatasetSpec, SegmentationData
-from hemnet.data.readers import has_labels
+from hemnet.data.readers import content_of, has_labels
 from hemnet.em import HighwayEM
 from hemnet.em.options import MOST
 from hemnet.errors import HemnetError
-from hemnet.figures.predictions import record_of
 from hemnet.nets import Segmenter
-from hemnet.processes.ranks import rank
 from hemnet.runs.evaluations import (
+    CONTENT,
     FOLDER,
     at_iterations,
     digest_of,
@@ -33,13 +30,12 @@ from hemnet.runs.evaluations import (
     write_iterations,
 )
 from hemnet.runs.identity import debugging
-from hemnet.runs.outputs import READER, Origin
+from hemnet.runs.outputs import READER, Origin, elsewhere
 from hemnet.runs.provenance import device_name
 from hemnet.runs.run import Checkpoint, Run
+from hemnet.storage.destinations import named_by, require_writable
 from hemnet.storage.files import entry
-
-log = logging.getLogger(__name__)
-VOC_CLASSES = 21
+from hemnet.using.submission import Submission
 
 
 def evaluate(
@@ -70,99 +66,148 @@ def evaluate(
 
     Raises:
         hemnet.errors.HemnetError: there is no such run, checkpoint or data, the classes differ, the network
-            has no EM layer to iterate, the split has images alone and no submission is wanted, or the folder
-            to write to holds the output of another origin.
+            has no EM layer to iterate, the split has images alone and no submission is wanted; or a folder
+            cannot be written to, or holds files that are not of this evaluation or submission.
     """
     run = Run.open(folder)
     config = override(run.config, assignments, "evaluate", ITERATIONS if iterations else ())
     inference = build_inference(config)
     origin = Origin.of(run, which, config, inference.settings)
-    place = output or run.path / FOLDER / origin.name
-    require_own(place, origin)
+    named = output or run.path / FOLDER / origin.name
+    report = _Report(named, origin, iterations, [] if output else _pixels(run, origin))
+    other_place = elsewhere(run.config, config)
     run.config = config = on_this_machine(config, assignments)
     network, spec = restore(run, which)
     _check_iterations(network, iterations, submission)
     data = build_evaluation_data(config)
     spec.require_same_classes(data.spec)
+    reader = data.val_dataset.reader
     labelled = _has_labels(data, submission)
     task = build_task(config, network, spec)
     task.inference = inference
-    masks = submission and _submission_folder(submission, config, spec, origin)
-    record = EvaluationRecord(worst, masks, json.dumps(origin.record()))
+    content = {CONTENT: content_of(reader)} if other_place or submission else {}
+    masks = submission and Submission(
+        submission, split_name(config), spec, origin, iterations=[*iterations], **content
+    )
+    record = EvaluationRecord(worst, masks.write if masks else None, json.dumps(origin.record()))
     labels = LabelCheck()
     trainer = build_evaluator(config, [record, *([labels] if labelled else [])])
-    about = origin.record() | {"overrides": list(assignments), "inference": asdict(inference)}
-    about |= {"device": device_name(config.trainer.accelerator)}
-    report = _Report(place, about, spec, [] if output else _pixels(run, origin))
+    about = {"overrides": list(assignments), "inference": asdict(inference), "worst": worst}
+    report.about |= content | about | {"device": device_name(config.trainer.accelerator)}
+    report.title = f"{split_name(config)} split of {data.spec.name}"
     found: dict[int | None, dict[str, float]] = {}
-    counts: Sequence[int | None] = iterations or [None]
-    for count in counts:
-        set_iterations(network, count)
-        started = time.monotonic()
-        (scores,) = trainer.validate(task, datamodule=data, verbose=False)
-        found[count] = dict(scores)
-        if trainer.is_global_zero:
-            report.title = _title(config, origin, data.spec, len(record.images))
-            about_it = {"seconds": round(time.monotonic() - started, 1), "metrics": found[count]}
-            report.write(count, record, about_it, labels.warnings)
+    try:
+        for count in report.counts:
+            set_iterations(network, count)
+            started = time.monotonic()
+            (scores,) = trainer.validate(task, datamodule=data, verbose=False)
+            found[count] = dict(scores)
+            if trainer.is_global_zero:
+                report.write(count, record, spec, found[count], time.monotonic() - started, labels.warnings)
+    finally:
+        if trainer.is_global_zero and labelled:  # also if the files cannot be written
+            _print(found, spec, report.heading(record))
     if trainer.is_global_zero:
-        if iterations:
-            write_iterations(report.place, origin.digest, [*SUMMARY.values(), "val/loss"])
-        report.conclude(found if labelled else {})
-    return found[counts[-1]]
+        report.conclude()
+    return found[report.counts[-1]]
 
 
-@dataclass
 class _Report:
     """The files of an evaluation, with one or several numbers of EM iterations.
 
+    Args:
+        place: the folder.
+        origin: of the evaluation.
+        iterations: the numbers of EM iterations; none means the T of the run.
+        pixels: the labelled pixels of each class in the run's own validation split; [] if it did not say.
+
     Attributes:
         place: the folder; once images are known, possibly one beside it, see `folder_for`.
-        about: what every result.json of it says.
-        spec: the classes.
-        pixels: the labelled pixels of each class in the run's own validation split; [] if it did not say.
-        title: of figures, and on the terminal.
+        counts: the numbers of EM iterations, None standing for the T of the run.
+        about: what every result.json says.
+        title: which images are evaluated.
+
+    Raises:
+        HemnetError: the folder cannot be written to, or holds files of something else.
     """
 
-    place: Path
-    about: dict[str, Any]
-    spec: DatasetSpec
-    pixels: Sequence[int]
-    title: str = ""
+    def __init__(
+        self, place: Path, origin: Origin, iterations: Sequence[int], pixels: Sequence[float]
+    ) -> None:
+        self.origin, self.iterations, self.pixels = origin, iterations, pixels
+        self.counts: Sequence[int | None] = iterations or [None]
+        self.about, self.title = origin.record(), ""
+        self._move(place)
+
+    def _move(self, place: Path) -> None:
+        self.place = place
+        with named_by("--output", place):
+            for count in self.counts:
+                require_writable(at_iterations(place, count), folder=True)
+        require_own(place, self.origin, self.iterations)
+
+    def heading(self, record: EvaluationRecord) -> str:
+        """Return what tells this evaluation from others: on the terminal, and above its figures."""
+        about, images = self.origin, len(record.images)
+        return f"{about.experiment}, seed {about.seed}, {about.name}; {images} images of the {self.title}"
 
     def write(
-        self, count: int | None, record: EvaluationRecord, result: dict[str, Any], warnings: Sequence[str]
+        self,
+        count: int | None,
+        record: EvaluationRecord,
+        spec: DatasetSpec,
+        scores: Mapping[str, float],
+        seconds: float,
+        warnings: Sequence[str],
     ) -> None:
-        """Write the files of the evaluation with ``count`` iterations; None is the T of the run."""
+        """Write the files of the evaluation with ``count`` iterations; None is the T of the run.
+
+        Raises:
+            HemnetError: they cannot be written; or the folder beside the named one, for these images, holds
+                files of something else.
+        """
         pixels = record.matrix.sum(1).tolist()
         images = digest_of([score.name for score in record.images], pixels)
-        self.place = folder_for(self.place, images, others=bool(self.pixels) and self.pixels != pixels)
-        result = self.about | {"iterations_eval": count, "images": images["images"], "data": images} | result
+        others = bool(self.pixels) and self.pixels != pixels
+        if (place := folder_for(self.place, images, others=others)) != self.place:
+            self._move(place)
+        result = self.about | {"iterations_eval": count, "images": images["images"], "data": images}
+        result |= {"seconds": round(seconds, 1), "metrics": scores}
         if warnings:
             result["warnings"] = list(warnings)
-        folder = at_iterations(self.place, count)
-        try:
-            title = self.title if count is None else f"{self.title}, T = {count}"
-            record.write(folder, self.spec, result, title)
-        except OSError as error:
-            raise HemnetError(f"cannot write to {folder} ({error}): choose another --output") from error
+        title = self.heading(record) + ("" if count is None else f", T = {count}")
+        with named_by("--output", folder := at_iterations(self.place, count)):
+            record.write(folder, spec, result, title)
 
-    def conclude(self, found: Mapping[int | None, Mapping[str, float]]) -> None:
-        """Print the scores by number of iterations, and where the files are."""
-        if None in found:
-            print_scores(found[None], self.spec.classes, self.title)
-        elif found:
-            print_sweep(found, self.title)
+    def conclude(self) -> None:
+        """Write the table of all T, and say where the files are.
+
+        Raises:
+            HemnetError: the table cannot be written.
+        """
+        if self.iterations:
+            with named_by("--output", self.place):
+                write_iterations(self.place, self.origin.digest, [*SUMMARY.values(), "val/loss"])
         print(f"written to {self.place}")
 
 
-def _pixels(run: Run, origin: Origin) -> list[int]:
+def _print(found: Mapping[int | None, Mapping[str, float]], spec: DatasetSpec, title: str) -> None:
+    """Print the scores by number of iterations."""
+    if None in found:
+        print_scores(found[None], spec.classes, title)
+    elif found:
+        print_sweep(found, title)
+
+
+def _pixels(run: Run, origin: Origin) -> list[float]:
     """Return the labelled pixels by class of the split that a run was scored on; [] if that tells nothing.
 
     It does not if the folder's name says that the images are others, or if the run was scored on some only.
     """
     named = any(key.startswith(READER) for key in origin.changes)
-    return [] if named or debugging(run.config) else [*entry(run.result, "labelled_pixels", {}).values()]
+    pixels = entry(run.result, "labelled_pixels", {})
+    counts = [entry(pixels, name, -1.0) for name in pixels]
+    return [] if named or debugging(run.config) or -1 in counts else counts
 
 
 def _has_labels(data: SegmentationData, submission: Path | None) -> bool:
@@ -173,14 +218,6 @@ def _has_labels(data: SegmentationData, submission: Path | None) -> bool:
             "a split with masks, write a submission with --voc-submission, or use hemnet predict"
         )
     return labelled
-
-
-def _title(config: DictConfig, origin: Origin, data: DatasetSpec, images: int) -> str:
-    """Return what tells this evaluation from others: on the terminal, and above its figures."""
-    return (
-        f"{origin.experiment}, seed {origin.seed}, {origin.name}; {images} images of the "
-        f"{split_name(config)} split of {data.name}"
-    )
 
 
 def split_name(config: DictConfig) -> str:
@@ -205,25 +242,3 @@ def _check_iterations(network: Segmenter, iterations: Sequence[int], submission:
         raise HemnetError(f"--iterations {given}: give different numbers from 0 to {MOST}")
     if submission is not None and len(iterations) > 1:
         raise HemnetError("a submission has one prediction per image: give --iterations one number")
-
-
-def _submission_folder(root: Path, config: DictConfig, spec: DatasetSpec, origin: Origin) -> Path:
-    """Create the folder that the server expects; "comp5" means training on the challenge's data only.
-
-    Raises:
-        HemnetError: there are masks of another origin.
-    """
-    split = split_name(config)
-    folder = root / "results" / "VOC2012" / "Segmentation" / f"comp5_{split}_cls"
-    folder.mkdir(parents=True, exist_ok=True)
-    if earlier := next(folder.glob("*.png"), None):
-        origin.require_own(folder, record_of(earlier))
-    if rank() == 0:
-        if spec.num_classes != VOC_CLASSES:
-            log.warning(
-                "the VOC server scores %d classes, this network has %d", VOC_CLASSES, spec.num_classes
-            )
-        if split != "test":
-            log.warning("the submission is of the %s split; the server takes test images", split)
-        log.info("a palette PNG per image goes to %s", folder)
-    return folder

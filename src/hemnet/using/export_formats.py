@@ -58,7 +58,9 @@ class TorchProgram:
 
     def write(self, program: ExportedProgram, path: Path, about: str, interface: Interface = NETWORK) -> None:
         """Write the program, with ``about``, which is JSON."""
-        torch.export.save(program, path, extra_files={f"{METADATA_KEY}.json": about})
+        whole = io.BytesIO()  # not to the file: torch aborts the process if the disk is full
+        torch.export.save(program, whole, extra_files={f"{METADATA_KEY}.json": about})
+        path.write_bytes(whole.getbuffer())
 
     def load(self, path: Path) -> Forward:
         """Return the network in a file."""

@@ -24,7 +24,7 @@ from hemnet.nets import Segmenter
 from hemnet.nets.portable import drop_tolerance, portable_copy
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
-from hemnet.storage.files import output_file
+from hemnet.storage.destinations import named_by, output_file, require_writable
 from hemnet.training.inference import Forward, Inference, segment
 from hemnet.using.export_check import TOLERANCE as TOLERANCE
 from hemnet.using.export_check import compare_logits, compare_masks
@@ -80,8 +80,9 @@ def export(
     config = override(run.config, [], "export")
     inference = build_inference(config)
     origin = Origin.of(run, which, config, inference.settings)
-    if path.is_file():
-        origin.require_own(path, kind.record_of(path))
+    with named_by("--output", path):
+        require_writable(path)
+    origin.require_own(path, kind.record_of)
     run.config = on_this_machine(config)
     network, spec = restore(run, which)
     drop_tolerance(network)  # also here, because the file is compared with it

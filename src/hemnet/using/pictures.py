@@ -13,8 +13,12 @@ import numpy as np
 
 from hemnet.data import IMAGE_SUFFIXES, DataError, read_image
 from hemnet.data.listing import require_file, scan_tree
+from hemnet.figures.predictions import record_of
+from hemnet.wording import counted, examples
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+COUNTED = (".mp4", ".avi", ".mov", ".m4v")
+"""The endings of videos whose header has the number of frames."""
+VIDEO_SUFFIXES = (*COUNTED, ".mkv", ".webm", ".mpg", ".mpeg")
 
 
 class Picture(NamedTuple):
@@ -33,21 +37,21 @@ class Source(NamedTuple):
     """Images in their order.
 
     total: how many there are; of a video, what its header says. left_out: what of a folder is left out, and
-    why, see `hemnet.data.listing.scan`. frames_per_second: of a video; None for images.
+    why, see `hemnet.data.listing.scan`. video: the file, whose frames the images are; None for images.
     """
 
     pictures: Iterable[Picture]
     total: int
     left_out: str = ""
-    frames_per_second: float | None = None
+    video: Path | None = None
+    frames_per_second: float = 0.0
 
 
-def open_source(path: Path, output: Path) -> Source:
-    """Return the images at a path.
+def open_source(path: Path) -> Source:
+    """Return the images at a path; of a folder, without those that hemnet wrote, such as masks and overlays.
 
     Args:
         path: an image, a video, or a folder.
-        output: the folder to write to, which is left out if it is inside.
 
     Raises:
         DataError: there is nothing there, or the video cannot be opened.
@@ -58,7 +62,10 @@ def open_source(path: Path, output: Path) -> Source:
         return Source([Picture(path.stem, path.name, partial(read_image, path))], 1)
     if not path.is_dir():
         raise DataError(f"no image or folder at {path}: name an image, a video, or a folder of images")
-    files, left_out = scan_tree(path, IMAGE_SUFFIXES, without=output)
+    files, left_out = scan_tree(path, IMAGE_SUFFIXES)
+    if made := [name for name, file in files.items() if record_of(Path(file)) is not None]:
+        left_out = "; ".join(filter(None, [left_out, f"{len(made)} that hemnet wrote ({examples(made)})"]))
+        files = {name: file for name, file in files.items() if name not in {*made}}
     if not files:
         held = f", and it holds {left_out}" if left_out else ""
         raise DataError(
@@ -80,11 +87,16 @@ def _video(path: Path) -> Source:
             "ffmpeg -i VIDEO frames/%06d.png"
         )
     count = max(1, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    return Source(_frames(path, capture), count, frames_per_second=capture.get(cv2.CAP_PROP_FPS) or 25.0)
+    rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+    return Source(_frames(path, capture, count, rate), count, "", path, rate)
 
 
-def _frames(path: Path, capture: cv2.VideoCapture) -> Iterator[Picture]:
-    """Yield the frames, which are in memory: they can only be read one after another."""
+def _frames(path: Path, capture: cv2.VideoCapture, total: int, rate: float) -> Iterator[Picture]:
+    """Yield the frames, which are in memory: they can only be read one after another.
+
+    Raises:
+        DataError: after the last frame that can be read, if the header of the file announces more.
+    """
     number = 0
     while True:
         found, frame_HWC = capture.read()
@@ -94,5 +106,10 @@ def _frames(path: Path, capture: cv2.VideoCapture) -> Iterator[Picture]:
         name = f"{path.stem}/{number:06d}"
         yield Picture(name, f"frame {number}", partial(np.ascontiguousarray, frame_HWC[..., ::-1]))
     capture.release()
-    if not number:
-        raise DataError(f"{path}: OpenCV reads no frame of this video; restore the file")
+    # Where the header has no number of frames, it is estimated from the duration, of the sound too.
+    slack = 0 if path.suffix.lower() in COUNTED else rate
+    if number < max(1, total - slack):
+        raise DataError(
+            f"{path}: OpenCV reads {number} of {counted(total, 'frame')}, so the video is cut short or "
+            "damaged; restore the file"
+        )

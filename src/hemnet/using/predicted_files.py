@@ -6,18 +6,19 @@ Shapes: K classes, H and W pixels, h and w of the network's input, C = 3 colour 
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
-import cv2
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from hemnet.data import DataError, DatasetSpec
+from hemnet.data import DatasetSpec
 from hemnet.data.transforms import Target, resize_image, resize_mask
 from hemnet.figures.predictions import Shown, contact_sheet, legend, overlay, record_of, write_mask, write_png
 from hemnet.runs.outputs import Origin
-from hemnet.storage.files import replacing
+from hemnet.storage.destinations import named_by
+from hemnet.storage.files import file_digest, replacing
+from hemnet.using.overlay_video import OverlayVideo, record_of_video
 from hemnet.using.pictures import Picture, Source
 
 ON_SHEET = 12
@@ -47,7 +48,7 @@ class Maps(NamedTuple):
 
 
 class Writer:
-    """Writes the files of each image, of one origin and into one folder.
+    """Writes the files of each image, of one origin, into one folder; a context that ends when all are there.
 
     Args:
         folder: the folder, which is made.
@@ -56,7 +57,7 @@ class Writer:
         source: the images.
 
     Raises:
-        HemnetError: the folder is another origin's, or cannot be written to.
+        HemnetError: the folder cannot be written to; or its legend, contact sheet or video is another's.
     """
 
     def __init__(self, folder: Path, origin: Origin, spec: DatasetSpec, source: Source) -> None:
@@ -64,21 +65,43 @@ class Writer:
         self.about = json.dumps(origin.record())
         places = np.linspace(0, source.total - 1, min(ON_SHEET, source.total)).astype(int)
         self._on_sheet, self._sheet = {*places.tolist()}, list[Shown]()
-        self._seen, self._one = 0, source.total == 1
-        self._rate = source.frames_per_second
-        self._video: cv2.VideoWriter | None = None
-        self._claim()
+        self._seen = 0
+        self._legend, self._contact_sheet = folder / "legend.png", folder / "contact_sheet.png"
+        own = [self._legend] if source.total == 1 else [self._legend, self._contact_sheet]
+        for path in own:
+            origin.require_own(path, record_of)
+        self._several = len(own) > 1
+        self._video = None if source.video is None else self._overlays(source.video, source.frames_per_second)
+        with named_by("--output", folder):
+            legend(self.spec, self._legend, self.about)
 
-    def _claim(self) -> None:
-        """Write the legend, which marks the folder as this origin's."""
-        path = self.folder / "legend.png"
+    def _overlays(self, video: Path, rate: float) -> OverlayVideo:
+        path, hashed = self.path(video.stem, "overlay.mp4"), {"video_sha256": file_digest(video, "sha256")}
+        self.origin.require_own(path, record_of_video, **hashed)
+        return OverlayVideo(path, rate, json.dumps(self.origin.record() | hashed))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write the contact sheet, if there were several images, and end the video.
+
+        Raises:
+            HemnetError: they cannot be written.
+        """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                self.origin.require_own(path, record_of(path))
-            legend(self.spec, path, self.about)
-        except OSError as error:
-            raise DataError(f"cannot write to {self.folder} ({error}): choose another --output") from error
+            if kind is None:
+                with named_by("--output", self.folder):
+                    self._finish()
+        finally:
+            if self._video is not None:
+                self._video.discard()
+
+    def _finish(self) -> None:
+        if self._sheet and self._several:
+            contact_sheet(self._sheet, self.spec, self._contact_sheet, self.about)
+        if self._video is not None:
+            self._video.close()
 
     def path(self, name: str, addition: str) -> Path:
         """Return the path of a file of the image with this name."""
@@ -93,8 +116,8 @@ class Writer:
         content = f"{image_HWC.shape}".encode() + image_HWC.tobytes()
         image = {"image_sha256": hashlib.sha256(content).hexdigest()}
         for addition in ("mask.png", "overlay.png", "confidence.png"):
-            if (path := self.path(name, addition)).exists():
-                self.origin.require_own(path, record_of(path), **image)
+            self.origin.require_own(self.path(name, addition), record_of, **image)
+        self.origin.require_own(self.path(name, "probabilities.npz"), _record_of_numbers, **image)
         return json.dumps(self.origin.record() | image)
 
     def write(self, item: Prepared, maps: Maps) -> np.ndarray:
@@ -121,17 +144,15 @@ class Writer:
             image, mask = resize_image(item.image, size), resize_mask(maps.classes, size)
             self._sheet.append(Shown(item.picture.shown, image, mask))
         self._seen += 1
-        if self._rate is None:
-            return
-        if self._video is None:
-            path = self.path(item.picture.name.rpartition("/")[0], "overlay.mp4")
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._video = cv2.VideoWriter(str(path), code, self._rate, painted_HWC.shape[1::-1])
-        self._video.write(np.ascontiguousarray(painted_HWC[..., ::-1]))
-
-    def close(self) -> None:
-        """Write the contact sheet, if there were several images, and end the video."""
         if self._video is not None:
-            self._video.release()
-        if self._sheet and not self._one:
-            contact_sheet(self._sheet, self.spec, self.folder / "contact_sheet.png", self.about)
+            self._video.add(painted_HWC)
+
+
+def _record_of_numbers(path: Path) -> dict[str, Any] | None:
+    """Return the origin inside a file of probabilities; None if it has none."""
+    try:
+        with np.load(path) as found:
+            record = json.loads(str(found["origin"]))
+    except Exception:  # of many types: anything can be at the path
+        return None
+    return record if isinstance(record, dict) else None

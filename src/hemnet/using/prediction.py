@@ -24,6 +24,7 @@ from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.runs.outputs import Origin
 from hemnet.runs.run import Checkpoint, Run
+from hemnet.storage.destinations import named_by, require_writable
 from hemnet.training.inference import Inference, explain_memory, finite_logits
 from hemnet.using.pictures import Picture, open_source
 from hemnet.using.predicted_files import Maps, Prepared, Writer
@@ -66,9 +67,9 @@ def predict(
     Folders inside the input are kept in the output. A video has a folder of its frames, and a video of their
     overlays if OpenCV can write one. Images are read ahead and files written while the network runs.
 
-    Each file but a video's overlay.mp4 has its origin inside, see `hemnet.figures.predictions.record_of`.
-    An image that cannot be
-    segmented is logged and skipped, whatever the reason; after the others, an error names it.
+    Each file has its origin inside, such as `hemnet.figures.predictions.record_of` reads. An image that
+    cannot be segmented is logged and skipped, whatever the reason; after the others, an error names it, or a
+    video that is cut short.
 
     Args:
         folder: the run.
@@ -91,22 +92,25 @@ def predict(
         raise HemnetError(f"data.eval_batch_size is {batch}: give a number of 1 or more")
     origin = Origin.of(run, which, config, inference.settings)
     output = output or run.path / (FOLDER if origin.name == "last" else f"{FOLDER}-{origin.name}")
-    pictures = open_source(Path(source), output)
+    with named_by("--output", output):
+        require_writable(output, folder=True)
+    pictures = open_source(Path(source))
     run.config = on_this_machine(config, assignments)
     network, spec = restore(run, which)
     network.to(device_for(run.config))
     wanted = wanted or Wanted()
     batch = wanted.batch or batch
-    writer = Writer(output, origin, spec, pictures)
-    work = Work(network, transform, inference, wanted, writer)
-    done = work.segment_all(pictures.pictures, batch)
-    writer.close()
-    _conclude(done, work.failed, source, output, pictures.left_out)
+    with Writer(output, origin, spec, pictures) as writer:
+        work = Work(network, transform, inference, wanted, writer)
+        done = work.segment_all(pictures.pictures, batch)
+    _conclude(done, work, source, output, pictures.left_out)
     return output
 
 
-def _conclude(done: int, failed: list[str], source: str | Path, output: Path, left_out: str) -> None:
-    total = counted(done + len(failed), "image")
+def _conclude(done: int, work: "Work", source: str | Path, output: Path, left_out: str) -> None:
+    failed, total = work.failed, counted(done + len(work.failed), "image")
+    if work.cut_short and not done:
+        raise work.cut_short
     if not done:
         raise DataError(f"none of {total} in {source} was segmented; see the messages above")
     print(f"{counted(done, 'image')} segmented, {len(failed)} not; written to {output}")
@@ -117,6 +121,8 @@ def _conclude(done: int, failed: list[str], source: str | Path, output: Path, le
             f"{len(failed)} of {total} in {source} were not segmented: {shortened(failed, 100)}; see the "
             "messages above. All others were"
         )
+    if work.cut_short:
+        raise DataError(f"{work.cut_short}. What was read is segmented")
 
 
 class Work:
@@ -131,6 +137,7 @@ class Work:
 
     Attributes:
         failed: the images that could not be read, segmented or written.
+        cut_short: why there were fewer images than the source has; None if all came.
     """
 
     def __init__(
@@ -145,6 +152,7 @@ class Work:
         self.wanted, self.writer = wanted, writer
         self.device = next(network.parameters()).device
         self.failed: list[str] = []
+        self.cut_short: DataError | None = None
 
     def segment_all(self, pictures: Iterable[Picture], batch: int) -> int:
         """Segment images, ``batch`` of one size at once; return how many were."""
@@ -160,12 +168,18 @@ class Work:
         return done
 
     def _read(self, pool: ThreadPoolExecutor, pictures: Iterable[Picture], ahead: int) -> Iterator[Prepared]:
-        for picture, reading in _ahead(pool, pictures, self._prepare, ahead):
+        for picture, reading in _ahead(pool, self._all_of(pictures), self._prepare, ahead):
             item = None
             with self._passing_over(picture):
                 item = reading.result()
             if item is not None:
                 yield item
+
+    def _all_of(self, pictures: Iterable[Picture]) -> Iterator[Picture]:
+        try:
+            yield from pictures
+        except DataError as error:  # those that came are segmented all the same
+            self.cut_short = error
 
     def _prepare(self, picture: Picture) -> Prepared:
         image_HWC = picture.load()
