@@ -3,7 +3,3 @@
 
 class HemnetError(Exception):
     """Something a user can put right: the message names the thing, the cause and the remedy."""
-
-
-class SomeFailed(HemnetError):
-    """Some of many things failed, such as runs of a folder, and are named; the others were done."""

@@ -13,7 +13,7 @@ from _helpers.tiny import call
 from _helpers.untrained import as_stored, photograph, untrained
 from omegaconf import OmegaConf
 
-from hemnet.errors import SomeFailed
+from hemnet.errors import HemnetError
 from hemnet.runs.run import Run
 from hemnet.sweeps.evaluate_runs import evaluate_runs
 from hemnet.sweeps.jobs import Evaluation
@@ -59,7 +59,7 @@ def test_a_damaged_run_is_named_and_the_others_are_evaluated(
     config = OmegaConf.load(path)
     OmegaConf.update(config, key, value, merge=False)
     OmegaConf.save(config, path)
-    with pytest.raises(SomeFailed, match=rf"1 of 2 jobs failed:\n  a: .*{key}"):
+    with pytest.raises(HemnetError, match=rf"1 of 2 jobs failed:\n  a: .*{key}"):
         evaluate_runs([runs], "last", [])
     assert begun == ["b"]
 
@@ -74,7 +74,7 @@ def test_what_nobody_foresaw_is_told_of_the_one_run(
         return [] if len(seen) > 1 else [][1]
 
     monkeypatch.setattr("hemnet.sweeps.evaluate_runs.debugging", fail)
-    with pytest.raises(SomeFailed, match=r"a: .*/a cannot be read as a run \(list index out of range\)"):
+    with pytest.raises(HemnetError, match=r"a: .*/a cannot be read as a run \(list index out of range\)"):
         evaluate_runs([runs], "last", [])
     assert begun == ["b"]
 
@@ -82,7 +82,7 @@ def test_what_nobody_foresaw_is_told_of_the_one_run(
 def test_a_run_in_which_nothing_can_be_written_stops_no_other(runs: Path) -> None:
     (runs / "a" / "evaluation").write_text("a file")
     done = call("hemnet.evaluate", "runs", cwd=runs.parent)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "a/evaluation cannot be written" in done.stderr
     assert (runs / "b" / "evaluation" / "last" / "result.json").is_file()
 

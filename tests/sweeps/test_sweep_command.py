@@ -131,7 +131,7 @@ def test_ranks_do_not_sweep_by_themselves(make_camvid: MakeCamVid, tmp_path: Pat
         _, errors = process.communicate(timeout=CEILING)
     finally:
         process.kill()
-    assert process.returncode == 1, errors
+    assert process.returncode == 2, errors
     assert not any(map(alive, tree))
     assert [job["status"] for job in jobs(folder).values()] == ["failed", "finished"]
     assert "rank 1 of 2 was killed by SIGKILL" in result(folder, "0")["error"]

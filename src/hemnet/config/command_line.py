@@ -16,14 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from hemnet.config.overrides import split
-from hemnet.errors import HemnetError, SomeFailed
+from hemnet.errors import HemnetError
 from hemnet.runs.redaction import redacted_terminal
 from hemnet.storage.places import absolute
 
 USER_ERROR = 2
 """Exit status after an error meant for users, which its message explains."""
-SOME_FAILED = 1
-"""Exit status after `hemnet.errors.SomeFailed`."""
 ERROR = "error: "
 """How that message begins."""
 
@@ -31,9 +29,8 @@ ERROR = "error: "
 def run_entry(entry: Callable[[], None]) -> None:
     """Run a command; print an error meant for users without a traceback, and exit with status 2.
 
-    After an error about some of many things, the others of which were done, the status is 1. Any other error
-    is printed with its traceback, and the status is 1 too. Secrets are removed from all that is printed.
-    Where the locale is ASCII, the process starts again, see `_read_utf8`.
+    Any other error is printed with its traceback, and the exit status is 1. Secrets are removed from all that
+    is printed. Where the locale is ASCII, the process starts again, see `_read_utf8`.
     """
     _read_utf8()
     for stream in (sys.stdout, sys.stderr):
@@ -45,7 +42,7 @@ def run_entry(entry: Callable[[], None]) -> None:
             entry()
         except HemnetError as error:
             print(f"{ERROR}{error}", file=sys.stderr)
-            sys.exit(SOME_FAILED if isinstance(error, SomeFailed) else USER_ERROR)
+            sys.exit(USER_ERROR)
         except Exception:
             traceback.print_exc()
             sys.exit(1)

@@ -59,8 +59,8 @@ def evaluate_runs(
         worst: how many of the worst images to show.
 
     Raises:
-        HemnetError: a folder is missing, or there is no run in any.
-        SomeFailed: evaluations failed, and the message names them; the others are done.
+        HemnetError: a folder is missing, there is no run in any, or evaluations failed, which the message names;
+            the others are done.
     """
     paths = find_runs(folders)
     if not paths:
@@ -85,7 +85,7 @@ def evaluate_runs(
 
 
 def _content(data: str) -> str:
-    """Return the hash of the images that a configuration's key ``data``, as YAML, has for evaluation."""
+    """Return the hash of the evaluated images of a configuration's key ``data``, or its readers, as YAML."""
     from hemnet.config.build import build_reader  # here, and below: slow to import
     from hemnet.data.readers import content_of
 
@@ -119,7 +119,8 @@ def _arguments(
     name = output_name(which, build_inference(config).settings, changes(run.config, config))
     content = None
     if elsewhere(run.config, config):
-        content = partial(content_at, OmegaConf.to_yaml(config.data, resolve=True))
+        images = OmegaConf.masked_copy(config.data, {"root", "train", "val"} & config.data.keys())
+        content = partial(content_at, OmegaConf.to_yaml(images, resolve=True))
     done = finished(run.path, name, content, worst)
     wanted: Sequence[int | None] = iterations or [None]
     left = [str(T) for T in wanted if T not in done]

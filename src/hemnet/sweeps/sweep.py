@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from hemnet.errors import HemnetError, SomeFailed
+from hemnet.errors import HemnetError
 from hemnet.processes.ranks import asked_devices
 from hemnet.runs.identity import differences
 from hemnet.runs.redaction import redacted
@@ -53,7 +53,7 @@ def run_and_report(jobs: Sequence[Job], slots: Sequence[Slot], folder: Path) -> 
         folder: the folder for jobs.csv.
 
     Raises:
-        SomeFailed: jobs failed; the message names them and their errors.
+        HemnetError: jobs failed; the message names them and their errors.
     """
     at_a_time = f", {len(slots)} at a time" if slots else ""
     print(f"{counted(len(jobs), 'job')}{at_a_time}, in {folder}", flush=True)
@@ -100,7 +100,7 @@ def _report(jobs: Sequence[Job], folder: Path) -> None:
             print(f"\n--- {job.name}: the end of {job.path / CONSOLE}")
             print("\n".join(trace))
     if failed:
-        raise SomeFailed(
+        raise HemnetError(
             f"{len(failed)} of {counted(len(jobs), 'job')} failed:\n  {failures(failed)}\n"
             "The same command runs only these again"
         )
