@@ -24,6 +24,7 @@ from hemnet.data import CAMVID, DataError, Sample
 from hemnet.data.survey import Survey, walk
 from hemnet.data.transforms import denormalize
 from hemnet.datasets import browse, check, get
+from hemnet.errors import HemnetError
 
 COUNTS = {"train": 367, "val": 101, "test": 233}
 
@@ -207,6 +208,22 @@ def test_browse_shows_what_the_loader_hands_to_the_network(make_camvid: MakeCamV
         np.testing.assert_allclose(inked, denormalize(image).mean(axis=(0, 1)), atol=12)
     with pytest.raises(DataError, match="--count must be 1 or more"):
         browse(overrides, tmp_path / "x.png", 0)
+
+
+def test_files_of_a_user_are_not_replaced(make_camvid: MakeCamVid, tmp_path: Path) -> None:
+    words = ["data=camvid", f"data.root={make_camvid(train=2, val=1)}", "data.num_workers=0"]
+    made = (lambda path: check(words, 0, path), lambda path: browse(words, path, 1))
+    for name, write in zip(("found.json", "sheet.png"), made, strict=True):
+        path = tmp_path / name
+        for _ in range(2):
+            write(path)
+        for mine in (b"mine", b"{}"):
+            path.write_bytes(mine)
+            with pytest.raises(
+                HemnetError, match=f"{name} exists, and does not say that hemnet data .* made it"
+            ):
+                write(path)
+            assert path.read_bytes() == mine
 
 
 def test_browse_s_default_is_where_outputs_go(

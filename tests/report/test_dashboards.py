@@ -155,8 +155,12 @@ def test_without_an_entity_nothing_is_sent() -> None:
 
 def test_a_sweep_and_the_two_methods_are_filters(tmp_path: Path) -> None:
     def filters(*options: str) -> list[set[tuple[str, str]]]:
-        report.main(["--entity", "e", *options, "--json", str(tmp_path / "d.json")])
-        blocks = json.loads((tmp_path / "d.json").read_text())["spec"]["blocks"]
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
+        report.main(["--entity", "e", *options, "--json", str(path)])
+        if "depths" in options:
+            with pytest.raises(HemnetError, match=r"0\.json was made with displayName .*another --json"):
+                report.main(["--entity", "e", "--sweep", "other", "--json", str(path)])
+        blocks = json.loads(path.read_text())["spec"]["blocks"]
         sets = [s for block in blocks if block["type"] == "panel-grid" for s in block["metadata"]["runSets"]]
         return [{(f["key"]["name"], str(f["value"])) for f in s["filters"]["filters"]} for s in sets]
 
