@@ -59,8 +59,8 @@ def evaluate_runs(
         worst: how many of the worst images to show.
 
     Raises:
-        HemnetError: a folder is missing, there is no run in any, or evaluations failed, which the message names;
-            the others are done.
+        HemnetError: a folder is missing, there is no run in any, or evaluations failed, which the message
+            names; the others are done.
     """
     paths = find_runs(folders)
     if not paths:
