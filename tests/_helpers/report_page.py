@@ -8,7 +8,7 @@ from pathlib import Path
 class Page(HTMLParser):
     """Collects what a page has and asks for, and fails on tags that do not match."""
 
-    VOID = ("meta", "img", "br", "link", "input", "hr")
+    VOID = ("meta", "img", "br", "link", "input", "hr", "wbr")
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """What a report leaves out of a chart, a table, a test or a comparison is said on its page."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,10 @@ def test_seeds_without_any_gradient_half_way_are_counted_and_named(tmp_path: Pat
     else:
         assert row["verdict"] == "no seed has a value in both"
     named = ", ".join(f"seed {seed}" for seed in range(zeros))
-    assert f"Left out, since the gradient of one of the two is 0: {named}." in page_of(out).text
+    text = page_of(out).text
+    assert f"h=0.5, without {named}, where the gradient of one of the two is 0: " in text
+    shown = re.findall(r'<li class="(\w+)">(Gradient left half-way[^<]*)', (out / "index.html").read_text())
+    assert [kind for kind, _ in shown] == ["supported" if zeros == 1 else "open"]
 
 
 def test_iterations_of_evaluation_that_are_not_those_of_training_have_their_chapters(tmp_path: Path) -> None:

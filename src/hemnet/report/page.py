@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from hemnet.report.contents import Block
 from hemnet.report.significance import LEAST_SEEDS
@@ -50,6 +50,8 @@ def render(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["verdict"] = _verdict
+    # Names of recipes are long on a phone, and break after an underscore rather than anywhere.
+    environment.filters["breakable"] = lambda text: escape(text).replace("_", Markup("_<wbr>"))
     # matplotlib has escaped the text in a chart.
     environment.filters["drawing"] = lambda chart: Markup(inline(svgs[chart.name], chart.caption))
     template = environment.get_template("page.html.jinja")

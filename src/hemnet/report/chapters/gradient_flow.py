@@ -142,18 +142,18 @@ def _geometric(values: Sequence[float]) -> float | None:
 
 def _ratio_sentence(kept: _Kept) -> str:
     found, zero = kept.found, kept.at_zero
-    start = f"Gradient left half-way through the iterations at the end of training, {found.first}: "
     seeds = ", ".join(f"seed {seed}" for seed in zero)
-    left = f" Left out, since the gradient of one of the two is 0: {seeds}." if zero else ""
+    left = f", without {seeds}, where the gradient of one of the two is 0" if zero else ""
+    start = f"Gradient left half-way through the iterations at the end of training, {found.first}{left}: "
     if found.difference is None:
-        return f"{start}{found.verdict}.{left}"
+        return f"{start}{found.verdict}."
     ratio = f"{_ratio(found.difference.mean):.3g} times that of {found.second}"
     if found.difference.interval is None or found.p_holm is None:
-        return f"{start}{ratio} on seed {found.seeds[0]} alone: no interval from one seed.{left}"
+        return f"{start}{ratio} on seed {found.seeds[0]} alone: no interval from one seed."
     low, high = map(_ratio, found.difference.interval)
     return (
         f"{start}{ratio} (95% interval {low:.3g} to {high:.3g}, n={len(found.seeds)} seeds, "
-        f"p after Holm {p_text(found.p_holm)}): {found.verdict}.{left}"
+        f"p after Holm {p_text(found.p_holm)}): {found.verdict}."
     )
 
 
