@@ -38,7 +38,9 @@ def script(tmp_path: Path, name: str, *lines: str) -> Script:
 def test_a_job_without_a_folder_to_write_to_stops_no_other(tmp_path: Path) -> None:
     jobs = [script(tmp_path, "taken"), script(tmp_path, "free", FINISH)]
     (tmp_path / "taken").touch()
-    with pytest.raises(HemnetError, match=r"(?s)1 of 2 jobs failed.*taken: it cannot be started \(.*exists"):
+    with pytest.raises(
+        HemnetError, match=r"(?s)1 of 2 jobs failed.*taken: .*taken cannot be written \(.*exists"
+    ):
         run_and_report(jobs, [Slot(1)], tmp_path)
     assert [job.status for job in jobs] == ["failed", "finished"]
     (tmp_path / "file").touch()

@@ -104,7 +104,8 @@ def test_predictions_of_one_origin_never_replace_those_of_another(run: Path, tmp
     run = Path(shutil.copytree(run, tmp_path / "run"))
     shutil.copy(run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt")
     predict(run, tmp_path / "photos", "best", None)
-    for how in ("seed=0", "inference.flip=true", "inference.window=[16,16]", "data.eval_transform.size=16"):
+    predict(run, tmp_path / "photos", "last", None)
+    for how in ("inference.flip=true", "inference.window=[16,16]", "data.eval_transform.size=16"):
         predict(run, tmp_path / "photos", "last", None, [how])
     assert sorted(path.name for path in run.glob("predictions*")) == [
         "predictions", "predictions-best", "predictions-last-flip", "predictions-last-size-16",
