@@ -21,7 +21,7 @@ from hemnet.config.build import build_network, build_task
 from hemnet.config.command_line import run_entry
 from hemnet.config.compose import load
 from hemnet.data import CAMVID, Batch
-from hemnet.runs.provenance import device_name
+from hemnet.runs.provenance import device_name, environment
 from hemnet.storage.files import write_json, write_table
 from hemnet.storage.places import absolute
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Time the recipes, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipes", nargs="+", metavar="RECIPE")
-    parser.add_argument("--seconds", type=float, default=90, help="in all; at least five rounds are made")
+    parser.add_argument("--seconds", type=float, default=90, help="in all; five rounds may take up to four times as long")
     parser.add_argument("--to", type=absolute, required=True, metavar="FOLDER")
     options = parser.parse_args(arguments)
     steps = [step_of(recipe) for recipe in options.recipes]
@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.append([recipe, f"{np.median(own):.3f}", f"{ratio.median:.3f}", quartiles, len(own)])
     print("\n".join(f"| {' | '.join(map(str, row))} |" for row in (SHOWN, *rows)))
     about = {"processor": device_name("cpu"), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    about["git"] = environment()["git"]
     write_table(options.to / "step_time.csv", SHOWN, rows)
     seconds = dict(zip(options.recipes, times, strict=True))
     write_json(options.to / "step_time.json", about | {"clock": "process_time", "seconds": seconds})
