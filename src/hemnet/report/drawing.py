@@ -1,5 +1,6 @@
 """Charts written as PDF and SVG by as many processes as there are cores: drawing takes most of the time."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -7,9 +8,10 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
@@ -43,7 +45,7 @@ def write_charts(charts: Sequence[Chart], folder: Path, processes: int | None = 
         # Elsewhere a chart would have to be sent to a process, and it draws what it closes over.
         cores = os.cpu_count() or 1 if sys.platform == "linux" else 1
         processes = max(1, min(cores, len(charts) // SHARE))
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), _garbage_left():
         if processes == 1:
             drawn = [_draw(chart, folder) for chart in charts]
         else:
@@ -51,6 +53,23 @@ def write_charts(charts: Sequence[Chart], folder: Path, processes: int | None = 
     if missing := " ".join(sorted(set().union(*(letters for _, letters in drawn)))):
         log.warning("boxes in charts stand for %s: install a font with them, such as Noto Sans CJK", missing)
     return {chart.name: svg for chart, (svg, _) in zip(charts, drawn, strict=True)}
+
+
+@contextmanager
+def _garbage_left() -> Iterator[None]:
+    """Leave garbage to `_draw`, which collects what a chart leaves behind.
+
+    Fonts and figures are made of so many objects that Python would look for garbage all the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    gc.freeze()  # objects that are there already are no garbage of charts
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 def _draw(chart: Chart, folder: Path) -> tuple[str, set[str]]:
@@ -64,6 +83,7 @@ def _draw(chart: Chart, folder: Path) -> tuple[str, set[str]]:
             letters.add(chr(int(found[1])))
         else:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    gc.collect()
     return svg, letters
 
 
