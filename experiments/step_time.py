@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Time the recipes, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipes", nargs="+", metavar="RECIPE")
-    parser.add_argument("--seconds", type=float, default=90, help="in all; five rounds may take up to four times as long")
+    limit = "in all; five rounds may take up to four times as many"
+    parser.add_argument("--seconds", type=float, default=90, help=limit)
     parser.add_argument("--to", type=absolute, required=True, metavar="FOLDER")
     options = parser.parse_args(arguments)
     steps = [step_of(recipe) for recipe in options.recipes]
