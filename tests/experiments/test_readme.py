@@ -1,0 +1,33 @@
+"""The numbers that README.md states of the study are those of its committed tables."""
+
+from pathlib import Path
+
+from quoted_cells import table_of
+
+ROOT = Path(__file__).parents[2]
+TABLES = ROOT / "experiments/results/study"
+TEXT = " ".join((ROOT / "README.md").read_text("utf-8").split())
+
+
+def difference(table: str, side: str) -> list[float]:
+    """Return the mean difference of a contrast, and the ends of its interval."""
+    row = next(row for row in table_of(TABLES / table) if side in row["contrast"])
+    return [float(row["mean difference"]), *map(float, row["95% interval"].split(" to "))]
+
+
+def test_the_differences_are_those_of_the_tables() -> None:
+    mean, low, high = difference("primary.csv", "h = 0,")
+    assert f"({mean:+.3f}, 95 % interval {low:+.3f} to {high:+.3f})" in TEXT
+    (emanet, *ends), (fcn, *others) = (difference("baselines.csv", f"`{head}`") for head in ("emanet", "fcn"))
+    first = f"{-emanet:.3f} ({-ends[1]:.3f} to {-ends[0]:.3f})"
+    assert f"{first} and {-fcn:.3f} ({-others[1]:.3f} to {-others[0]:.3f})" in TEXT
+
+
+def test_the_scores_and_the_networks_that_sharpen_are_those_of_the_tables() -> None:
+    rows = table_of(TABLES / "scores.csv")
+    scores = [
+        float(value) for row in rows for name, value in row.items() if name.startswith("seed") and value
+    ]
+    assert f"score {min(scores):.2f} to {max(scores):.2f}." in TEXT
+    sharpened = sum(int(row["fell with every t"]) for row in table_of(TABLES / "sharpening.csv"))
+    assert f"in {['eight', 'nine', 'ten'][sharpened - 8]} of sixteen networks" in TEXT
