@@ -61,8 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         quartiles = f"{ratio.low:.3f} to {ratio.high:.3f}"
         rows.append([recipe, f"{np.median(own):.3f}", f"{ratio.median:.3f}", quartiles, len(own)])
     print("\n".join(f"| {' | '.join(map(str, row))} |" for row in (SHOWN, *rows)))
-    about = {"processor": device_name("cpu"), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    about["git"] = environment()["git"]
+    about = {
+        "processor": device_name("cpu"),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "git": environment()["git"],
+    }
     write_table(options.to / "step_time.csv", SHOWN, rows)
     seconds = dict(zip(options.recipes, times, strict=True))
     write_json(options.to / "step_time.json", about | {"clock": "process_time", "seconds": seconds})
