@@ -17,6 +17,8 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
+from hemnet.runs.canonical import TARGET, class_name
+from hemnet.runs.identity import EM_HEAD
 from hemnet.runs.metrics_csv import curves
 from hemnet.runs.phases import PER_ITERATION
 from hemnet.runs.stored_config import PARTS
@@ -120,7 +122,7 @@ def require_settings(config: DictConfig) -> None:
     if missing := [part for part in PARTS if part not in config]:
         raise ValueError(f"it lacks {', '.join(missing)}, which every run has")
     head: Any = OmegaConf.to_container(config.model.head, resolve=True)
-    if str(head.get("_target_")).rpartition(".")[2] != "EMHead":
+    if class_name(head.get(TARGET)) != EM_HEAD:
         return
     T, scale = head.get("iterations", 0), head.get("highway_scale", 0)
     later = head.get("iterations_eval")

@@ -3,13 +3,14 @@
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 
+from hemnet.runs.canonical import TARGET, told
+
 Settings = Mapping[str, str]
 
 FEW = 3
 """If more keys differ, a key is not named where it has its most common value."""
 MOST = 6
 """A label names so many keys, and how many more there are; more, if that does not tell it from another."""
-TARGET = "_target_"
 WORDS = {
     "optim.optimizer.lr": "learning rate", "optim.head_lr_multiple": "head's learning rate, times",
     "optim.optimizer.weight_decay": "weight decay", "optim.warmup_fraction": "warm-up",
@@ -95,7 +96,7 @@ def _label(own: Settings, keys: Sequence[str], most: int, shown: Sequence[str]) 
 
 
 def _value(value: str, key: str) -> str:
-    return value.rpartition(".")[2] if key.endswith(f".{TARGET}") else value
+    return told(value) if key.endswith(f".{TARGET}") else value
 
 
 def _name(key: str, keys: Sequence[str]) -> str:

@@ -10,15 +10,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
+from hemnet.runs.canonical import TARGET, class_name, text
 from hemnet.runs.moved import without_root
 from hemnet.runs.redaction import is_secret, redact
 
+EM_HEAD = "hemnet.EMHead"
 PLAIN_HEADS = {
-    "FCNHead": "fcn",
-    "NonLocalHead": "nonlocal",
-    "PSPHead": "pspnet",
-    "DeepLabV3PlusHead": "deeplabv3plus",
+    "hemnet.FCNHead": "fcn",
+    "hemnet.NonLocalHead": "nonlocal",
+    "hemnet.PSPHead": "pspnet",
+    "hemnet.DeepLabV3PlusHead": "deeplabv3plus",
 }
+"""The heads without an EM layer, by `class_name`."""
 # Keys that change where and how a run is made, but not what it computes.
 PLACES = (
     "sweep",
@@ -29,7 +32,9 @@ PLACES = (
     "hydra",
     "data.root",
     "data.cache",
+    "data.cache_gib",
     "data.num_workers",
+    "data.pin_memory",
 )
 # Keys that change what is measured, logged or checked in training, but none of its steps.
 WATCHING = (
@@ -70,10 +75,11 @@ class Identity:
         sweep: the sweep that the run belongs to; None if it belongs to none.
         seed: the random seed.
         head: ``hem``, ``em`` (highway scale 0), ``emanet`` (dot products, unit means, no gradient through
-            EM), or the name of a head without EM.
+            EM), the name of a head without EM, or the import path of a head of another package, whose
+            settings are not known.
         iterations: T in training.
-        highway_scale: h; ``/`` joins the values of a schedule. ``learned from 0.5`` and ``learned per
-            iteration from 0.5`` are trained scales with that start.
+        highway_scale: h; ``/`` joins the values of a schedule that has several. ``learned from 0.5`` and
+            ``learned per iteration from 0.5`` are trained scales with that start.
         gradient: the gradient mode of the iterations.
         variance: sigma squared as configured; None also if the layer chooses it.
     """
@@ -106,8 +112,8 @@ def identity(config: DictConfig) -> Identity:
     sweep = config.get("sweep")
     about: dict[str, Any] = {"experiment": str(config.name), "sweep": None if sweep is None else str(sweep)}
     about["seed"] = config.seed
-    target = str(node["_target_"]).rpartition(".")[2]
-    if target != "EMHead":
+    target = class_name(node[TARGET])
+    if target != EM_HEAD:
         return Identity(**about, head=PLAIN_HEADS.get(target, target))
     scale = _scale(node)
     gradient = _gradient(node)
@@ -128,16 +134,20 @@ def _gradient(node: dict[str, Any]) -> str | None:
         return mode
     from hemnet.em.gradient.choose import MODES  # here, since it needs torch
 
-    target = str(mode.get("_target_")).rpartition(".")[2]
-    return next((name for name, made in MODES.items() if made.__name__ == target), target)
+    target = class_name(mode.get(TARGET))
+    return next((name for name, made in MODES.items() if f"hemnet.{made.__name__}" == target), target)
 
 
 def _scale(node: dict[str, Any]) -> float | str:
     scale, learned = node.get("highway_scale", 0.5), node.get("learn_scale", "none")
-    text = "/".join(f"{h:g}" for h in scale) if isinstance(scale, list) else f"{scale:g}"
+    told = [text(float(h)) for h in (scale if isinstance(scale, list) else [scale])]
+    same = len({*told}) == 1  # as a schedule, too, it is that h
+    start = told[0] if same else "/".join(told)
     if learned != "none":
-        return f"learned per iteration from {text}" if learned == "per_iteration" else f"learned from {text}"
-    return text if isinstance(scale, list) else float(scale)
+        return (
+            f"learned per iteration from {start}" if learned == "per_iteration" else f"learned from {start}"
+        )
+    return float(start) if same else start
 
 
 def below(key: str, tops: Iterable[str]) -> bool:
@@ -176,7 +186,9 @@ def differences(one: DictConfig, other: DictConfig) -> list[str]:
     set wherever the root of that is.
     """
     first, second = (dict(leaves(without_root(OmegaConf.to_container(config)))) for config in (one, other))
-    keys = sorted(key for key in first.keys() | second.keys() if not _same(first.get(key), second.get(key)))
+    keys = sorted(
+        key for key in first.keys() | second.keys() if not _same(key, first.get(key), second.get(key))
+    )
     return [
         key
         for key in keys
@@ -184,7 +196,9 @@ def differences(one: DictConfig, other: DictConfig) -> list[str]:
     ]
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(key: str, one: Any, other: Any) -> bool:
+    if key.endswith(f".{TARGET}"):
+        return class_name(one) == class_name(other)
     if isinstance(one, str) and isinstance(other, str) and "/" in one + other:
         return one == other or os.path.abspath(one) == os.path.abspath(other)
     return bool(one == other)

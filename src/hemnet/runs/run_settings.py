@@ -8,17 +8,23 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.processes.ranks import asked_devices
+from hemnet.runs.canonical import class_name, text
+from hemnet.runs.canonical import told as class_told
 from hemnet.runs.identity import PLACES, SHARED, below, identity, is_watcher, leaves
 from hemnet.runs.moved import ROOT, without_root
 from hemnet.runs.run import EXTENDED
 
 # Settings about where a run is made and what is logged; they do not change what is learnt.
-LEFT_OUT = (*PLACES, *SHARED, "seed", "name", "inference", "data.seed", "conclusive")
-LEFT_OUT_NAMES = {
-    "root", "cache", "num_workers", "pin_memory", "devices", "num_nodes", "strategy", "accelerator",
-    "profiler", "default_root_dir", "log_every_n_steps", "benchmark", "enable_progress_bar",
-    "enable_model_summary", "detect_anomaly", "num_sanity_val_steps", "eval_batch_size",
-}  # fmt: skip
+LEFT_OUT = (
+    *PLACES, *SHARED, "seed", "name", "inference", "data.seed", "conclusive", "data.eval_batch_size",
+    *(
+        f"trainer.{name}" for name in (
+            "devices", "num_nodes", "strategy", "accelerator", "profiler", "default_root_dir",
+            "log_every_n_steps", "benchmark", "enable_progress_bar", "enable_model_summary",
+            "detect_anomaly", "num_sanity_val_steps",
+        )
+    ),
+)  # fmt: skip
 VALIDATION = "data.val"
 """The node of the images that a score is of: scores of others are never compared."""
 HEAD = "model.head."
@@ -43,17 +49,17 @@ def settings(
     acting = {
         name: node for name, node in callbacks.items()
         if node and (
-            not is_watcher(target := str(node.get("_target_", ""))) or target.endswith("EarlyStopping")
+            not is_watcher(target := str(node.get("_target_", "")))
+            or class_name(target) == "pytorch_lightning.EarlyStopping"
         )
     }  # fmt: skip
     kept = {
-        key: _text(value)
+        key: text(value, key)
         for key, value in leaves(without_root({**config, "callbacks": acting}))
         if value not in (None, {}) and not below(key, LEFT_OUT)
-        and key.rpartition(".")[2] not in LEFT_OUT_NAMES
     }  # fmt: skip
     if extended:
-        kept[EXTENDED] = _text([*extended])
+        kept[EXTENDED] = text([*extended])
     if processes is None and (devices := asked_devices(trainer.get("devices", 1))) is not None:
         processes = devices * (trainer.get("num_nodes") or 1)
     if (batch := (config.get("data") or {}).get("batch_size")) is not None:
@@ -92,11 +98,6 @@ def columns(
     every: Any = OmegaConf.to_container(config, resolve=True)
     own = settings(every, extended, processes)
     digits = hashlib.sha256(repr(sorted(own.items())).encode()).hexdigest()[:6]
-    data = own.get("data.val._target_", "data").rpartition(".")[2]
+    data = class_told(own.get("data.val._target_", "data"))
     setting = f"{data}: {told} ({digits})"
     return {"experiment": about.experiment, "setting": setting, "head": about.head, **em}
-
-
-def _text(value: Any) -> str:
-    # 1 and 1.0 are the same setting.
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -13,7 +13,7 @@ from hemnet.config.trained import ITERATIONS, override
 from hemnet.errors import HemnetError
 from hemnet.runs.evaluations import FOLDER, finished
 from hemnet.runs.finding import find_runs
-from hemnet.runs.identity import debugging, identity
+from hemnet.runs.identity import PLAIN_HEADS, debugging, identity
 from hemnet.runs.outputs import changes, elsewhere, output_name
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.places import absolute
@@ -113,7 +113,7 @@ def _arguments(
     if limits := debugging(run.config):
         raise _NothingToDo(f"it counts nowhere, because of {', '.join(limits)}")
     about = identity(run.config)
-    if iterations and about.iterations is None:
+    if iterations and about.head in PLAIN_HEADS.values():  # of a user's own head, its evaluation tells
         raise _NothingToDo(f"{about.head} has no EM layer, and so no T")
     run.checkpoint(which)  # an error if there is none
     name = output_name(which, build_inference(config).settings, changes(run.config, config))

@@ -11,7 +11,8 @@ from statistics import mean
 from hemnet.report.contents import Block, Cell, Column, Links, Table
 from hemnet.report.groups import Group, Section, group_labels
 from hemnet.report.images import figure_of
-from hemnet.report.setting_labels import TARGET, Settings, labels
+from hemnet.report.setting_labels import Settings, labels
+from hemnet.runs.canonical import TARGET, told
 from hemnet.runs.identity import below
 from hemnet.runs.moved import ROOT
 from hemnet.runs.run_settings import VALIDATION, data_folder
@@ -66,15 +67,15 @@ def _names(by_data: Mapping[frozenset[tuple[str, str]], Sequence[Entry]]) -> lis
     every = [dict(data) for data in by_data]
     short = [_name(data, section) for data, ((section, _), *_) in zip(every, by_data.values(), strict=True)]
     for hidden in ((ROOT,), ()):  # the folder is named where names alone do not tell data sets apart
-        told = labels(every, hidden=(f"{VALIDATION}.{TARGET}", *hidden))
-        names = [f"{name} ({text})" if text else name for name, text in zip(short, told, strict=True)]
+        further = labels(every, hidden=(f"{VALIDATION}.{TARGET}", *hidden))
+        names = [f"{name} ({text})" if text else name for name, text in zip(short, further, strict=True)]
         if len({*names}) == len(names):
             break
     return names
 
 
 def _name(data: Settings, section: Section) -> str:
-    kind = data.get(f"{VALIDATION}.{TARGET}", "data").rpartition(".")[2]
+    kind = told(data.get(f"{VALIDATION}.{TARGET}", "data"))
     return (data_folder(section.runs[0].config) if kind in NAMED_BY_FOLDER else "") or kind
 
 
@@ -83,8 +84,8 @@ def _rows(entries: Sequence[Entry], folder: Path) -> list[tuple[float, list[Cell
     found: list[tuple[float, list[Cell]]] = []
     for _, members in groupby(entries, lambda entry: entry[0].experiment):
         mine = list(members)
-        told = group_labels([g for _, g in mine], [{**g.rest, **section.settings} for section, g in mine])
-        for (section, group), setting in zip(mine, told, strict=True):
+        named = group_labels([g for _, g in mine], [{**g.rest, **section.settings} for section, g in mine])
+        for (section, group), setting in zip(mine, named, strict=True):
             score = group.score()
             row: list[Cell] = [
                 ", ".join(group.recipes) + _doubt(section, group),
