@@ -10,7 +10,7 @@ from study_plan import Family
 from study_tables import Table, mean_and_interval, to_text
 
 from hemnet.errors import HemnetError
-from hemnet.report.significance import estimate
+from hemnet.report.estimates import estimate
 
 # Smaller falls of the likelihood are rounding: of those of measure.py, in nats per position of float64.
 ROUNDING_NATS = 1e-9

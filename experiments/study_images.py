@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hemnet.errors import HemnetError
-from hemnet.report.significance import LEVEL
+from hemnet.report.estimates import LEVEL
 from hemnet.storage.files import read_table
 
 DRAWS = 10_000

@@ -19,7 +19,7 @@ from study_finished import (
 )
 from study_tables import Table, mean_and_interval
 
-from hemnet.report.significance import Estimate, estimate
+from hemnet.report.estimates import Estimate, estimate
 
 EVALUATED = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 # As a run records them, with the digits that are shown.

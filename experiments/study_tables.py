@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hemnet.report.significance import Estimate
+from hemnet.report.estimates import Estimate
 from hemnet.storage.files import write_table
 
 

@@ -8,7 +8,7 @@ from study_finished import Finished, Setting
 from study_plan import Contrast, Family
 from study_tables import Table, mean_and_interval, slug
 
-from hemnet.report.significance import Comparison, compare, holm, p_text
+from hemnet.report.significance import Comparison, compare, holm_p, p_text
 
 Found = dict[Setting, dict[int, Finished]]
 
@@ -40,9 +40,10 @@ def decide(family: Family, found: Found) -> list[Outcome]:
     """Return a family's outcomes; in Holm's correction a contrast that lacks pairs counts with p = 1."""
     counts, comparisons = zip(*compared(family.contrasts, found), strict=True)
     whole = [count == family.seeds for count in counts]
-    known = [ready and c.p is not None for c, ready in zip(comparisons, whole, strict=True)]
-    family_ps = [c if has else replace(c, p=1.0) for c, has in zip(comparisons, known, strict=True)]
-    corrected = holm(family_ps, conclusive=True)
+    known = [ready and len(c.seeds) > 1 for c, ready in zip(comparisons, whole, strict=True)]
+    # Without a p are pairs that are all equal, too: nothing tells their sides apart.
+    ps = [1.0 if c.p is None or not has else c.p for c, has in zip(comparisons, known, strict=True)]
+    corrected = [replace(c, p=p, p_holm=h) for c, p, h in zip(comparisons, ps, holm_p(ps), strict=True)]
     outcomes = []
     for i, contrast in enumerate(family.contrasts):
         if not whole[i]:

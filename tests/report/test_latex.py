@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hemnet.report.contents import Column, Links, Table
+from hemnet.report.estimates import Estimate
 from hemnet.report.latex import escape_tex
-from hemnet.report.significance import Estimate
 from hemnet.report.tex_table import PACKAGES
 from hemnet.report.write import write_report
 

@@ -6,7 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hemnet.report.significance import Comparison, compare, estimate, holm, score, sentence
+from hemnet.report.estimates import estimate, score
+from hemnet.report.significance import Comparison, compare, holm, sentence
 
 
 def test_interval_of_a_textbook_sample() -> None:

@@ -1,9 +1,8 @@
 """The page of a report with its chapters, and the files of their tables and charts."""
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import count, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from hemnet.report.chapters.training import convergence, learning
 from hemnet.report.collect import Record, Unreadable
 from hemnet.report.contents import Block, Chart, Table
 from hemnet.report.drawing import write_charts
+from hemnet.report.file_names import digits, file_names
 from hemnet.report.groups import Section, sections
 from hemnet.report.images import Album
 from hemnet.report.page import PagePart, render
@@ -93,34 +93,29 @@ def write_page(
 
 def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
     """Yield a part per section; many sections with one group, such as the trials of a search, share one."""
-    taken: set[str] = set()
+    lone: dict[str, list[Section]] = {}
     for experiment, members in groupby(made, lambda section: section.experiment):
-        mine = list(members)
-        lone = [section for section in mine if _alone(section)]
-        crowd = len(lone) > MOST_ALONE
-        for section in (section for section in mine if not (crowd and section in lone)):
-            if (part := _part(section, taken, album)).blocks:
+        lone[experiment] = [section for section in members if _alone(section)]
+    crowds = {name for name, found in lone.items() if len(found) > MOST_ALONE}
+    whole = [section for section in made if not (_alone(section) and section.experiment in crowds)]
+    named = [(each.experiment, each.content) for each in whole] + [(f"{name}_lone", name) for name in lone]
+    slugs = dict(zip([*whole, *lone], file_names(named), strict=True))
+    for experiment, members in groupby(made, lambda section: section.experiment):
+        for section in members:
+            if section in slugs and (part := _part(section, slugs[section], album)).blocks:
                 yield part
-        if len(lone) > 1:
+        if len(lone[experiment]) > 1:
             title = f"{experiment}, settings with nothing to compare"
-            block = every_group(lone, _slug(f"{experiment}_lone", taken))
-            block.paragraphs += [APART] if crowd else []
+            block = every_group(lone[experiment], slugs[experiment])
+            block.paragraphs += [APART] if experiment in crowds else []
             yield PagePart(title, [block])
 
 
-def _slug(text: str, taken: set[str]) -> str:
-    """Return a name for files that none of ``taken`` is in any case, and add it to them in lower case."""
-    stem = re.sub("[^0-9A-Za-z]", "_", text)[:100]
-    slug = next(name for i in count() if (name := f"{stem}_{i}" if i else stem).lower() not in taken)
-    taken.add(slug.lower())
-    return slug
-
-
-def _part(section: Section, taken: set[str], album: Album | None) -> PagePart:
+def _part(section: Section, slug: str, album: Album | None) -> PagePart:
     found = variants(section)
-    slug = _slug(section.experiment, taken)
-    slugs = [slug, *(_slug(f"{slug}_v{i}", taken) for i in range(1, len(found)))]
-    made = list(_chapters(section, found, slugs))
+    several = len(found) > 1
+    slugs = [f"{slug}_{digits(sorted(each.settings.items()))}" if several else slug for each in found]
+    made = list(_chapters(section, found, slug, slugs))
     blocks = [block for block in (revisions(section),) if block and made] + [block for _, block in made]
     if not _alone(section):
         blocks.append(every_group([section], slug))
@@ -135,21 +130,21 @@ def _part(section: Section, taken: set[str], album: Album | None) -> PagePart:
 
 
 def _chapters(
-    section: Section, found: Sequence[Variant], slugs: Sequence[str]
+    section: Section, found: Sequence[Variant], slug: str, slugs: Sequence[str]
 ) -> Iterator[tuple[str, Block]]:
     """Yield the name and the block of each chapter that the section has something to show for.
 
     Args:
         section: the section.
         found: its variants.
-        slugs: beginnings of the names of files: the section's, which the first variant has too, and one for
-            each further variant.
+        slug: the beginning of the names of its files.
+        slugs: that of each variant's.
     """
-    for variant, slug in zip(found, slugs, strict=False):
-        for name, block in _written(OF_VARIANTS, len(variant.groups) == 1, section, variant, slug):
+    for variant, own in zip(found, slugs, strict=True):
+        for name, block in _written(OF_VARIANTS, len(variant.groups) == 1, section, variant, own):
             block.title += f" ({variant.label})" if variant.label else ""
             yield name, block
-    yield from _written(OF_SECTIONS, _alone(section), section, found[0] if found else None, slugs[0])
+    yield from _written(OF_SECTIONS, _alone(section), section, found[0] if found else None, slug)
 
 
 def _written(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -11,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hemnet.report.definitions import Definition
-from hemnet.report.significance import Estimate
+from hemnet.report.estimates import Estimate
 from hemnet.report.tex_table import tex_table
 
 
@@ -33,6 +34,9 @@ CUT_NOTE = (
     f" {CUT} A 95% interval that is cut where no such value can lie, as no score is below 0 or above 1."
 )
 SPREAD_NOTE = " ± Half the width of the 95% t-interval over seeds{}."
+RATIO_NOTE = " In brackets: the ends of the 95% t-interval of the logarithm over seeds."
+FORMULA = re.compile(r"\s*[=+\-@](?![0-9.e+-]*$)|[\t\r]")
+"""The beginning of a text that a spreadsheet computes; a number is none."""
 COUNTS = ("n", "seeds")
 """Headings of columns that say how many values a row's estimates are of."""
 
@@ -59,8 +63,8 @@ class Column:
         """Return a cell as it is printed."""
         if isinstance(value, Estimate):
             text = self.text(value.mean)
-            if value.cut and value.interval:
-                text += f" [{', '.join(map(self.text, value.interval))}]{CUT}"
+            if value.skewed and value.interval:
+                text += f" [{', '.join(map(self.text, value.interval))}]{CUT * value.cut}"
             elif value.half_width is not None:
                 text += f" ± {self.text(value.half_width).lstrip('+')}"
             return text if self.counted in (None, value.n) else f"{text} (n={value.n})"
@@ -114,9 +118,10 @@ class Table:
         """The caption, and what marks in the cells mean."""
         found = self._estimates
         cut = any(each.cut for each in found)
-        spread = any(each.half_width is not None and not each.cut for each in found)
+        spread = any(each.half_width is not None and not each.skewed for each in found)
+        ratios = any(each.skewed and not each.cut for each in found)
         usual = "" if self._usual is None else f"; n = {self._usual} unless a cell says otherwise"
-        return self.caption + SPREAD_NOTE.format(usual) * spread + CUT_NOTE * cut
+        return self.caption + SPREAD_NOTE.format(usual) * spread + RATIO_NOTE * ratios + CUT_NOTE * cut
 
     @property
     def _estimates(self) -> list[Estimate]:
@@ -142,7 +147,11 @@ class Table:
         return [not any(isinstance(row[i], str | Links) for row in self.rows) for i in columns]
 
     def csv(self) -> str:
-        """Return the table as CSV in full precision; an estimate takes three columns, or four."""
+        """Return the table as CSV in full precision; an estimate takes three columns, or four.
+
+        A spreadsheet takes text that begins like a formula for one, and computes it, so that text follows an
+        apostrophe.
+        """
         ends: list[Sequence[str]] = []
         for i, column in enumerate(self.columns):
             estimated = any(isinstance(row[i], Estimate) for row in self.rows)
@@ -156,7 +165,7 @@ class Table:
                 line += _raw(value, further)
             lines.append(line)
         out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows(lines)
+        csv.writer(out, lineterminator="\n").writerows([[*map(_inert, line)] for line in lines])
         return out.getvalue()
 
     def tex(self) -> str:
@@ -165,6 +174,10 @@ class Table:
         head = compress([column.heading for column in self.columns], kept)
         rows = [list(compress([cell.text for cell in row], kept)) for row in self.cells()]
         return tex_table(self.name, self.legend, list(head), rows, list(compress(self.numeric(), kept)))
+
+
+def _inert(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
 def _raw(value: Cell, further: Sequence[str]) -> list[object]:

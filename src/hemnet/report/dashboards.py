@@ -18,7 +18,7 @@ from hemnet.config.command_line import log_to_terminal
 from hemnet.errors import HemnetError
 from hemnet.loggers import ITERATION, STEP
 from hemnet.loggers.wandb_guard import obstacle, within
-from hemnet.report.definitions import FIGURES, Axis, Definition, Metric
+from hemnet.report.definitions import FIGURES, MIOU, Axis, Definition, Metric
 from hemnet.runs.phases import PHASES
 from hemnet.storage.destinations import named_by, require_own, require_writable
 from hemnet.storage.files import read_json, write_json
@@ -33,6 +33,7 @@ COUNTED = "State = 'finished' and Tags not in ['debug']"
 """The filter that leaves out runs which the page does not count."""
 COLUMNS = ("experiment", SETTING, "head", "T", "h", "gradient", "variance", "seed", "sweep")
 TITLE = "Highway EM: gradient flow and accuracy"
+LEADERBOARD = "Leaderboard"
 MISS = "Empty where no run logged it."
 NOT_LOGGED = "W&B does not get the scores of trained runs at other T."
 MEANS: dict[str, Any] = {
@@ -69,6 +70,14 @@ def _bars(wr: Any, title: str, metrics: Sequence[Metric]) -> list[Panel]:
         )
         for metric in metrics
     ]  # fmt: skip
+
+
+def _leaderboard(wr: Any) -> Panel:
+    """Return the mean mIoU of every setting; the table of the runs is below it."""
+    return wr.BarPlot(
+        title="Mean mIoU of each setting, whose name begins with its data", metrics=[MIOU.name],
+        orientation="h", groupby=wr.Config(SETTING), max_bars_to_show=100, **MEANS,
+    )  # fmt: skip
 
 
 def _over_steps(wr: Any, shown: Definition) -> list[Panel]:
@@ -179,12 +188,15 @@ def dashboard(entity: str, project: str, sweep: str | None = None, experiment: s
         HemnetError: wandb-workspaces is not installed.
     """
     wr = _workspaces()
-    blocks: list[Any] = [wr.TableOfContents()]
+    everything = {"sweep": sweep, "experiment": experiment}
+    board = _laid_out(wr, [_leaderboard(wr)])
+    blocks: list[Any] = [wr.TableOfContents(), wr.H2(LEADERBOARD),
+                         wr.PanelGrid(runsets=[_runset(wr, everything)], panels=board)]  # fmt: skip
     for chapter, members in groupby(FIGURES, lambda shown: shown.chapter):
         figures = list(members)
         heads = ("em", "hem") if all(shown.em_alone for shown in figures) else (None,)
         panels = [panel for shown in figures for panel in PANELS[shown.axis](wr, shown)]
-        runsets = [_runset(wr, {"sweep": sweep, "experiment": experiment, "head": head}) for head in heads]
+        runsets = [_runset(wr, {**everything, "head": head}) for head in heads]
         blocks += [wr.H2(chapter), wr.PanelGrid(runsets=runsets, panels=_laid_out(wr, panels))]
     named = [name for name in (experiment, sweep) if name]
     about = (

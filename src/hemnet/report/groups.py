@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from hemnet.report.collect import Record
+from hemnet.report.estimates import Estimate, score
 from hemnet.report.setting_labels import Settings, labels
-from hemnet.report.significance import Estimate, score
 from hemnet.runs.identity import below
 from hemnet.runs.moved import ROOT
 from hemnet.runs.run_settings import HEAD, HEAD_KIND, ITERATIONS_EVAL, VALIDATION
@@ -56,6 +56,11 @@ class Group:
     label: str = ""
     runs: dict[int, Record] = field(default_factory=dict)
     lost: list[Record] = field(default_factory=list)
+
+    @property
+    def lost_seeds(self) -> list[int]:
+        """The seeds that have no finished run, but one that failed, was killed or still trains."""
+        return sorted({run.identity.seed for run in self.lost} - self.runs.keys())
 
     @property
     def recipes(self) -> list[str]:
@@ -121,6 +126,11 @@ class Section:
         others = sorted({name for group in self.groups for name in group.recipes} - {self.experiment})
         title = f"{self.experiment} ({self.label})" if self.label else self.experiment
         return f"{title}, with {', '.join(others)}" if others else title
+
+    @property
+    def content(self) -> list[object]:
+        """What tells it from any other section, in order."""
+        return [self.conclusive, sorted(self.settings.items())]
 
     @property
     def conclusive(self) -> bool:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from hemnet.report.estimates import Estimate
 from hemnet.report.plots import WIDTH, Line
-from hemnet.report.significance import Estimate
 from hemnet.report.svg import tell
 
 CELL_WIDTH, CELL_HEIGHT = 0.5, 0.42

@@ -12,6 +12,7 @@ from hemnet.data.spec import DataError
 from hemnet.report.contents import Block, Picture
 from hemnet.report.definitions import ATTENTION, PREDICTIONS
 from hemnet.report.groups import Group, Section
+from hemnet.report.lines import not_shown
 from hemnet.report.variants import Variant, others
 from hemnet.wording import counted
 
@@ -51,8 +52,10 @@ class Album:
             self._add(block, pages[:MOST_RUNS], what)
             if left := [group.label for group, _ in pages[MOST_RUNS:]]:
                 block.paragraphs.append(f"Not shown, for lack of room: {what} of {'; '.join(left)}.")
+        if left_out := not_shown(section, groups):
+            block.paragraphs.append(left_out)
         block.folded = f"Show {counted(len(block.items), 'image')}"
-        return block if block.items or len(block.paragraphs) > 1 else None
+        return block if block.items or len(block.paragraphs) > 1 + bool(left_out) else None
 
     def _add(self, block: Block, pages: Sequence[tuple[Group, Path]], what: str) -> None:
         for group, page in pages:

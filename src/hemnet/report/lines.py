@@ -3,7 +3,7 @@
 Shapes: S logged steps, (S, 2): step and value.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hemnet.report.definitions import Metric
-from hemnet.report.groups import Group, scale_text
+from hemnet.report.groups import EM_HEADS, Group, Section, scale_text
 from hemnet.report.plots import DASHES, MARKERS, draw_curves, draw_profile, grid, head_colour, scale_colour
 from hemnet.report.variants import Variant
 from hemnet.runs.phases import PHASE_SHARE, PHASES
@@ -57,6 +57,14 @@ def not_drawn(variant: Variant, depths: Sequence[int]) -> str:
         if left := [label for label, group in settings_at(variant, t) if group not in drawn]:
             found.append(f"{', '.join(left)} at T={t}")
     return f"Not drawn, for lack of room: {'; '.join(found)}." if found else ""
+
+
+def not_shown(section: Section, shown: Iterable[Group]) -> str:
+    """Return a sentence on the settings of em and hem that a chapter on a section leaves out; "" if none."""
+    kept = {*shown}
+    left = [group.label for group in section.groups if group.head in EM_HEADS and group not in kept]
+    more = f" and {len(left) - MOST_LINES} more" if len(left) > MOST_LINES else ""
+    return f"Of em and hem, it does not have: {'; '.join(left[:MOST_LINES])}{more}." if left else ""
 
 
 def profiles(group: Group, family: str, phase: int) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 
-from hemnet.report.significance import Estimate, score
+from hemnet.report.estimates import Estimate, score
 from hemnet.report.ticks import iteration_ticks, log_ticks
 
 WIDTH = 4.6

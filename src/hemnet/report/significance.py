@@ -1,4 +1,4 @@
-"""Means over seeds with intervals, paired tests, and their results in words.
+"""Paired tests of two settings, Holm's correction, and their results in words.
 
 Shapes: n seeds.
 """
@@ -9,84 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95
-"""Level of every interval; a difference is supported if its p after Holm is below 1 - LEVEL."""
+from hemnet.report.estimates import LEVEL, UNBOUNDED, Estimate, estimate
+
 LEAST_SEEDS = 3
 """With fewer seeds in common, a difference is called nothing: two can agree by chance."""
-OF_A_SCORE = (0.0, 1.0)
-"""Between which every score lies: mIoU, IoU and accuracies."""
-OF_A_DIFFERENCE = (-1.0, 1.0)
-"""Between which every difference of two scores lies."""
-OF_A_COST = (0.0, np.inf)
-"""Between which times, sizes and their ratios lie."""
-UNBOUNDED = (-np.inf, np.inf)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean of n values and its 95% t-interval.
-
-    Attributes:
-        mean: of the values.
-        half_width: half the width of the t-interval, which is symmetric about the mean; None for n = 1.
-        n: number of values.
-        bounds: between which such values can lie; `low` and `high` are cut there.
-    """
-
-    mean: float
-    half_width: float | None
-    n: int
-    bounds: tuple[float, float] = UNBOUNDED
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Its ends, which the bounds cut; None for n = 1."""
-        if self.half_width is None:
-            return None
-        least, most = self.bounds
-        return max(self.mean - self.half_width, least), min(self.mean + self.half_width, most)
-
-    @property
-    def low(self) -> float | None:
-        """The lower end of the interval."""
-        return self.interval and self.interval[0]
-
-    @property
-    def high(self) -> float | None:
-        """The upper end of the interval."""
-        return self.interval and self.interval[1]
-
-    @property
-    def reach(self) -> tuple[float, float]:
-        """How far the interval reaches below and above the mean, as error bars are drawn; 0 for n = 1."""
-        low, high = self.interval or (self.mean, self.mean)
-        return self.mean - low, high - self.mean
-
-    @property
-    def cut(self) -> bool:
-        """Whether the t-interval goes beyond the bounds, and so is not symmetric about the mean."""
-        half = self.half_width or 0.0
-        return self.mean - half < self.bounds[0] or self.mean + half > self.bounds[1]
-
-
-def estimate(
-    values: Sequence[float] | np.ndarray, bounds: tuple[float, float] = UNBOUNDED
-) -> Estimate | None:
-    """Return mean and interval of the finite values; None if there are none."""
-    x_n = np.asarray(values, float)
-    x_n = x_n[np.isfinite(x_n)]
-    if not len(x_n):
-        return None
-    mean = float(x_n.mean())
-    if len(x_n) == 1:
-        return Estimate(mean, None, 1, bounds)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(x_n) - 1) * x_n.std(ddof=1) / np.sqrt(len(x_n)))
-    return Estimate(mean, half, len(x_n), bounds)
-
-
-def score(values: Sequence[float] | np.ndarray) -> Estimate | None:
-    """Return `estimate` of scores, which lie between 0 and 1, and so do their intervals."""
-    return estimate(values, OF_A_SCORE)
+LEAST_P = 0.001
+"""A smaller p is told as smaller than this."""
+ROUNDING = 1e-7
+"""Relative: values that differ by less are the same; scores are stored in single precision."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +28,13 @@ class Comparison:
         first: name of one side.
         second: name of the other side.
         difference: mean of the differences and its interval, unadjusted; None without a common seed.
-        p: two-sided, of the paired t-test; None below two common seeds.
-        p_holm: p after Holm's correction over the comparisons of one family; set by `holm`.
+        p: two-sided, of the paired t-test; None below two common seeds, and if all differ by the same.
         seeds: the common seeds.
+        p_holm: p after Holm's correction over the comparisons of one family; set by `holm`, None of what is
+            not judged.
         conclusive: whether the recipe's scores tell anything; set by `holm`.
+        left_out: seeds of one side or both that are not among `seeds`.
+        why: which side lacks a value of them, as the end of a clause; "" if none is left out.
     """
 
     where: str
@@ -112,6 +45,8 @@ class Comparison:
     seeds: tuple[int, ...]
     p_holm: float | None = None
     conclusive: bool = True
+    left_out: tuple[int, ...] = ()
+    why: str = ""
 
     @property
     def supported(self) -> bool:
@@ -121,15 +56,23 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Supported, inside the noise, or why the difference was not tested or is not judged."""
+        if self.unjudged:
+            return self.unjudged
+        assert self.p_holm is not None, "holm has not been called"
+        return "supported" if self.p_holm < 1 - LEVEL else "inside the noise"
+
+    @property
+    def unjudged(self) -> str:
+        """Why the difference was not tested or is not judged; "" if it is judged."""
         if self.difference is None:
             return "no seed has a value in both"
-        if self.p_holm is None:
+        if self.difference.n == 1:
             return "no interval from one seed"
         if not self.conclusive:
             return "not judged (recipe not conclusive)"
-        if len(self.seeds) < LEAST_SEEDS:
+        if self.difference.n < LEAST_SEEDS:
             return f"not judged (fewer than {LEAST_SEEDS} seeds)"
-        return "supported" if self.p_holm < 1 - LEVEL else "inside the noise"
+        return "" if self.p is not None else "not judged (no spread between the seeds)"
 
 
 def compare(
@@ -146,44 +89,47 @@ def compare(
         {seed: value for seed, value in side[1].items() if np.isfinite(value)} for side in (first, second)
     )
     seeds = tuple(sorted(a.keys() & b.keys()))
-    differences_n = np.array([a[seed] - b[seed] for seed in seeds])
-    difference = estimate(differences_n, bounds)
-    return Comparison(where, first[0], second[0], difference, _p_value(differences_n), seeds)
+    pairs_n2 = np.array([(a[seed], b[seed]) for seed in seeds]).reshape(-1, 2)
+    difference = estimate(pairs_n2[:, 0] - pairs_n2[:, 1], bounds)
+    return Comparison(where, first[0], second[0], difference, _p_value(pairs_n2), seeds)
 
 
-def compare_scores(
-    where: str, first: tuple[str, Mapping[int, float]], second: tuple[str, Mapping[int, float]]
-) -> Comparison:
-    """Compare two settings by a score as `compare` does; no interval goes beyond a difference of 1."""
-    return compare(where, first, second, OF_A_DIFFERENCE)
+def _p_value(pairs_n2: np.ndarray) -> float | None:
+    """Return the two-sided p of a t-test that the differences of pairs have mean 0.
 
-
-def _p_value(differences_n: np.ndarray) -> float | None:
-    """Return the two-sided p of a t-test of mean 0 (1 if all differences are 0); None below two values."""
-    n = len(differences_n)
-    if n < 2:
+    None below two pairs, and without a spread: equal differences, of equal runs for one, are no sample from
+    which chance can be told.
+    """
+    n, differences_n = len(pairs_n2), pairs_n2[:, 0] - pairs_n2[:, 1]
+    if n < 2 or np.ptp(differences_n) <= ROUNDING * np.abs(pairs_n2).max():
         return None
     spread = differences_n.std(ddof=1) / np.sqrt(n)
-    if spread == 0:
-        return 1.0 if differences_n.mean() == 0 else 0.0
     return float(2 * stats.t.sf(abs(differences_n.mean()) / spread, n - 1))
 
 
 def holm(family: Sequence[Comparison], *, conclusive: bool) -> list[Comparison]:
-    """Return a family of comparisons with Holm's step-down correction over those with a p.
+    """Return a family of comparisons with Holm's correction over those that can be judged.
+
+    What can't be called supported, such as a difference between two seeds, costs the others nothing.
 
     Args:
-        family: the comparisons of one table.
+        family: the comparisons.
         conclusive: whether the recipe's scores tell anything, see `hemnet.report.groups.Section.conclusive`;
-            if they do not, no difference is called supported.
+            if they do not, no difference is judged.
     """
-    tested = sorted((i for i, c in enumerate(family) if c.p is not None), key=lambda i: family[i].p or 0.0)
-    corrected, running = [replace(c, conclusive=conclusive) for c in family], 0.0
-    for rank, i in enumerate(tested):
-        p = family[i].p
-        assert p is not None
-        running = max(running, min(1.0, (len(tested) - rank) * p))
-        corrected[i] = replace(corrected[i], p_holm=running)
+    made = [replace(c, conclusive=conclusive) for c in family]
+    judged = [i for i, c in enumerate(made) if not c.unjudged]
+    for i, p in zip(judged, holm_p([made[i].p or 0.0 for i in judged]), strict=True):
+        made[i] = replace(made[i], p_holm=p)
+    return made
+
+
+def holm_p(ps: Sequence[float]) -> list[float]:
+    """Return each p after Holm's step-down correction over all of them."""
+    corrected, running = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        running = max(running, min(1.0, (len(ps) - rank) * ps[i]))
+        corrected[i] = running
     return corrected
 
 
@@ -193,15 +139,39 @@ def sentence(found: Comparison) -> str:
     if found.difference is None:
         return f"{start}: {found.verdict}, so nothing to compare."
     mean = f"{found.difference.mean:+.3f} mIoU"
-    if found.difference.low is None or found.p is None or found.p_holm is None:
-        return f"{start}: {mean} on seed {found.seeds[0]} alone: no interval from one seed."
+    if found.difference.low is None:
+        return f"{start}: {mean} on seed {found.seeds[0]} alone{without(found)}: no interval from one seed."
     interval = f"95% interval {found.difference.low:+.3f} to {found.difference.high:+.3f}"
-    after = "" if found.p_holm == found.p else f", {p_text(found.p_holm)} after Holm"
-    p = p_text(found.p)
-    tested = f"n={len(found.seeds)} seeds, p{p if p.startswith('<') else f'={p}'}{after}"
-    return f"{start}: {mean} ({interval}, {tested}): {found.verdict}."
+    return f"{start}: {mean} ({interval}, {tested(found)}): {found.verdict}."
+
+
+def tested(found: Comparison) -> str:
+    """Return the seeds of a comparison, those left out, and its p, as they stand in a sentence."""
+    text = f"n={len(found.seeds)} seeds{without(found)}"
+    if found.p is not None:
+        text += f", p{'' if found.p < LEAST_P else '='}{p_text(found.p)}"
+    if found.p_holm is not None and found.p_holm != found.p:
+        text += f", {p_text(found.p_holm)} after Holm"
+    return text
+
+
+def without(found: Comparison) -> str:
+    """Return the seeds that a comparison leaves out and why, to follow the number of seeds; "" if none."""
+    return f" without {listed(found.left_out)}, {found.why}" if found.left_out else ""
+
+
+def listed(seeds: Sequence[int]) -> str:
+    """Return seeds in words, such as ``seeds 1, 3 to 7``."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    texts = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(texts)}"
 
 
 def p_text(p: float) -> str:
     """Return a p-value with two significant digits, or ``<0.001``."""
-    return "<0.001" if p < 0.001 else f"{p:.2g}"
+    return f"<{LEAST_P}" if p < LEAST_P else f"{p:.2g}"

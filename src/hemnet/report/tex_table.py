@@ -1,4 +1,7 @@
-"""A table as LaTeX that stays on its page: small type, columns that wrap, and as many pages as it needs."""
+"""A table as LaTeX that stays on its page: small type, columns that wrap, and as many pages as it needs.
+
+A table of more columns than fit side by side is several, which repeat the first column.
+"""
 
 import math
 import re
@@ -25,13 +28,41 @@ def tex_table(name: str, caption: str, head: Row, rows: Sequence[Row], numeric: 
     """Return a table as LaTeX, which needs `PACKAGES`.
 
     Args:
-        name: follows ``tab:`` in its label.
+        name: follows ``tab:`` in its label; that of a further part ends in its number.
         caption: above it.
         head: the headings of the columns.
         rows: the cells.
         numeric: whether a column holds numbers, which are right-aligned.
     """
     columns = [[escape_tex(_breakable(cell)) for cell in column] for column in zip(head, *rows, strict=True)]
+    parts = _parts(columns)
+    tables = []
+    for i, part in enumerate(parts):
+        which = f" Part {i + 1} of {len(parts)}." if len(parts) > 1 else ""
+        label = f"tab:{name}_{i + 1}" if i else f"tab:{name}"
+        title = f"\\caption{{{escape_tex(caption + which)}}}\n\\label{{{label}}}"
+        tables.append(_table(title, [columns[j] for j in part], [numeric[j] for j in part]))
+    return f"% {PACKAGES}\n" + "".join(tables)
+
+
+def _parts(columns: Sequence[Row]) -> list[list[int]]:
+    """Return which columns stand side by side: as many as fit in the smallest type, after the first."""
+    least = [_least(column) * SIZES["tiny"] + GAP for column in columns]
+    parts = [[0]]
+    for i in range(1, len(columns)):
+        if len(parts[-1]) > 1 and sum(least[j] for j in (*parts[-1], i)) - GAP > LINE:
+            parts.append([0])
+        parts[-1].append(i)
+    return parts
+
+
+def _least(column: Row) -> int:
+    """Return how many letters wide a column is at least."""
+    return max(map(_longest_piece, column))
+
+
+def _table(title: str, columns: Sequence[Row], numeric: Sequence[bool]) -> str:
+    """Return one table that is as wide as the page at most."""
     size, widths = _layout(columns, numeric)
     spec = "".join(
         _column(number, width, _longest(column), SIZES[size])
@@ -41,13 +72,12 @@ def tex_table(name: str, caption: str, head: Row, rows: Sequence[Row], numeric: 
     lines = [" & ".join(row) + " \\\\\n" for row in (head, *rows)]
     height = sum(max(map(_height, row, widths)) for row in rows)
     top, body = f"\\toprule\n{lines[0]}\\midrule\n", "".join(lines[1:])
-    title = f"\\caption{{{escape_tex(caption)}}}\n\\label{{tab:{name}}}"
     look = f"\\{size}\n\\setlength{{\\tabcolsep}}{{{GAP / 2:g}pt}}\n"
     if height <= TALLEST:
         inner = f"\\begin{{tabular}}{{@{{}}{spec}@{{}}}}\n{top}{body}\\bottomrule\n\\end{{tabular}}\n"
-        return f"% {PACKAGES}\n\\begin{{table}}\n\\centering\n{title}\n{look}{inner}\\end{{table}}\n"
+        return f"\\begin{{table}}\n\\centering\n{title}\n{look}{inner}\\end{{table}}\n"
     return (
-        f"% {PACKAGES}\n\\begingroup\n{look}\\setlength{{\\LTcapwidth}}{{\\linewidth}}\n"
+        f"\\begingroup\n{look}\\setlength{{\\LTcapwidth}}{{\\linewidth}}\n"
         f"\\begin{{longtable}}{{@{{}}{spec}@{{}}}}\n{title} \\\\\n{top}\\endfirsthead\n{top}\\endhead\n"
         f"\\bottomrule\n\\endfoot\n{body}\\end{{longtable}}\n\\endgroup\n"
     )
@@ -59,7 +89,7 @@ def _layout(columns: Sequence[Row], numeric: Sequence[bool]) -> tuple[str, list[
     What wraps first is headings, then texts, then numbers, before their intervals.
     """
     full = [_longest(column) for column in columns]
-    torn = [max(map(_longest_piece, column)) for column in columns]
+    torn = [_least(column) for column in columns]
     cells = [max(low, _longest(column[1:])) for low, column in zip(torn, columns, strict=True)]
     numbers = [cell if number else low for cell, low, number in zip(cells, torn, numeric, strict=True)]
     room = LINE - GAP * (len(columns) - 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hemnet.report.groups import USUAL_MODE, Group, Section
-from hemnet.report.setting_labels import labels
+from hemnet.report.setting_labels import Settings, labels
 from hemnet.runs.run_settings import HEAD
 
 GRADIENT_SETTINGS = f"{HEAD}gradient."
@@ -16,10 +16,17 @@ GRADIENT_SETTINGS = f"{HEAD}gradient."
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """EM groups of a section that differ only in head, T, h and gradient mode, the subjects of the study."""
+    """EM groups of a section that differ only in head, T, h and gradient mode, the subjects of the study.
+
+    Attributes:
+        label: what tells it from other variants; "" if it is the only one.
+        groups: with most runs first.
+        settings: what its groups share of the head's settings.
+    """
 
     label: str
     groups: list[Group]
+    settings: Settings
 
     @property
     def mode(self) -> str | None:
@@ -79,7 +86,10 @@ def variants(section: Section) -> list[Variant]:
             found[frozenset(own)].append(group)
     parts = [(key, *part) for key, groups in found.items() for part in _by_options(groups)]
     told = labels([dict(key | options) for key, options, _ in parts])
-    made = [Variant(label, groups) for label, (_, _, groups) in zip(told, parts, strict=True)]
+    made = [
+        Variant(label, groups, dict(key | options))
+        for label, (key, options, groups) in zip(told, parts, strict=True)
+    ]
     return sorted(made, key=lambda variant: -_runs(variant.groups))
 
 
@@ -88,7 +98,7 @@ def _by_options(groups: Sequence[Group]) -> list[tuple[frozenset[tuple[str, str]
 
     The first part has most runs, and the groups of other modes.
     """
-    usual = Variant("", list(groups)).usual
+    usual = Variant("", list(groups), {}).usual
     found: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
     for group in usual:
         own = ((k, v) for k, v in group.rest.items() if k.startswith(GRADIENT_SETTINGS))

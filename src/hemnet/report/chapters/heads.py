@@ -5,12 +5,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from hemnet.report.chapters.miou_curves import TESTS, named, summary, test_cells
+from hemnet.report.chapters.miou_curves import NOT_TESTED, TESTS, summary, test_cells
+from hemnet.report.comparisons import compare_groups, named
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import CLASSES, GRADIENT_MODES, HEADS, SETTINGS
+from hemnet.report.estimates import OF_A_DIFFERENCE
 from hemnet.report.groups import Group, Section
+from hemnet.report.lines import not_shown
 from hemnet.report.plots import class_bars, forest, head_colour
-from hemnet.report.significance import compare_scores, holm, sentence
+from hemnet.report.significance import compare, holm, sentence
 from hemnet.report.variants import Variant, others
 
 MOST_CLASSES = 30
@@ -20,30 +23,46 @@ MOST_SIDES = 5
 
 
 def against_heads(section: Section, variant: Variant | None, slug: str) -> Block | None:
-    """Return the scores of every head, with paired tests of the others against hem (or em) at one T."""
+    """Return the scores of every head, with paired tests of hem (or em) against the others.
+
+    A head with iterations is compared with hem of as many, any other with hem at one T.
+    """
     rivals = others(section)
-    reference = None
-    if variant is not None:
-        reference = variant.at("hem", variant.chosen) or variant.at("em", variant.chosen)
     if not rivals:
         return None
-    if reference is None:
-        reference, *rivals = rivals
-    block = Block(
-        HEADS.chapter, [f"Each head's mIoU, and {reference.label} minus that head, paired by seed."]
-    )
-    family = [compare_scores("", named(reference), named(group)) for group in rivals]
-    tested = holm(family, conclusive=section.conclusive)
-    columns = (Column("head"), Column("mIoU"), Column("mean accuracy"), Column("pixel accuracy"), *TESTS)
-    rows: list[list[Cell]] = [[*_scores(reference), *[None] * len(TESTS)]]
-    rows += [[*_scores(group), *test_cells(found)] for group, found in zip(rivals, tested, strict=True)]
+    first = None if variant is None else _subject(variant, variant.chosen)
+    if first is None or variant is None:
+        first, *rivals = rivals
+        beside: dict[Group, Group | None] = dict.fromkeys(rivals, first)
+    else:
+        beside = {g: first if g.iterations is None else _subject(variant, g.iterations) for g in rivals}
+    subjects = [*dict.fromkeys([first, *filter(None, beside.values())])]
+    pairs = {group: subject for group, subject in beside.items() if subject is not None}
+    found = [compare_groups("", named(subject), named(group)) for group, subject in pairs.items()]
+    tested = dict(zip(pairs, holm(found, conclusive=section.conclusive), strict=True))
+    rows: list[list[Cell]] = []
+    for group in (*subjects, *rivals):
+        cells = test_cells(tested[group]) if group in tested else NOT_TESTED
+        if group in beside and group not in tested:
+            cells = [*NOT_TESTED[:-1], f"no hem or em with T={group.iterations}"]
+        rows.append([*_scores(group), pairs[group].label if group in pairs else None, *cells])
+    columns = (Column("head"), Column("mIoU"), Column("mean accuracy"), Column("pixel accuracy"),
+               Column("compared with"), *TESTS)  # fmt: skip
+    how = "A head that iterates is compared with hem of as many iterations, others with hem at one T."
+    block = Block(HEADS.chapter, [f"Each head's mIoU, and paired tests by seed. {how}"])
     block.items += [
         Chart(slug, HEADS, "Mean, 95% interval and single seeds.",
-              lambda: forest([_forest_row(group) for group in (reference, *rivals)])),
-        Table(f"{slug}_heads", f"Heads, and paired tests of {reference.label} minus each.", columns, rows),
+              lambda: forest([_forest_row(group) for group in (*subjects, *rivals)])),
+        Table(f"{slug}_heads", "Heads; differences are of what a head is compared with minus the head.",
+              columns, rows),
     ]  # fmt: skip
-    block.findings = [sentence(found) for found in tested]
+    block.findings = [sentence(each) for each in tested.values()]
     return block
+
+
+def _subject(variant: Variant, iterations: int) -> Group | None:
+    """Return hem at one T, or em where there is none."""
+    return variant.at("hem", iterations) or variant.at("em", iterations)
 
 
 def _scores(group: Group) -> list[Cell]:
@@ -69,7 +88,8 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Block | Non
     ]
     if not pairs:
         return None
-    tested = holm([compare_scores("", named(a), named(b)) for a, b in pairs], conclusive=section.conclusive)
+    found = [compare_groups("", named(a), named(b)) for a, b in pairs]
+    tested = holm(found, conclusive=section.conclusive)
     shown = list(dict.fromkeys(group for pair in pairs for group in pair[::-1]))
     block = Block(GRADIENT_MODES.chapter, [f"Other gradient modes against {variant.mode}."])
     rows = [[g.label, g.score(), *test_cells(t)] for (g, _), t in zip(pairs, tested, strict=True)]
@@ -100,9 +120,11 @@ def per_class(section: Section, variant: Variant | None, slug: str) -> Block | N
         notes.append(f"Not drawn, for lack of room: {'; '.join(left)}; the table has all.")
     size = None
     if [group.head for group in sides[:2]] == ["em", "hem"]:
+        em, hem = sides[:2]
         columns.append(Column("hem − em", signed=True))
         change = [
-            compare_scores("", *(("", g.by_seed(key)) for g in sides[1::-1])).difference for key in keys
+            compare("", ("", hem.by_seed(key)), ("", em.by_seed(key)), OF_A_DIFFERENCE).difference
+            for key in keys
         ]
         for row, difference in zip(rows, change, strict=True):
             row.append(difference)
@@ -112,6 +134,8 @@ def per_class(section: Section, variant: Variant | None, slug: str) -> Block | N
         order = range(len(keys)) if size is None else np.argsort(size)[::-1]
         keys = [keys[i] for i in sorted(order[:MOST_CLASSES])]
         notes.append(f"The {MOST_CLASSES} {which}; the table has all {len(rows)}.")
+    if left_out := not_shown(section, sides):
+        notes.append(left_out)
     block = Block(CLASSES.chapter)
     block.items += [
         Chart(slug, CLASSES, " ".join(notes), _class_chart(keys, drawn)),

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 from hemnet.report.contents import Block, Cell, Column, Links, Table
+from hemnet.report.file_names import file_names
 from hemnet.report.groups import Group, Section, group_labels
 from hemnet.report.images import figure_of
 from hemnet.report.setting_labels import Settings, labels
@@ -16,6 +17,7 @@ from hemnet.runs.canonical import TARGET, told
 from hemnet.runs.identity import below
 from hemnet.runs.moved import ROOT
 from hemnet.runs.run_settings import VALIDATION, data_folder
+from hemnet.wording import counted
 
 NAMED_BY_FOLDER = ("Folder", "Table")
 """Classes of users' own data, which are called as their folder is."""
@@ -28,7 +30,7 @@ ABOUT = (
 TIMES = "Minutes and steps are of the whole training, means over seeds."
 DOUBTS = (
     "Not conclusive: the recipe says that its scores tell nothing. Labels in doubt: a run warns of what it "
-    "was trained or scored with."
+    "was trained or scored with. Seeds that did not finish are in no mean, which is of the others alone."
 )
 COLUMNS = (Column("recipe"), Column("setting"), Column("mIoU"), Column("seeds"), Column("minutes", 1),
            Column("steps", 0), Column("runs, by seed"))  # fmt: skip
@@ -49,14 +51,19 @@ def leaderboard(made: Sequence[Section], folder: Path) -> Block | None:
     if not by_data:
         return None
     block = Block(TITLE, [ABOUT])
-    boards = sorted(zip(_names(by_data), by_data.values(), strict=True), key=lambda board: -len(board[1]))
-    for i, (data, entries) in enumerate(boards):
+    names = _names(by_data)
+    files = file_names(
+        [(f"leaderboard_{name}", sorted(data)) for name, data in zip(names, by_data, strict=True)]
+    )
+    boards = sorted(zip(names, files, by_data.values(), strict=True), key=lambda board: -len(board[2]))
+    for data, name, entries in boards:
         rows = [row for _, row in sorted(_rows(entries, folder), key=lambda row: -row[0])]
         caption = f"{data}: mIoU on the validation split (val/miou), highest first. {TIMES}"
         if len({run.machine for _, group in entries for run in group.runs.values()}) > 1:
             caption += " The runs are of several machines, by which minutes differ too."
-        name = f"leaderboard_{i}" if i else "leaderboard"
-        block.items.append(Table(name, caption, COLUMNS, rows, sortable=True))
+        block.items.append(
+            Table(name if len(boards) > 1 else "leaderboard", caption, COLUMNS, rows, sortable=True)
+        )
     if any(_doubt(*entry) for entries in by_data.values() for entry in entries):
         block.paragraphs.append(DOUBTS)
     return block
@@ -101,6 +108,7 @@ def _rows(entries: Sequence[Entry], folder: Path) -> list[tuple[float, list[Cell
 def _doubt(section: Section, group: Group) -> str:
     """Return why a score may mean little, to follow the name of the recipe; "" for no reason."""
     reasons = [] if section.conclusive else ["not conclusive"]
+    reasons += [f"{counted(len(group.lost_seeds), 'seed')} did not finish"] if group.lost_seeds else []
     reasons += ["labels in doubt"] if any(run.result.get("warnings") for run in group.runs.values()) else []
     return f" ({', '.join(reasons)})" if reasons else ""
 

@@ -2,43 +2,37 @@
 
 from collections.abc import Sequence
 
+from hemnet.report.comparisons import against_plain, hem_name
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import AGAINST_H, AGAINST_T
-from hemnet.report.groups import Group, Section, scale_text
+from hemnet.report.groups import Section, scale_text
 from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
-from hemnet.report.significance import Comparison, compare_scores, holm, sentence
+from hemnet.report.significance import Comparison, sentence
 from hemnet.report.variants import Variant, others
 
-Named = tuple[str, dict[int, float]]
 MOST_LEVELS = 6
 """Other heads in a chart over T."""
-TESTS = (Column("difference", signed=True), Column("seeds in common"), Column("p", 2, False),
-         Column("p after Holm", 2, False), Column("verdict"))  # fmt: skip
+TESTS = (Column("difference", signed=True), Column("seeds in common"), Column("left out"),
+         Column("p", 2, False), Column("p after Holm", 2, False), Column("verdict"))  # fmt: skip
+NOT_TESTED: list[Cell] = [None] * len(TESTS)
+FAMILY = "Holm's correction is over the tests of every h against plain EM at every T."
 
 
 def test_cells(found: Comparison) -> list[Cell]:
     """Return the cells of `TESTS` for a comparison."""
-    return [found.difference, len(found.seeds), found.p, found.p_holm, found.verdict]
-
-
-def named(group: Group, name: str | None = None) -> Named:
-    """Return name and mIoU by seed of a group, a side of a comparison."""
-    return name or group.label, group.by_seed()
+    return [
+        found.difference, len(found.seeds), len(found.left_out), found.p, found.p_holm, found.verdict,
+    ]  # fmt: skip
 
 
 def against_depth(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU against T of em and hem, with a paired test at each T."""
     block = Block(AGAINST_T.chapter)
-    hem = f"hem (h={scale_text(variant.scale)})"
+    hem = hem_name(variant.scale)
     by_head = {head: {t: g for t in variant.depths if (g := variant.at(head, t))} for head in ("em", "hem")}
     pairs = [t for t in variant.depths if t in by_head["em"] and t in by_head["hem"]]
-    tested = holm(
-        [
-            compare_scores(f"T={t}", named(by_head["hem"][t], hem), named(by_head["em"][t], "em"))
-            for t in pairs
-        ],
-        conclusive=section.conclusive,
-    )
+    family = against_plain(variant, conclusive=section.conclusive)
+    tested = [family[by_head["hem"][t]] for t in pairs]
     lines = [
         Line(hem if head == "hem" else head, head_colour(head),
              {t: g.by_seed() for t, g in groups.items()}, MARKERS[head])
@@ -63,7 +57,7 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
     ]
     columns = (Column("T"), Column("em"), Column(hem), *TESTS)
     if rows:
-        caption = f"mIoU of em and {hem} at each T, and paired tests of {hem} minus em."
+        caption = f"mIoU of em and {hem} at each T, and paired tests of {hem} minus em. {FAMILY}"
         block.items.append(Table(f"{slug}_miou_vs_iterations", caption, columns, rows))
     block.findings = [sentence(found) for found in tested]
     if len(tested) > 1:
@@ -85,20 +79,14 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
     at = {t: groups for t, groups in at.items() if sum(g.head == "hem" for g in groups) > 1}
     if not at:
         return None
-    family: list[tuple[list[Cell], Comparison]] = []
+    family = against_plain(variant, conclusive=section.conclusive)
     rows: list[list[Cell]] = []
     for t, groups in at.items():
-        plain = variant.at("em", t)
         for group in groups:
             score = group.score()
-            rows.append([t, scale_text(group.scale), score, score.n if score else 0])
-            if group.head == "hem" and plain is not None:
-                high, zero = named(group, f"h={scale_text(group.scale)}"), ("h=0", plain.by_seed())
-                family.append((rows[-1], compare_scores(f"T={t}", high, zero)))
-    tested = holm([found for _, found in family], conclusive=section.conclusive)
-    cells = {id(row): test_cells(found) for (row, _), found in zip(family, tested, strict=True)}
-    for row in rows:
-        row += cells.get(id(row), [None] * len(TESTS))
+            cells = test_cells(family[group]) if group in family else NOT_TESTED
+            rows.append([t, scale_text(group.scale), score, score.n if score else 0, *cells])
+    tested = [family[group] for groups in at.values() for group in groups if group in family]
     block = Block(AGAINST_H.chapter)
     depths = list(at)
     lines = [
@@ -112,7 +100,7 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
             lambda: score_chart([line for line in lines if line.points], [], "highway scale h", "true"),
         ))  # fmt: skip
     block.items.append(Table(
-        f"{slug}_miou_vs_scale", "mIoU at each h, and paired tests against h = 0 at the same T.",
+        f"{slug}_miou_vs_scale", f"mIoU at each h, and paired tests against h = 0 at the same T. {FAMILY}",
         (Column("T"), Column("h"), Column("mIoU"), Column("n"), *TESTS), rows,
     ))  # fmt: skip
     block.findings = (

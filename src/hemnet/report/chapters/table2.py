@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import GRID_EVAL, GRID_TRAIN, Definition
+from hemnet.report.estimates import Estimate
 from hemnet.report.groups import Group, Section
 from hemnet.report.heat_map import heat_map, highest
 from hemnet.report.plots import Line, scale_colour, score_chart
 from hemnet.report.setting_labels import labels
-from hemnet.report.significance import Estimate
 from hemnet.report.variants import Variant, others
 
 ABOUT = (

@@ -17,6 +17,7 @@ from hemnet.report.lines import (
     depths_with_curves,
     lines_at,
     not_drawn,
+    not_shown,
     phase_chart,
     profiles,
     settings_at,
@@ -34,6 +35,8 @@ def learning(section: Section, variant: Variant | None, slug: str) -> Block | No
         return None
     block = Block(LEARNING.chapter)
     left = not_drawn(variant, depths) if variant is not None else ""
+    if variant is not None and (further_variants := not_shown(section, variant.usual)):
+        block.paragraphs.append(further_variants)
     block.items.append(Chart(
         slug, LEARNING, f"Means over seeds; bands are the range of the seeds. {left}",
         lambda: curve_chart(variant, depths, LEARNING.metric, further),
