@@ -122,7 +122,7 @@ def test_gradients_that_explode_and_vanish_are_shown(tmp_path: Path) -> None:
             write_run(tmp_path / f"runs/{head[0][11:]}{seed}", head, seed=seed, rows=rows)
     write_report([tmp_path / "runs"], tmp_path / "report")
     assert "to inf" in page_of(tmp_path / "report").text
-    (row, *_) = table_of(tmp_path / "report", "synthetic_hem_gradient_halfway")
+    (row, *_) = table_of(tmp_path / "report", "synthetic_hem_gradient_means")
     assert np.isclose(float(row["h = 0"]), 1e5)
 
 

@@ -46,6 +46,16 @@ def panels_by_chapter() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def test_the_dashboard_begins_with_the_leaderboard_as_the_page_does(page: str) -> None:
+    (chapter, panels), *_ = panels_by_chapter().items()
+    config = panels[0]["config"]
+    assert chapter == re.findall(r"<h2>([^<]*)</h2>", page)[0] == "Leaderboard"
+    assert (config["metrics"], config["groupBy"]) == (["val/miou"], "setting.value")
+    grids = [b for b in dashboards.payload(dashboards.dashboard("e", "p"))["spec"]["blocks"]
+             if b["type"] == "panel-grid"]  # fmt: skip
+    assert [runs["name"] for runs in grids[0]["metadata"]["runSets"]] == ["finished runs"], "all heads"
+
+
 def shows(panel: dict[str, Any], figure: Definition) -> bool:
     config = panel["config"]
     if figure is CLASSES:
@@ -56,6 +66,7 @@ def shows(panel: dict[str, Any], figure: Definition) -> bool:
 
 def test_every_figure_has_its_panels_and_every_panel_its_figure() -> None:
     found = panels_by_chapter()
+    assert found.pop("Leaderboard")
     assert list(found) == list(dict.fromkeys(figure.chapter for figure in FIGURES))
     for chapter, panels in found.items():
         mine = [figure for figure in FIGURES if figure.chapter == chapter]

@@ -119,6 +119,25 @@ def test_wide_and_tall_tables_stay_on_the_page(row: list, rows: int, tmp_path: P
     assert text.lower().count("noise") + text.count("−0.250") + text.count("failed") >= rows
 
 
+@needs_latex
+@pytest.mark.parametrize("columns", [12, 25, 60])
+@pytest.mark.parametrize("rows", [2, 60])
+def test_a_table_of_more_columns_than_fit_is_several_that_repeat_the_first(
+    columns: int, rows: int, tmp_path: Path
+) -> None:
+    heads = [Column("class"), *(Column(f"setting {i}") for i in range(columns))]
+    table = Table("many", "IoU.", heads, [[f"road{i}", *[MEAN] * columns] for i in range(rows)])
+    text = compiled(tmp_path, table.tex())
+    assert text.count("−0.250") == columns * rows
+    parts = table.tex().count(r"\label{")
+    assert parts > 1
+    assert text.count("road1\n") + text.count("road1 ") >= 1
+    assert [f"tab:many{'' if i == 0 else f'_{i + 1}'}}}" in table.tex() for i in range(parts)] == [
+        True
+    ] * parts
+    assert f"Part {parts} of {parts}." in table.tex()
+
+
 def test_columns_of_links_are_left_out() -> None:
     links = Links([("0", "../run"), ("curves", "../run/curves.png")])
     tex = Table("a", "", [Column("seeds"), Column("runs, by seed")], [[3, links]]).tex()

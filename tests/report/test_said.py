@@ -41,29 +41,31 @@ def test_holm_is_over_all_comparisons_of_the_table_of_the_gradient(tmp_path: Pat
     rng = np.random.default_rng(24)
     noise = {(h, seed): 0.15 * rng.normal() for h in (0.0, 0.5) for seed in range(4)}
     sides(tmp_path, 4, halfway(lambda h, seed: float(np.exp(h + noise[h, seed]))))
-    rows = table_of(report(tmp_path), "synthetic_hem_gradient_halfway")
-    ps = [float(row["p"]) for row in rows]
-    assert len(ps) == 3  # the phases, which are equal here
+    rows = table_of(report(tmp_path), "synthetic_hem_gradient_means")
+    # Here the phases are equal, and at the first iteration all seeds, which are then not judged.
+    assert [row["iteration"] for row in rows] == ["first", "half-way"] * 3
+    assert {row["p"] for row in rows[::2]} == {""}
+    ps = [float(row["p"]) for row in rows[1::2]]
     assert ps == pytest.approx([ps[0]] * 3)
     assert 0.005 < ps[0] < 0.05  # so that the correction decides
-    assert [float(row["p after Holm"]) for row in rows] == pytest.approx([3 * ps[0]] * 3)
+    assert [float(row["p after Holm"]) for row in rows[1::2]] == pytest.approx([3 * ps[0]] * 3)
 
 
 @pytest.mark.parametrize("zeros", [1, 4])
 def test_seeds_without_any_gradient_half_way_are_counted_and_named(tmp_path: Path, zeros: int) -> None:
     sides(tmp_path, 4, halfway(lambda h, seed: 0.0 if h == 0 and seed < zeros else 0.1 + h + 0.01 * seed))
     out = report(tmp_path)
-    row = table_of(out, "synthetic_hem_gradient_halfway")[-1]
-    assert (row["n"], row["at 0"]) == (str(4 - zeros), str(zeros))
+    row = table_of(out, "synthetic_hem_gradient_means")[-1]
+    assert (row["n"], row["left out"]) == (str(4 - zeros), str(zeros))
     if zeros == 1:
         means = [np.exp(np.mean(np.log([0.1 + h + 0.01 * s for s in (1, 2, 3)]))) for h in (0.0, 0.5)]
         assert [float(row["h = 0"]), float(row["this h"])] == pytest.approx(means)
         assert float(row["ratio"]) == pytest.approx(means[1] / means[0])
     else:
         assert row["verdict"] == "no seed has a value in both"
-    named = ", ".join(f"seed {seed}" for seed in range(zeros))
+    named = "seed 0" if zeros == 1 else "seeds 0 to 3"
     text = page_of(out).text
-    assert f"h=0.5, without {named}, where the gradient of one of the two is 0: " in text
+    assert f"({named}: the gradient of one of the two is 0)" in text
     shown = re.findall(r'<li class="(\w+)">(Gradient left half-way[^<]*)', (out / "index.html").read_text())
     assert [kind for kind, _ in shown] == ["supported" if zeros == 1 else "open"]
 
@@ -89,7 +91,7 @@ def test_iterations_of_evaluation_that_are_not_those_of_training_have_their_chap
     assert {path.stem for path in (out / "figures").glob("*.svg")} >= {
         f"synthetic_hem_{name}" for name in ("gradient_means", "log_likelihood", "convergence")
     }
-    assert all(float(row["ratio"]) > 1 for row in table_of(out, "synthetic_hem_gradient_halfway"))
+    assert all(float(row["ratio"]) > 1 for row in table_of(out, "synthetic_hem_gradient_means"))
 
 
 def test_the_largest_gradient_is_that_of_all_logged_steps(tmp_path: Path) -> None:
@@ -98,8 +100,8 @@ def test_the_largest_gradient_is_that_of_all_logged_steps(tmp_path: Path) -> Non
     logged = [{"step": step, "gradient/backbone/all": value} for step, value in enumerate(values)]
     sides(tmp_path, 1, lambda h, seed: logged)
     row = table_of(report(tmp_path), "synthetic_hem_gradient_backbone")[0]
-    assert float(row["largest"]) == pytest.approx(values.max())
-    assert float(row["median"]) == pytest.approx(np.median(values))
+    assert float(row["mean of largest"]) == pytest.approx(values.max())
+    assert float(row["mean of medians"]) == pytest.approx(np.median(values))
 
 
 def test_what_is_said_of_times_is_said_of_each_t(tmp_path: Path) -> None:
@@ -216,3 +218,78 @@ def test_hem_is_compared_with_other_heads_at_a_t_that_has_it(tmp_path: Path) -> 
     out = report(tmp_path)
     heads = [row["head"] for row in table_of(out, "synthetic_hem_heads")]
     assert heads == ["hem, T=2, h=0.5", "fcn"]
+
+
+def test_heads_that_iterate_are_compared_at_equal_t_or_not_at_all(tmp_path: Path) -> None:
+    for seed in range(3):
+        for T, miou in ((3, 0.5), (8, 0.9)):
+            overrides = (*HEM, f"model.head.iterations={T}")
+            write_run(tmp_path / f"runs/hem{T}_{seed}", overrides, seed=seed, miou=miou + seed / 99)
+        write_run(tmp_path / f"runs/em{seed}", (*EM, "model.head.iterations=8"), seed=seed, miou=0.8)
+        for T in (3, 4):
+            overrides = ("model/head=emanet", f"model.head.iterations={T}")
+            write_run(tmp_path / f"runs/emanet{T}_{seed}", overrides, seed=seed, miou=0.4 + seed / 50)
+        write_run(tmp_path / f"runs/fcn{seed}", ("model/head=fcn",), seed=seed, miou=0.3 + seed / 50)
+    rows = {row["head"]: row for row in table_of(report(tmp_path), "synthetic_hem_heads")}
+    beside = {
+        name: (row["compared with"], row["difference"][:4]) for name, row in rows.items() if row["verdict"]
+    }
+    assert beside == {
+        "emanet, T=3": ("hem, T=3, h=0.5", "0.09"), "emanet, T=4": ("", ""),
+        "fcn": ("hem, T=8, h=0.5", "0.59"),
+    }  # fmt: skip
+    assert rows["emanet, T=4"]["verdict"] == "no hem or em with T=4"
+
+
+def test_seeds_that_did_not_finish_are_told_beside_the_scores_of_those_that_did(tmp_path: Path) -> None:
+    """A mean over those that survived is not one over all that were trained."""
+    sides(tmp_path, 5, lambda h, seed: [{"step": 9}])
+    for seed, status in ((3, "failed"), (4, None)):
+        path = tmp_path / f"runs/0.0_{seed}/result.json"
+        if status is None:
+            path.unlink()
+        else:
+            change(path, "status", status)
+    for seed in range(3):
+        change(tmp_path / f"runs/0.5_{seed}/result.json", "val/miou", 0.6 + seed / 99)
+    out = report(tmp_path)
+    row = table_of(out, "synthetic_hem_miou_vs_iterations")[0]
+    assert (row["seeds in common"], row["left out"]) == ("3", "2")
+    text = " ".join(page_of(out).text.split())
+    assert "n=3 seeds without seeds 3, 4, of which em has none (2 of em did not finish)" in text
+    recipes = [row["recipe"] for row in table_of(out, "leaderboard")]
+    assert "synthetic_hem (2 seeds did not finish)" in recipes
+
+
+def test_files_keep_their_names_when_more_runs_come(tmp_path: Path) -> None:
+    """A file's name stands for its contents, so a paper that includes one never shows another."""
+
+    def write(variance: float, seeds: int, miou: float) -> None:
+        for overrides in (EM, HEM):
+            for seed in range(seeds):
+                path = tmp_path / f"runs/{variance}{overrides[0][11:]}{seed}"
+                if not path.exists():
+                    write_run(path, (*overrides, f"model.head.variance={variance}"), seed=seed, miou=miou)
+
+    def scores() -> dict[str, str]:
+        tables = (report(tmp_path) / "tables").glob("*_miou_vs_iterations.csv")
+        return {path.stem: table_of(path.parents[1], path.stem)[0]["em"] for path in tables}
+
+    write(1.0, 1, 0.25)
+    write(2.0, 2, 0.5)
+    before = scores()
+    assert sorted(before.values()) == ["0.25", "0.5"]
+    write(1.0, 3, 0.25)  # now it has the most runs
+    assert scores() == before
+
+
+def test_what_a_chapter_shows_of_one_variant_names_the_settings_of_the_others(tmp_path: Path) -> None:
+    rows = plausible_rows(3, 0.5, 0)
+    for variance in (1.0, 2.0):
+        for overrides in (EM, HEM):
+            path = tmp_path / f"runs/{variance}{overrides[0][11:]}"
+            write_run(path, (*overrides, f"model.head.variance={variance}"), rows=rows)
+    html = (report(tmp_path) / "index.html").read_text()
+    for chapter in ("Learning curves", "Cost", "Classes"):
+        shown = html.partition(f"<h3>{chapter}</h3>")[2].partition("<h3>")[0]
+        assert "Of em and hem, it does not have: " in shown, chapter

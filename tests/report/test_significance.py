@@ -6,8 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hemnet.report.estimates import estimate, score
-from hemnet.report.significance import Comparison, compare, holm, sentence
+from hemnet.report.estimates import estimate, logarithms, ratio, score
+from hemnet.report.significance import Comparison, compare, holm, listed, sentence
 
 
 def test_interval_of_a_textbook_sample() -> None:
@@ -58,10 +58,15 @@ def test_only_common_seeds_with_a_score_are_paired() -> None:
     assert compare("", ("a", {0: 1.0}), ("b", {0: 0.5})).verdict == "no interval from one seed"
 
 
-def test_equal_runs_differ_by_nothing() -> None:
+@pytest.mark.parametrize("by", [0.0, 0.3, 1e-9])
+def test_what_differs_by_the_same_in_every_seed_is_not_judged(by: float) -> None:
+    """Chance cannot be told from no spread, also where rounding leaves one of a few digits."""
     same = {0: 0.5, 1: 0.6, 2: 0.7}
-    (found,) = holm([compare("", ("a", same), ("b", same))], conclusive=True)
-    assert (found.p, found.verdict) == (1.0, "inside the noise")
+    higher = {seed: float(np.float32(value + by)) for seed, value in same.items()}
+    (found,) = holm([compare("", ("a", higher), ("b", same))], conclusive=True)
+    assert (found.p, found.p_holm) == (None, None)
+    assert found.verdict == "not judged (no spread between the seeds)"
+    assert sentence(found).endswith("n=3 seeds): not judged (no spread between the seeds).")
 
 
 def _with_p(p: float | None) -> Comparison:
@@ -75,6 +80,40 @@ def test_holm_of_the_worked_example() -> None:
         pytest.approx(0.06), pytest.approx(0.04), None, pytest.approx(0.06), pytest.approx(0.06),
     ]  # fmt: skip
     assert [c.supported for c in corrected] == [False, True, False, False, False]
+
+
+def test_what_cannot_be_judged_costs_the_others_nothing() -> None:
+    """Two seeds, no spread, no seed: none of them can be called supported, so none is part of the family."""
+    judged = compare("", ("a", {0: 0.61, 1: 0.63, 2: 0.62}), ("b", {0: 0.6, 1: 0.6, 2: 0.6}))
+    two = compare("", ("a", {0: 0.61, 1: 0.63}), ("b", {0: 0.6, 1: 0.6}))
+    equal = compare("", ("a", {0: 0.6, 1: 0.6, 2: 0.6}), ("b", {0: 0.5, 1: 0.5, 2: 0.5}))
+    none = compare("", ("a", {0: 0.6}), ("b", {1: 0.5}))
+    found = holm([two, judged, equal, none], conclusive=True)
+    assert [c.p_holm for c in found] == [None, judged.p, None, None]
+    assert [c.p_holm for c in holm([judged, two], conclusive=False)] == [None, None]
+    assert "p=" in sentence(found[0])
+    assert "after Holm" not in sentence(found[0])
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=8))
+def test_the_mean_of_ratios_is_that_of_the_inverse_ratios_inverted(ratios: list[float]) -> None:
+    one, other = (
+        ratio(estimate([*logarithms(dict(enumerate(values))).values()]))
+        for values in (ratios, [1 / each for each in ratios])
+    )
+    assert one is not None
+    assert other is not None
+    assert one.mean == pytest.approx(stats.gmean(ratios))
+    assert one.mean == pytest.approx(1 / other.mean)
+    if len(ratios) > 1:
+        assert one.low <= one.mean <= one.high
+        assert (one.low, one.high) == pytest.approx((1 / other.high, 1 / other.low), rel=1e-6)
+
+
+def test_seeds_are_listed_as_ranges() -> None:
+    assert listed([3]) == "seed 3"
+    assert listed([0, 1]) == "seeds 0, 1"
+    assert listed([0, 2, 3, 4, 9]) == "seeds 0, 2 to 4, 9"
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

@@ -35,7 +35,7 @@ CUT_NOTE = (
 )
 SPREAD_NOTE = " ± Half the width of the 95% t-interval over seeds{}."
 RATIO_NOTE = " In brackets: the ends of the 95% t-interval of the logarithm over seeds."
-FORMULA = re.compile(r"\s*[=+\-@](?![0-9.e+-]*$)|[\t\r]")
+FORMULA = re.compile(r"\s*[=+\-@](?!(?<=[+-])[0-9.]+(e[+-]?[0-9]+)?$)|\t")
 """The beginning of a text that a spreadsheet computes; a number is none."""
 COUNTS = ("n", "seeds")
 """Headings of columns that say how many values a row's estimates are of."""
@@ -64,7 +64,8 @@ class Column:
         if isinstance(value, Estimate):
             text = self.text(value.mean)
             if value.skewed and value.interval:
-                text += f" [{', '.join(map(self.text, value.interval))}]{CUT * value.cut}"
+                low, high = map(self.text, value.interval)
+                text += f" [{low}, {high}]{CUT * value.cut}"
             elif value.half_width is not None:
                 text += f" ± {self.text(value.half_width).lstrip('+')}"
             return text if self.counted in (None, value.n) else f"{text} (n={value.n})"
@@ -92,6 +93,11 @@ class Shown(NamedTuple):
     def links(self) -> Sequence[tuple[str, str]]:
         """Texts and addresses, of a cell of links."""
         return self.made_of.pairs if isinstance(self.made_of, Links) else ()
+
+    @property
+    def skewed(self) -> bool:
+        """Whether it has the ends of an interval, which may stand on a line of their own."""
+        return isinstance(self.made_of, Estimate) and self.made_of.skewed
 
     @property
     def number(self) -> float | None:
@@ -177,7 +183,10 @@ class Table:
 
 
 def _inert(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+    if not isinstance(value, str):
+        return value
+    text = re.sub("\r\n?", "\n", value)  # a line of a CSV file would end at a lone carriage return
+    return f"'{text}" if FORMULA.match(text) else text
 
 
 def _raw(value: Cell, further: Sequence[str]) -> list[object]:
