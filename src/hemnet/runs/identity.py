@@ -34,7 +34,6 @@ PLACES = (
     "data.cache",
     "data.cache_gib",
     "data.num_workers",
-    "data.pin_memory",
 )
 # Keys that change what is measured, logged or checked in training, but none of its steps.
 WATCHING = (

@@ -17,6 +17,7 @@ from hemnet.runs.run import EXTENDED
 # Settings about where a run is made and what is logged; they do not change what is learnt.
 LEFT_OUT = (
     *PLACES, *SHARED, "seed", "name", "inference", "data.seed", "conclusive", "data.eval_batch_size",
+    "data.pin_memory",
     *(
         f"trainer.{name}" for name in (
             "devices", "num_nodes", "strategy", "accelerator", "profiler", "default_root_dir",
