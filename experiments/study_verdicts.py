@@ -41,8 +41,7 @@ def decide(family: Family, found: Found) -> list[Outcome]:
     counts, comparisons = zip(*compared(family.contrasts, found), strict=True)
     whole = [count == family.seeds for count in counts]
     known = [ready and len(c.seeds) > 1 for c, ready in zip(comparisons, whole, strict=True)]
-    # Without a p are pairs that are all equal, too: nothing tells their sides apart.
-    ps = [1.0 if c.p is None or not has else c.p for c, has in zip(comparisons, known, strict=True)]
+    ps = [_p(c) if has else 1.0 for c, has in zip(comparisons, known, strict=True)]
     corrected = [replace(c, p=p, p_holm=h) for c, p, h in zip(comparisons, ps, holm_p(ps), strict=True)]
     outcomes = []
     for i, contrast in enumerate(family.contrasts):
@@ -54,6 +53,12 @@ def decide(family: Family, found: Found) -> list[Outcome]:
             words = in_words(corrected[i], contrast.claimed, family.seeds)
         outcomes.append(Outcome(contrast, corrected[i] if known[i] else None, words))
     return outcomes
+
+
+def _p(found: Comparison) -> float:
+    """Return the p of a comparison; where nothing varies over the seeds, the limit of the t-test."""
+    assert found.difference is not None
+    return found.p if found.p is not None else float(found.difference.mean == 0)
 
 
 def in_words(found: Comparison, claimed: int, seeds: int) -> str:
