@@ -136,10 +136,13 @@ def test_times_of_several_machines_are_not_compared(
     assert "several machines" not in page_of(alike).text
     for run in (tmp_path / "runs").glob("0.5_*"):
         change(run / file, key, value)
-    if key == "processes":  # with half the images each, so that the settings are the same
+    if (
+        key == "processes"
+    ):  # with half the images each, normalised together, so that the settings are the same
         for h, images in ((0.0, 8), (0.5, 4)):
             for run in (tmp_path / "runs").glob(f"{h}_*"):
                 change(run / "config.yaml", "data.batch_size", images)
+                change(run / "config.yaml", "trainer.sync_batchnorm", True)
     out = report(tmp_path)
     row = table_of(out, "synthetic_hem_cost_ratio")[0]
     assert (row["s per step"], float(row["parameters"])) == ("", 1)
@@ -238,7 +241,7 @@ def test_heads_that_iterate_are_compared_at_equal_t_or_not_at_all(tmp_path: Path
         "emanet, T=3": ("hem, T=3, h=0.5", "0.09"), "emanet, T=4": ("", ""),
         "fcn": ("hem, T=8, h=0.5", "0.59"),
     }  # fmt: skip
-    assert rows["emanet, T=4"]["verdict"] == "no hem or em with T=4"
+    assert rows["emanet, T=4"]["verdict"] == "none of its settings at T=4"
 
 
 def test_seeds_that_did_not_finish_are_told_beside_the_scores_of_those_that_did(tmp_path: Path) -> None:
@@ -293,3 +296,129 @@ def test_what_a_chapter_shows_of_one_variant_names_the_settings_of_the_others(tm
     for chapter in ("Learning curves", "Cost", "Classes"):
         shown = html.partition(f"<h3>{chapter}</h3>")[2].partition("<h3>")[0]
         assert "Of em and hem, it does not have: " in shown, chapter
+
+
+def test_a_head_is_compared_with_hem_of_its_own_settings(tmp_path: Path) -> None:
+    """Not with the hem that has most runs: of 8 components, while EMANet's head has 64."""
+    for components, seeds, miou in ((8, 4, 0.6), (64, 3, 0.4)):
+        keys = {"model.head.num_components": components}
+        for seed in range(seeds):
+            write_run(
+                tmp_path / f"runs/{components}_{seed}", HEM, seed=seed, miou=miou + seed / 99, keys=keys
+            )
+            if components == 64:
+                score = miou + seed / 99 + 0.001 * (seed % 2)
+                path = tmp_path / f"runs/emanet{seed}"
+                write_run(path, ("model/head=emanet",), seed=seed, miou=score, keys=keys)
+            if seed < 3:
+                path = tmp_path / f"runs/later{components}_{seed}"
+                later = {"model.head.iterations_eval": 5, "model.head.num_components": 3}
+                write_run(path, ("model/head=emanet",), seed=seed, miou=0.1, keys=later)
+    out = report(tmp_path)
+    (path,) = (out / "tables").glob("*_heads.csv")
+    rows = {row["head"].partition(",")[0] + row["seeds in common"]: row for row in table_of(out, path.stem)}
+    row = rows["emanet3"]
+    assert "components=64" in row["compared with"]
+    assert abs(float(row["difference"])) < 0.001
+    untested = [row for row in table_of(out, path.stem) if row["verdict"].startswith("none of its settings")]
+    assert len(untested) == 1
+
+
+def test_holm_is_over_all_variants_of_a_section(tmp_path: Path) -> None:
+    """Of many variants of pure noise some have a small p."""
+    noise = np.random.default_rng(2).normal(size=(6, 2, 3)) * 0.01 + 0.5
+    for i, of in enumerate(noise):
+        for overrides, scores in zip((EM, HEM), of, strict=True):
+            for seed, miou in enumerate(scores):
+                path = tmp_path / f"runs/{i}{overrides[0][11:]}{seed}"
+                keys = {"model.head.variance": 1.0 + i}
+                write_run(path, overrides, seed=seed, miou=float(miou), keys=keys)
+    out = report(tmp_path)
+    tables = (out / "tables").glob("*_miou_vs_iterations.csv")
+    rows = sorted((row for path in tables for row in table_of(out, path.stem)), key=lambda r: float(r["p"]))
+    assert len(rows) == 6
+    assert float(rows[0]["p after Holm"]) == pytest.approx(min(1, 6 * float(rows[0]["p"])))
+
+
+def test_runs_of_unknown_size_that_did_not_finish_are_told(tmp_path: Path) -> None:
+    """Of a run on all devices that was killed, nobody knows how many these were."""
+    sides(
+        tmp_path, 5, lambda h, seed: [{"step": 9}], keys={"trainer.devices": -1, "trainer.accelerator": "gpu"}
+    )
+    for run in (tmp_path / "runs").iterdir():
+        change(run / "result.json", "processes", 2)
+    for seed in (3, 4):
+        (tmp_path / f"runs/0.0_{seed}/result.json").unlink()
+    text = " ".join(page_of(report(tmp_path)).text.split())
+    assert "of which em has none (2 of em did not finish)" in text
+
+
+def test_the_largest_gradient_of_a_run_that_exploded_is_infinite(tmp_path: Path) -> None:
+    values = {0: [100.0, float("inf"), 100.0], 1: [1.0] * 3, 2: [1.0, float("nan"), 1.0]}
+
+    def rows(h: float, seed: int) -> list[dict[str, float]]:
+        return [{"step": step, "gradient/backbone/all": value} for step, value in enumerate(values[seed])]
+
+    sides(tmp_path, 3, rows)
+    out = report(tmp_path)
+    row = table_of(out, "synthetic_hem_gradient_backbone")[0]
+    assert float(row["mean of medians"]) == pytest.approx(100 ** (1 / 3))
+    assert (row["mean of largest"], row["n"]) == ("inf", "3")
+    assert "∞" in page_of(out).text
+
+
+def test_rows_of_the_leaderboard_with_one_recipe_have_names_of_their_own(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"runs/base{seed}", (*EM, "name=base"), seed=seed)
+    write_run(tmp_path / "runs/one", (*HEM, "name=mine"))
+    write_run(tmp_path / "runs/two", (*HEM, "name=mine", "optim.optimizer.lr=0.1"))
+    rows = [(row["recipe"], row["setting"]) for row in table_of(report(tmp_path), "leaderboard")]
+    assert len({*rows}) == len(rows) == 3
+
+
+@pytest.mark.parametrize("chapter", ["heads", "classes", "cost_ratio", "miou_vs_iterations"])
+def test_the_file_of_a_chapter_on_one_variant_is_named_by_that_variant(tmp_path: Path, chapter: str) -> None:
+    def write(variance: float, seeds: int) -> None:
+        for overrides in (EM, HEM):
+            for seed in range(seeds):
+                path = tmp_path / f"runs/{variance}{overrides[0][11:]}{seed}"
+                keys = {"model.head.variance": variance}
+                if not path.exists():
+                    cost = [{"step": 9, "cost/parameters": variance}]
+                    write_run(path, overrides, seed=seed, miou=variance / 4, rows=cost, keys=keys)
+
+    def tables() -> dict[str, str]:
+        return {
+            path.name: path.read_text() for path in (report(tmp_path) / "tables").glob(f"*_{chapter}.csv")
+        }
+
+    write_run(tmp_path / "runs/fcn", ("model/head=fcn",))
+    write(1.0, 1)
+    write(2.0, 1)
+    before = tables()
+    write(2.0, 3)
+    after = tables()
+    assert all(
+        after[name].splitlines()[0] == before[name].splitlines()[0] for name in before.keys() & after.keys()
+    )
+    if chapter != "miou_vs_iterations":
+        assert len(before) == len(after) == 1
+        assert before.keys() != after.keys() or before == after
+
+
+def test_a_recipe_that_names_the_section_no_more_gives_its_name_to_no_other(tmp_path: Path) -> None:
+    def scores() -> dict[str, str]:
+        out = report(tmp_path)
+        tables = (out / "tables").glob("*_miou_vs_iterations.csv")
+        return {path.stem: table_of(out, path.stem)[0]["em"] for path in tables}
+
+    for overrides, miou in ((EM, 0.5), (HEM, 0.6)):
+        write_run(tmp_path / f"runs/{miou}", overrides, miou=miou)
+    before = scores()
+    for head in ("fcn", "pspnet", "nonlocal"):
+        write_run(tmp_path / f"runs/{head}", (f"model/head={head}", "name=heads"))
+    for overrides, miou in ((EM, 0.1), (HEM, 0.2)):
+        write_run(tmp_path / f"runs/{miou}", (*overrides, "optim.optimizer.lr=0.1"), miou=miou)
+    after = scores()
+    assert sorted(after.values()) == ["0.1", "0.5"]
+    assert all(before[name] == after[name] for name in before.keys() & after.keys())

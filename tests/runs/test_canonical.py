@@ -85,9 +85,18 @@ def test_an_option_of_a_class_counts_whatever_it_is_called(name: str, place: str
     assert of_keys(**{f"{place}__{name}": "a"}) != of_keys(**{f"{place}__{name}": "b"})
 
 
-@pytest.mark.parametrize("key", ["data.pin_memory", "data.cache_gib", "trainer.devices", "trainer.benchmark"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "data.pin_memory",
+        "data.cache_gib",
+        "trainer.strategy",
+        "trainer.benchmark",
+        "trainer.val_check_interval",
+    ],
+)
 def test_what_changes_the_place_alone_is_no_setting(key: str) -> None:
-    assert of_keys(**{key.replace(".", "__"): 1, "data__batch_size": 4}) == of_keys(data__batch_size=4)
+    assert of_keys(**{key.replace(".", "__"): 2, "data__batch_size": 4}) == of_keys(data__batch_size=4)
 
 
 def test_numbers_are_told_apart_as_finely_as_training_tells_them() -> None:
@@ -132,3 +141,82 @@ def test_a_value_has_one_text_whatever_the_order_of_keys_and_the_kind_of_numbers
         return float(node) if isinstance(node, int) and not isinstance(node, bool) else node
 
     assert text(turned(value)) == text(value)
+
+
+@given(plain, plain)
+def test_two_values_that_differ_have_two_texts(one: object, other: object) -> None:
+    def same(a: object, b: object) -> bool:
+        """Whether two values of a configuration are one: numbers by value, null as no key."""
+        if isinstance(a, dict) and isinstance(b, dict):
+            a, b = ({key: each for key, each in node.items() if each is not None} for node in (a, b))
+            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        if isinstance(a, list) and isinstance(b, list):
+            return len(a) == len(b) and all(map(same, a, b))
+        numbers = [isinstance(each, int | float) and not isinstance(each, bool) for each in (a, b)]
+        return f"{a:.12g}" == f"{b:.12g}" if all(numbers) else type(a) is type(b) and a == b
+
+    assert (text(one) == text(other)) == same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["a, b"], ["a", "b"]),
+        ("True", True),
+        ("1", 1),
+        (["1"], [1]),
+        ("[1]", [1]),
+        ("None", None),
+        ({"a": 1}, "{'a': 1}"),
+    ],
+)
+def test_a_text_is_not_what_it_reads_like(one: object, other: object) -> None:
+    assert text(one) != text(other)
+
+
+def test_what_comes_to_the_same_is_one_setting() -> None:
+    usual = of_keys()
+    assert of_keys(model__head__iterations_eval=3) == usual != of_keys(model__head__iterations_eval=4)
+    assert of_keys(trainer__gradient_clip_val=0) == of_keys(trainer__gradient_clip_val=None)
+    assert of_keys(trainer__precision=32) == of_keys(trainer__precision="32-true")
+    assert of_keys(trainer__precision="bf16") != of_keys(trainer__precision="bf16-true")
+    steps = [{"_target_": "albumentations.Blur", "p": 0.5}]
+    more = [{**steps[0], "limit": None}]
+    assert of_keys(data__train_transform__pipeline=steps) == of_keys(data__train_transform__pipeline=more)
+
+
+def test_the_order_of_the_data_is_a_setting_if_its_seed_is_not_the_runs() -> None:
+    assert of_keys(seed=3, data__seed=3) == of_keys()
+    assert of_keys(seed=3, data__seed=4) not in (of_keys(), of_keys(seed=3, data__seed=5))
+
+
+def test_callbacks_that_end_training_or_skip_steps_are_settings() -> None:
+    usual = of_keys()
+    timer = {"_target_": "pytorch_lightning.callbacks.Timer", "duration": "00:00:01:00"}
+    assert of_keys(callbacks__t=timer) != usual
+    assert of_keys(callbacks__finite__policy="skip") != usual
+    assert of_keys(callbacks__finite__most=3) == usual
+
+
+def test_images_that_are_normalised_in_parts_are_another_setting() -> None:
+    config = load(["experiment=synthetic_hem", "run_dir=/nowhere", "seed=0"])
+
+    def of(batch: int, processes: int, together: bool) -> dict[str, str]:
+        config.data.batch_size, config.trainer.sync_batchnorm = batch, together
+        return settings(OmegaConf.to_container(config, resolve=True), (), processes)
+
+    assert of(8, 1, False) == of(8, 1, True) == of(4, 2, True) == of(2, 4, True)
+    assert of(4, 2, False) not in (of(8, 1, False), of(2, 4, False))
+
+
+@pytest.mark.parametrize("change", [
+    {"conclusive": False}, {"model.head.highway_scale": [0.5] * 3},
+    {"model.head.gradient": {"_target_": "hemnet.em.Unrolled"}}, {"seed": 4},
+])  # fmt: skip
+def test_wandb_averages_what_the_report_does(change: dict[str, object]) -> None:
+    config = load(["experiment=synthetic_hem", "run_dir=/nowhere", "seed=0"])
+    before = columns(config)["setting"]
+    for key, value in change.items():
+        OmegaConf.update(config, key, value, merge=False)
+    config.data.seed = config.seed
+    assert (columns(config)["setting"] == before) == ("conclusive" not in change)

@@ -97,12 +97,15 @@ def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
     for experiment, members in groupby(made, lambda section: section.experiment):
         lone[experiment] = [section for section in members if _alone(section)]
     crowds = {name for name, found in lone.items() if len(found) > MOST_ALONE}
-    whole = [section for section in made if not (_alone(section) and section.experiment in crowds)]
-    named = [(each.experiment, each.content) for each in whole] + [(f"{name}_lone", name) for name in lone]
-    slugs = dict(zip([*whole, *lone], file_names(named), strict=True))
+    # Every section counts, also one without files of its own, and every recipe in it: no further runs may
+    # give its name to another section.
+    named = [(each.experiment, each.content) for each in made] + [(f"{name}_lone", name) for name in lone]
+    further = [(name, each.content) for each in made for name in each.recipes - {each.experiment}]
+    slugs = dict(zip([*made, *lone], file_names([*named, *further]), strict=False))
     for experiment, members in groupby(made, lambda section: section.experiment):
         for section in members:
-            if section in slugs and (part := _part(section, slugs[section], album)).blocks:
+            crowded = _alone(section) and experiment in crowds
+            if not crowded and (part := _part(section, slugs[section], album)).blocks:
                 yield part
         if len(lone[experiment]) > 1:
             title = f"{experiment}, settings with nothing to compare"
@@ -144,7 +147,9 @@ def _chapters(
         for name, block in _written(OF_VARIANTS, len(variant.groups) == 1, section, variant, own):
             block.title += f" ({variant.label})" if variant.label else ""
             yield name, block
-    yield from _written(OF_SECTIONS, _alone(section), section, found[0] if found else None, slug)
+    # These show the first variant, so their files are named as its are.
+    first, own = (found[0], slugs[0]) if found else (None, slug)
+    yield from _written(OF_SECTIONS, _alone(section), section, first, own)
 
 
 def _written(

@@ -1,7 +1,7 @@
 """Paired tests between the settings of a section: which pairs there are, and one result for each.
 
 A pair of settings has one p, whatever chapters show it. Tests of highways against plain EM are one family for
-Holm's correction, at every T and h.
+Holm's correction, at every T and h and in every variant of a section.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from hemnet.report.estimates import OF_A_DIFFERENCE
-from hemnet.report.groups import Group, scale_text
+from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.significance import Comparison, compare, holm
-from hemnet.report.variants import Variant
+from hemnet.report.variants import variants
 
 Named = tuple[str, Group]
 BySeed = Mapping[int, float]
@@ -63,16 +63,17 @@ def named(group: Group, name: str | None = None) -> Named:
     return name or group.label, group
 
 
-def against_plain(variant: Variant, *, conclusive: bool) -> dict[Group, Comparison]:
+def against_plain(section: Section) -> dict[Group, Comparison]:
     """Return the test of the mIoU of each highway against plain EM at the same T, corrected over all."""
     family = {
         group: compare_groups(f"T={t}", named(group, hem_name(group.scale)), named(plain, "em"))
+        for variant in variants(section)
         for t in variant.depths
         if (plain := variant.at("em", t))
         for group in variant.usual
         if group.head == "hem" and group.iterations == t
     }
-    return dict(zip(family, holm([*family.values()], conclusive=conclusive), strict=True))
+    return dict(zip(family, holm([*family.values()], conclusive=section.conclusive), strict=True))
 
 
 def hem_name(scale: float | str | None) -> str:

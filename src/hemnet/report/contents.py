@@ -35,7 +35,7 @@ CUT_NOTE = (
 )
 SPREAD_NOTE = " ± Half the width of the 95% t-interval over seeds{}."
 RATIO_NOTE = " In brackets: the ends of the 95% t-interval of the logarithm over seeds."
-FORMULA = re.compile(r"\s*[=+\-@](?!(?<=[+-])[0-9.]+(e[+-]?[0-9]+)?$)|\t")
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠](?!(?<=[+-])[0-9.]+(e[+-]?[0-9]+)?$)|\t")
 """The beginning of a text that a spreadsheet computes; a number is none."""
 COUNTS = ("n", "seeds")
 """Headings of columns that say how many values a row's estimates are of."""
@@ -75,8 +75,10 @@ class Column:
 
     def text(self, value: float) -> str:
         """Return a number as it is printed."""
-        if not np.isfinite(value):
+        if np.isnan(value):
             return MISSING
+        if np.isinf(value):
+            return "∞" if value > 0 else "−∞"
         sign = "+" if self.signed else ""
         if self.fixed:
             return f"{value:{sign}.{self.digits}f}"

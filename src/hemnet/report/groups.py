@@ -7,7 +7,7 @@ camvid_lite_em does in camvid_lite_hem, is compared with it. Nothing is compared
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -18,19 +18,17 @@ import numpy as np
 from hemnet.report.collect import Record
 from hemnet.report.estimates import Estimate, score
 from hemnet.report.setting_labels import Settings, labels
+from hemnet.runs.canonical import text
 from hemnet.runs.identity import below
 from hemnet.runs.moved import ROOT
-from hemnet.runs.run_settings import HEAD, HEAD_KIND, ITERATIONS_EVAL, VALIDATION
+from hemnet.runs.run_settings import DIMENSIONS, HEAD, HEAD_KIND, ITERATIONS_EVAL, UNKNOWN, VALIDATION
 
 EM_HEADS = ("em", "hem")
+BATCH_SIZE = "data.batch_size"
+NOT_RECORDED = "images not recorded"
 USUAL_MODE = "unrolled"
 OF_THE_IMAGES = (ROOT, VALIDATION, "data.eval_transform", "model.num_classes")
 """Settings that decide on how many labelled pixels of which class a run is scored."""
-DIMENSIONS = {
-    f"{HEAD}{name}"
-    for name in ("_target_", "iterations", "highway_scale", "learn_scale", "gradient", "gradient._target_")
-}
-"""The settings of a head that `hemnet.runs.identity` returns."""
 
 
 @dataclass(eq=False)
@@ -123,9 +121,14 @@ class Section:
     @property
     def title(self) -> str:
         """Experiment and label, and the further recipes of its runs."""
-        others = sorted({name for group in self.groups for name in group.recipes} - {self.experiment})
+        others = sorted(self.recipes - {self.experiment})
         title = f"{self.experiment} ({self.label})" if self.label else self.experiment
         return f"{title}, with {', '.join(others)}" if others else title
+
+    @property
+    def recipes(self) -> set[str]:
+        """The recipes of its runs."""
+        return {name for group in self.groups for name in group.recipes}
 
     @property
     def content(self) -> list[object]:
@@ -158,11 +161,12 @@ def sections(records: Sequence[Record]) -> list[Section]:
         key = (who.head, who.iterations, who.highway_scale, who.gradient, frozenset(rest.items()))
         group = found[_conclusive(record), shared].setdefault(key, Group(*key[:4], rest))
         if record.status != "finished":
-            group.lost.append(record)
+            group.lost += [record] if record.status != "debug" else []
             continue
         if (earlier := group.runs.get(who.seed)) is not None:
             earlier.superseded = True
         group.runs[who.seed] = record
+    _adopt(found)
     made = [
         Section(_recipe(kept), dict(shared), sorted(kept, key=_order))
         for (_, shared), groups in found.items()
@@ -179,6 +183,35 @@ def sections(records: Sequence[Record]) -> list[Section]:
         for group, label in zip(section.groups, told, strict=True):
             group.label = label
     return made
+
+
+def _adopt(found: Mapping[tuple[bool, frozenset[tuple[str, str]]], Mapping[Any, Group]]) -> None:
+    """Add runs that did not finish to the one group that they may be of, where that is not recorded.
+
+    A run that was killed has not recorded its number of processes and of labelled pixels.
+    """
+    for (conclusive, shared), groups in found.items():
+        for key, group in groups.items():
+            if group.runs:
+                continue
+            alike = [
+                other[key] for (told, theirs), other in found.items()
+                if told == conclusive and key in other and other[key].runs and _may_be(shared, theirs)
+            ]  # fmt: skip
+            if len(alike) == 1:
+                alike[0].lost += group.lost
+                group.lost = []
+
+
+def _may_be(own: frozenset[tuple[str, str]], other: frozenset[tuple[str, str]]) -> bool:
+    """Return whether settings with parts that are unknown may be others."""
+    mine, theirs = dict(own), dict(other)
+    return all(
+        mine.get(key) == theirs.get(key)
+        or (key == BATCH_SIZE and str(mine.get(key)).endswith(UNKNOWN))
+        or (key == ROOT and str(mine.get(key)).endswith(f"({NOT_RECORDED})"))
+        for key in mine.keys() | theirs.keys()
+    )
 
 
 def _conclusive(record: Record) -> bool:
@@ -212,7 +245,7 @@ def _settings_of(records: Sequence[Record]) -> list[dict[str, str]]:
         seen[side] |= {counts} - {""}
     for own, side, counts in zip(every, sides, pixels, strict=True):
         if len(seen[side]) > 1:
-            which = hashlib.sha256(counts.encode()).hexdigest()[:6] if counts else "images not recorded"
+            which = hashlib.sha256(counts.encode()).hexdigest()[:6] if counts else NOT_RECORDED
             own[ROOT] = f"{own.get(ROOT, '')} ({which})"
     return every
 
@@ -249,4 +282,4 @@ def _head(group: Group, modes: Collection[str | None]) -> str:
 
 def scale_text(scale: float | str | None) -> str:
     """Return a highway scale for a label."""
-    return f"{scale:g}" if isinstance(scale, float) else str(scale)
+    return text(scale) if isinstance(scale, float) else str(scale)

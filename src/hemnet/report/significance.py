@@ -15,8 +15,9 @@ LEAST_SEEDS = 3
 """With fewer seeds in common, a difference is called nothing: two can agree by chance."""
 LEAST_P = 0.001
 """A smaller p is told as smaller than this."""
-ROUNDING = 1e-7
-"""Relative: values that differ by less are the same; scores are stored in single precision."""
+ROUNDING = 5e-7
+"""Differences that differ by less, or by this share of the values, are the same: scores and gradients are
+stored in single precision, and a difference of differences rounds four of them."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _p_value(pairs_n2: np.ndarray) -> float | None:
     which chance can be told.
     """
     n, differences_n = len(pairs_n2), pairs_n2[:, 0] - pairs_n2[:, 1]
-    if n < 2 or np.ptp(differences_n) <= ROUNDING * np.abs(pairs_n2).max():
+    if n < 2 or np.ptp(differences_n) <= ROUNDING * max(1.0, np.abs(pairs_n2).max()):
         return None
     spread = differences_n.std(ddof=1) / np.sqrt(n)
     return float(2 * stats.t.sf(abs(differences_n.mean()) / spread, n - 1))

@@ -1,6 +1,7 @@
 """A table as LaTeX that stays on its page: small type, columns that wrap, and as many pages as it needs.
 
-A table of more columns than fit side by side is several, which repeat the first column.
+A table of more columns than fit side by side is several, which repeat what names the rows: its first
+columns, up to the first of texts.
 """
 
 import math
@@ -16,6 +17,8 @@ GAP = 4.0
 """Points between columns."""
 SIZES = {"footnotesize": 4.5, "scriptsize": 4.2, "tiny": 3.6}
 """Sizes of type, with the points that a letter takes."""
+MOST_NAMES = 3
+"""Most columns that are repeated."""
 TALLEST = 40
 """Most lines of a table that is kept on one page."""
 LONG = re.compile(r"\S{17,}")
@@ -35,7 +38,7 @@ def tex_table(name: str, caption: str, head: Row, rows: Sequence[Row], numeric: 
         numeric: whether a column holds numbers, which are right-aligned.
     """
     columns = [[escape_tex(_breakable(cell)) for cell in column] for column in zip(head, *rows, strict=True)]
-    parts = _parts(columns)
+    parts = _parts(columns, numeric)
     tables = []
     for i, part in enumerate(parts):
         which = f" Part {i + 1} of {len(parts)}." if len(parts) > 1 else ""
@@ -45,13 +48,14 @@ def tex_table(name: str, caption: str, head: Row, rows: Sequence[Row], numeric: 
     return f"% {PACKAGES}\n" + "".join(tables)
 
 
-def _parts(columns: Sequence[Row]) -> list[list[int]]:
-    """Return which columns stand side by side: as many as fit in the smallest type, after the first."""
+def _parts(columns: Sequence[Row], numeric: Sequence[bool]) -> list[list[int]]:
+    """Return which columns stand side by side: as many as fit in the smallest type, after those of names."""
     least = [_least(column) * SIZES["tiny"] + GAP for column in columns]
-    parts = [[0]]
-    for i in range(1, len(columns)):
-        if len(parts[-1]) > 1 and sum(least[j] for j in (*parts[-1], i)) - GAP > LINE:
-            parts.append([0])
+    names = [*range(min([i + 1 for i, number in enumerate(numeric[:MOST_NAMES]) if not number], default=1))]
+    parts = [[*names]]
+    for i in range(len(names), len(columns)):
+        if len(parts[-1]) > len(names) and sum(least[j] for j in (*parts[-1], i)) - GAP > LINE:
+            parts.append([*names])
         parts[-1].append(i)
     return parts
 

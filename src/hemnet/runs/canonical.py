@@ -4,10 +4,13 @@ Runs are averaged if their settings are equal, so two ways to write one thing mu
 things must never share one.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 TARGET = "_target_"
+LITERAL = re.compile(r"True|False|None|[+-]?(inf|nan|\d[\d_]*\.?\d*(e[+-]?\d+)?)|[\[{'\"].*", re.DOTALL)
+"""A text that reads like another kind of value."""
 SHORT = ("albumentations", "hemnet", "lightning_fabric", "pytorch_lightning", "torch")
 """Packages of which a configuration may name classes. In each, a name of a class is of one class."""
 
@@ -31,15 +34,23 @@ def told(target: str) -> str:
 def text(value: Any, key: str = "") -> str:
     """Return a value of a configuration as text; ``key`` is its dotted key.
 
-    Whole numbers are alike as integers and as floats; floats have twelve digits, more than training has.
+    Whole numbers are alike as integers and as floats; floats have twelve digits, more than training has. A
+    text that would read like another kind of value, and each text inside a list, is quoted.
     """
+    if isinstance(value, str) and key.rpartition(".")[2] != TARGET:
+        return repr(value) if LITERAL.fullmatch(value) else value
+    return _inner(value, key)
+
+
+def _inner(value: Any, key: str = "") -> str:
     if key.rpartition(".")[2] == TARGET:
         return class_name(value)
     if isinstance(value, float):
         return f"{value:.12g}" if not value.is_integer() or abs(value) >= 1e12 else str(int(value))
     if isinstance(value, Mapping):
-        inner = (f"{name}: {text(each, str(name))}" for name, each in sorted(value.items(), key=str))
+        kept = sorted((str(name), each) for name, each in value.items() if each is not None)
+        inner = (f"{name}: {_inner(each, name)}" for name, each in kept)
         return "{" + ", ".join(inner) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(text, value)) + "]"
-    return str(value)
+        return "[" + ", ".join(map(_inner, value)) + "]"
+    return repr(value) if isinstance(value, str) else str(value)

@@ -10,27 +10,31 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet.processes.ranks import asked_devices
 from hemnet.runs.canonical import class_name, text
 from hemnet.runs.canonical import told as class_told
-from hemnet.runs.identity import PLACES, SHARED, below, identity, is_watcher, leaves
+from hemnet.runs.identity import PLACES, SHARED, WATCHING, below, identity, is_watcher, leaves
 from hemnet.runs.moved import ROOT, without_root
 from hemnet.runs.run import EXTENDED
 
 # Settings about where a run is made and what is logged; they do not change what is learnt.
 LEFT_OUT = (
-    *PLACES, *SHARED, "seed", "name", "inference", "data.seed", "conclusive", "data.eval_batch_size",
-    "data.pin_memory",
-    *(
-        f"trainer.{name}" for name in (
-            "devices", "num_nodes", "strategy", "accelerator", "profiler", "default_root_dir",
-            "log_every_n_steps", "benchmark", "enable_progress_bar", "enable_model_summary",
-            "detect_anomaly", "num_sanity_val_steps",
-        )
-    ),
+    *PLACES, *SHARED, *WATCHING, "seed", "name", "data.seed", "data.pin_memory", "trainer.sync_batchnorm",
+    *(f"trainer.{name}" for name in ("accelerator", "benchmark", "devices", "num_nodes", "strategy")),
 )  # fmt: skip
+ACTING = ("pytorch_lightning.EarlyStopping", "pytorch_lightning.Timer")
+"""Callbacks that change no step, but after how many training ends."""
+PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+"""Short for what Lightning makes of them."""
 VALIDATION = "data.val"
 """The node of the images that a score is of: scores of others are never compared."""
 HEAD = "model.head."
 HEAD_KIND = f"{HEAD}_target_"
 ITERATIONS_EVAL = f"{HEAD}iterations_eval"
+DIMENSIONS = {
+    f"{HEAD}{name}"
+    for name in ("_target_", "iterations", "highway_scale", "learn_scale", "gradient", "gradient._target_")
+}
+"""The settings of a head that `hemnet.runs.identity` returns."""
+UNKNOWN = " a process"
+"""Ends the batch size of a run of which nobody knows on how many processes it was."""
 
 
 def settings(
@@ -44,16 +48,11 @@ def settings(
     batch size, which a configuration states per process, is multiplied by the number of ``processes``; None
     takes those that the configuration asks for, and if that is all devices of a machine, how many there were
     is not known, and the batch size says so. Where the run was ``extended`` (see `TrainingRun.extended`) is a
-    setting: its learning rates are not those of a run that was as long from the start.
+    setting: its learning rates are not those of a run that was as long from the start. The order of the data
+    is one if its seed is not the run's.
     """
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
-    acting = {
-        name: node for name, node in callbacks.items()
-        if node and (
-            not is_watcher(target := str(node.get("_target_", "")))
-            or class_name(target) == "pytorch_lightning.EarlyStopping"
-        )
-    }  # fmt: skip
+    acting = {name: node for name, node in callbacks.items() if node and _acts(node)}
     kept = {
         key: text(value, key)
         for key, value in leaves(without_root({**config, "callbacks": acting}))
@@ -61,14 +60,39 @@ def settings(
     }  # fmt: skip
     if extended:
         kept[EXTENDED] = text([*extended])
-    if processes is None and (devices := asked_devices(trainer.get("devices", 1))) is not None:
-        processes = devices * (trainer.get("num_nodes") or 1)
-    if (batch := (config.get("data") or {}).get("batch_size")) is not None:
-        known = processes is not None or trainer.get("accelerator") == "cpu"  # where all devices are one
-        kept["data.batch_size"] = str(batch * (processes or 1)) if known else f"{batch} a process"
+    data = config.get("data") or {}
+    if data.get("seed") not in (None, config.get("seed")):
+        kept["data.seed"] = text(data["seed"])
+    if kept.get(ITERATIONS_EVAL) == kept.get(f"{HEAD}iterations"):
+        kept.pop(ITERATIONS_EVAL, None)
+    if (precision := str(trainer.get("precision"))) in PRECISIONS:
+        kept["trainer.precision"] = PRECISIONS[precision]
+    if not trainer.get("gradient_clip_val"):  # 0 clips nothing
+        kept.pop("trainer.gradient_clip_val", None)
+    kept |= _batch_size(data, trainer, processes)
     if folder := data_folder(config):
         kept[ROOT] = folder.casefold()
     return kept
+
+
+def _acts(node: Mapping[str, Any]) -> bool:
+    """Return whether a callback changes what is learnt."""
+    target = class_name(node.get("_target_", ""))
+    skips = target == "hemnet.FiniteSteps" and node.get("policy") == "skip"
+    return not is_watcher(str(node.get("_target_", ""))) or target in ACTING or skips
+
+
+def _batch_size(data: Mapping[str, Any], trainer: Mapping[str, Any], processes: int | None) -> dict[str, str]:
+    """Return the batch size of all processes, with their number if each normalises its own images."""
+    if (batch := data.get("batch_size")) is None:
+        return {}
+    if processes is None and (devices := asked_devices(trainer.get("devices", 1))) is not None:
+        processes = devices * (trainer.get("num_nodes") or 1)
+    if processes is None and trainer.get("accelerator") != "cpu":  # where all devices are one
+        return {"data.batch_size": f"{batch}{UNKNOWN}"}
+    size = str(batch * (processes or 1))
+    apart = (processes or 1) > 1 and not trainer.get("sync_batchnorm")
+    return {"data.batch_size": f"{size}, normalised in {processes} parts" if apart else size}
 
 
 def data_folder(config: Mapping[str, Any]) -> str:
@@ -98,7 +122,9 @@ def columns(
     told = ", ".join([about.head, *(f"{name}={value}" for name, value in em.items() if value is not None)])
     every: Any = OmegaConf.to_container(config, resolve=True)
     own = settings(every, extended, processes)
-    digits = hashlib.sha256(repr(sorted(own.items())).encode()).hexdigest()[:6]
+    rest = {key: value for key, value in own.items() if key not in DIMENSIONS}
+    content = [about.head, *em.values(), every.get("conclusive") is not False, *sorted(rest.items())]
+    digits = hashlib.sha256(repr(content).encode()).hexdigest()[:6]
     data = class_told(own.get("data.val._target_", "data"))
     setting = f"{data}: {told} ({digits})"
     return {"experiment": about.experiment, "setting": setting, "head": about.head, **em}

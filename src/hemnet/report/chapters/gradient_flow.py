@@ -3,6 +3,8 @@
 Shapes: S logged steps, (S, 2): step and value.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from hemnet.report.chapters.gradient_tests import compared_means, geometric, means_sentence, means_table
@@ -40,7 +42,7 @@ def gradient_flow(section: Section, variant: Variant, slug: str) -> Block | None
             slug, GRADIENT_SHARE, f"t = T is the reconstruction. {not_drawn(variant, shares)}",
             lambda: phase_chart(variant, shares, GRADIENT_SHARE.metric),
         ))  # fmt: skip
-    tested = compared_means(variant, depths, conclusive=section.conclusive)
+    tested = [each for each in compared_means(section) if each.highway in variant.groups]
     if tested:
         block.items.append(means_table(tested, slug))
     block.findings = [means_sentence(each) for each in tested if each.phase == END]
@@ -66,7 +68,7 @@ def backbone(section: Section, variant: Variant, slug: str) -> Block | None:
         for label, group in settings_at(variant, t):
             norms = [geometric([_last(curve) for curve in curves_of(group, stage)]) for stage in stages]
             curves = curves_of(group, name)
-            spread = [geometric([float(of(curve[:, 1])) for curve in curves]) for of in (np.median, np.max)]
+            spread = [geometric([_over(curve, of) for curve in curves]) for of in (np.median, np.max)]
             rows.append([t, label, len(curves), *spread, *norms])
     columns = (
         Column("T"), Column("head"), Column("n"), Column("mean of medians", 3, False),
@@ -79,6 +81,12 @@ def backbone(section: Section, variant: Variant, slug: str) -> Block | None:
     )
     block.items.append(Table(f"{slug}_gradient_backbone", caption, columns, rows))
     return block
+
+
+def _over(curve_S2: np.ndarray, of: Callable[[np.ndarray], np.floating]) -> float:
+    """Return the median or the largest of the logged values that are numbers; NaN of none."""
+    known = curve_S2[:, 1][~np.isnan(curve_S2[:, 1])]
+    return float(of(known)) if len(known) else float("nan")
 
 
 def _last(curve_S2: np.ndarray) -> float:

@@ -9,9 +9,10 @@ import numpy as np
 from hemnet.report.comparisons import compare_groups, hem_name, named
 from hemnet.report.contents import Cell, Column, Table
 from hemnet.report.estimates import UNBOUNDED, logarithms, ratio
-from hemnet.report.groups import Group, scale_text
+from hemnet.report.groups import Group, Section, scale_text
+from hemnet.report.lines import depths_with
 from hemnet.report.significance import Comparison, holm, listed, tested
-from hemnet.report.variants import Variant
+from hemnet.report.variants import variants
 from hemnet.runs.phases import PHASES
 
 MEANS = "gradient/means"
@@ -41,12 +42,13 @@ class MeansTest:
         return sorted(seed for seed in sides[0].keys() & sides[1].keys() if seed not in self.found.seeds)
 
 
-def compared_means(variant: Variant, depths: Sequence[int], *, conclusive: bool) -> list[MeansTest]:
+def compared_means(section: Section) -> list[MeansTest]:
     """Compare each h with em in the logarithm of the gradient: in each phase at each place, as one family."""
     asked = [
         (phase, place, plain, group)
+        for variant in variants(section)
         for phase in range(len(PHASES))
-        for T in depths
+        for T in depths_with(variant, MEANS, least=2)
         if (plain := variant.at("em", T))
         for group in variant.usual
         if group.iterations == T and group.head == "hem"
@@ -57,7 +59,8 @@ def compared_means(variant: Variant, depths: Sequence[int], *, conclusive: bool)
                        partial(_logarithms, phase, place), UNBOUNDED)
         for phase, place, plain, group in asked
     ]  # fmt: skip
-    return [MeansTest(*of, each) for of, each in zip(asked, holm(family, conclusive=conclusive), strict=True)]
+    found = holm(family, conclusive=section.conclusive)
+    return [MeansTest(*of, each) for of, each in zip(asked, found, strict=True)]
 
 
 def _depth(group: Group) -> int:
@@ -93,7 +96,7 @@ def means_table(made: Sequence[MeansTest], slug: str) -> Table:
     caption = (
         "Gradient left at the first iteration, |dL/dμ(0)| / |dL/dμ(T)|, and half-way, at t = T/2 rounded "
         "down: geometric means over the n seeds in common, and the paired ratio to plain EM, tested on its "
-        "logarithm. Holm's correction is over the table."
+        "logarithm. Holm's correction is over all such tests of runs that may be compared."
     )
     if zero := sum(len(each.at_zero) for each in made):
         caption += f" In {zero} of the pairs left out the gradient of one of the two is 0 or infinite."
@@ -101,10 +104,11 @@ def means_table(made: Sequence[MeansTest], slug: str) -> Table:
 
 
 def geometric(values: Sequence[float]) -> float | None:
-    """Return the geometric mean of norms, which is 0 if one of them is; None without a finite one."""
-    finite = np.array([value for value in values if np.isfinite(value)])
-    with np.errstate(divide="ignore"):
-        return float(np.exp(np.mean(np.log(finite)))) if len(finite) else None
+    """Return the geometric mean of norms: 0 if one of them is, infinity if one is, None if both or none."""
+    known = np.array([value for value in values if not np.isnan(value)])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = float(np.exp(np.mean(np.log(known)))) if len(known) else np.nan
+    return None if np.isnan(mean) else mean
 
 
 def means_sentence(each: MeansTest) -> str:

@@ -14,8 +14,11 @@ from hemnet.report.groups import Group, Section
 from hemnet.report.lines import not_shown
 from hemnet.report.plots import class_bars, forest, head_colour
 from hemnet.report.significance import compare, holm, sentence
-from hemnet.report.variants import Variant, others
+from hemnet.report.variants import Variant, others, variants
+from hemnet.runs.run_settings import HEAD
 
+EMANET = {f"{HEAD}{name}" for name in ("assignment", "normalize", "variance")}
+"""The settings in which EMANet's head differs from hem, gradient mode and h aside."""
 MOST_CLASSES = 30
 """A chart of more classes shows those on which em and hem differ most."""
 MOST_SIDES = 5
@@ -31,11 +34,11 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
     if not rivals:
         return None
     first = None if variant is None else _subject(variant, variant.chosen)
-    if first is None or variant is None:
+    if first is None:
         first, *rivals = rivals
-        beside: dict[Group, Group | None] = dict.fromkeys(rivals, first)
+        beside = {g: first if g.iterations in (None, first.iterations) else None for g in rivals}
     else:
-        beside = {g: first if g.iterations is None else _subject(variant, g.iterations) for g in rivals}
+        beside = {group: _beside(section, group) for group in rivals}
     subjects = [*dict.fromkeys([first, *filter(None, beside.values())])]
     pairs = {group: subject for group, subject in beside.items() if subject is not None}
     found = [compare_groups("", named(subject), named(group)) for group, subject in pairs.items()]
@@ -44,11 +47,11 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
     for group in (*subjects, *rivals):
         cells = test_cells(tested[group]) if group in tested else NOT_TESTED
         if group in beside and group not in tested:
-            cells = [*NOT_TESTED[:-1], f"no hem or em with T={group.iterations}"]
+            cells = [*NOT_TESTED[:-1], f"none of its settings at T={group.iterations}"]
         rows.append([*_scores(group), pairs[group].label if group in pairs else None, *cells])
     columns = (Column("head"), Column("mIoU"), Column("mean accuracy"), Column("pixel accuracy"),
                Column("compared with"), *TESTS)  # fmt: skip
-    how = "A head that iterates is compared with hem of as many iterations, others with hem at one T."
+    how = "A head that iterates is compared at its own T and settings, others with hem at one T."
     block = Block(HEADS.chapter, [f"Each head's mIoU, and paired tests by seed. {how}"])
     block.items += [
         Chart(slug, HEADS, "Mean, 95% interval and single seeds.",
@@ -58,6 +61,27 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
     ]  # fmt: skip
     block.findings = [sentence(each) for each in tested.values()]
     return block
+
+
+def _beside(section: Section, rival: Group) -> Group | None:
+    """Return what a head is compared with: hem, or em, of settings as like its own as there are.
+
+    What EMANet's head is made of, see `EMANET`, aside, those of a head that iterates must be its own.
+    """
+    found = [(_unlike(variant, rival), variant) for variant in variants(section)]
+    if rival.iterations is None:
+        found = [(keys, variant) for keys, variant in found if _subject(variant, variant.chosen)]
+        nearest = min(found, key=lambda each: len(each[0]))[1]
+        return _subject(nearest, nearest.chosen)
+    alike = [each for each in found if each[0] <= EMANET and _subject(each[1], rival.iterations)]
+    return _subject(min(alike, key=lambda each: len(each[0]))[1], rival.iterations) if alike else None
+
+
+def _unlike(variant: Variant, rival: Group) -> set[str]:
+    """Return the settings of a head in which another differs; of one without EM, those that both have."""
+    own, other = variant.settings, rival.rest
+    keys = own.keys() & other.keys() if rival.iterations is None else own.keys() | other.keys()
+    return {key for key in keys if own.get(key) != other.get(key)}
 
 
 def _subject(variant: Variant, iterations: int) -> Group | None:

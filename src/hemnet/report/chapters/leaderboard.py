@@ -89,7 +89,8 @@ def _name(data: Settings, section: Section) -> str:
 def _rows(entries: Sequence[Entry], folder: Path) -> list[tuple[float, list[Cell]]]:
     """Return the mean score and the row of each setting; without a score, it counts as below all others."""
     found: list[tuple[float, list[Cell]]] = []
-    for _, members in groupby(entries, lambda entry: entry[0].experiment):
+    by_recipe = sorted(entries, key=lambda entry: entry[1].recipes)
+    for _, members in groupby(by_recipe, lambda entry: entry[1].recipes):
         mine = list(members)
         named = group_labels([g for _, g in mine], [{**g.rest, **section.settings} for section, g in mine])
         for (section, group), setting in zip(mine, named, strict=True):

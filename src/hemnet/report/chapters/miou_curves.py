@@ -15,7 +15,7 @@ MOST_LEVELS = 6
 TESTS = (Column("difference", signed=True), Column("seeds in common"), Column("left out"),
          Column("p", 2, False), Column("p after Holm", 2, False), Column("verdict"))  # fmt: skip
 NOT_TESTED: list[Cell] = [None] * len(TESTS)
-FAMILY = "Holm's correction is over the tests of every h against plain EM at every T."
+FAMILY = "Holm's correction is over the tests of every h against plain EM at every T, in all variants."
 
 
 def test_cells(found: Comparison) -> list[Cell]:
@@ -31,7 +31,7 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
     hem = hem_name(variant.scale)
     by_head = {head: {t: g for t in variant.depths if (g := variant.at(head, t))} for head in ("em", "hem")}
     pairs = [t for t in variant.depths if t in by_head["em"] and t in by_head["hem"]]
-    family = against_plain(variant, conclusive=section.conclusive)
+    family = against_plain(section)
     tested = [family[by_head["hem"][t]] for t in pairs]
     lines = [
         Line(hem if head == "hem" else head, head_colour(head),
@@ -79,7 +79,7 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
     at = {t: groups for t, groups in at.items() if sum(g.head == "hem" for g in groups) > 1}
     if not at:
         return None
-    family = against_plain(variant, conclusive=section.conclusive)
+    family = against_plain(section)
     rows: list[list[Cell]] = []
     for t, groups in at.items():
         for group in groups:
