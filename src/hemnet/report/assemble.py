@@ -17,11 +17,12 @@ from hemnet.report.chapters.training import convergence, learning
 from hemnet.report.collect import Record, Unreadable
 from hemnet.report.contents import Block, Chart, Table
 from hemnet.report.drawing import write_charts
-from hemnet.report.file_names import digits, file_names
+from hemnet.report.file_names import file_names
 from hemnet.report.groups import Section, sections
 from hemnet.report.images import Album
 from hemnet.report.page import PagePart, render
 from hemnet.report.variants import Variant, variants
+from hemnet.runs.canonical import digits
 from hemnet.storage.files import replacing
 from hemnet.wording import counted
 
@@ -117,7 +118,7 @@ def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:
 def _part(section: Section, slug: str, album: Album | None) -> PagePart:
     found = variants(section)
     several = len(found) > 1
-    slugs = [f"{slug}_{digits(sorted(each.settings.items()))}" if several else slug for each in found]
+    slugs = [f"{slug}_{digits(repr(sorted(each.settings.items())))}" if several else slug for each in found]
     made = list(_chapters(section, found, slug, slugs))
     blocks = [block for block in (revisions(section),) if block and made] + [block for _, block in made]
     if not _alone(section):

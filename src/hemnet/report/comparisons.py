@@ -6,11 +6,12 @@ Holm's correction, at every T and h and in every variant of a section.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
 from hemnet.report.estimates import OF_A_DIFFERENCE
-from hemnet.report.groups import Group, Section, scale_text
+from hemnet.report.groups import Group, Section, hem_name
 from hemnet.report.significance import Comparison, compare, holm
 from hemnet.report.variants import variants
 
@@ -58,15 +59,16 @@ def _has(found: BySeed, seed: int) -> bool:
     return bool(np.isfinite(found.get(seed, np.nan)))
 
 
-def named(group: Group, name: str | None = None) -> Named:
-    """Return name and group, a side of a comparison."""
-    return name or group.label, group
+def named(group: Group) -> Named:
+    """Return a group with its label, as a side of a comparison."""
+    return group.label, group
 
 
+@lru_cache(maxsize=1)  # chapters are written section by section
 def against_plain(section: Section) -> dict[Group, Comparison]:
     """Return the test of the mIoU of each highway against plain EM at the same T, corrected over all."""
     family = {
-        group: compare_groups(f"T={t}", named(group, hem_name(group.scale)), named(plain, "em"))
+        group: compare_groups(f"T={t}", (hem_name(group.scale), group), ("em", plain))
         for variant in variants(section)
         for t in variant.depths
         if (plain := variant.at("em", t))
@@ -74,8 +76,3 @@ def against_plain(section: Section) -> dict[Group, Comparison]:
         if group.head == "hem" and group.iterations == t
     }
     return dict(zip(family, holm([*family.values()], conclusive=section.conclusive), strict=True))
-
-
-def hem_name(scale: float | str | None) -> str:
-    """Return the name of hem at a highway scale."""
-    return f"hem (h={scale_text(scale)})"

@@ -1,16 +1,12 @@
 """Names of a report's files, by what is in them: more runs never give a name to other contents."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
 
+from hemnet.runs.canonical import digits
+
 LONGEST = 100  # characters; file systems allow 255 bytes
-
-
-def digits(content: object) -> str:
-    """Return six hexadecimal digits that stand for a content, such as settings, by its ``repr``."""
-    return hashlib.sha256(repr(content).encode("utf-8", "backslashreplace")).hexdigest()[:6]
 
 
 def file_names(wanted: Sequence[tuple[str, object]]) -> list[str]:
@@ -22,6 +18,6 @@ def file_names(wanted: Sequence[tuple[str, object]]) -> list[str]:
     stems = [re.sub("[^0-9A-Za-z]", "_", text)[:LONGEST] for text, _ in wanted]
     shared = Counter(stem.lower() for stem in stems)
     return [
-        f"{stem}_{digits(content)}" if shared[stem.lower()] > 1 else stem
+        f"{stem}_{digits(repr(content))}" if shared[stem.lower()] > 1 else stem
         for stem, (_, content) in zip(stems, wanted, strict=True)
     ]

@@ -5,7 +5,6 @@ data, budget and way to train. Names of recipes part nothing: a recipe that sets
 camvid_lite_em does in camvid_lite_hem, is compared with it. Nothing is compared across sections.
 """
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 from hemnet.report.collect import Record
 from hemnet.report.estimates import Estimate, score
 from hemnet.report.setting_labels import Settings, labels
-from hemnet.runs.canonical import text
+from hemnet.runs.canonical import digits, text
 from hemnet.runs.identity import below
 from hemnet.runs.moved import ROOT
 from hemnet.runs.run_settings import DIMENSIONS, HEAD, HEAD_KIND, ITERATIONS_EVAL, UNKNOWN, VALIDATION
@@ -245,7 +244,7 @@ def _settings_of(records: Sequence[Record]) -> list[dict[str, str]]:
         seen[side] |= {counts} - {""}
     for own, side, counts in zip(every, sides, pixels, strict=True):
         if len(seen[side]) > 1:
-            which = hashlib.sha256(counts.encode()).hexdigest()[:6] if counts else NOT_RECORDED
+            which = digits(counts) if counts else NOT_RECORDED
             own[ROOT] = f"{own.get(ROOT, '')} ({which})"
     return every
 
@@ -283,3 +282,8 @@ def _head(group: Group, modes: Collection[str | None]) -> str:
 def scale_text(scale: float | str | None) -> str:
     """Return a highway scale for a label."""
     return text(scale) if isinstance(scale, float) else str(scale)
+
+
+def hem_name(scale: float | str | None) -> str:
+    """Return the name of hem at a highway scale."""
+    return f"hem (h={scale_text(scale)})"

@@ -52,10 +52,12 @@ class Album:
             self._add(block, pages[:MOST_RUNS], what)
             if left := [group.label for group, _ in pages[MOST_RUNS:]]:
                 block.paragraphs.append(f"Not shown, for lack of room: {what} of {'; '.join(left)}.")
+        if not block.items and len(block.paragraphs) == 1:
+            return None
         if left_out := not_shown(section, groups):
             block.paragraphs.append(left_out)
         block.folded = f"Show {counted(len(block.items), 'image')}"
-        return block if block.items or len(block.paragraphs) > 1 + bool(left_out) else None
+        return block
 
     def _add(self, block: Block, pages: Sequence[tuple[Group, Path]], what: str) -> None:
         for group, page in pages:

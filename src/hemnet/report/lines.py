@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hemnet.report.definitions import Metric
-from hemnet.report.groups import EM_HEADS, Group, Section, scale_text
+from hemnet.report.groups import EM_HEADS, Group, Section, hem_name, scale_text
 from hemnet.report.plots import DASHES, MARKERS, draw_curves, draw_profile, grid, head_colour, scale_colour
 from hemnet.report.variants import Variant
 from hemnet.runs.phases import PHASE_SHARE, PHASES
@@ -28,7 +28,7 @@ def settings_at(variant: Variant, depth: int) -> list[tuple[str, Group]]:
     """Return label and group of every setting at one T: em, hem, and each other h."""
     main = _main_at(variant, depth)
     more = [group for group in variant.usual if group.iterations == depth and group not in main]
-    named = [(g.head if g.head == "em" else f"hem (h={scale_text(g.scale)})", g) for g in main]
+    named = [(g.head if g.head == "em" else hem_name(g.scale), g) for g in main]
     return named + [(f"h={scale_text(group.scale)}", group) for group in more]
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -77,6 +78,7 @@ def _distance(scale: float | str | None) -> float:
     return abs(scale - 0.5) if isinstance(scale, float) else np.inf
 
 
+@lru_cache(maxsize=1)  # several chapters ask for those of one section
 def variants(section: Section) -> list[Variant]:
     """Return the variants of a section, the one with most runs first."""
     found: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)

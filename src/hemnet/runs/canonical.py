@@ -4,6 +4,7 @@ Runs are averaged if their settings are equal, so two ways to write one thing mu
 things must never share one.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -54,3 +55,8 @@ def _inner(value: Any, key: str = "") -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_inner, value)) + "]"
     return repr(value) if isinstance(value, str) else str(value)
+
+
+def digits(content: str) -> str:
+    """Return six hexadecimal digits that stand for a content, such as the ``repr`` of settings."""
+    return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()[:6]

@@ -143,9 +143,7 @@ def _scale(node: dict[str, Any]) -> float | str:
     same = len({*told}) == 1  # as a schedule, too, it is that h
     start = told[0] if same else "/".join(told)
     if learned != "none":
-        return (
-            f"learned per iteration from {start}" if learned == "per_iteration" else f"learned from {start}"
-        )
+        return f"learned {'per iteration ' * (learned == 'per_iteration')}from {start}"
     return float(start) if same else start
 
 

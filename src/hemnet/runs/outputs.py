@@ -4,7 +4,6 @@ Evaluations, predictions, exports and submissions of one run differ by checkpoin
 the configuration. `Origin` has these. A file that is no output of the same origin is not replaced.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 
+from hemnet.runs.canonical import digits
 from hemnet.runs.identity import below, job_name, leaves
 from hemnet.runs.moved import without_root
 from hemnet.runs.redaction import is_secret, redact
@@ -126,7 +126,7 @@ def output_name(
     if reader := changes.pop(f"{READER}._target_", None):
         others = {key: changes.pop(key) for key in list(changes) if key.startswith(f"{READER}.")}
         split = others.pop(f"{READER}.split", None)
-        digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:6]
+        digest = digits(json.dumps(others, sort_keys=True))
         changes |= {"data": f"{str(reader).rpartition('.')[2]}-{digest}"} | (
             {"split": split} if split else {}
         )

@@ -1,6 +1,5 @@
 """The settings of a run that its outcome depends on."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.processes.ranks import asked_devices
-from hemnet.runs.canonical import class_name, text
-from hemnet.runs.canonical import told as class_told
+from hemnet.runs.canonical import TARGET, class_name, digits, text, told
 from hemnet.runs.identity import PLACES, SHARED, WATCHING, below, identity, is_watcher, leaves
 from hemnet.runs.moved import ROOT, without_root
 from hemnet.runs.run import EXTENDED
@@ -77,9 +75,9 @@ def settings(
 
 def _acts(node: Mapping[str, Any]) -> bool:
     """Return whether a callback changes what is learnt."""
-    target = class_name(node.get("_target_", ""))
-    skips = target == "hemnet.FiniteSteps" and node.get("policy") == "skip"
-    return not is_watcher(str(node.get("_target_", ""))) or target in ACTING or skips
+    target = str(node.get(TARGET, ""))
+    skips = class_name(target) == "hemnet.FiniteSteps" and node.get("policy") == "skip"
+    return not is_watcher(target) or class_name(target) in ACTING or skips
 
 
 def _batch_size(data: Mapping[str, Any], trainer: Mapping[str, Any], processes: int | None) -> dict[str, str]:
@@ -119,12 +117,11 @@ def columns(
         "gradient": about.gradient,
         "variance": about.variance,
     }
-    told = ", ".join([about.head, *(f"{name}={value}" for name, value in em.items() if value is not None)])
+    words = ", ".join([about.head, *(f"{name}={value}" for name, value in em.items() if value is not None)])
     every: Any = OmegaConf.to_container(config, resolve=True)
     own = settings(every, extended, processes)
     rest = {key: value for key, value in own.items() if key not in DIMENSIONS}
     content = [about.head, *em.values(), every.get("conclusive") is not False, *sorted(rest.items())]
-    digits = hashlib.sha256(repr(content).encode()).hexdigest()[:6]
-    data = class_told(own.get("data.val._target_", "data"))
-    setting = f"{data}: {told} ({digits})"
+    data = told(own.get(f"{VALIDATION}.{TARGET}", "data"))
+    setting = f"{data}: {words} ({digits(repr(content))})"
     return {"experiment": about.experiment, "setting": setting, "head": about.head, **em}

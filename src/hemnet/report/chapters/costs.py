@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-from hemnet.report.comparisons import hem_name
 from hemnet.report.contents import Block, Cell, Column, Table
 from hemnet.report.definitions import COST
 from hemnet.report.estimates import OF_A_COST, Estimate, Ratio, estimate, logarithms, ratio
-from hemnet.report.groups import Group, Section
+from hemnet.report.groups import Group, Section, hem_name
 from hemnet.report.lines import not_shown
 from hemnet.report.significance import LEAST_SEEDS
 from hemnet.report.variants import Variant

@@ -90,7 +90,7 @@ def _over(curve_S2: np.ndarray, of: Callable[[np.ndarray], np.floating]) -> floa
 
 
 def _last(curve_S2: np.ndarray) -> float:
-    """Return the geometric mean over the last phase of training; NaN without finite values."""
+    """Return the geometric mean over the last phase of training; NaN without a number."""
     width = max(1, round(PHASE_SHARE * len(curve_S2)))
     mean = geometric(curve_S2[-width:, 1].tolist())
     return float("nan") if mean is None else mean

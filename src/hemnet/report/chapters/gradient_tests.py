@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
-from hemnet.report.comparisons import compare_groups, hem_name, named
+from hemnet.report.comparisons import compare_groups
 from hemnet.report.contents import Cell, Column, Table
 from hemnet.report.estimates import UNBOUNDED, logarithms, ratio
-from hemnet.report.groups import Group, Section, scale_text
+from hemnet.report.groups import Group, Section, hem_name, scale_text
 from hemnet.report.lines import depths_with
 from hemnet.report.significance import Comparison, holm, listed, tested
 from hemnet.report.variants import variants
@@ -31,17 +31,13 @@ class MeansTest:
     found: Comparison
 
     @property
-    def iterations(self) -> int:
-        """T."""
-        return _depth(self.highway)
-
-    @property
     def at_zero(self) -> list[int]:
         """The seeds of both that are left out, because the gradient of one is 0 and has no logarithm."""
         sides = [_at(self.phase, self.place, side) for side in (self.plain, self.highway)]
         return sorted(seed for seed in sides[0].keys() & sides[1].keys() if seed not in self.found.seeds)
 
 
+@lru_cache(maxsize=1)  # chapters are written section by section
 def compared_means(section: Section) -> list[MeansTest]:
     """Compare each h with em in the logarithm of the gradient: in each phase at each place, as one family."""
     asked = [
@@ -55,7 +51,7 @@ def compared_means(section: Section) -> list[MeansTest]:
         for place in PLACES
     ]
     family = [
-        compare_groups(f"T={_depth(group)}", named(group, hem_name(group.scale)), named(plain, "em"),
+        compare_groups(f"T={_depth(group)}", (hem_name(group.scale), group), ("em", plain),
                        partial(_logarithms, phase, place), UNBOUNDED)
         for phase, place, plain, group in asked
     ]  # fmt: skip
@@ -84,7 +80,7 @@ def means_table(made: Sequence[MeansTest], slug: str) -> Table:
         sides = (_at(each.phase, each.place, side) for side in (each.plain, each.highway))
         means = [geometric([side[seed] for seed in found.seeds]) for side in sides]
         rows.append([
-            each.iterations, scale_text(each.highway.scale), PHASES[each.phase], each.place, *means,
+            _depth(each.highway), scale_text(each.highway.scale), PHASES[each.phase], each.place, *means,
             ratio(found.difference), len(found.seeds), len(found.left_out), found.p, found.p_holm,
             found.verdict,
         ])  # fmt: skip
@@ -99,7 +95,7 @@ def means_table(made: Sequence[MeansTest], slug: str) -> Table:
         "logarithm. Holm's correction is over all such tests of runs that may be compared."
     )
     if zero := sum(len(each.at_zero) for each in made):
-        caption += f" In {zero} of the pairs left out the gradient of one of the two is 0 or infinite."
+        caption += f" In {zero} of the pairs left out the gradient of one of the two is 0."
     return Table(f"{slug}_gradient_means", caption, columns, rows)
 
 

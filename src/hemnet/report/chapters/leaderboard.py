@@ -52,18 +52,15 @@ def leaderboard(made: Sequence[Section], folder: Path) -> Block | None:
         return None
     block = Block(TITLE, [ABOUT])
     names = _names(by_data)
-    files = file_names(
-        [(f"leaderboard_{name}", sorted(data)) for name, data in zip(names, by_data, strict=True)]
-    )
+    wanted = [f"leaderboard_{name}" for name in names] if len(names) > 1 else ["leaderboard"]
+    files = file_names([*zip(wanted, map(sorted, by_data), strict=True)])
     boards = sorted(zip(names, files, by_data.values(), strict=True), key=lambda board: -len(board[2]))
     for data, name, entries in boards:
         rows = [row for _, row in sorted(_rows(entries, folder), key=lambda row: -row[0])]
         caption = f"{data}: mIoU on the validation split (val/miou), highest first. {TIMES}"
         if len({run.machine for _, group in entries for run in group.runs.values()}) > 1:
             caption += " The runs are of several machines, by which minutes differ too."
-        block.items.append(
-            Table(name if len(boards) > 1 else "leaderboard", caption, COLUMNS, rows, sortable=True)
-        )
+        block.items.append(Table(name, caption, COLUMNS, rows, sortable=True))
     if any(_doubt(*entry) for entries in by_data.values() for entry in entries):
         block.paragraphs.append(DOUBTS)
     return block

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from hemnet.report.comparisons import against_plain, hem_name
+from hemnet.report.comparisons import against_plain
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import AGAINST_H, AGAINST_T
-from hemnet.report.groups import Section, scale_text
+from hemnet.report.groups import Section, hem_name, scale_text
 from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
 from hemnet.report.significance import Comparison, sentence
 from hemnet.report.variants import Variant, others
