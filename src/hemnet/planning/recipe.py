@@ -207,7 +207,6 @@ def _training(settings: Settings) -> list[str]:
             "  head_lr_multiple: 2.0",
         ]
     lines += ["  warmup_fraction: 0.05", "trainer:"]
-    lines += [f"  precision: {'bf16-mixed' if settings.gpu else '32-true'}"]
     lines += ["  # Counted in steps, not epochs, of which a small set has many."]
     lines += ["  max_epochs: -1", f"  max_steps: {settings.steps}", f"  val_check_interval: {settings.every}"]
     return [*lines, "  check_val_every_n_epoch: null"]
