@@ -14,7 +14,7 @@ from hemnet.runs.identity import debugging
 from hemnet.storage.files import read_json
 
 QUICK = [
-    "experiment=synthetic_hem", "logger=csv", "trainer.precision=32-true", "model.backbone.width=4",
+    "experiment=synthetic_hem", "logger=csv", "model.backbone.width=4",
     "data.train.size=32", "data.train.length=12", "data.val.length=4", "callbacks.predictions=null",
     "callbacks.attention=null",
 ]  # fmt: skip
@@ -55,7 +55,8 @@ def test_a_preset_leaves_the_rest_of_the_recipe() -> None:
 def test_devices() -> None:
     ddp, gpu, mps = (load([*QUICK, f"trainer={name}"]).trainer for name in ("ddp", "gpu", "mps"))
     assert dict(ddp) == dict(gpu) | {"devices": -1, "strategy": "ddp", "sync_batchnorm": True}
-    assert (mps.accelerator, mps.devices) == ("mps", 1)
+    assert gpu.precision == "bf16-mixed"
+    assert (mps.accelerator, mps.devices, mps.precision) == ("mps", 1, "32-true")
     for name in ("ddp", "mps"):
         with pytest.raises(ConfigError, match="trainer=cpu"):
             build_trainer(load([*QUICK, f"trainer={name}"]))

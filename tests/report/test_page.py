@@ -62,7 +62,7 @@ def test_the_leaderboard_stands_first_by_score_with_names_of_recipes(tmp_path: P
     assert float(rows[1]["mIoU"]) == pytest.approx(0.6)
     assert [float(rows[1][name]) for name in ("minutes", "steps")] == [6, 1500]
     text = page_of(out).text
-    assert text.index("Leaderboard") < text.index("0.600 ± 0.248") < text.rindex("In words")
+    assert text.index("Leaderboard") < text.index("0.600 ±\N{NO-BREAK SPACE}0.248") < text.rindex("In words")
     links = re.findall(
         r'<td class="links"><a href="([^"]*)">0</a> <a href="([^"]*)">1</a>', (out / "index.html").read_text()
     )

@@ -97,9 +97,9 @@ class Shown(NamedTuple):
         return self.made_of.pairs if isinstance(self.made_of, Links) else ()
 
     @property
-    def skewed(self) -> bool:
-        """Whether it has the ends of an interval, which may stand on a line of their own."""
-        return isinstance(self.made_of, Estimate) and self.made_of.skewed
+    def divisible(self) -> bool:
+        """Whether an interval or a count is beside a mean, and may stand on a line of its own."""
+        return isinstance(self.made_of, Estimate) and " " in self.text
 
     @property
     def number(self) -> float | None:
