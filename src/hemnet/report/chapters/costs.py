@@ -1,5 +1,6 @@
 """The chapter on cost: time, memory, parameters and FLOPs of every setting, and the ratios of hem to em."""
 
+import math
 from collections.abc import Mapping
 
 from hemnet.report.contents import Block, Cell, Column, Table
@@ -7,7 +8,7 @@ from hemnet.report.definitions import COST
 from hemnet.report.estimates import OF_A_COST, Estimate, Ratio, estimate, logarithms, ratio
 from hemnet.report.groups import Group, Section, hem_name
 from hemnet.report.lines import not_shown
-from hemnet.report.significance import LEAST_SEEDS
+from hemnet.report.significance import LEAST_SEEDS, NO_SPREAD
 from hemnet.report.variants import Variant
 from hemnet.wording import tally
 
@@ -83,14 +84,20 @@ def _time_sentence(hem: str, ratios: Mapping[int, Ratio]) -> str:
     """Return one sentence with the ratio at each T, and the T at which the interval excludes 1."""
     told = ", ".join(f"{Column('').cell(each)} at T={t}" for t, each in ratios.items())
     start = f"Time of a step, {hem} / em: {told}"
-    few = f"not judged (fewer than {LEAST_SEEDS} seeds)"
     found: dict[str, list[str]] = {}
     for t, each in ratios.items():
-        contains = each.interval is not None and each.interval[0] <= 1 <= each.interval[1]
-        judged = f"the 95% interval {'contains' if contains else 'excludes'} 1"
-        found.setdefault(few if each.n < LEAST_SEEDS else judged, []).append(f"T={t}")
+        found.setdefault(_judged(each), []).append(f"T={t}")
     ends = [f"{verdict} at {', '.join(places)}" for verdict, places in sorted(found.items(), reverse=True)]
     return f"{start}; {'; '.join(ends)} (not corrected for their number)."
+
+
+def _judged(ratio: Ratio) -> str:
+    if ratio.n < LEAST_SEEDS or ratio.interval is None:
+        return f"not judged (fewer than {LEAST_SEEDS} seeds)"
+    low, high = ratio.interval
+    if math.isclose(low, high, rel_tol=ROUNDING):
+        return NO_SPREAD
+    return f"the 95% interval {'contains' if low <= 1 <= high else 'excludes'} 1"
 
 
 def _machines(section: Section) -> list[str]:
