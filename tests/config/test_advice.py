@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from _helpers import miniatures as mini
 from _helpers import toy
 from _helpers.tiny import PLAIN
@@ -85,6 +86,22 @@ def test_a_mistake_is_said_with_a_setting_that_helps(case: str, folder: Path) ->
     keys = {setting.partition("=")[0] for setting in settings}
     kept = [override for override in overrides if override.partition("=")[0] not in keys]
     assert said(folder, *kept, *settings) == []
+
+
+@pytest.mark.parametrize("capability", ["NO AVX", "AVX2", "AVX512", "DEFAULT"])
+def test_an_emulated_precision_is_said(
+    capability: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    for precision in ("bf16-mixed", "bf16-true"):
+        found = said(folder, *SOUND, f"trainer.precision={precision}")
+        assert [f"precision is {precision}" in each for each in found] == [True] * (
+            capability in ("NO AVX", "AVX2")
+        )
+    assert said(folder, *SOUND, "trainer.precision=32-true") == []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert said(folder, *SOUND, "trainer=gpu") == []
 
 
 def test_padding_by_small_scales_is_said(folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from hemnet.config.machine import gpu_count
 from hemnet.data import Reader, SegmentationData
 from hemnet.runs.identity import debugging
 from hemnet.wording import counted
@@ -27,12 +28,14 @@ FEWEST_STEPS, SUGGESTED_STEPS = 100, 500
 SOON = 10
 """Steps between validations below which it is said, if there are more than `MANY` validations."""
 MANY = 20
+EMULATING = ("NO AVX", "AVX2")
+"""What torch calls x86 processors on which it emulates bfloat16."""
 GRID = 16
 """Crops are multiples of the output stride."""
 
 
 def advice(config: DictConfig, data: SegmentationData, processes: int = 1) -> list[str]:
-    """Return what is likely to be wrong with a run, a sentence each: its length, its crops, its resizing.
+    """Return what is likely to be wrong with a run, a sentence each: precision, length, crops, resizing.
 
     Args:
         config: the checked configuration.
@@ -41,7 +44,19 @@ def advice(config: DictConfig, data: SegmentationData, processes: int = 1) -> li
     """
     if debugging(config):
         return []
-    return [*_length(config, len(data.train_dataset), processes), *_images(data)]
+    length = _length(config, len(data.train_dataset), processes)
+    return [*_precision(config.trainer), *length, *_images(data)]
+
+
+def _precision(trainer: DictConfig) -> Iterator[str]:
+    import torch  # here, as it takes seconds, which importing this module's constants does without
+
+    known = torch.backends.cpu.get_cpu_capability()
+    if "bf16" in str(trainer.precision) and known in EMULATING and not gpu_count(str(trainer.accelerator)):
+        yield (
+            f"trainer.precision is {trainer.precision}, which torch emulates on this processor, as it has no "
+            "AVX-512: a step can take many times as long. Faster: trainer.precision=32-true"
+        )
 
 
 def _length(config: DictConfig, images: int, processes: int) -> Iterator[str]:
