@@ -111,7 +111,7 @@ def test_the_command_measures_and_projects(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
     measured = found["measured"]
-    about = {"name": "synthetic_hem", "batch": 2, "crop": [32, 32], "precision": "bf16-mixed"}
+    about = {"name": "synthetic_hem", "batch": 2, "crop": [32, 32], "precision": "32-true"}
     assert measured["about"].items() >= about.items()
     for times in ("alone", "apart", "together", "reduce"):
         assert len(measured[times]) == 3

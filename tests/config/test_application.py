@@ -173,7 +173,7 @@ def test_runs_that_differ_in_a_constant_key_have_folders_of_their_own(
     start(*words, "trainer.max_epochs=2")
     start(*words, "trainer.max_epochs=3")
     # A difference that no argument explains: the job itself will fail, and say in which keys.
-    start(*words, "trainer.precision=bf16-mixed")
+    start(*words, "trainer.precision=32-true")
     names = [[job.name for job in jobs] for jobs in swept]
     assert names == [
         ["seed-0", "seed-1"],
