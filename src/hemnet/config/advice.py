@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 
 from hemnet.config.machine import gpu_count
@@ -49,8 +50,6 @@ def advice(config: DictConfig, data: SegmentationData, processes: int = 1) -> li
 
 
 def _precision(trainer: DictConfig) -> Iterator[str]:
-    import torch  # here, as it takes seconds, which importing this module's constants does without
-
     known = torch.backends.cpu.get_cpu_capability()
     if "bf16" in str(trainer.precision) and known in EMULATING and not gpu_count(str(trainer.accelerator)):
         yield (

@@ -67,7 +67,7 @@ class Column:
                 low, high = map(self.text, value.interval)
                 text += f" [{low}, {high}]{CUT * value.cut}"
             elif value.half_width is not None:
-                text += f" ± {self.text(value.half_width).lstrip('+')}"
+                text += f" ±\N{NO-BREAK SPACE}{self.text(value.half_width).lstrip('+')}"
             return text if self.counted in (None, value.n) else f"{text} (n={value.n})"
         if isinstance(value, float):
             return self.text(value)

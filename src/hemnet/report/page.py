@@ -50,17 +50,13 @@ def render(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["verdict"] = _verdict
-    environment.filters["breakable"] = _breakable
+    # Names of recipes are long on a phone, and break after an underscore rather than anywhere.
+    environment.filters["breakable"] = lambda text: escape(text).replace("_", Markup("_<wbr>"))
     # matplotlib has escaped the text in a chart.
     environment.filters["drawing"] = lambda chart: Markup(inline(svgs[chart.name], chart.caption))
     template = environment.get_template("page.html.jinja")
     page = {"first": first, "parts": parts, "last": last, "finished": finished}
     return template.render(page, least=LEAST_SEEDS, most=MOST_FINDINGS)
-
-
-def _breakable(text: str) -> Markup:
-    """Return the HTML of a cell: long names of recipes break after an underscore, and no line ends with ±."""
-    return escape(text.replace("± ", "±\N{NO-BREAK SPACE}")).replace("_", Markup("_<wbr>"))
 
 
 def _verdict(finding: str) -> str:

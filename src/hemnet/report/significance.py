@@ -13,6 +13,7 @@ from hemnet.report.estimates import LEVEL, UNBOUNDED, Estimate, estimate
 
 LEAST_SEEDS = 3
 """With fewer seeds in common, a difference is called nothing: two can agree by chance."""
+TOO_FEW = f"not judged (fewer than {LEAST_SEEDS} seeds)"
 NO_SPREAD = "not judged (no spread between the seeds)"
 LEAST_P = 0.001
 """A smaller p is told as smaller than this."""
@@ -73,7 +74,7 @@ class Comparison:
         if not self.conclusive:
             return "not judged (recipe not conclusive)"
         if self.difference.n < LEAST_SEEDS:
-            return f"not judged (fewer than {LEAST_SEEDS} seeds)"
+            return TOO_FEW
         return "" if self.p is not None else NO_SPREAD
 
 

@@ -115,10 +115,9 @@ def _column(number: bool, width: float, full: int, letter: float) -> str:
 
 
 def _breakable(text: str) -> str:
-    """Return a text in which a line may end within a long word and Chinese, but not after the sign ±."""
+    """Return a text in which a line may end within a long word and Chinese."""
     text = LONG.sub(lambda word: BREAK.join(PIECE.findall(word[0])), text)
-    text = re.sub(r"(?<=[\u2e80-\uffff])(?=\S)", BREAK, text)
-    return text.replace("± ", "±\N{NO-BREAK SPACE}")
+    return re.sub(r"(?<=[\u2e80-\uffff])(?=\S)", BREAK, text)
 
 
 def _height(cell: str, width: float) -> int:

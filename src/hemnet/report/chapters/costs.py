@@ -8,7 +8,7 @@ from hemnet.report.definitions import COST
 from hemnet.report.estimates import OF_A_COST, Estimate, Ratio, estimate, logarithms, ratio
 from hemnet.report.groups import Group, Section, hem_name
 from hemnet.report.lines import not_shown
-from hemnet.report.significance import LEAST_SEEDS, NO_SPREAD
+from hemnet.report.significance import LEAST_SEEDS, NO_SPREAD, TOO_FEW
 from hemnet.report.variants import Variant
 from hemnet.wording import tally
 
@@ -93,7 +93,7 @@ def _time_sentence(hem: str, ratios: Mapping[int, Ratio]) -> str:
 
 def _judged(ratio: Ratio) -> str:
     if ratio.n < LEAST_SEEDS or ratio.interval is None:
-        return f"not judged (fewer than {LEAST_SEEDS} seeds)"
+        return TOO_FEW
     low, high = ratio.interval
     if math.isclose(low, high, rel_tol=ROUNDING):
         return NO_SPREAD
