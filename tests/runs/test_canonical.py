@@ -6,6 +6,9 @@ import pkgutil
 from collections import defaultdict
 
 import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -15,7 +18,7 @@ from hemnet.config.compose import load
 from hemnet.config.targets import TARGETS
 from hemnet.runs.canonical import class_name, text, told
 from hemnet.runs.identity import differences, identity
-from hemnet.runs.run_settings import columns, settings
+from hemnet.runs.run_settings import DEFAULTS, columns, settings
 
 
 def of_keys(**keys: object) -> dict[str, str]:
@@ -178,11 +181,34 @@ def test_what_comes_to_the_same_is_one_setting() -> None:
     usual = of_keys()
     assert of_keys(model__head__iterations_eval=3) == usual != of_keys(model__head__iterations_eval=4)
     assert of_keys(trainer__gradient_clip_val=0) == of_keys(trainer__gradient_clip_val=None)
-    assert of_keys(trainer__precision=32) == of_keys(trainer__precision="32-true")
+    assert of_keys(trainer__precision=32) == of_keys(trainer__precision="32") == usual
+    assert of_keys(trainer__gradient_clip_algorithm="value") == usual  # of gradients that are not clipped
     assert of_keys(trainer__precision="bf16") != of_keys(trainer__precision="bf16-true")
     steps = [{"_target_": "albumentations.Blur", "p": 0.5}]
     more = [{**steps[0], "limit": None}]
     assert of_keys(data__train_transform__pipeline=steps) == of_keys(data__train_transform__pipeline=more)
+
+
+@pytest.mark.parametrize(("key", "value"), DEFAULTS.items())
+def test_an_option_of_the_trainer_that_is_null_is_lightnings_default(key: str, value: str) -> None:
+    option = key.removeprefix("trainer.")
+    usual = {"precision": "32-true", "gradient_clip_algorithm": "norm"}.get(option)
+    node = yaml.safe_load(value) if usual is None else usual
+    clip = {"trainer__gradient_clip_val": 1.0}
+    assert of_keys(**clip, **{f"trainer__{option}": None}) == of_keys(**clip, **{f"trainer__{option}": node})
+    declared = inspect.signature(pl.Trainer.__init__).parameters[option].default
+    assert declared is None or declared == node
+
+
+def test_lightnings_defaults_are_what_it_declares_null() -> None:
+    """Those of its options that are null until the trainer has chosen."""
+    trainer = pl.Trainer(accelerator="cpu", logger=False, max_steps=3)
+    assert trainer.precision == DEFAULTS["trainer.precision"]
+    assert str(trainer.max_epochs) in ("None", DEFAULTS["trainer.max_epochs"])
+    assert trainer.limit_train_batches == trainer.limit_val_batches == 1.0
+    assert trainer.gradient_clip_algorithm in (None, DEFAULTS["trainer.gradient_clip_algorithm"])
+    assert trainer.checkpoint_callback is not None  # enable_checkpointing
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_the_order_of_the_data_is_a_setting_if_its_seed_is_not_the_runs() -> None:

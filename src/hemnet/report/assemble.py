@@ -32,7 +32,7 @@ ERRORS = "backslashreplace"
 # What each chapter shows and needs, for the sentence on what is left out.
 OF_VARIANTS = {
     "mIoU against T (em or hem)": against_depth,
-    "mIoU against h (two highway scales at one T)": against_scale,
+    "mIoU against h (two highway scales)": against_scale,
     "T of training and step size (two of each)": trained_grid,
     "T of evaluation and step size (two of each; hemnet evaluate --sweep table2_eval)": evaluated_grid,
     "gradient modes (two of them)": gradient_modes,

@@ -66,7 +66,7 @@ class Record:
         cost: the last value of each ``cost/*``.
         evaluated: ``val/miou`` of the last checkpoint by the T that `hemnet.evaluate` used.
         logged: whether its metrics.csv was read, from which the three before come.
-        superseded: whether another run with the same settings and seed counts instead of it.
+        superseded: whether it has a score, but a later run with the same settings and seed counts instead.
         doubts: what in its files is damaged and not used, while the rest is.
     """
 

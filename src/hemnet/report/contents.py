@@ -33,7 +33,7 @@ CUT = "†"
 CUT_NOTE = (
     f" {CUT} A 95% interval that is cut where no such value can lie, as no score is below 0 or above 1."
 )
-SPREAD_NOTE = " ± Half the width of the 95% t-interval over seeds{}."
+SPREAD_NOTE = " ± Half the width of the 95% t-interval over seeds."
 RATIO_NOTE = " In brackets: the ends of the 95% t-interval of the logarithm over seeds."
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠](?!(?<=[+-])[0-9.]+(e[+-]?[0-9]+)?$)|\t")
 """The beginning of a text that a spreadsheet computes; a number is none."""
@@ -128,8 +128,8 @@ class Table:
         cut = any(each.cut for each in found)
         spread = any(each.half_width is not None and not each.skewed for each in found)
         ratios = any(each.skewed and not each.cut for each in found)
-        usual = "" if self._usual is None else f"; n = {self._usual} unless a cell says otherwise"
-        return self.caption + SPREAD_NOTE.format(usual) * spread + RATIO_NOTE * ratios + CUT_NOTE * cut
+        usual = "" if self._usual is None else f" n = {self._usual} seeds unless a cell says otherwise."
+        return self.caption + SPREAD_NOTE * spread + RATIO_NOTE * ratios + CUT_NOTE * cut + usual
 
     @property
     def _estimates(self) -> list[Estimate]:
@@ -144,9 +144,15 @@ class Table:
             return None
         return max(counts, key=lambda n: (n > 1, counts.count(n)))
 
+    @property
+    def _counting(self) -> list[Column]:
+        """The columns, each with the usual number of values, where cells have to say how many theirs are."""
+        usual = self._usual
+        return [c if c.counted else replace(c, counted=usual) for c in self.columns]
+
     def cells(self) -> list[list[Shown]]:
         """Return the cells as printed, each with what it was made of."""
-        columns = [c if c.counted else replace(c, counted=self._usual) for c in self.columns]
+        columns = self._counting
         return [[Shown(c.cell(v), v) for c, v in zip(columns, row, strict=True)] for row in self.rows]
 
     def numeric(self) -> list[bool]:
@@ -155,15 +161,12 @@ class Table:
         return [not any(isinstance(row[i], str | Links) for row in self.rows) for i in columns]
 
     def csv(self) -> str:
-        """Return the table as CSV in full precision; an estimate takes three columns, or four.
+        """Return the table as CSV in full precision, an estimate with its ends, and its n where these differ.
 
         A spreadsheet takes text that begins like a formula for one, and computes it, so that text follows an
         apostrophe.
         """
-        ends: list[Sequence[str]] = []
-        for i, column in enumerate(self.columns):
-            estimated = any(isinstance(row[i], Estimate) for row in self.rows)
-            ends.append(("low", "high", *([] if column.counted is None else ["n"])) if estimated else ())
+        ends = [_further(c, [row[i] for row in self.rows]) for i, c in enumerate(self._counting)]
         lines: list[list[object]] = [[]]
         for column, further in zip(self.columns, ends, strict=True):
             lines[0] += [column.heading, *(f"{column.heading} {end}" for end in further)]
@@ -189,6 +192,16 @@ def _inert(value: object) -> object:
         return value
     text = re.sub("\r\n?", "\n", value)  # a line of a CSV file would end at a lone carriage return
     return f"'{text}" if FORMULA.match(text) else text
+
+
+def _further(column: Column, cells: Sequence[Cell]) -> list[str]:
+    """Return the attributes of estimates that a CSV has beside their means.
+
+    The ends are missing where all are means of numbers that are the same in every run.
+    """
+    found = [cell for cell in cells if isinstance(cell, Estimate)]
+    spread = any(each.half_width is not None or each.n == 1 for each in found)
+    return ["low", "high"] * spread + ["n"] * bool(found and column.counted)
 
 
 def _raw(value: Cell, further: Sequence[str]) -> list[object]:

@@ -16,18 +16,13 @@ import numpy as np
 
 from hemnet.report.collect import Record
 from hemnet.report.estimates import Estimate, score
+from hemnet.report.own_settings import may_be_alike, own_settings
 from hemnet.report.setting_labels import Settings, labels
-from hemnet.runs.canonical import digits, text
-from hemnet.runs.identity import below
-from hemnet.runs.moved import ROOT
-from hemnet.runs.run_settings import DIMENSIONS, HEAD, HEAD_KIND, ITERATIONS_EVAL, UNKNOWN, VALIDATION
+from hemnet.runs.canonical import text
+from hemnet.runs.run_settings import DIMENSIONS, HEAD, HEAD_KIND, ITERATIONS_EVAL
 
 EM_HEADS = ("em", "hem")
-BATCH_SIZE = "data.batch_size"
-NOT_RECORDED = "images not recorded"
 USUAL_MODE = "unrolled"
-OF_THE_IMAGES = (ROOT, VALIDATION, "data.eval_transform", "model.num_classes")
-"""Settings that decide on how many labelled pixels of which class a run is scored."""
 
 
 @dataclass(eq=False)
@@ -153,7 +148,7 @@ def sections(records: Sequence[Record]) -> list[Section]:
     """
     found: dict[tuple[bool, frozenset[tuple[str, str]]], dict[Any, Group]] = defaultdict(dict)
     ordered = sorted(records, key=lambda r: (r.scored, _started(r), str(r.path)))
-    for record, own in zip(ordered, _settings_of(ordered), strict=True):
+    for record, own in zip(ordered, own_settings(ordered), strict=True):
         shared = frozenset((k, v) for k, v in own.items() if not k.startswith(HEAD))
         who = record.identity
         rest = {k: v for k, v in own.items() if k.startswith(HEAD) and k not in DIMENSIONS}
@@ -163,7 +158,7 @@ def sections(records: Sequence[Record]) -> list[Section]:
             group.lost += [record] if record.status != "debug" else []
             continue
         if (earlier := group.runs.get(who.seed)) is not None:
-            earlier.superseded = True
+            earlier.superseded = earlier.scored
         group.runs[who.seed] = record
     _adopt(found)
     made = [
@@ -185,32 +180,23 @@ def sections(records: Sequence[Record]) -> list[Section]:
 
 
 def _adopt(found: Mapping[tuple[bool, frozenset[tuple[str, str]]], Mapping[Any, Group]]) -> None:
-    """Add runs that did not finish to the one group that they may be of, where that is not recorded.
-
-    A run that was killed has not recorded its number of processes and of labelled pixels.
-    """
-    for (conclusive, shared), groups in found.items():
+    """Add runs that did not finish to the one group that they may be of, where that is not recorded."""
+    for (conclusive, _), groups in found.items():
         for key, group in groups.items():
-            if group.runs:
+            if group.runs or not group.lost:
                 continue
             alike = [
-                other[key] for (told, theirs), other in found.items()
-                if told == conclusive and key in other and other[key].runs and _may_be(shared, theirs)
+                other[key] for (told, _), other in found.items()
+                if told == conclusive and key in other and _may_be_of(group, other[key])
             ]  # fmt: skip
             if len(alike) == 1:
                 alike[0].lost += group.lost
                 group.lost = []
 
 
-def _may_be(own: frozenset[tuple[str, str]], other: frozenset[tuple[str, str]]) -> bool:
-    """Return whether settings with parts that are unknown may be others."""
-    mine, theirs = dict(own), dict(other)
-    return all(
-        mine.get(key) == theirs.get(key)
-        or (key == BATCH_SIZE and str(mine.get(key)).endswith(UNKNOWN))
-        or (key == ROOT and str(mine.get(key)).endswith(f"({NOT_RECORDED})"))
-        for key in mine.keys() | theirs.keys()
-    )
+def _may_be_of(lost: Group, other: Group) -> bool:
+    """Return whether each of the lost runs may have the settings of some finished run of another group."""
+    return all(any(may_be_alike(run, each) for each in other.runs.values()) for run in lost.lost)
 
 
 def _conclusive(record: Record) -> bool:
@@ -228,25 +214,6 @@ def _started(record: Record) -> datetime:
         return datetime.strptime(str(record.environment.get("started")), "%Y-%m-%dT%H:%M:%S%z")
     except ValueError:
         return datetime.min.replace(tzinfo=UTC)
-
-
-def _settings_of(records: Sequence[Record]) -> list[dict[str, str]]:
-    """Return the settings of each run, in which different data sets in folders of one name differ.
-
-    What tells these apart is how many labelled pixels of each class the validation split has, whatever else
-    differs between the runs. Runs of older versions did not record that.
-    """
-    every = [dict(record.settings) for record in records]
-    pixels = [str(record.result.get("labelled_pixels") or "") for record in records]
-    sides = [tuple(sorted((k, v) for k, v in own.items() if below(k, OF_THE_IMAGES))) for own in every]
-    seen: dict[Any, set[str]] = defaultdict(set)
-    for side, counts in zip(sides, pixels, strict=True):
-        seen[side] |= {counts} - {""}
-    for own, side, counts in zip(every, sides, pixels, strict=True):
-        if len(seen[side]) > 1:
-            which = digits(counts) if counts else NOT_RECORDED
-            own[ROOT] = f"{own.get(ROOT, '')} ({which})"
-    return every
 
 
 def _order(group: Group) -> Any:

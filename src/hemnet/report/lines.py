@@ -3,7 +3,8 @@
 Shapes: S logged steps, (S, 2): step and value.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,17 @@ from matplotlib.figure import Figure
 
 from hemnet.report.definitions import Metric
 from hemnet.report.groups import EM_HEADS, Group, Section, hem_name, scale_text
-from hemnet.report.plots import DASHES, MARKERS, draw_curves, draw_profile, grid, head_colour, scale_colour
+from hemnet.report.plots import (
+    DASHES,
+    MARKERS,
+    Line,
+    draw_curves,
+    draw_profile,
+    grid,
+    head_colour,
+    scale_colour,
+)
+from hemnet.report.setting_labels import labels
 from hemnet.report.variants import Variant
 from hemnet.runs.phases import PHASE_SHARE, PHASES
 
@@ -22,6 +33,31 @@ WHEN = (
     "lines are means over seeds, geometric on a logarithmic axis, thin ones single seeds."
 )
 END = len(PHASES) - 1
+Points = dict[float, dict[int, float]]
+"""T -> seed -> mIoU."""
+
+
+def by_training(groups: Sequence[Group]) -> Points:
+    """Return the mIoU of groups with one head by T of training."""
+    return {group.iterations: group.by_seed() for group in groups if group.iterations is not None}
+
+
+def emanet_lines(
+    rivals: Sequence[Group], points: Callable[[Sequence[Group]], Points], colour: str = "#000000"
+) -> list[Line]:
+    """Return a line over T for each setting of EMANet's head with scores; ``points`` returns those."""
+    by_rest: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
+    for group in rivals:
+        if group.head == "emanet":
+            # EMANet takes full steps; a run with damped ones is a line of its own.
+            damped = {} if group.scale == 0 else {"highway_scale": str(group.scale)}
+            by_rest[frozenset({**group.rest, **damped}.items())].append(group)
+    made = []
+    told = labels([dict(rest) for rest in by_rest])
+    for i, (further, mine) in enumerate(zip(told, by_rest.values(), strict=True)):
+        label = f"EMANet, {further}" if further else "EMANet"
+        made.append(Line(label, colour, points(mine), "sDX"[i % 3], "--"))
+    return [line for line in made if line.points]
 
 
 def settings_at(variant: Variant, depth: int) -> list[tuple[str, Group]]:

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 
 from hemnet.runs.canonical import TARGET, told
+from hemnet.runs.run_settings import DEFAULTS
 
 Settings = Mapping[str, str]
 
@@ -24,7 +25,7 @@ WORDS = {
     "model.head.num_components": "components", "model.backbone._target_": "backbone",
 }  # fmt: skip
 """Plain names of keys; any other key is called by the shortest end of its dotted name that no other has."""
-NULL = {"model.head.variance": "√C"}
+NULL = {**DEFAULTS, "model.head.variance": "√C"}
 """What a key means that is null or missing, where it is not called null."""
 
 

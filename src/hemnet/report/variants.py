@@ -47,9 +47,17 @@ class Variant:
 
     @property
     def scale(self) -> float | str | None:
-        """The h of hem in charts about other settings: the one at most values of T, then nearest to 0.5."""
-        scales = [group.scale for group in self.usual if group.head == "hem"]
-        return max(dict.fromkeys(scales), key=lambda h: (scales.count(h), -_distance(h)), default=None)
+        """The h of hem in charts about other settings: the one at most values of T that have em too, then at
+        most values of T, then nearest to 0.5.
+        """
+        places = [(group.scale, group.iterations) for group in self.usual if group.head == "hem"]
+        plain = {group.iterations for group in self.usual if group.head == "em"}
+
+        def worth(scale: float | str | None) -> tuple[int, int, float]:
+            depths = [depth for h, depth in places if h == scale]
+            return len(plain.intersection(depths)), len(depths), -_distance(scale)
+
+        return max(dict(places), key=worth, default=None)
 
     def at(self, head: str, iterations: int) -> Group | None:
         """Return the group with this head and T; for ``hem`` that with the h of `Variant.scale`."""
@@ -58,6 +66,14 @@ class Variant:
             if (group.head, group.iterations, group.scale) == (head, iterations, wanted):
                 return group
         return None
+
+    def subject(self, iterations: int) -> Group | None:
+        """Return what other heads are compared with at one T: hem, of the h of `Variant.scale` or else of
+        that nearest to 0.5, and em where there is no hem.
+        """
+        found = [g for g in self.usual if g.iterations == iterations and g.head == "hem"]
+        nearest = min(found, key=lambda group: _distance(group.scale), default=None)
+        return self.at("hem", iterations) or nearest or self.at("em", iterations)
 
     @property
     def chosen(self) -> int:
@@ -112,6 +128,11 @@ def _by_options(groups: Sequence[Group]) -> list[tuple[frozenset[tuple[str, str]
 
 def _runs(groups: Sequence[Group]) -> int:
     return sum(len(group.runs) for group in groups)
+
+
+def usual_mode(variant: Variant) -> str:
+    """Return of which gradient mode `Variant.usual` is, to follow a clause; "" if there is no other."""
+    return f" in gradient mode {variant.mode}" if len(variant.usual) < len(variant.groups) else ""
 
 
 def others(section: Section) -> list[Group]:

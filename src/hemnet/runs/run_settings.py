@@ -21,6 +21,16 @@ ACTING = ("pytorch_lightning.EarlyStopping", "pytorch_lightning.Timer")
 """Callbacks that change no step, but after how many training ends."""
 PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 """Short for what Lightning makes of them."""
+DEFAULTS = {
+    "trainer.precision": "32-true", "trainer.accumulate_grad_batches": "1", "trainer.max_steps": "-1",
+    "trainer.max_epochs": "-1", "trainer.limit_train_batches": "1", "trainer.limit_val_batches": "1",
+    "trainer.gradient_clip_algorithm": "norm", "trainer.deterministic": "False",
+    "trainer.reload_dataloaders_every_n_epochs": "0", "trainer.inference_mode": "True",
+    "trainer.use_distributed_sampler": "True", "trainer.barebones": "False",
+    "trainer.enable_checkpointing": "True", "trainer.overfit_batches": "0", "trainer.fast_dev_run": "False",
+}  # fmt: skip
+"""What Lightning's trainer takes for an option that is null or missing; so the value is left out, too."""
+BATCH_SIZE = "data.batch_size"
 VALIDATION = "data.val"
 """The node of the images that a score is of: scores of others are never compared."""
 HEAD = "model.head."
@@ -42,12 +52,13 @@ def settings(
 ) -> dict[str, str]:
     """Return the settings that the outcome of a run depends on, as dotted keys, without the seed.
 
-    A key that is null is left out, so that a run from before the key was added has the same settings. The
-    batch size, which a configuration states per process, is multiplied by the number of ``processes``; None
-    takes those that the configuration asks for, and if that is all devices of a machine, how many there were
-    is not known, and the batch size says so. Where the run was ``extended`` (see `TrainingRun.extended`) is a
-    setting: its learning rates are not those of a run that was as long from the start. The order of the data
-    is one if its seed is not the run's.
+    A key that is null is left out, so that a run from before the key was added has the same settings, and so
+    is one of the trainer that has Lightning's default. The batch size, which a configuration states per
+    process, is multiplied by the number of ``processes``; None takes those that the configuration asks for,
+    and if that is all devices of a machine, how many there were is not known, and the batch size says so.
+    Where the run was ``extended`` (see `TrainingRun.extended`) is a setting: its learning rates are not
+    those of a run that was as long from the start. The order of the data is one if its seed is not the
+    run's.
     """
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
     acting = {name: node for name, node in callbacks.items() if node and _acts(node)}
@@ -56,6 +67,8 @@ def settings(
         for key, value in leaves(without_root({**config, "callbacks": acting}))
         if value not in (None, {}) and not below(key, LEFT_OUT)
     }  # fmt: skip
+    if (precision := kept.get("trainer.precision", "").strip("'")) in PRECISIONS:
+        kept["trainer.precision"] = PRECISIONS[precision]
     if extended:
         kept[EXTENDED] = text([*extended])
     data = config.get("data") or {}
@@ -63,10 +76,10 @@ def settings(
         kept["data.seed"] = text(data["seed"])
     if kept.get(ITERATIONS_EVAL) == kept.get(f"{HEAD}iterations"):
         kept.pop(ITERATIONS_EVAL, None)
-    if (precision := str(trainer.get("precision"))) in PRECISIONS:
-        kept["trainer.precision"] = PRECISIONS[precision]
     if not trainer.get("gradient_clip_val"):  # 0 clips nothing
         kept.pop("trainer.gradient_clip_val", None)
+        kept.pop("trainer.gradient_clip_algorithm", None)
+    kept = {key: value for key, value in kept.items() if DEFAULTS.get(key) != value}
     kept |= _batch_size(data, trainer, processes)
     if folder := data_folder(config):
         kept[ROOT] = folder.casefold()
@@ -87,10 +100,10 @@ def _batch_size(data: Mapping[str, Any], trainer: Mapping[str, Any], processes: 
     if processes is None and (devices := asked_devices(trainer.get("devices", 1))) is not None:
         processes = devices * (trainer.get("num_nodes") or 1)
     if processes is None and trainer.get("accelerator") != "cpu":  # where all devices are one
-        return {"data.batch_size": f"{batch}{UNKNOWN}"}
+        return {BATCH_SIZE: f"{batch}{UNKNOWN}"}
     size = str(batch * (processes or 1))
     apart = (processes or 1) > 1 and not trainer.get("sync_batchnorm")
-    return {"data.batch_size": f"{size}, normalised in {processes} parts" if apart else size}
+    return {BATCH_SIZE: f"{size}, normalised in {processes} parts" if apart else size}
 
 
 def data_folder(config: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hemnet.report.contents import Block, Cell, Column, Table
 from hemnet.report.definitions import COST
@@ -47,11 +48,11 @@ def costs(section: Section, variant: Variant | None, slug: str) -> Block | None:
 
 
 def _cost(found: Estimate | None) -> Cell:
-    """Return a mean with its interval, or the number alone if that is the same in every run."""
-    if found is None:
-        return None
-    low, high = found.interval or (found.mean, found.mean)
-    return found.mean if high - low <= ROUNDING * abs(found.mean) else found
+    """Return a mean, without its interval if the number is the same in every run."""
+    if found is None or found.interval is None:
+        return found
+    low, high = found.interval
+    return replace(found, half_width=None) if high - low <= ROUNDING * abs(found.mean) else found
 
 
 def _add_ratios(block: Block, section: Section, variant: Variant, names: list[str], slug: str) -> None:

@@ -3,27 +3,31 @@
 Shapes: S logged steps, (S, 2): step and value.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from hemnet.report.chapters.gradient_tests import compared_means, geometric, means_sentence, means_table
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import GRADIENT_BACKBONE, GRADIENT_MEANS, GRADIENT_SHARE
-from hemnet.report.groups import Section
+from hemnet.report.groups import Group, Section
 from hemnet.report.lines import (
     END,
     WHEN,
     curve_chart,
-    curves_of,
     depths_with,
     depths_with_curves,
     not_drawn,
     phase_chart,
     settings_at,
 )
+from hemnet.report.significance import listed
 from hemnet.report.variants import Variant
 from hemnet.runs.phases import PHASE_SHARE
+
+TOTAL = GRADIENT_BACKBONE.metric.name
+OVER: dict[str, Callable[[np.ndarray], np.floating]] = {"medians": np.median, "largest": np.max}
+"""What is told of the logged steps of a run."""
 
 
 def gradient_flow(section: Section, variant: Variant, slug: str) -> Block | None:
@@ -51,8 +55,7 @@ def gradient_flow(section: Section, variant: Variant, slug: str) -> Block | None
 
 def backbone(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return the gradient norm of the backbone over training, and of each stage at its end."""
-    name = GRADIENT_BACKBONE.metric.name
-    depths = depths_with_curves(variant, name)
+    depths = depths_with_curves(variant, TOTAL)
     if not depths:
         return None
     block = Block(GRADIENT_BACKBONE.chapter, [])
@@ -60,27 +63,49 @@ def backbone(section: Section, variant: Variant, slug: str) -> Block | None:
         slug, GRADIENT_BACKBONE, f"Bands are the range of the seeds. {not_drawn(variant, depths)}",
         lambda: curve_chart(variant, depths, GRADIENT_BACKBONE.metric, []),
     ))  # fmt: skip
+    block.items.append(_norms_table(section, variant, depths, slug))
+    return block
+
+
+def _norms_table(section: Section, variant: Variant, depths: Sequence[int], slug: str) -> Table:
     stages = sorted(
         {key for run in section.runs for key in run.curves if key.startswith("gradient/backbone/")}
     )
     rows: list[list[Cell]] = []
+    left: list[str] = []
     for t in depths:
         for label, group in settings_at(variant, t):
-            norms = [geometric([_last(curve) for curve in curves_of(group, stage)]) for stage in stages]
-            curves = curves_of(group, name)
-            spread = [geometric([_over(curve, of) for curve in curves]) for of in (np.median, np.max)]
-            rows.append([t, label, len(curves), *spread, *norms])
+            norms = _norms(group, stages)
+            known = [own for own in norms.values() if not np.isnan([*own.values()]).any()]
+            if without := [seed for seed, own in norms.items() if own not in known]:
+                left.append(f"{listed(without)} of {label} at T={t}")
+            means = [geometric([own[of] for own in known if of in own]) for of in (*OVER, *stages)]
+            rows.append([t, label, len(known), *means])
     columns = (
-        Column("T"), Column("head"), Column("n"), Column("mean of medians", 3, False),
-        Column("mean of largest", 3, False),
+        Column("T"), Column("head"), Column("n"), *(Column(f"mean of {name}", 3, False) for name in OVER),
         *(Column(stage.rpartition("/")[2], 3, False) for stage in stages),
     )  # fmt: skip
     caption = (
         "Gradient norm of the backbone: median and largest of the logged steps of a run, then of each stage "
-        "at the end of training. Geometric means over the n seeds that logged it."
+        "at the end of training. Geometric means over the n seeds of which all these are known."
     )
-    block.items.append(Table(f"{slug}_gradient_backbone", caption, columns, rows))
-    return block
+    if left:
+        caption += f" Left out, since one is not known: {'; '.join(left)}."
+    return Table(f"{slug}_gradient_backbone", caption, columns, rows)
+
+
+def _norms(group: Group, stages: Sequence[str]) -> dict[int, dict[str, float]]:
+    """Return the norms `OVER` the steps and those of the stages at the end, of each seed that logged any.
+
+    NaN is what is not known; a stage that no seed of the group logged is left out.
+    """
+    runs = {seed: run.curves for seed, run in sorted(group.runs.items()) if TOTAL in run.curves}
+    logged = [stage for stage in stages if any(stage in curves for curves in runs.values())]
+    return {
+        seed: {name: _over(curves[TOTAL], of) for name, of in OVER.items()}
+        | {stage: _last(curves[stage]) if stage in curves else np.nan for stage in logged}
+        for seed, curves in runs.items()
+    }
 
 
 def _over(curve_S2: np.ndarray, of: Callable[[np.ndarray], np.floating]) -> float:

@@ -14,7 +14,7 @@ from hemnet.report.groups import Group, Section
 from hemnet.report.lines import not_shown
 from hemnet.report.plots import class_bars, forest, head_colour
 from hemnet.report.significance import compare, holm, sentence
-from hemnet.report.variants import Variant, others, variants
+from hemnet.report.variants import Variant, others, usual_mode, variants
 from hemnet.runs.run_settings import HEAD
 
 EMANET = {f"{HEAD}{name}" for name in ("assignment", "normalize", "variance")}
@@ -33,7 +33,7 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
     rivals = others(section)
     if not rivals:
         return None
-    first = None if variant is None else _subject(variant, variant.chosen)
+    first = None if variant is None else variant.subject(variant.chosen)
     if first is None:
         first, *rivals = rivals
         beside = {g: first if g.iterations in (None, first.iterations) else None for g in rivals}
@@ -43,15 +43,16 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
     pairs = {group: subject for group, subject in beside.items() if subject is not None}
     found = [compare_groups("", named(subject), named(group)) for group, subject in pairs.items()]
     tested = dict(zip(pairs, holm(found, conclusive=section.conclusive), strict=True))
+    which = usual_mode(variant) if variant is not None else ""
     rows: list[list[Cell]] = []
     for group in (*subjects, *rivals):
         cells = test_cells(tested[group]) if group in tested else NOT_TESTED
         if group in beside and group not in tested:
-            cells = [*NOT_TESTED[:-1], f"none of its settings at T={group.iterations}"]
+            cells = [*NOT_TESTED[:-1], f"none of its settings at T={group.iterations}{which}"]
         rows.append([*_scores(group), pairs[group].label if group in pairs else None, *cells])
     columns = (Column("head"), Column("mIoU"), Column("mean accuracy"), Column("pixel accuracy"),
                Column("compared with"), *TESTS)  # fmt: skip
-    how = "A head that iterates is compared at its own T and settings, others with hem at one T."
+    how = "A head that iterates is compared at its own T and settings; the table says with what."
     block = Block(HEADS.chapter, [f"Each head's mIoU, and paired tests by seed. {how}"])
     block.items += [
         Chart(slug, HEADS, "Mean, 95% interval and single seeds.",
@@ -70,11 +71,11 @@ def _beside(section: Section, rival: Group) -> Group | None:
     """
     found = [(_unlike(variant, rival), variant) for variant in variants(section)]
     if rival.iterations is None:
-        found = [(keys, variant) for keys, variant in found if _subject(variant, variant.chosen)]
+        found = [(keys, variant) for keys, variant in found if variant.subject(variant.chosen)]
         nearest = min(found, key=lambda each: len(each[0]))[1]
-        return _subject(nearest, nearest.chosen)
-    alike = [each for each in found if each[0] <= EMANET and _subject(each[1], rival.iterations)]
-    return _subject(min(alike, key=lambda each: len(each[0]))[1], rival.iterations) if alike else None
+        return nearest.subject(nearest.chosen)
+    alike = [each for each in found if each[0] <= EMANET and each[1].subject(rival.iterations)]
+    return min(alike, key=lambda each: len(each[0]))[1].subject(rival.iterations) if alike else None
 
 
 def _unlike(variant: Variant, rival: Group) -> set[str]:
@@ -82,11 +83,6 @@ def _unlike(variant: Variant, rival: Group) -> set[str]:
     own, other = variant.settings, rival.rest
     keys = own.keys() & other.keys() if rival.iterations is None else own.keys() | other.keys()
     return {key for key in keys if own.get(key) != other.get(key)}
-
-
-def _subject(variant: Variant, iterations: int) -> Group | None:
-    """Return hem at one T, or em where there is none."""
-    return variant.at("hem", iterations) or variant.at("em", iterations)
 
 
 def _scores(group: Group) -> list[Cell]:
@@ -184,7 +180,7 @@ def _class(key: str) -> str:
 
 
 def every_group(shown: Sequence[Section], slug: str) -> Block:
-    """Return the table of all settings of the sections."""
+    """Return the table of all settings of the sections, which counts seeds, however often each ran."""
     columns = (Column("setting"), Column("mIoU"), Column("n"), Column("seeds"), Column("their mIoU"),
                Column("without score"), Column("not finished"))  # fmt: skip
     rows: list[list[Cell]] = []
@@ -194,5 +190,7 @@ def every_group(shown: Sequence[Section], slug: str) -> Block:
         seeds = " ".join(map(str, group.by_seed()))
         scores = " ".join(f"{value:.4f}" for value in values)
         label = f"{group.label}, {section.label}" if len(shown) > 1 else group.label
-        rows.append([label, group.score(), len(values) - missing, seeds, scores, missing, len(group.lost)])
+        rows.append(
+            [label, group.score(), len(values) - missing, seeds, scores, missing, len(group.lost_seeds)]
+        )
     return Block(SETTINGS.chapter, [], [Table(f"{slug}_settings", "mIoU of every setting.", columns, rows)])

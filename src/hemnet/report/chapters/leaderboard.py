@@ -4,7 +4,6 @@ import os
 import urllib.parse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from statistics import mean
 
@@ -86,9 +85,7 @@ def _name(data: Settings, section: Section) -> str:
 def _rows(entries: Sequence[Entry], folder: Path) -> list[tuple[float, list[Cell]]]:
     """Return the mean score and the row of each setting; without a score, it counts as below all others."""
     found: list[tuple[float, list[Cell]]] = []
-    by_recipe = sorted(entries, key=lambda entry: entry[1].recipes)
-    for _, members in groupby(by_recipe, lambda entry: entry[1].recipes):
-        mine = list(members)
+    for mine in _sharing_recipes(entries):
         named = group_labels([g for _, g in mine], [{**g.rest, **section.settings} for section, g in mine])
         for (section, group), setting in zip(mine, named, strict=True):
             score = group.score()
@@ -101,6 +98,18 @@ def _rows(entries: Sequence[Entry], folder: Path) -> list[tuple[float, list[Cell
             row += [_mean(group, "seconds", 60), _mean(group, "steps"), _links(group, folder)]
             found.append((score.mean if score else -1.0, row))
     return found
+
+
+def _sharing_recipes(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Return the entries in parts that share no recipe: a row is told from all others of its recipes."""
+    parts: list[tuple[set[str], list[Entry]]] = []
+    for entry in entries:
+        recipes, mine = set(entry[1].recipes), [entry]
+        for part in [part for part in parts if part[0] & recipes]:
+            parts.remove(part)
+            recipes, mine = recipes | part[0], part[1] + mine
+        parts.append((recipes, mine))
+    return [mine for _, mine in parts]
 
 
 def _doubt(section: Section, group: Group) -> str:

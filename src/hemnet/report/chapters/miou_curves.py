@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from hemnet.report.comparisons import against_plain
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import AGAINST_H, AGAINST_T
-from hemnet.report.groups import Section, hem_name, scale_text
+from hemnet.report.groups import Group, Section, hem_name, scale_text
+from hemnet.report.lines import by_training, emanet_lines
 from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
 from hemnet.report.significance import Comparison, sentence
-from hemnet.report.variants import Variant, others
+from hemnet.report.variants import Variant, others, usual_mode
 
 MOST_LEVELS = 6
 """Other heads in a chart over T."""
@@ -38,19 +39,21 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
              {t: g.by_seed() for t, g in groups.items()}, MARKERS[head])
         for head, groups in by_head.items() if groups
     ]  # fmt: skip
-    if len({t for line in lines for t in line.points}) > 1:
+    drawn = lines + emanet_lines(others(section), by_training, head_colour("emanet"))
+    if len({t for line in drawn for t in line.points}) > 1:
         levels = _levels(section)
         left = "; ".join(label for label, *_ in levels[MOST_LEVELS:])
         block.items.append(Chart(
             slug, AGAINST_T, "Means over seeds with 95% intervals; faint dots are single seeds"
-            + (", horizontal lines the mean of other heads." if levels else ".")
+            + (", horizontal lines the mean of heads without iterations." if levels else ".")
             + (f" Not drawn, for lack of room: {left}." if left else ""),
-            lambda: score_chart(lines, levels[:MOST_LEVELS], "iterations T"),
+            lambda: score_chart(drawn, levels[:MOST_LEVELS], "iterations T"),
         ))  # fmt: skip
     else:
         block.paragraphs.append("One T only, so there is no curve over T.")
     if not pairs:
-        block.paragraphs.append(f"No T at which both em and {hem} finished, so nothing to compare.")
+        which = usual_mode(variant)
+        block.paragraphs.append(f"No T at which both em and hem finished{which}, so nothing to compare.")
     rows = [
         [t, by_head["em"][t].score(), by_head["hem"][t].score(), *test_cells(found)]
         for t, found in zip(pairs, tested, strict=True)
@@ -66,17 +69,18 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
 
 
 def _levels(section: Section) -> list[tuple[str, str, float]]:
-    rivals = others(section)
-    # A head that ran at several T, such as EMANet's, has no single level.
-    one_depth = len({group.iterations for group in rivals} - {None}) == 1
-    found = [(group, group.score()) for group in rivals if group.iterations is None or one_depth]
+    found = [(group, group.score()) for group in others(section) if group.iterations is None]
     return [(group.label, head_colour(group.head), score.mean) for group, score in found if score]
 
 
 def against_scale(section: Section, variant: Variant, slug: str) -> Block | None:
-    """Return mIoU against h with a curve per T, and paired tests against h = 0 at the same T."""
+    """Return mIoU against h with a curve per T, and paired tests against h = 0 at the same T.
+
+    It is of each T that has hem of another h than `Variant.scale`, so that `against_depth` or this shows
+    each test of the family.
+    """
     at = {t: [g for g in variant.usual if g.iterations == t] for t in variant.depths}
-    at = {t: groups for t, groups in at.items() if sum(g.head == "hem" for g in groups) > 1}
+    at = {t: groups for t, groups in at.items() if any(_of_another_scale(g, variant) for g in groups)}
     if not at:
         return None
     family = against_plain(section)
@@ -107,6 +111,10 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
         summary(tested, "differences from h = 0") if tested else ["No run has h = 0 at such a T."]
     )
     return block
+
+
+def _of_another_scale(group: Group, variant: Variant) -> bool:
+    return group.head == "hem" and group.scale != variant.scale
 
 
 def counts(tested: Sequence[Comparison], what: str) -> str:

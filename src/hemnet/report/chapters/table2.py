@@ -14,8 +14,8 @@ from hemnet.report.definitions import GRID_EVAL, GRID_TRAIN, Definition
 from hemnet.report.estimates import Estimate
 from hemnet.report.groups import Group, Section
 from hemnet.report.heat_map import heat_map, highest
+from hemnet.report.lines import Points, by_training, emanet_lines
 from hemnet.report.plots import Line, scale_colour, score_chart
-from hemnet.report.setting_labels import labels
 from hemnet.report.variants import Variant, others
 
 ABOUT = (
@@ -23,8 +23,6 @@ ABOUT = (
     "iterations."
 )
 TO = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"
-# T -> seed -> mIoU
-Points = dict[float, dict[int, float]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Grid:
 def trained_grid(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU over T of training and step size."""
     block = Block(GRID_TRAIN.chapter, [ABOUT])
-    grid = _grid(variant.usual, others(section), _by_training)
+    grid = _grid(variant.usual, others(section), by_training)
     if grid.whole:
         _show(block, grid, slug, GRID_TRAIN, "T_train")
     return block if block.items else None
@@ -77,10 +75,6 @@ def evaluated_grid(section: Section, variant: Variant, slug: str) -> Block | Non
     return block if block.items else None
 
 
-def _by_training(groups: Sequence[Group]) -> Points:
-    return {group.iterations: group.by_seed() for group in groups if group.iterations is not None}
-
-
 def _by_evaluation(groups: Sequence[Group]) -> Points:
     (group,) = groups  # settings that agree in T, h and everything else are one group
     return {float(T): by_seed for T, by_seed in group.by_iterations().items()}
@@ -94,22 +88,11 @@ def _grid(
     for group in groups:
         if isinstance(group.scale, float):
             by_scale[group.scale].append(group)
-    by_rest: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
-    for group in rivals:
-        if group.head == "emanet":
-            # EMANet takes full steps; a run with damped ones is a column of its own.
-            damped = {} if group.scale == 0 else {"highway_scale": str(group.scale)}
-            by_rest[frozenset({**group.rest, **damped}.items())].append(group)
     scales = [
         Line(f"η={round(1 - h, 9):g}", scale_colour(i / max(len(by_scale) - 1, 1)), points(by_scale[h]))
         for i, h in enumerate(sorted(by_scale, reverse=True))
     ]
-    apart = []
-    told = labels([dict(rest) for rest in by_rest])
-    for i, (further, mine) in enumerate(zip(told, by_rest.values(), strict=True)):
-        label = f"EMANet, {further}" if further else "EMANet"
-        apart.append(Line(label, "#000000", points(mine), "sDX"[i % 3], "--"))
-    return Grid([line for line in scales if line.points], [line for line in apart if line.points])
+    return Grid([line for line in scales if line.points], emanet_lines(rivals, points))
 
 
 def _show(

@@ -1,0 +1,177 @@
+"""What a page says of how many: every test of a family is shown, every mean says of how many seeds it is."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _helpers.fake_runs import plausible_rows, write_run
+from _helpers.report_page import page_of, table_of
+
+from hemnet.report.chapters.miou_curves import against_depth
+from hemnet.report.collect import collect
+from hemnet.report.groups import sections
+from hemnet.report.variants import variants
+from hemnet.report.write import write_report
+
+EMANET = "model/head=emanet"
+
+
+def write(path: Path, T: int, h: float | list[float], seed: int, **more: object) -> Path:
+    head = "em" if h == 0 else "hem"
+    keys = {"model.head.iterations": T, "model.head.highway_scale": h, **more.pop("keys", {})}
+    miou = 0.8 + 0.003 * seed + 0.01 * (h != 0) * (1 + 0.1 * seed)
+    return write_run(path, (f"model/head={head}",), **{"seed": seed, "miou": miou, "keys": keys, **more})
+
+
+def report(tmp_path: Path) -> Path:
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    return tmp_path / "report"
+
+
+def text_of(out: Path) -> str:
+    return re.sub(r"\s+", " ", page_of(out).text)
+
+
+@pytest.mark.parametrize("scales", [
+    {1: (0.5,), 3: (0.7,), 8: (0.9,)},  # one h at each T
+    {8: (0.9,), 3: (0.5, None)},  # plain EM at one T alone, where h is not the usual one
+    {1: (0.5,), 3: (0.5, 0.7), 8: (0.9,)},
+    {3: ([0.9, 0.5, 0.1], 0.5), 8: (0.9, -0.5)},
+])  # fmt: skip
+def test_every_test_against_plain_em_is_in_a_table(tmp_path: Path, scales: Mapping[int, tuple]) -> None:
+    tests = set()
+    for T, hs in scales.items():
+        for h in [h for h in hs if h is not None]:
+            for seed in range(3):
+                write(tmp_path / f"runs/{T}_{h}_{seed}", T, h, seed)
+        if None not in hs:
+            for seed in range(3):
+                write(tmp_path / f"runs/{T}_0_{seed}", T, 0.0, seed)
+            tests |= {(str(T), "/".join(map(str, h)) if isinstance(h, list) else f"{h:g}") for h in hs}
+    out = report(tmp_path)
+    shown, ps = set(), set()
+    for path in (out / "tables").glob("*_miou_vs_*.csv"):
+        for row in table_of(out, path.stem):
+            h = row.get("h") or next(re.findall(r"h=(.*)\)", name)[0] for name in row if "(h=" in name)
+            if row["verdict"]:
+                shown.add((row["T"], h))
+                ps.add(float(row["p after Holm"]) / float(row["p"]))
+    assert shown == tests
+    assert round(max(ps)) == len(tests)  # each is in the family, and no other
+    assert "nothing to compare" not in text_of(out)
+
+
+def test_a_head_that_iterates_is_compared_with_hem_of_any_h_at_its_t(tmp_path: Path) -> None:
+    for T, h in ((1, 0.5), (3, 0.5), (8, 0.9)):
+        for seed in range(3):
+            write(tmp_path / f"runs/hem{T}_{seed}", T, h, seed)
+            own = (EMANET, f"model.head.iterations={T}")
+            write_run(tmp_path / f"runs/emanet{T}_{seed}", own, seed=seed, miou=0.7 + 0.01 * seed)
+    out = report(tmp_path)
+    beside = {row["head"]: row["compared with"] for row in table_of(out, "synthetic_hem_heads")}
+    assert beside["emanet, T=8"] == "hem, T=8, h=0.9"
+
+
+def test_heads_beside_plain_em_alone_are_not_said_to_be_compared_with_hem(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path / f"runs/em{seed}", 3, 0.0, seed)
+        write_run(tmp_path / f"runs/fcn{seed}", ("model/head=fcn",), seed=seed, miou=0.7)
+    chapter = text_of(report(tmp_path)).partition("Each head's mIoU")[2].partition("verdict")[0]
+    assert "hem" not in chapter
+
+
+def test_a_mean_says_of_how_many_seeds_it_is_in_the_page_and_in_the_files(tmp_path: Path) -> None:
+    """Also where it has no interval: it is of one seed, or the number is the same in every run."""
+    for T, n in ((1, 5), (3, 5), (8, 1)):
+        for h in (0.0, 0.5):
+            for seed in range(n):
+                rows = [{"step": 9, "cost/seconds_per_step": T + 0.1 * seed + h, "cost/parameters": 4e5}]
+                write(tmp_path / f"runs/{T}_{h}_{seed}", T, h, seed, rows=rows)
+    out = report(tmp_path)
+    for name, last in (("cost", 8), ("cost_ratio", 8)):
+        table = table_of(out, f"synthetic_hem_{name}")
+        counts = [value for row in table for key, value in row.items() if key.endswith(" n")]
+        assert set(counts) == {"5", "1"}
+        tex = (out / f"tables/synthetic_hem_{name}.tex").read_text()
+        assert "n = 5 seeds unless a cell says otherwise" in tex
+        assert tex.count("(n=1)") == counts.count("1")
+        assert str(last) in tex
+
+
+def test_a_seed_whose_norm_is_unknown_is_in_no_mean_and_named(tmp_path: Path) -> None:
+    for h in (0.0, 0.5):
+        for seed in range(3):
+            rows = [dict(row) for row in plausible_rows(3, h, seed)]
+            for row in rows:
+                for key in row:
+                    if key.startswith("gradient/backbone"):
+                        bad = h == 0.5 and seed == 2 and key.endswith("layer4") and row["step"] > 1200
+                        row[key] = np.nan if bad else 10.0**seed
+            write(tmp_path / f"runs/{h}_{seed}", 3, h, seed, rows=rows)
+    out = report(tmp_path)
+    em, hem = table_of(out, "synthetic_hem_gradient_backbone")
+    for row, n, mean in ((em, "3", 10.0), (hem, "2", 10**0.5)):
+        assert row["n"] == n
+        values = [float(value) for key, value in row.items() if key not in ("T", "head", "n")]
+        assert values == pytest.approx([mean] * len(values), rel=1e-6)
+    assert "Left out, since one is not known: seed 2 of hem (h=0.5) at T=3." in text_of(out)
+
+
+def test_seeds_are_counted_however_often_they_ran(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path / f"runs/{seed}", 3, 0.5, seed)
+        write(tmp_path / f"runs/em{seed}", 3, 0.0, seed)
+    for again in range(2):
+        write(tmp_path / f"runs/failed{again}", 3, 0.5, 1, status="failed", error="OutOfMemory")
+        write(tmp_path / f"runs/lost{again}", 3, 0.5, 7, status="failed", error="OutOfMemory")
+    out = report(tmp_path)
+    rows = table_of(out, "synthetic_hem_settings")
+    assert {row["setting"]: row["not finished"] for row in rows} == {"em, T=3": "0", "hem, T=3, h=0.5": "1"}
+    recipes = [row["recipe"] for row in table_of(out, "leaderboard") if row["setting"].startswith("hem")]
+    assert recipes == ["synthetic_hem (1 seed did not finish)"]
+
+
+def test_a_score_is_not_replaced_by_a_later_run_without_one(tmp_path: Path) -> None:
+    write(tmp_path / "runs/first", 3, 0.5, 0)
+    write(tmp_path / "runs/later", 3, 0.5, 0, miou=float("nan"), started="2026-02-01T12:00:00+0000")
+    out = report(tmp_path)
+    (row,) = table_of(out, "jobs")
+    assert row["replaced by a later run"] == "0"
+    (row,) = table_of(out, "problems")
+    assert (Path(row["run"]).name, row["status"]) == ("later", "finished")
+
+
+def test_rows_that_share_a_recipe_are_told_apart(tmp_path: Path) -> None:
+    """One of them has runs of two recipes."""
+    for components in (8, 16):
+        for seed in range(3):
+            keys = {"model.head.num_components": components}
+            if components == 16 and seed:
+                keys["name"] = "another"
+            write(tmp_path / f"runs/{components}_{seed}", 3, 0.5, seed, keys=keys)
+    rows = table_of(report(tmp_path), "leaderboard")
+    assert {(row["recipe"], row["setting"]) for row in rows} == {
+        ("synthetic_hem", "hem, T=3, h=0.5, components=8"),
+        ("another, synthetic_hem", "hem, T=3, h=0.5, components=16"),
+    }
+
+
+def test_emanet_is_drawn_at_the_t_at_which_it_ran(tmp_path: Path) -> None:
+    """A level would be a claim on every T."""
+    for T in (1, 3):
+        for h in (0.0, 0.5):
+            write(tmp_path / f"runs/{T}_{h}", T, h, 0)
+    write_run(tmp_path / "runs/emanet", (EMANET, "model.head.iterations=3"), miou=0.81)
+    write_run(tmp_path / "runs/fcn", ("model/head=fcn",), miou=0.805)
+    (section,) = sections(collect([tmp_path / "runs"])[0])
+    block = against_depth(section, variants(section)[0], "some")
+    (axis,) = block.items[0].draw().axes
+    drawn = {
+        line.get_label(): len(line.get_xdata())
+        for line in axis.get_lines()
+        if not line.get_label().startswith("_")
+    }
+    drawn |= {bars.get_label(): len(bars[0].get_xdata()) for bars in axis.containers}
+    assert drawn == {"em": 2, "hem (h=0.5)": 2, "EMANet": 1, "fcn 0.805": 2}
