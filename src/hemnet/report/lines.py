@@ -56,7 +56,7 @@ def emanet_lines(
     told = labels([dict(rest) for rest in by_rest])
     for i, (further, mine) in enumerate(zip(told, by_rest.values(), strict=True)):
         label = f"EMANet, {further}" if further else "EMANet"
-        made.append(Line(label, colour, points(mine), "sDX"[i % 3], "--"))
+        made.append(Line(label, colour, points(mine), "DXP"[i % 3], "--"))
     return [line for line in made if line.points]
 
 
