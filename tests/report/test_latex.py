@@ -153,8 +153,8 @@ def test_a_caption_says_what_the_marks_and_numbers_of_cells_mean() -> None:
         return table.legend.removeprefix("Scores.").strip()
 
     spread = "± Half the width of the 95% t-interval over seeds"
-    assert legend(1, 1) == ""
-    assert legend(8, 8) == f"{spread}."
+    assert legend(1, 1) == "n = 1 seed."
+    assert legend(8, 8) == f"{spread}. n = 8 seeds."
     assert legend(8, 3, 8) == f"{spread}. n = 8 seeds unless a cell says otherwise."
     assert legend(8, 1, 1, 3, 8) == f"{spread}. n = 8 seeds unless a cell says otherwise."
     assert legend(8, 3, heading="seeds") == f"{spread}."

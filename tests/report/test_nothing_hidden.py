@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _helpers.fake_runs import plausible_rows, write_run
+from _helpers.fake_runs import change, plausible_rows, write_run
 from _helpers.report_page import page_of, table_of
 
 from hemnet.report.chapters.miou_curves import against_depth
@@ -175,3 +175,69 @@ def test_emanet_is_drawn_at_the_t_at_which_it_ran(tmp_path: Path) -> None:
     }
     drawn |= {bars.get_label(): len(bars[0].get_xdata()) for bars in axis.containers}
     assert drawn == {"em": 2, "hem (h=0.5)": 2, "EMANet": 1, "fcn 0.805": 2}
+
+
+def test_one_run_of_the_usual_gradient_mode_hides_no_study_of_another(tmp_path: Path) -> None:
+    phantom = {"model.head.gradient": "phantom"}
+    for T in (3, 8):
+        for h in (0.0, 0.5):
+            for seed in range(3):
+                write(tmp_path / f"runs/{T}_{h}_{seed}", T, h, seed, keys=phantom)
+    write(tmp_path / "runs/unrolled", 1, 0.5, 0)
+    rows = table_of(report(tmp_path), "synthetic_hem_miou_vs_iterations")
+    assert [(row["T"], row["verdict"]) for row in rows] == [("3", "supported"), ("8", "supported")]
+
+
+def test_pairs_of_another_gradient_mode_are_named(tmp_path: Path) -> None:
+    for T, mode in ((1, "unrolled"), (8, "phantom")):
+        for h in (0.0, 0.5):
+            for seed in range(3):
+                keys = {"model.head.gradient": mode}
+                write(tmp_path / f"runs/{T}_{h}_{seed}", T, h, seed, keys=keys)
+    text = text_of(report(tmp_path))
+    assert "Not tested against em, since of another gradient mode: hem, T=8, h=0.5, phantom." in text
+    assert "every h against plain EM at every T in gradient mode unrolled, in all variants" in text
+
+
+def test_means_of_other_seeds_than_the_rows_say_so(tmp_path: Path) -> None:
+    for seed in range(3):
+        rows = [dict(row) for row in plausible_rows(3, 0.5, seed)]
+        for row in rows:
+            if seed == 2:
+                row.pop("em/log_likelihood/03", None)
+        path = write(tmp_path / f"runs/{seed}", 3, 0.5, seed, rows=rows)
+        write(tmp_path / f"runs/em{seed}", 3, 0.0, seed)
+        if seed == 1:
+            change(path / "result.json", "seconds", None)
+    write(tmp_path / "runs/unscored", 3, 0.5, 3, miou=float("nan"))
+    out = report(tmp_path)
+    row = next(row for row in table_of(out, "synthetic_hem_convergence") if row["head"] != "em")
+    assert (row["first L n"], row["last L n"], row["gained n"]) == ("3", "2", "2")
+    assert "(n=2)" in (out / "tables/synthetic_hem_convergence.tex").read_text()
+    row = next(row for row in table_of(out, "leaderboard") if row["setting"].startswith("hem"))
+    assert (row["seeds"], row["minutes n"], row["steps n"]) == ("3", "2", "3")
+
+
+def test_keys_that_follow_another_are_told_by_what_they_follow(tmp_path: Path) -> None:
+    for name, key, value in (
+        ("order", "data.seed", 1000), ("own", "data.seed", 0), ("later", "model.head.iterations_eval", 8),
+    ):  # fmt: skip
+        write(tmp_path / f"runs/{name}", 3, 0.5, 0, keys={key: value})
+    told = {row["setting"] for row in table_of(report(tmp_path), "leaderboard")}
+    assert told == {
+        "hem, T=3, h=0.5, seed of the data=1000, T of evaluation=T",
+        "hem, T=3, h=0.5, seed of the data=the run's, T of evaluation=T",
+        "hem, T=3, h=0.5, seed of the data=the run's, T of evaluation=8",
+    }
+
+
+def test_an_emanet_of_other_settings_says_in_what_it_differs(tmp_path: Path) -> None:
+    for T in (1, 3):
+        for h in (0.0, 0.5):
+            write(tmp_path / f"runs/{T}_{h}", T, h, 0, keys={"model.head.num_components": 8})
+    for name, keys in (("other", {}), ("damped", {"model.head.highway_scale": 0.7})):
+        keys |= {"model.head.iterations": 1, "model.head.num_components": 64}
+        write_run(tmp_path / f"runs/{name}", (EMANET,), miou=0.7, keys=keys)
+    (row, _) = table_of(report(tmp_path), "synthetic_hem_grid_train")
+    named = {name for name in row if name.startswith("EMANet") and name.endswith("components=64")}
+    assert named == {"EMANet, components=64", "EMANet, h=0.7, components=64"}

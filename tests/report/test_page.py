@@ -299,7 +299,7 @@ def test_no_interval_goes_beyond_what_a_difference_or_a_cost_can_be(seeds: int, 
     assert float(times[0]["s per step low"]) == 0
     assert 0 < float(ratios[0]["s per step low"]) < float(ratios[0]["s per step high"])
     told = "not judged (fewer than 3 seeds)" if seeds == 2 else "the 95% interval contains 1"
-    assert f"at T=3; {told} at T=3 (not corrected" in page_of(out).text
+    assert f"at T=3 (n={seeds} seeds); {told} at T=3 (not corrected" in page_of(out).text
 
 
 @pytest.mark.long

@@ -113,7 +113,7 @@ def test_what_is_said_of_times_is_said_of_each_t(tmp_path: Path) -> None:
                 cost = [{"step": 9, "cost/seconds_per_step": seconds}]
                 write_run(path, overrides, seed=seed, rows=cost, keys={"model.head.iterations": T})
     text = " ".join(page_of(report(tmp_path)).text.split())
-    (said,) = re.findall(r"at T=8; (.*?) \(not corrected for their number\)\.", text)
+    (said,) = re.findall(r"at T=8 \(n=3 seeds\); (.*?) \(not corrected for their number\)\.", text)
     assert sorted(said.split("; ")) == [
         "not judged (fewer than 3 seeds) at T=2", "not judged (no spread between the seeds) at T=8",
         "the 95% interval contains 1 at T=1", "the 95% interval excludes 1 at T=4",

@@ -93,6 +93,11 @@ class Record:
         return not math.isnan(self.miou)
 
     @property
+    def limits(self) -> list[str]:
+        """What limits it to try the code, see `hemnet.runs.identity.debugging`; [] if nothing does."""
+        return debugging(self.config) or [*map(str, self.result.get("debug") or [])]
+
+    @property
     def revision(self) -> str:
         """The revision of the code, ten digits, "unknown" if the run did not record it.
 
@@ -165,8 +170,8 @@ def read(path: Path) -> Record:
         own = settings(config, environment.get(EXTENDED) or (), result.get("processes"))
         record = Record(path, identity(run.config), config, own, status, str(result.get("error", "")), result,
                         environment, scores, doubts=doubts)  # fmt: skip
-        if status == "finished" and (limits := debugging(run.config) or result.get("debug")):
-            record.status, record.error = "debug", f"limited by {', '.join(map(str, limits))} to try the code"
+        if status == "finished" and record.limits:
+            record.status, record.error = "debug", f"limited by {', '.join(record.limits)} to try the code"
     if record.status == "finished":
         _read_metrics(record, run)
         _read_evaluations(record)

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import compress
 from typing import NamedTuple
 
@@ -12,8 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hemnet.report.definitions import Definition
-from hemnet.report.estimates import Estimate
+from hemnet.report.estimates import Estimate, Mean
 from hemnet.report.tex_table import tex_table
+from hemnet.wording import counted
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Column:
     signed: bool = False
     counted: int | None = None
 
-    def cell(self, value: Cell) -> str:
-        """Return a cell as it is printed."""
+    def cell(self, value: Cell, expected: int | None = None) -> str:
+        """Return a cell as it is printed: an estimate with its number of values, if not the expected one."""
         if isinstance(value, Estimate):
             text = self.text(value.mean)
             if value.skewed and value.interval:
@@ -68,7 +69,7 @@ class Column:
                 text += f" [{low}, {high}]{CUT * value.cut}"
             elif value.half_width is not None:
                 text += f" ±\N{NO-BREAK SPACE}{self.text(value.half_width).lstrip('+')}"
-            return text if self.counted in (None, value.n) else f"{text} (n={value.n})"
+            return text if (self.counted or expected) in (None, value.n) else f"{text} (n={value.n})"
         if isinstance(value, float):
             return self.text(value)
         return MISSING if value is None else str(value)
@@ -128,8 +129,7 @@ class Table:
         cut = any(each.cut for each in found)
         spread = any(each.half_width is not None and not each.skewed for each in found)
         ratios = any(each.skewed and not each.cut for each in found)
-        usual = "" if self._usual is None else f" n = {self._usual} seeds unless a cell says otherwise."
-        return self.caption + SPREAD_NOTE * spread + RATIO_NOTE * ratios + CUT_NOTE * cut + usual
+        return self.caption + SPREAD_NOTE * spread + RATIO_NOTE * ratios + CUT_NOTE * cut + self._count_note
 
     @property
     def _estimates(self) -> list[Estimate]:
@@ -137,23 +137,32 @@ class Table:
 
     @property
     def _usual(self) -> int | None:
-        """The most common number of values, where estimates differ in it and no column or caption says it."""
+        """The most common number of values; None if no cell is an estimate."""
         counts = [each.n for each in self._estimates]
-        told = any(column.counted or column.heading in COUNTS for column in self.columns)
-        if told or len({*counts}) < 2:
-            return None
-        return max(counts, key=lambda n: (n > 1, counts.count(n)))
+        return max(counts, key=lambda n: (n > 1, counts.count(n)), default=None)
 
     @property
-    def _counting(self) -> list[Column]:
-        """The columns, each with the usual number of values, where cells have to say how many theirs are."""
+    def _count_note(self) -> str:
+        """A sentence on the number of values, if no column or caption says it."""
         usual = self._usual
-        return [c if c.counted else replace(c, counted=usual) for c in self.columns]
+        if usual is None or any(column.counted or column.heading in COUNTS for column in self.columns):
+            return ""
+        differ = any(each.n != usual for each in self._estimates)
+        return f" n = {counted(usual, 'seed')}{' unless a cell says otherwise' * differ}."
+
+    @property
+    def _expected(self) -> list[int | None]:
+        """For each row the number of values that its estimates have, unless a cell says otherwise."""
+        told = [i for i, column in enumerate(self.columns) if column.heading in COUNTS]
+        counts = [row[told[0]] if told else self._usual for row in self.rows]
+        return [n if isinstance(n, int) else None for n in counts]
 
     def cells(self) -> list[list[Shown]]:
         """Return the cells as printed, each with what it was made of."""
-        columns = self._counting
-        return [[Shown(c.cell(v), v) for c, v in zip(columns, row, strict=True)] for row in self.rows]
+        return [
+            [Shown(c.cell(v, n), v) for c, v in zip(self.columns, row, strict=True)]
+            for row, n in zip(self.rows, self._expected, strict=True)
+        ]
 
     def numeric(self) -> list[bool]:
         """Return for each column whether it holds numbers, which are right-aligned."""
@@ -166,7 +175,11 @@ class Table:
         A spreadsheet takes text that begins like a formula for one, and computes it, so that text follows an
         apostrophe.
         """
-        ends = [_further(c, [row[i] for row in self.rows]) for i, c in enumerate(self._counting)]
+        expected = self._expected
+        ends = [
+            _further(column, [(row[i], n) for row, n in zip(self.rows, expected, strict=True)])
+            for i, column in enumerate(self.columns)
+        ]
         lines: list[list[object]] = [[]]
         for column, further in zip(self.columns, ends, strict=True):
             lines[0] += [column.heading, *(f"{column.heading} {end}" for end in further)]
@@ -194,14 +207,15 @@ def _inert(value: object) -> object:
     return f"'{text}" if FORMULA.match(text) else text
 
 
-def _further(column: Column, cells: Sequence[Cell]) -> list[str]:
-    """Return the attributes of estimates that a CSV has beside their means.
+def _further(column: Column, cells: Sequence[tuple[Cell, int | None]]) -> list[str]:
+    """Return the attributes of estimates that a CSV has beside their means, for a column of cells.
 
-    The ends are missing where all are means of numbers that are the same in every run.
+    Each cell is beside the number of values that is expected of it.
     """
-    found = [cell for cell in cells if isinstance(cell, Estimate)]
-    spread = any(each.half_width is not None or each.n == 1 for each in found)
-    return ["low", "high"] * spread + ["n"] * bool(found and column.counted)
+    found = [(cell, n) for cell, n in cells if isinstance(cell, Estimate)]
+    spread = any(not isinstance(cell, Mean) for cell, _ in found)
+    differ = any(cell.n != n for cell, n in found)
+    return ["low", "high"] * spread + ["n"] * bool(found and (column.counted or differ))
 
 
 def _raw(value: Cell, further: Sequence[str]) -> list[object]:

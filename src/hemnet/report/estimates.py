@@ -73,6 +73,11 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Mean(Estimate):
+    """A mean that has no interval, however many values it is of: n tells that number."""
+
+
+@dataclass(frozen=True)
 class Ratio(Estimate):
     """The geometric mean of n ratios, and the 95% t-interval of their logarithms, as ratios.
 
@@ -114,6 +119,11 @@ def estimate(
         return Estimate(mean, None, 1, bounds)
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(x_n) - 1) * x_n.std(ddof=1) / np.sqrt(len(x_n)))
     return Estimate(mean, half, len(x_n), bounds)
+
+
+def mean_alone(values: Sequence[float]) -> Mean | None:
+    """Return the mean of values without an interval; None of none."""
+    return Mean(float(np.mean(values)), None, len(values)) if values else None
 
 
 def ratio(logarithm: Estimate | None) -> Ratio | None:

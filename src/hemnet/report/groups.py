@@ -6,7 +6,7 @@ camvid_lite_em does in camvid_lite_hem, is compared with it. Nothing is compared
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -16,7 +16,8 @@ import numpy as np
 
 from hemnet.report.collect import Record
 from hemnet.report.estimates import Estimate, score
-from hemnet.report.own_settings import may_be_alike, own_settings
+from hemnet.report.lost_runs import AMBIGUOUS, settings_of
+from hemnet.report.own_settings import own_settings
 from hemnet.report.setting_labels import Settings, labels
 from hemnet.runs.canonical import text
 from hemnet.runs.run_settings import DIMENSIONS, HEAD, HEAD_KIND, ITERATIONS_EVAL
@@ -147,25 +148,22 @@ def sections(records: Sequence[Record]) -> list[Section]:
     Runs whose recipe says that their scores tell nothing are in sections of their own.
     """
     found: dict[tuple[bool, frozenset[tuple[str, str]]], dict[Any, Group]] = defaultdict(dict)
-    ordered = sorted(records, key=lambda r: (r.scored, _started(r), str(r.path)))
+    finished = [record for record in records if record.status == "finished"]
+    ordered = sorted(finished, key=lambda r: (r.scored, _started(r), str(r.path)))
     for record, own in zip(ordered, own_settings(ordered), strict=True):
         shared = frozenset((k, v) for k, v in own.items() if not k.startswith(HEAD))
         who = record.identity
         rest = {k: v for k, v in own.items() if k.startswith(HEAD) and k not in DIMENSIONS}
         key = (who.head, who.iterations, who.highway_scale, who.gradient, frozenset(rest.items()))
         group = found[_conclusive(record), shared].setdefault(key, Group(*key[:4], rest))
-        if record.status != "finished":
-            group.lost += [record] if record.status != "debug" else []
-            continue
         if (earlier := group.runs.get(who.seed)) is not None:
             earlier.superseded = earlier.scored
         group.runs[who.seed] = record
-    _adopt(found)
     made = [
-        Section(_recipe(kept), dict(shared), sorted(kept, key=_order))
+        Section(_recipe([*groups.values()]), dict(shared), sorted(groups.values(), key=_order))
         for (_, shared), groups in found.items()
-        if (kept := [group for group in groups.values() if group.runs])
     ]
+    _add_lost(made, [each for each in records if each.status != "finished" and not each.limits])
     made = sorted(made, key=lambda s: (s.experiment, -len(s.runs)))
     for _, members in groupby(made, lambda section: section.experiment):
         mine = list(members)
@@ -179,24 +177,15 @@ def sections(records: Sequence[Record]) -> list[Section]:
     return made
 
 
-def _adopt(found: Mapping[tuple[bool, frozenset[tuple[str, str]]], Mapping[Any, Group]]) -> None:
-    """Add runs that did not finish to the one group that they may be of, where that is not recorded."""
-    for (conclusive, _), groups in found.items():
-        for key, group in groups.items():
-            if group.runs or not group.lost:
-                continue
-            alike = [
-                other[key] for (told, _), other in found.items()
-                if told == conclusive and key in other and _may_be_of(group, other[key])
-            ]  # fmt: skip
-            if len(alike) == 1:
-                alike[0].lost += group.lost
-                group.lost = []
-
-
-def _may_be_of(lost: Group, other: Group) -> bool:
-    """Return whether each of the lost runs may have the settings of some finished run of another group."""
-    return all(any(may_be_alike(run, each) for each in other.runs.values()) for run in lost.lost)
+def _add_lost(made: Sequence[Section], lost: Sequence[Record]) -> None:
+    """Add each run that did not finish to the group that it is of."""
+    for run in lost:
+        groups = [g for each in made if each.conclusive == _conclusive(run) for g in each.groups]
+        which = settings_of(run, [[*group.runs.values()] for group in groups])
+        if len(which) == 1:
+            groups[which[0]].lost.append(run)
+        elif len(which) > 1 and AMBIGUOUS not in run.doubts:
+            run.doubts.append(AMBIGUOUS)
 
 
 def _conclusive(record: Record) -> bool:

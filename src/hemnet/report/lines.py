@@ -24,7 +24,7 @@ from hemnet.report.plots import (
     scale_colour,
 )
 from hemnet.report.setting_labels import labels
-from hemnet.report.variants import Variant
+from hemnet.report.variants import EMANET, Variant
 from hemnet.runs.phases import PHASE_SHARE, PHASES
 
 MOST_LINES = 6
@@ -43,19 +43,29 @@ def by_training(groups: Sequence[Group]) -> Points:
 
 
 def emanet_lines(
-    rivals: Sequence[Group], points: Callable[[Sequence[Group]], Points], colour: str = "#000000"
+    variant: Variant,
+    rivals: Sequence[Group],
+    points: Callable[[Sequence[Group]], Points],
+    colour: str = "#000000",
 ) -> list[Line]:
-    """Return a line over T for each setting of EMANet's head with scores; ``points`` returns those."""
-    by_rest: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
+    """Return a line over T for each setting of EMANet's head with scores; ``points`` returns those.
+
+    Its label names what differs between these settings and from the variant, but not what EMANet's head is
+    made of.
+    """
+    by_rest: dict[tuple[str, frozenset[tuple[str, str]]], list[Group]] = defaultdict(list)
     for group in rivals:
         if group.head == "emanet":
             # EMANet takes full steps; a run with damped ones is a line of its own.
-            damped = {} if group.scale == 0 else {"highway_scale": str(group.scale)}
-            by_rest[frozenset({**group.rest, **damped}.items())].append(group)
+            damped = "" if group.scale == 0 else f", h={scale_text(group.scale)}"
+            by_rest[damped, frozenset(group.rest.items())].append(group)
     made = []
-    told = labels([dict(rest) for rest in by_rest])
-    for i, (further, mine) in enumerate(zip(told, by_rest.values(), strict=True)):
-        label = f"EMANet, {further}" if further else "EMANet"
+    rests = [dict(rest) for _, rest in by_rest]
+    like_own = {k: v for rest in rests[:1] for k, v in rest.items() if k in EMANET}
+    like_hem = {k: v for k, v in variant.settings.items() if k not in EMANET}
+    _, *told = labels([like_hem | like_own, *rests])
+    for i, (further, (damped, _), mine) in enumerate(zip(told, by_rest, by_rest.values(), strict=True)):
+        label = f"EMANet{damped}, {further}" if further else f"EMANet{damped}"
         made.append(Line(label, colour, points(mine), "DXP"[i % 3], "--"))
     return [line for line in made if line.points]
 

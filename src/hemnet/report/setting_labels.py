@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 
 from hemnet.runs.canonical import TARGET, told
-from hemnet.runs.run_settings import DEFAULTS
+from hemnet.runs.run_settings import DEFAULTS, ITERATIONS_EVAL
 
 Settings = Mapping[str, str]
 
@@ -15,7 +15,7 @@ MOST = 6
 WORDS = {
     "optim.optimizer.lr": "learning rate", "optim.head_lr_multiple": "head's learning rate, times",
     "optim.optimizer.weight_decay": "weight decay", "optim.warmup_fraction": "warm-up",
-    "data.root": "data",
+    "data.root": "data", "data.seed": "seed of the data", ITERATIONS_EVAL: "T of evaluation",
     "trainer.max_epochs": "epochs", "trainer.max_steps": "steps", "trainer.precision": "precision",
     "trainer.gradient_clip_val": "clipped at norm", "data.batch_size": "batch size",
     "data.train.length": "training images", "data.val.length": "validation images",
@@ -25,7 +25,7 @@ WORDS = {
     "model.head.num_components": "components", "model.backbone._target_": "backbone",
 }  # fmt: skip
 """Plain names of keys; any other key is called by the shortest end of its dotted name that no other has."""
-NULL = {**DEFAULTS, "model.head.variance": "√C"}
+NULL = {**DEFAULTS, "model.head.variance": "√C", "data.seed": "the run's", ITERATIONS_EVAL: "T"}
 """What a key means that is null or missing, where it is not called null."""
 
 

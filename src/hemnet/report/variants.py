@@ -13,6 +13,8 @@ from hemnet.runs.run_settings import HEAD
 
 GRADIENT_SETTINGS = f"{HEAD}gradient."
 """Settings of a gradient mode. Those of the usual mode make variants, those of other modes do not."""
+EMANET = {f"{HEAD}{name}" for name in ("assignment", "normalize", "variance")}
+"""The settings in which EMANet's head differs from hem, gradient mode and h aside."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +33,26 @@ class Variant:
 
     @property
     def mode(self) -> str | None:
-        """The gradient mode of charts about other settings: ``unrolled`` if present, else the most common."""
+        """The gradient mode of charts about other settings: the one with most pairs of hem and em at one T,
+        then ``unrolled``, then the most common.
+        """
         modes = [group.gradient for group in self.groups]
-        return USUAL_MODE if USUAL_MODE in modes else max(modes, key=modes.count, default=None)
+
+        def worth(mode: str | None) -> tuple[int, bool, int]:
+            pairs = sum(group.gradient == mode for group, _ in self.pairs)
+            return pairs, mode == USUAL_MODE, modes.count(mode)
+
+        return max(dict.fromkeys(modes), key=worth, default=None)
+
+    @property
+    def pairs(self) -> list[tuple[Group, Group]]:
+        """Each hem with the em of its T and gradient mode, if that is there."""
+        plain = {(group.iterations, group.gradient): group for group in self.groups if group.head == "em"}
+        return [
+            (group, plain[key])
+            for group in self.groups
+            if group.head == "hem" and (key := (group.iterations, group.gradient)) in plain
+        ]
 
     @property
     def usual(self) -> list[Group]:
@@ -128,6 +147,13 @@ def _by_options(groups: Sequence[Group]) -> list[tuple[frozenset[tuple[str, str]
 
 def _runs(groups: Sequence[Group]) -> int:
     return sum(len(group.runs) for group in groups)
+
+
+def unlike(variant: Variant, rival: Group) -> set[str]:
+    """Return the settings of a head in which another differs; of one without EM, those that both have."""
+    own, other = variant.settings, rival.rest
+    keys = own.keys() & other.keys() if rival.iterations is None else own.keys() | other.keys()
+    return {key for key in keys if own.get(key) != other.get(key)}
 
 
 def usual_mode(variant: Variant) -> str:

@@ -207,7 +207,7 @@ def _watches(key: str, *configs: Mapping[str, Any]) -> bool:
     return group == "callbacks" and all(is_watcher(str(config.get(target) or "")) for config in configs)
 
 
-def debugging(config: DictConfig) -> list[str]:
+def debugging(config: Mapping[Any, Any]) -> list[str]:
     """Return the keys that make a run a trial of the code, such as ``trainer.fast_dev_run``; [] if none does.
 
     Such a run trains or validates on a part of the data, so its scores count nowhere. `detect_anomaly` and

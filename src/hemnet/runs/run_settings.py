@@ -23,7 +23,7 @@ PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-
 """Short for what Lightning makes of them."""
 DEFAULTS = {
     "trainer.precision": "32-true", "trainer.accumulate_grad_batches": "1", "trainer.max_steps": "-1",
-    "trainer.max_epochs": "-1", "trainer.limit_train_batches": "1", "trainer.limit_val_batches": "1",
+    "trainer.limit_train_batches": "1", "trainer.limit_val_batches": "1",
     "trainer.gradient_clip_algorithm": "norm", "trainer.deterministic": "False",
     "trainer.reload_dataloaders_every_n_epochs": "0", "trainer.inference_mode": "True",
     "trainer.use_distributed_sampler": "True", "trainer.barebones": "False",

@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 from hemnet.report.contents import Block, Cell, Column, Table
 from hemnet.report.definitions import COST
-from hemnet.report.estimates import OF_A_COST, Estimate, Ratio, estimate, logarithms, ratio
+from hemnet.report.estimates import OF_A_COST, Estimate, Mean, Ratio, estimate, logarithms, ratio
 from hemnet.report.groups import Group, Section, hem_name
 from hemnet.report.lines import not_shown
 from hemnet.report.significance import LEAST_SEEDS, NO_SPREAD, TOO_FEW
 from hemnet.report.variants import Variant
-from hemnet.wording import tally
+from hemnet.wording import counted, tally
 
 COSTS = {
     metric.name.removeprefix("cost/"): (metric.label, digits)
@@ -49,10 +48,10 @@ def costs(section: Section, variant: Variant | None, slug: str) -> Block | None:
 
 def _cost(found: Estimate | None) -> Cell:
     """Return a mean, without its interval if the number is the same in every run."""
-    if found is None or found.interval is None:
-        return found
-    low, high = found.interval
-    return replace(found, half_width=None) if high - low <= ROUNDING * abs(found.mean) else found
+    if found is None:
+        return None
+    low, high = found.interval or (found.mean, found.mean)
+    return Mean(found.mean, None, found.n) if high - low <= ROUNDING * abs(found.mean) else found
 
 
 def _add_ratios(block: Block, section: Section, variant: Variant, names: list[str], slug: str) -> None:
@@ -83,7 +82,9 @@ def _add_ratios(block: Block, section: Section, variant: Variant, names: list[st
 
 def _time_sentence(hem: str, ratios: Mapping[int, Ratio]) -> str:
     """Return one sentence with the ratio at each T, and the T at which the interval excludes 1."""
-    told = ", ".join(f"{Column('').cell(each)} at T={t}" for t, each in ratios.items())
+    told = ", ".join(
+        f"{Column('').cell(each)} at T={t} (n={counted(each.n, 'seed')})" for t, each in ratios.items()
+    )
     start = f"Time of a step, {hem} / em: {told}"
     found: dict[str, list[str]] = {}
     for t, each in ratios.items():

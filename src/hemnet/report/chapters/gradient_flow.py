@@ -77,7 +77,7 @@ def _norms_table(section: Section, variant: Variant, depths: Sequence[int], slug
         for label, group in settings_at(variant, t):
             norms = _norms(group, stages)
             known = [own for own in norms.values() if not np.isnan([*own.values()]).any()]
-            if without := [seed for seed, own in norms.items() if own not in known]:
+            if without := sorted(seed for seed in group.runs if norms.get(seed) not in known):
                 left.append(f"{listed(without)} of {label} at T={t}")
             means = [geometric([own[of] for own in known if of in own]) for of in (*OVER, *stages)]
             rows.append([t, label, len(known), *means])

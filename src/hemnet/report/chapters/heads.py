@@ -14,11 +14,8 @@ from hemnet.report.groups import Group, Section
 from hemnet.report.lines import not_shown
 from hemnet.report.plots import class_bars, forest, head_colour
 from hemnet.report.significance import compare, holm, sentence
-from hemnet.report.variants import Variant, others, usual_mode, variants
-from hemnet.runs.run_settings import HEAD
+from hemnet.report.variants import EMANET, Variant, others, unlike, usual_mode, variants
 
-EMANET = {f"{HEAD}{name}" for name in ("assignment", "normalize", "variance")}
-"""The settings in which EMANet's head differs from hem, gradient mode and h aside."""
 MOST_CLASSES = 30
 """A chart of more classes shows those on which em and hem differ most."""
 MOST_SIDES = 5
@@ -69,20 +66,13 @@ def _beside(section: Section, rival: Group) -> Group | None:
 
     What EMANet's head is made of, see `EMANET`, aside, those of a head that iterates must be its own.
     """
-    found = [(_unlike(variant, rival), variant) for variant in variants(section)]
+    found = [(unlike(variant, rival), variant) for variant in variants(section)]
     if rival.iterations is None:
         found = [(keys, variant) for keys, variant in found if variant.subject(variant.chosen)]
         nearest = min(found, key=lambda each: len(each[0]))[1]
         return nearest.subject(nearest.chosen)
     alike = [each for each in found if each[0] <= EMANET and each[1].subject(rival.iterations)]
     return min(alike, key=lambda each: len(each[0]))[1].subject(rival.iterations) if alike else None
-
-
-def _unlike(variant: Variant, rival: Group) -> set[str]:
-    """Return the settings of a head in which another differs; of one without EM, those that both have."""
-    own, other = variant.settings, rival.rest
-    keys = own.keys() & other.keys() if rival.iterations is None else own.keys() | other.keys()
-    return {key for key in keys if own.get(key) != other.get(key)}
 
 
 def _scores(group: Group) -> list[Cell]:

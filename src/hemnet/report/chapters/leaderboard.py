@@ -5,9 +5,9 @@ import urllib.parse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 
 from hemnet.report.contents import Block, Cell, Column, Links, Table
+from hemnet.report.estimates import Mean, mean_alone
 from hemnet.report.file_names import file_names
 from hemnet.report.groups import Group, Section, group_labels
 from hemnet.report.images import figure_of
@@ -26,7 +26,7 @@ ABOUT = (
     "settings of different recipes may differ in more than their names say: comparisons follow below. "
     "Where many keys differ, a row leaves out those in which it has the most common value."
 )
-TIMES = "Minutes and steps are of the whole training, means over seeds."
+TIMES = "Minutes and steps are of the whole training, means over the same seeds."
 DOUBTS = (
     "Not conclusive: the recipe says that its scores tell nothing. Labels in doubt: a run warns of what it "
     "was trained or scored with. Seeds that did not finish are in no mean, which is of the others alone."
@@ -120,10 +120,10 @@ def _doubt(section: Section, group: Group) -> str:
     return f" ({', '.join(reasons)})" if reasons else ""
 
 
-def _mean(group: Group, name: str, unit: float = 1) -> float | None:
-    """Return the mean over seeds of an entry of result.json, in a unit; None if no run has it."""
-    values = [float(run.result[name]) for run in group.runs.values() if run.result.get(name) is not None]
-    return mean(values) / unit if values else None
+def _mean(group: Group, name: str, unit: float = 1) -> Mean | None:
+    """Return the mean over seeds with a score of an entry of result.json, in a unit; None if none has it."""
+    results = [run.result for run in group.runs.values() if run.scored]
+    return mean_alone([float(each[name]) / unit for each in results if each.get(name) is not None])
 
 
 def _links(group: Group, folder: Path) -> Links:

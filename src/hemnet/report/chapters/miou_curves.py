@@ -16,7 +16,6 @@ MOST_LEVELS = 6
 TESTS = (Column("difference", signed=True), Column("seeds in common"), Column("left out"),
          Column("p", 2, False), Column("p after Holm", 2, False), Column("verdict"))  # fmt: skip
 NOT_TESTED: list[Cell] = [None] * len(TESTS)
-FAMILY = "Holm's correction is over the tests of every h against plain EM at every T, in all variants."
 
 
 def test_cells(found: Comparison) -> list[Cell]:
@@ -39,7 +38,7 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
              {t: g.by_seed() for t, g in groups.items()}, MARKERS[head])
         for head, groups in by_head.items() if groups
     ]  # fmt: skip
-    drawn = lines + emanet_lines(others(section), by_training, head_colour("emanet"))
+    drawn = lines + emanet_lines(variant, others(section), by_training, head_colour("emanet"))
     if len({t for line in drawn for t in line.points}) > 1:
         levels = _levels(section)
         left = "; ".join(label for label, *_ in levels[MOST_LEVELS:])
@@ -60,8 +59,13 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
     ]
     columns = (Column("T"), Column("em"), Column(hem), *TESTS)
     if rows:
-        caption = f"mIoU of em and {hem} at each T, and paired tests of {hem} minus em. {FAMILY}"
+        caption = f"mIoU of em and {hem} at each T, and paired tests of {hem} minus em. {_family(variant)}"
         block.items.append(Table(f"{slug}_miou_vs_iterations", caption, columns, rows))
+    other = [hem for hem, _ in variant.pairs if hem.gradient != variant.mode]
+    if other:
+        block.paragraphs.append(
+            f"Not tested against em, since of another gradient mode: {'; '.join(g.label for g in other)}."
+        )
     block.findings = [sentence(found) for found in tested]
     if len(tested) > 1:
         block.findings.insert(0, counts(tested, "differences between hem and em"))
@@ -104,13 +108,21 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
             lambda: score_chart([line for line in lines if line.points], [], "highway scale h", "true"),
         ))  # fmt: skip
     block.items.append(Table(
-        f"{slug}_miou_vs_scale", f"mIoU at each h, and paired tests against h = 0 at the same T. {FAMILY}",
+        f"{slug}_miou_vs_scale",
+        f"mIoU at each h, and paired tests against h = 0 at the same T. {_family(variant)}",
         (Column("T"), Column("h"), Column("mIoU"), Column("n"), *TESTS), rows,
     ))  # fmt: skip
     block.findings = (
-        summary(tested, "differences from h = 0") if tested else ["No run has h = 0 at such a T."]
+        summary(tested, "differences from h = 0")
+        if tested
+        else [f"No run has h = 0 at such a T{usual_mode(variant)}."]
     )
     return block
+
+
+def _family(variant: Variant) -> str:
+    where = f"at every T{usual_mode(variant)}, in all variants"
+    return f"Holm's correction is over the tests of every h against plain EM {where}."
 
 
 def _of_another_scale(group: Group, variant: Variant) -> bool:

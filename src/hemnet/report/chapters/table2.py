@@ -19,8 +19,8 @@ from hemnet.report.plots import Line, scale_colour, score_chart
 from hemnet.report.variants import Variant, others
 
 ABOUT = (
-    "The step size is η = 1 - h, so η = 1 is plain EM. EMANet has none: it passes no gradient through its "
-    "iterations."
+    "The step size is η = 1 - h, so η = 1 is plain EM. EMANet passes no gradient through its iterations; "
+    "where no h is named, its steps are whole."
 )
 TO = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"
 
@@ -56,7 +56,7 @@ class Grid:
 def trained_grid(section: Section, variant: Variant, slug: str) -> Block | None:
     """Return mIoU over T of training and step size."""
     block = Block(GRID_TRAIN.chapter, [ABOUT])
-    grid = _grid(variant.usual, others(section), by_training)
+    grid = _grid(variant, variant.usual, others(section), by_training)
     if grid.whole:
         _show(block, grid, slug, GRID_TRAIN, "T_train")
     return block if block.items else None
@@ -69,7 +69,7 @@ def evaluated_grid(section: Section, variant: Variant, slug: str) -> Block | Non
         mine, rivals = (
             [g for g in groups if g.iterations == depth] for groups in (variant.usual, others(section))
         )
-        grid = _grid(mine, rivals, _by_evaluation)
+        grid = _grid(variant, mine, rivals, _by_evaluation)
         if grid.whole:
             _show(block, grid, slug, GRID_EVAL, "T_eval", depth)
     return block if block.items else None
@@ -81,7 +81,10 @@ def _by_evaluation(groups: Sequence[Group]) -> Points:
 
 
 def _grid(
-    groups: Sequence[Group], rivals: Sequence[Group], points: Callable[[Sequence[Group]], Points]
+    variant: Variant,
+    groups: Sequence[Group],
+    rivals: Sequence[Group],
+    points: Callable[[Sequence[Group]], Points],
 ) -> Grid:
     """Return the columns with scores; ``points`` returns the scores of a column's groups."""
     by_scale: dict[float, list[Group]] = defaultdict(list)
@@ -92,7 +95,7 @@ def _grid(
         Line(f"η={round(1 - h, 9):g}", scale_colour(i / max(len(by_scale) - 1, 1)), points(by_scale[h]))
         for i, h in enumerate(sorted(by_scale, reverse=True))
     ]
-    return Grid([line for line in scales if line.points], emanet_lines(rivals, points))
+    return Grid([line for line in scales if line.points], emanet_lines(variant, rivals, points))
 
 
 def _show(

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import CONVERGENCE, LEARNING, LIKELIHOOD
+from hemnet.report.estimates import Mean, mean_alone
 from hemnet.report.groups import Section
 from hemnet.report.lines import (
     END,
@@ -96,5 +96,5 @@ def _convergence_table(variant: Variant, depths: Sequence[int], slug: str) -> Ta
     return Table(f"{slug}_convergence", caption, columns, rows)
 
 
-def _mean(by_seed: dict[int, float]) -> float | None:
-    return float(np.mean(list(by_seed.values()))) if by_seed else None
+def _mean(by_seed: dict[int, float]) -> Mean | None:
+    return mean_alone([*by_seed.values()])
