@@ -175,11 +175,9 @@ class Table:
         A spreadsheet takes text that begins like a formula for one, and computes it, so that text follows an
         apostrophe.
         """
-        expected = self._expected
-        ends = [
-            _further(column, [(row[i], n) for row, n in zip(self.rows, expected, strict=True)])
-            for i, column in enumerate(self.columns)
-        ]
+        pairs = zip(self.rows, self._expected, strict=True)
+        differ = any(cell.n != n for row, n in pairs for cell in row if isinstance(cell, Estimate))
+        ends = [_further(c, [row[i] for row in self.rows], differ) for i, c in enumerate(self.columns)]
         lines: list[list[object]] = [[]]
         for column, further in zip(self.columns, ends, strict=True):
             lines[0] += [column.heading, *(f"{column.heading} {end}" for end in further)]
@@ -207,14 +205,16 @@ def _inert(value: object) -> object:
     return f"'{text}" if FORMULA.match(text) else text
 
 
-def _further(column: Column, cells: Sequence[tuple[Cell, int | None]]) -> list[str]:
-    """Return the attributes of estimates that a CSV has beside their means, for a column of cells.
+def _further(column: Column, cells: Sequence[Cell], differ: bool) -> list[str]:
+    """Return the attributes of estimates that a CSV has beside the means of a column.
 
-    Each cell is beside the number of values that is expected of it.
+    Args:
+        column: the column.
+        cells: its cells.
+        differ: whether some cell of the table has another number of values than its row tells.
     """
-    found = [(cell, n) for cell, n in cells if isinstance(cell, Estimate)]
-    spread = any(not isinstance(cell, Mean) for cell, _ in found)
-    differ = any(cell.n != n for cell, n in found)
+    found = [cell for cell in cells if isinstance(cell, Estimate)]
+    spread = any(not isinstance(cell, Mean) for cell in found)
     return ["low", "high"] * spread + ["n"] * bool(found and (column.counted or differ))
 
 
