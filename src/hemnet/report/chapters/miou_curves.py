@@ -50,9 +50,7 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
         ))  # fmt: skip
     else:
         block.paragraphs.append("One T only, so there is no curve over T.")
-    if not pairs:
-        which = usual_mode(variant)
-        block.paragraphs.append(f"No T at which both em and hem finished{which}, so nothing to compare.")
+    block.paragraphs += _not_tested(variant, bool(pairs))
     rows = [
         [t, by_head["em"][t].score(), by_head["hem"][t].score(), *test_cells(found)]
         for t, found in zip(pairs, tested, strict=True)
@@ -61,15 +59,20 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
     if rows:
         caption = f"mIoU of em and {hem} at each T, and paired tests of {hem} minus em. {_family(variant)}"
         block.items.append(Table(f"{slug}_miou_vs_iterations", caption, columns, rows))
-    other = [hem for hem, _ in variant.pairs if hem.gradient != variant.mode]
-    if other:
-        block.paragraphs.append(
-            f"Not tested against em, since of another gradient mode: {'; '.join(g.label for g in other)}."
-        )
     block.findings = [sentence(found) for found in tested]
     if len(tested) > 1:
         block.findings.insert(0, counts(tested, "differences between hem and em"))
     return block if lines else None
+
+
+def _not_tested(variant: Variant, some: bool) -> list[str]:
+    """Return sentences on the highways that are not tested; ``some`` says whether any is."""
+    found = []
+    if not some:
+        found.append(f"No T at which both em and hem finished{usual_mode(variant)}, so nothing to compare.")
+    if other := [group.label for group, _ in variant.pairs if group.gradient != variant.mode]:
+        found.append(f"Not tested against em, since of another gradient mode: {'; '.join(other)}.")
+    return found
 
 
 def _levels(section: Section) -> list[tuple[str, str, float]]:
