@@ -218,6 +218,24 @@ def test_means_of_other_seeds_than_the_rows_say_so(tmp_path: Path) -> None:
     assert (row["seeds"], row["minutes n"], row["steps n"]) == ("3", "2", "3")
 
 
+@pytest.mark.parametrize(("resume", "earlier", "minutes"), [
+    ("null", None, 6), ("auto", None, 6), ("/runs/here", None, None), ("/runs/here", 60.0, 6),
+])  # fmt: skip
+def test_the_time_of_a_resumed_run_is_that_of_all_its_parts_or_unknown(
+    tmp_path: Path, resume: str, earlier: float | None, minutes: int | None
+) -> None:
+    """Older versions recorded the last part alone, and no entry for the earlier ones."""
+    environment = write(tmp_path / "runs/0", 3, 0.5, 0) / "environment.json"
+    change(environment, "command", ["train.py", "seed=0", f"resume={resume}"])
+    if earlier is not None:
+        change(environment, "earlier_seconds", earlier)
+    out = report(tmp_path)
+    (row,) = table_of(out, "leaderboard")
+    assert row["minutes"] == ("" if minutes is None else str(float(minutes)))
+    facts = {row["what"]: row["found"] for row in table_of(out, "overview")}
+    assert facts["hours of training"] == ("at least " if minutes is None else "") + "0.10"
+
+
 def test_keys_that_follow_another_are_told_by_what_they_follow(tmp_path: Path) -> None:
     for name, key, value in (
         ("order", "data.seed", 1000), ("own", "data.seed", 0), ("later", "model.head.iterations_eval", 8),

@@ -21,7 +21,7 @@ from hemnet.runs.evaluations import FOLDER, results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import Identity, debugging, identity
 from hemnet.runs.phases import PER_ITERATION, phases
-from hemnet.runs.run import EARLIER_GIT, ENVIRONMENT, EXTENDED, RESULT, Run
+from hemnet.runs.run import EARLIER, EARLIER_GIT, ENVIRONMENT, EXTENDED, RESULT, Run
 from hemnet.runs.run_settings import ITERATIONS_EVAL, settings
 from hemnet.sweeps.jobs import CONSOLE, last_lines
 from hemnet.wording import counted, one_line
@@ -40,7 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "labelled_pixels": dict,
         "debug": list,
     },
-    ENVIRONMENT: {"git": dict, EARLIER_GIT: list, EXTENDED: list},
+    ENVIRONMENT: {"command": list, "git": dict, EARLIER_GIT: list, EXTENDED: list},
 }
 STATUSES = ("finished", "failed", "preempted")
 """What hemnet writes as the status in result.json."""
@@ -91,6 +91,13 @@ class Record:
     def scored(self) -> bool:
         """Whether it has a final ``val/miou``."""
         return not math.isnan(self.miou)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long training took; None if unknown: older versions recorded of a resumed run its last part."""
+        command = [str(each) for each in self.environment.get("command") or []]
+        resumed = any(each.startswith("resume=") and each[7:] not in ("null", "auto") for each in command)
+        return None if resumed and EARLIER not in self.environment else self.result.get("seconds")
 
     @property
     def limits(self) -> list[str]:

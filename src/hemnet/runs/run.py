@@ -21,8 +21,10 @@ from hemnet.storage.files import entry, read_json
 
 Checkpoint = Literal["last", "best"]
 RESULT, ENVIRONMENT = "result.json", "environment.json"
-EXTENDED, EARLIER_GIT = "extended", "earlier_git"
-"""Entries of environment.json: where a run was extended, and the other revisions that trained a part."""
+EXTENDED, EARLIER_GIT, EARLIER = "extended", "earlier_git", "earlier_seconds"
+"""Entries of environment.json: where a run was extended, the other revisions that trained a part, and
+how long the earlier parts took.
+"""
 RECORD = "RunRecord"
 """The callback whose state in a checkpoint says how long the run had taken."""
 

@@ -17,15 +17,13 @@ from hemnet.runs import checkpoints, metrics_csv, own_packages
 from hemnet.runs.identity import LENGTH, below, debugging, differences
 from hemnet.runs.provenance import device_name, environment
 from hemnet.runs.redaction import redact, redacted
-from hemnet.runs.run import EARLIER_GIT, ENVIRONMENT, EXTENDED, RESULT, Run
+from hemnet.runs.run import EARLIER, EARLIER_GIT, ENVIRONMENT, EXTENDED, RESULT, Run
 from hemnet.storage.files import entry, hold, read_json, replacing, write_json
 from hemnet.wording import examples
 
 log = logging.getLogger(__name__)
 # To run.log alone: the command prints the error of its run itself (conf/train.yaml, hydra.job_logging).
 failures = logging.getLogger("hemnet.failure")
-EARLIER = "earlier_seconds"
-"""Entry of environment.json: how long earlier parts of a resumed run took."""
 
 
 @dataclass

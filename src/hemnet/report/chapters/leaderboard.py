@@ -3,9 +3,10 @@
 import os
 import urllib.parse
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from hemnet.report.collect import Record
 from hemnet.report.contents import Block, Cell, Column, Links, Table
 from hemnet.report.estimates import Mean, mean_alone
 from hemnet.report.file_names import file_names
@@ -95,7 +96,7 @@ def _rows(entries: Sequence[Entry], folder: Path) -> list[tuple[float, list[Cell
                 score,
                 score.n if score else 0,
             ]
-            row += [_mean(group, "seconds", 60), _mean(group, "steps"), _links(group, folder)]
+            row += [_mean(group, lambda run: run.seconds, 60), _mean(group, _steps), _links(group, folder)]
             found.append((score.mean if score else -1.0, row))
     return found
 
@@ -120,10 +121,14 @@ def _doubt(section: Section, group: Group) -> str:
     return f" ({', '.join(reasons)})" if reasons else ""
 
 
-def _mean(group: Group, name: str, unit: float = 1) -> Mean | None:
-    """Return the mean over seeds with a score of an entry of result.json, in a unit; None if none has it."""
-    results = [run.result for run in group.runs.values() if run.scored]
-    return mean_alone([float(each[name]) / unit for each in results if each.get(name) is not None])
+def _steps(run: Record) -> float | None:
+    return run.result.get("steps")
+
+
+def _mean(group: Group, of: Callable[[Record], float | None], unit: float = 1) -> Mean | None:
+    """Return the mean over seeds with a score of what is known of their runs, in a unit; None of nothing."""
+    known = [of(run) for run in group.runs.values() if run.scored]
+    return mean_alone([float(value) / unit for value in known if value is not None])
 
 
 def _links(group: Group, folder: Path) -> Links:

@@ -15,6 +15,7 @@ COUNTED = (*STATUSES, "unfinished", "debug")
 def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: Sequence[Section]) -> Block:
     """Return the table of runs, seeds, devices and revisions, and that of the jobs."""
     hours = sum(float(record.result.get("seconds") or 0) for record in records) / 3600
+    least = "at least " if any(record.seconds is None for record in records if record.result) else ""
     counted = [run for section in made for run in section.runs if run.scored]
     seeds = sorted({run.identity.seed for run in counted})
     facts: list[tuple[str, str]] = [
@@ -23,7 +24,7 @@ def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: 
         ("recipes", ", ".join(sorted({record.identity.experiment for record in records}))),
         ("devices", tally(record.machine for record in records)),
         ("revisions", tally(record.revision for record in records)),
-        ("hours of training", f"{hours:.2f}"),
+        ("hours of training", f"{least}{hours:.2f}"),
     ]
     table = Table("overview", "What this report is made of.", (Column("what"), Column("found")), facts)
     return Block("What it is made of", [], [table, _status_table(records, unreadable)])
