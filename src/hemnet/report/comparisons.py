@@ -68,11 +68,8 @@ def named(group: Group) -> Named:
 def against_plain(section: Section) -> dict[Group, Comparison]:
     """Return the test of the mIoU of each highway against plain EM at the same T, corrected over all."""
     family = {
-        group: compare_groups(f"T={t}", (hem_name(group.scale), group), ("em", plain))
+        group: compare_groups(f"T={group.iterations}", (hem_name(group.scale), group), ("em", plain))
         for variant in variants(section)
-        for t in variant.depths
-        if (plain := variant.at("em", t))
-        for group in variant.usual
-        if group.head == "hem" and group.iterations == t
+        for group, plain in variant.usual_pairs
     }
     return dict(zip(family, holm([*family.values()], conclusive=section.conclusive), strict=True))

@@ -3,7 +3,7 @@
 Shapes: n seeds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,9 +121,9 @@ def estimate(
     return Estimate(mean, half, len(x_n), bounds)
 
 
-def mean_alone(values: Sequence[float]) -> Mean | None:
+def mean_alone(values: Collection[float]) -> Mean | None:
     """Return the mean of values without an interval; None of none."""
-    return Mean(float(np.mean(values)), None, len(values)) if values else None
+    return Mean(float(np.mean([*values])), None, len(values)) if values else None
 
 
 def ratio(logarithm: Estimate | None) -> Ratio | None:

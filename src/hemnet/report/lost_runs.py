@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from hemnet.report.collect import Record
-from hemnet.report.own_settings import USUAL, labelled_pixels
-from hemnet.runs.canonical import text
-from hemnet.runs.run_settings import BATCH_SIZE, DIMENSIONS, UNKNOWN
+from hemnet.report.own_settings import labelled_pixels
+from hemnet.runs.run_settings import BATCH_SIZE, DIMENSIONS, FOLLOWED, UNKNOWN, followed
 
 AMBIGUOUS = "several settings may be its own, so it is counted as a lost seed of none"
 
@@ -42,10 +41,10 @@ def _may_be_alike(lost: Record, finished: Record) -> bool:
     mine, theirs = dict(lost.settings), dict(finished.settings)
     if mine.get(BATCH_SIZE, "").endswith(UNKNOWN):
         mine[BATCH_SIZE], theirs[BATCH_SIZE] = _per_process(lost), _per_process(finished)
-    for key, usual in USUAL.items():
+    for key in FOLLOWED:
         if key in mine or key in theirs:
-            mine.setdefault(key, text(usual(lost.identity)))
-            theirs.setdefault(key, text(usual(finished.identity)))
+            mine.setdefault(key, str(followed(lost.config, key)))
+            theirs.setdefault(key, str(followed(finished.config, key)))
     return _rest(mine) == _rest(theirs)
 
 

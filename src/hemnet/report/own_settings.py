@@ -4,22 +4,18 @@ A folder of data may be another on another machine, and a value may be what its 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hemnet.report.collect import Record
-from hemnet.runs.canonical import digits, text
-from hemnet.runs.identity import Identity, below
+from hemnet.runs.canonical import digits
+from hemnet.runs.identity import below
 from hemnet.runs.moved import ROOT
-from hemnet.runs.run_settings import DIMENSIONS, HEAD, ITERATIONS_EVAL, VALIDATION
+from hemnet.runs.run_settings import DIMENSIONS, FOLLOWED, HEAD, VALIDATION, followed
 
 NOT_RECORDED = "images not recorded"
 OF_THE_IMAGES = (ROOT, VALIDATION, "data.eval_transform", "model.num_classes")
 """Settings that decide on how many labelled pixels of which class a run is scored."""
-USUAL: dict[str, Callable[[Identity], int | None]] = {
-    "data.seed": lambda who: who.seed, ITERATIONS_EVAL: lambda who: who.iterations
-}  # fmt: skip
-"""Keys that follow another, unless they are set, and what they follow."""
 
 
 def own_settings(records: Sequence[Record]) -> list[dict[str, str]]:
@@ -30,8 +26,8 @@ def own_settings(records: Sequence[Record]) -> list[dict[str, str]]:
     versions did not record that.
     """
     every = [dict(record.settings) for record in records]
-    for key, usual in USUAL.items():
-        _keep_fixed(every, key, [usual(record.identity) for record in records])
+    for key in FOLLOWED:
+        _keep_fixed(every, key, [followed(record.config, key) for record in records])
     pixels = [labelled_pixels(record) for record in records]
     sides = [tuple(sorted((k, v) for k, v in own.items() if below(k, OF_THE_IMAGES))) for own in every]
     seen: dict[Any, set[str]] = defaultdict(set)
@@ -49,7 +45,7 @@ def labelled_pixels(record: Record) -> str:
     return str(record.result.get("labelled_pixels") or "")
 
 
-def _keep_fixed(every: Sequence[dict[str, str]], key: str, followed: Sequence[int | None]) -> None:
+def _keep_fixed(every: Sequence[dict[str, str]], key: str, values: Sequence[str | None]) -> None:
     """Give runs a key that their settings lack, as `settings` leaves it out where it has the usual value.
 
     The usual value is that of another key: the seed of the data is that of the run. If a sweep fixes it for
@@ -60,9 +56,8 @@ def _keep_fixed(every: Sequence[dict[str, str]], key: str, followed: Sequence[in
     Args:
         every: settings, which are changed.
         key: the key that is given.
-        followed: the usual value of each run.
+        values: the usual value of each run.
     """
-    values = [None if each is None else text(each) for each in followed]
     fixed: dict[Any, set[tuple[str | None, str]]] = defaultdict(set)
     lacking: dict[Any, list[int]] = defaultdict(list)
     for i, own in enumerate(every):

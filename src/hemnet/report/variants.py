@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Variant:
     groups: list[Group]
     settings: Settings
 
-    @property
+    @cached_property
     def mode(self) -> str | None:
         """The gradient mode of charts about other settings: the one with most pairs of hem and em at one T,
         then ``unrolled``, then the most common.
@@ -44,7 +44,7 @@ class Variant:
 
         return max(dict.fromkeys(modes), key=worth, default=None)
 
-    @property
+    @cached_property
     def pairs(self) -> list[tuple[Group, Group]]:
         """Each hem with the em of its T and gradient mode, if that is there."""
         plain = {(group.iterations, group.gradient): group for group in self.groups if group.head == "em"}
@@ -55,16 +55,21 @@ class Variant:
         ]
 
     @property
+    def usual_pairs(self) -> list[tuple[Group, Group]]:
+        """The `pairs` of the gradient mode `mode`, which are tested."""
+        return [pair for pair in self.pairs if pair[0].gradient == self.mode]
+
+    @cached_property
     def usual(self) -> list[Group]:
         """The groups with the gradient mode `mode`."""
         return [group for group in self.groups if group.gradient == self.mode]
 
-    @property
+    @cached_property
     def depths(self) -> list[int]:
         """Each T of the `usual` groups, rising."""
         return sorted({group.iterations for group in self.usual if group.iterations is not None})
 
-    @property
+    @cached_property
     def scale(self) -> float | str | None:
         """The h of hem in charts about other settings: the one at most values of T that have em too, then at
         most values of T, then nearest to 0.5.
@@ -94,7 +99,7 @@ class Variant:
         nearest = min(found, key=lambda group: _distance(group.scale), default=None)
         return self.at("hem", iterations) or nearest or self.at("em", iterations)
 
-    @property
+    @cached_property
     def chosen(self) -> int:
         """The T of charts of one T: with most seeds common to em and hem, then one with hem, then with most
         runs, then largest.

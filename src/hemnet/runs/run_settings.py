@@ -14,7 +14,7 @@ from hemnet.runs.run import EXTENDED
 
 # Settings about where a run is made and what is logged; they do not change what is learnt.
 LEFT_OUT = (
-    *PLACES, *SHARED, *WATCHING, "seed", "name", "data.seed", "data.pin_memory", "trainer.sync_batchnorm",
+    *PLACES, *SHARED, *WATCHING, "seed", "name", "data.pin_memory", "trainer.sync_batchnorm",
     *(f"trainer.{name}" for name in ("accelerator", "benchmark", "devices", "num_nodes", "strategy")),
 )  # fmt: skip
 ACTING = ("pytorch_lightning.EarlyStopping", "pytorch_lightning.Timer")
@@ -36,6 +36,8 @@ VALIDATION = "data.val"
 HEAD = "model.head."
 HEAD_KIND = f"{HEAD}_target_"
 ITERATIONS_EVAL = f"{HEAD}iterations_eval"
+FOLLOWED = {"data.seed": "seed", ITERATIONS_EVAL: f"{HEAD}iterations"}
+"""Keys that have the value of another unless they are set; where they have it anyway, they are left out."""
 DIMENSIONS = {
     f"{HEAD}{name}"
     for name in ("_target_", "iterations", "highway_scale", "learn_scale", "gradient", "gradient._target_")
@@ -71,19 +73,23 @@ def settings(
         kept["trainer.precision"] = PRECISIONS[precision]
     if extended:
         kept[EXTENDED] = text([*extended])
-    data = config.get("data") or {}
-    if data.get("seed") not in (None, config.get("seed")):
-        kept["data.seed"] = text(data["seed"])
-    if kept.get(ITERATIONS_EVAL) == kept.get(f"{HEAD}iterations"):
-        kept.pop(ITERATIONS_EVAL, None)
+    for key in FOLLOWED:
+        if key in kept and kept[key] == followed(config, key):
+            del kept[key]
     if not trainer.get("gradient_clip_val"):  # 0 clips nothing
         kept.pop("trainer.gradient_clip_val", None)
         kept.pop("trainer.gradient_clip_algorithm", None)
     kept = {key: value for key, value in kept.items() if DEFAULTS.get(key) != value}
-    kept |= _batch_size(data, trainer, processes)
+    kept |= _batch_size(config.get("data") or {}, trainer, processes)
     if folder := data_folder(config):
         kept[ROOT] = folder.casefold()
     return kept
+
+
+def followed(config: Mapping[str, Any], key: str) -> str | None:
+    """Return the value of what a key of `FOLLOWED` follows, as text; None if there is none."""
+    value = dict(leaves(config)).get(FOLLOWED[key])
+    return None if value is None else text(value)
 
 
 def _acts(node: Mapping[str, Any]) -> bool:

@@ -76,10 +76,10 @@ def _norms_table(section: Section, variant: Variant, depths: Sequence[int], slug
     for t in depths:
         for label, group in settings_at(variant, t):
             norms = _norms(group, stages)
-            known = [own for own in norms.values() if not np.isnan([*own.values()]).any()]
-            if without := sorted(seed for seed in group.runs if norms.get(seed) not in known):
+            known = {seed: own for seed, own in norms.items() if not np.isnan([*own.values()]).any()}
+            if without := sorted(group.runs.keys() - known.keys()):
                 left.append(f"{listed(without)} of {label} at T={t}")
-            means = [geometric([own[of] for own in known if of in own]) for of in (*OVER, *stages)]
+            means = [geometric([own[of] for own in known.values() if of in own]) for of in (*OVER, *stages)]
             rows.append([t, label, len(known), *means])
     columns = (
         Column("T"), Column("head"), Column("n"), *(Column(f"mean of {name}", 3, False) for name in OVER),

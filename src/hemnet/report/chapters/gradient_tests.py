@@ -43,11 +43,10 @@ def compared_means(section: Section) -> list[MeansTest]:
     asked = [
         (phase, place, plain, group)
         for variant in variants(section)
+        for depths in [depths_with(variant, MEANS, least=2)]
         for phase in range(len(PHASES))
-        for T in depths_with(variant, MEANS, least=2)
-        if (plain := variant.at("em", T))
-        for group in variant.usual
-        if group.iterations == T and group.head == "hem"
+        for group, plain in variant.usual_pairs
+        if group.iterations in depths
         for place in PLACES
     ]
     family = [

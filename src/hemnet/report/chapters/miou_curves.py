@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hemnet.report.comparisons import against_plain
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import AGAINST_H, AGAINST_T
-from hemnet.report.groups import Group, Section, hem_name, scale_text
+from hemnet.report.groups import Section, hem_name, scale_text
 from hemnet.report.lines import by_training, emanet_lines
 from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
 from hemnet.report.significance import Comparison, sentence
@@ -87,7 +87,10 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
     each test of the family.
     """
     at = {t: [g for g in variant.usual if g.iterations == t] for t in variant.depths}
-    at = {t: groups for t, groups in at.items() if any(_of_another_scale(g, variant) for g in groups)}
+    at = {
+        t: groups for t, groups in at.items()
+        if any(group.head == "hem" and group.scale != variant.scale for group in groups)
+    }  # fmt: skip
     if not at:
         return None
     family = against_plain(section)
@@ -126,10 +129,6 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
 def _family(variant: Variant) -> str:
     where = f"at every T{usual_mode(variant)}, in all variants"
     return f"Holm's correction is over the tests of every h against plain EM {where}."
-
-
-def _of_another_scale(group: Group, variant: Variant) -> bool:
-    return group.head == "hem" and group.scale != variant.scale
 
 
 def counts(tested: Sequence[Comparison], what: str) -> str:

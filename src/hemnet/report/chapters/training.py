@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import CONVERGENCE, LEARNING, LIKELIHOOD
-from hemnet.report.estimates import Mean, mean_alone
+from hemnet.report.estimates import mean_alone
 from hemnet.report.groups import Section
 from hemnet.report.lines import (
     END,
@@ -88,13 +88,10 @@ def _convergence_table(variant: Variant, depths: Sequence[int], slug: str) -> Ta
                     ("components", at), ("entropy", at))
             )  # fmt: skip
             gained = {seed: last[seed] - first[seed] for seed in first.keys() & last.keys()}
-            rows.append([t, at, label, *map(_mean, (first, last, gained, step, components, entropy))])
+            values = (first, last, gained, step, components, entropy)
+            rows.append([t, at, label, *(mean_alone(by_seed.values()) for by_seed in values)])
     caption = (
         "EM iterations at the end of training, with the T of evaluation; means over seeds. L: "
         "log-likelihood, nats per position. What is gained is the mean of each run's gain."
     )
     return Table(f"{slug}_convergence", caption, columns, rows)
-
-
-def _mean(by_seed: dict[int, float]) -> Mean | None:
-    return mean_alone([*by_seed.values()])
