@@ -27,7 +27,7 @@ ABOUT = (
     "settings of different recipes may differ in more than their names say: comparisons follow below. "
     "Where many keys differ, a row leaves out those in which it has the most common value."
 )
-TIMES = "Minutes and steps are of the whole training, means over the same seeds."
+TIMES = "Minutes and steps are of the whole training, means over the seeds of which they are known."
 DOUBTS = (
     "Not conclusive: the recipe says that its scores tell nothing. Labels in doubt: a run warns of what it "
     "was trained or scored with. Seeds that did not finish are in no mean, which is of the others alone."
