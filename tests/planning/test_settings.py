@@ -1,7 +1,7 @@
 """Sizes, crops and steps follow from the photographs and from what a step costs."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hemnet.planning import settings as module
@@ -11,12 +11,14 @@ SIDE = st.integers(20, 6000)
 
 
 @given(st.lists(st.tuples(SIDE, SIDE), min_size=1, max_size=30), st.integers(1, 60))
+@example([(20, 20)] * 3 + [(20, 321)] * 2, 1)  # two become a single pixel high
 def test_no_crop_is_larger_than_most_photographs_and_none_is_enlarged(sizes, train) -> None:
     made = settings_for(sizes, train)
     longer = sorted(max(size) for size in sizes)
     assert 1 <= made.longest <= longer[len(longer) // 2]
-    shorter = [min(size) * made.longest / max(size) for size in sizes]
-    assert made.crop <= max(1.0, *shorter) + 1e-9
+    # Resizing leaves a photograph at least one pixel high, however narrow it is.
+    shorter = [max(1.0, min(size) * made.longest / max(size)) for size in sizes]
+    assert made.crop <= max(shorter) + 1e-9
     assert sum(made.crop > side + 1e-9 for side in shorter) <= len(sizes) // 10 + 1
     assert made.batch == min(8, train)
     assert made.shrink is None or (max(longer) > 2048 and made.shrink >= made.longest)
