@@ -103,3 +103,16 @@ def test_values_that_an_axis_has_no_place_for_are_left_out_without_a_warning(val
     for line in figure.axes[1].lines:
         shown = np.isfinite(value) and not log
         np.testing.assert_equal(line.get_ydata(), [1.0, *[value if shown else np.nan] * 3])
+
+
+@settings(max_examples=40, deadline=None)
+@given(value=st.floats(1e-20, 1e20), seeds=st.integers(2, 7), log=st.booleans())
+def test_seeds_of_the_same_values_are_drawn_without_a_warning(value: float, seeds: int, log: bool) -> None:
+    def draw(axis, *_):
+        draw_curves(axis, "a", "#000000", [np.array([[0, value], [1, value]])] * seeds)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = grid([""], ["a"], draw, xlabel="step", ylabel="norm", log=log, share_y="all")
+        figure.draw_without_rendering()
+    assert set(figure.axes[0].lines[0].get_ydata()) == {value}

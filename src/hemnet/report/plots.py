@@ -195,7 +195,9 @@ def _drawable(axis: Axes, values: np.ndarray) -> np.ndarray:
 
 def _mean(axis: Axes, values_nS: np.ndarray) -> np.ndarray:
     """Return the mean over seeds of `_drawable` values: geometric on a logarithmic axis."""
-    return np.exp(np.log(values_nS).mean(0)) if axis.get_yscale() == "log" else values_nS.mean(0)
+    mean_S = np.exp(np.log(values_nS).mean(0)) if axis.get_yscale() == "log" else values_nS.mean(0)
+    # Rounding puts the mean of equal values beside them, and matplotlib warns of limits so close together.
+    return mean_S.clip(values_nS.min(0), values_nS.max(0))
 
 
 def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray], dashes: str = "-") -> None:
