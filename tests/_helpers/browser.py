@@ -90,6 +90,10 @@ class Browser:
         self._command("Emulation.setEmulatedMedia",
                       features=[{"name": "prefers-color-scheme", "value": scheme}])  # fmt: skip
 
+    def show_for(self, media: str) -> None:
+        """Show the page as it is on a "screen" or in "print"."""
+        self._command("Emulation.setEmulatedMedia", media=media)
+
     def complaints(self) -> list[str]:
         """Return what the page has said on the console since it was opened, or since this was asked last."""
         return [entry["message"] for entry in self.driver.get_log("browser")]

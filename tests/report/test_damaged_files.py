@@ -46,6 +46,13 @@ def test_a_setting_with_which_no_run_is_trained_is_damage(tmp_path: Path, key: s
     assert reason_of(tmp_path).startswith(f"config.yaml: {key} is ")
 
 
+@pytest.mark.parametrize("key", ["data", "model", "model.head", "optim", "task", "trainer"])
+@pytest.mark.parametrize("value", [None, "x", [1]])
+def test_a_part_of_a_configuration_without_settings_is_damage(tmp_path: Path, key: str, value: Any) -> None:
+    change(write_run(tmp_path / "a", HEM) / "config.yaml", key, value)
+    assert reason_of(tmp_path).startswith(f"config.yaml: {key} is {value!r}, and a run has settings there")
+
+
 def test_no_iteration_is_a_setting(tmp_path: Path) -> None:
     change(write_run(tmp_path / "a", HEM) / "config.yaml", "model.head.iterations", 0)
     ((record,), unreadable) = collect([tmp_path])
@@ -73,6 +80,21 @@ def test_what_has_the_name_of_a_file_and_is_none_is_told(tmp_path: Path, name: s
     else:
         path.mkdir()
     assert reason_of(tmp_path).startswith(f"{name}: it is a folder, a link that leads nowhere")
+
+
+@pytest.mark.parametrize("lost", [(), ("result.json",), ("metrics.csv",), ("environment.json",)])
+def test_a_run_that_lost_its_configuration_is_told(tmp_path: Path, lost: tuple[str, ...]) -> None:
+    run = write_run(tmp_path / "a", HEM)
+    write_evaluation(run, 3, 0.5)
+    for name in ("config.yaml", *lost):
+        (run / name).unlink()
+    assert reason_of(tmp_path).startswith("config.yaml: it is missing, and says what was trained: restore")
+
+
+@pytest.mark.parametrize("name", ["result.json", "environment.json"])
+def test_an_empty_object_is_no_run_that_did_not_finish(tmp_path: Path, name: str) -> None:
+    (write_run(tmp_path / "a", HEM) / name).write_text("{}")
+    assert reason_of(tmp_path).startswith(f"{name}: it is an empty object")
 
 
 @pytest.mark.parametrize(("text", "told"), [("", "not JSON"), ("{", "not JSON"), ("[" * 99_999, "not JSON")])
@@ -125,6 +147,15 @@ CUT = "".join(f"{step},0.5\n" for step in range(9, 50, 10))
         ("step,val/miou\n99,abc\n", "a row is not of numbers"), ("step\n99,1\n", "a row is not of numbers"),
         ("step;val/miou\n99;0.5\n", "a row is not of numbers"),
         ("step,val/miou\n99,66.1\n", "'val/miou' is 66.1"), ("step\nnan\n", "a step is nan"),
+        ("step,gradient/share/01\n99,2\n", "'gradient/share/01' is 2, which no run logs"),
+        ("step,gradient/share/01\n99,-0.1\n", "'gradient/share/01' is -0.1"),
+        ("step,gradient/means/01\n99,-1\n", "'gradient/means/01' is -1"),
+        ("step,gradient/backbone/all\n99,-1\n", "'gradient/backbone/all' is -1"),
+        ("step,em/entropy/01\n99,-2\n", "'em/entropy/01' is -2"),
+        ("step,em/components/01\n99,0.5\n", "'em/components/01' is 0.5"),
+        ("step,em/step_length/01\n99,-0.5\n", "'em/step_length/01' is -0.5"),
+        ("step,val/miou,loss\n9,0.5,1\n19\n99,0.5,1\n", "a row has fewer cells than the heading"),
+        ("step,val/miou,loss\n9,0.5,1\n99,0.5\n", "a row has fewer cells than the heading"),
         ("step,em/log_likelihood/01\n99,1e308\n", "'em/log_likelihood/01' is 1e+308"),
         ("step,em/entropy/40\n99,1\n", "it has a column 'em/entropy/40', and the largest T of the run is 3"),
         ("step,gradient/means/99999999999\n99,1\n", "it has a column 'gradient/means/99999999999'"),
@@ -162,6 +193,14 @@ def test_a_damaged_evaluation_does_not_take_its_run_along(tmp_path: Path, metric
     assert (record.miou, record.evaluated, unreadable) == (0.5, {3: 0.6}, [])
     (doubt,) = record.doubts
     assert doubt.startswith("evaluation/last/T6/result.json: ")
+
+
+def test_an_evaluation_in_the_folder_of_another_T_is_told(tmp_path: Path) -> None:
+    place = write_evaluation(write_run(tmp_path / "a", HEM), 6, 0.7) / "result.json"
+    change(place, "iterations_eval", 5)
+    ((record,), _) = collect([tmp_path])
+    assert record.evaluated == {}
+    assert "evaluation/last/T6/result.json: it is of 5 iterations, and its folder of 6" in record.doubts[0]
 
 
 @pytest.mark.parametrize(

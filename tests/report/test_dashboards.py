@@ -182,6 +182,16 @@ def test_runs_that_the_page_does_not_count_are_left_out() -> None:
             assert found["tags"] == ("NIN", ["debug"])
 
 
+def test_emanet_does_not_lie_among_the_points_of_plain_em() -> None:
+    blocks = report.payload(report.dashboard("e", "p"))["spec"]["blocks"]
+    grids = [block["metadata"] for block in blocks if block["type"] == "panel-grid"]
+    over = [
+        grid for grid in grids
+        if any("T of training" in str(panel) for panel in grid["panelBankSectionConfig"]["panels"])
+    ]  # fmt: skip
+    assert [[runs["name"] for runs in grid["runSets"]] for grid in over] == [["em", "hem"]]
+
+
 def test_panels_do_not_overlap() -> None:
     blocks = report.payload(report.dashboard("e", "p"))["spec"]["blocks"]
     for block in blocks:

@@ -138,6 +138,24 @@ def test_a_table_of_more_columns_than_fit_is_several_that_repeat_the_first(
     assert f"Part {parts} of {parts}." in table.tex()
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["rate=0.00143132933558", "a.very.long.key.of.a.setting=3.21564730614e-05", "[0.25,0.125,0.0625,0.5]"],
+)
+def test_no_line_ends_within_a_number(text: str) -> None:
+    tex = Table("a", "", [Column("setting"), Column("mIoU")], [[text, 0.5]]).tex()
+    pieces = tex.partition("midrule")[2].partition(" &")[0].split(r"\allowbreak{}")
+    assert len(pieces) > 1
+    numbers = re.findall(r"\d+\.\d+", text)
+    assert re.findall(r"\d+\.\d+", " ".join(pieces)) == numbers
+
+
+@needs_latex
+@pytest.mark.parametrize("word", ["camvid_" * 20, "x" * 300, "/data/of/" * 20])
+def test_a_caption_with_a_long_word_stays_on_the_page(word: str, tmp_path: Path) -> None:
+    compiled(tmp_path, Table("a", f"Scores on {word}.", [Column("mIoU")], [[0.5]]).tex())
+
+
 def test_columns_of_links_are_left_out() -> None:
     links = Links([("0", "../run"), ("curves", "../run/curves.png")])
     tex = Table("a", "", [Column("seeds"), Column("runs, by seed")], [[3, links]]).tex()
@@ -178,7 +196,7 @@ def test_awkward_names_compile_wherever_they_stand(tmp_path: Path) -> None:
     assert "[void]" in text
     assert "U+65E5U+672C" in text
     assert "−5" in text
-    assert "1e-5" in text
+    assert "1e−5" in text
     assert "\\end{document}" in text
 
 
@@ -198,7 +216,7 @@ def test_the_latex_of_any_text_is_printable_ascii_with_balanced_braces(text: str
 
 
 def test_a_hyphen_before_a_number_is_a_minus_and_others_stay() -> None:
-    assert escape_tex("-0.5 h=-1 2026-01-02 a-1 1e-5 -x") == "$-$0.5 h=$-$1 2026-01-02 a-1 1e-5 -x"
+    assert escape_tex("-0.5 h=-1 2026-01-02 a-1 1e-5 -x") == "$-$0.5 h=$-$1 2026-01-02 a-1 1e$-$5 -x"
     assert escape_tex("σ² ² μ₁ $² 10⁻⁵ η⁻") == (
         r"$\sigma^{2}$ \textsuperscript{2} $\mu_{1}$ \$\textsuperscript{2} "
         r"10\textsuperscript{$-$}\textsuperscript{5} $\eta$\textsuperscript{$-$}"

@@ -68,6 +68,20 @@ def test_no_table_of_the_study_scrolls(browser, study_page: Path, width: int) ->
     assert any("Heads" in table["name"] for table in tables)
 
 
+def test_what_is_folded_away_is_printed(browser, study_page: Path) -> None:
+    folded = "[...document.querySelectorAll('details p, details li')].map((each) => each.checkVisibility())"
+    browser.open(study_page)
+    shown = browser.value(folded)
+    assert shown
+    assert not any(shown)
+    browser.show_for("print")
+    try:
+        assert all(browser.value(folded))
+        assert browser.value("document.querySelector('summary').checkVisibility()") is False
+    finally:
+        browser.show_for("screen")
+
+
 @pytest.mark.parametrize(("width", "columns"), [(390, 1), (1280, 1), (1920, 2), (2560, 3)])
 def test_findings_stand_in_columns_where_the_page_is_wide(
     browser, page: Path, width: int, columns: int

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _helpers.fake_runs import change, plausible_rows, write_run
+from _helpers.fake_runs import change, plausible_rows, write_evaluation, write_run
 from _helpers.report_page import page_of, table_of
+from PIL import Image
 
 from hemnet.report.chapters.miou_curves import against_depth
 from hemnet.report.collect import collect
@@ -259,3 +260,74 @@ def test_an_emanet_of_other_settings_says_in_what_it_differs(tmp_path: Path) -> 
     (row, _) = table_of(report(tmp_path), "synthetic_hem_grid_train")
     named = {name for name in row if name.startswith("EMANet") and name.endswith("components=64")}
     assert named == {"EMANet, components=64", "EMANet, h=0.7, components=64"}
+
+
+@pytest.mark.parametrize(
+    "keys", [{"model.head.learn_scale": "shared"}, {"model.head.highway_scale": [0.1, 0.9]}]
+)
+def test_an_h_that_is_no_number_is_named_beside_charts_over_h(tmp_path: Path, keys: dict) -> None:
+    for T in (2, 4):
+        for seed in range(3):
+            for h in (0.0, 0.5):
+                write(tmp_path / f"runs/{T}_{h}_{seed}", T, h, seed)
+            schedule = {k: v * (T // 2) if isinstance(v, list) else v for k, v in keys.items()}
+            run = write(tmp_path / f"runs/{T}_further_{seed}", T, 0.5, seed, keys=schedule)
+            for at in (2, 4):
+                for each in (run, tmp_path / f"runs/{T}_0.0_{seed}", tmp_path / f"runs/{T}_0.5_{seed}"):
+                    write_evaluation(each, at, 0.5 + 0.01 * at)
+    out = report(tmp_path)
+    assert "since h is not one number: hem, T=2" in text_of(out)  # the chart over h
+    assert text_of(out).count("since h is not one number: h=") == 3  # T of training, T of evaluation
+    for T in (2, 4):
+        for row in table_of(out, f"synthetic_hem_grid_eval_T{T}"):
+            score, *_ = (value for name, value in row.items() if name.startswith("h="))
+            assert float(score) == pytest.approx(0.5 + 0.01 * int(row["T_eval"]))
+    trained = table_of(out, "synthetic_hem_grid_train")
+    assert all(any(value for name, value in row.items() if name.startswith("h=")) for row in trained)
+
+
+def test_runs_without_a_score_are_no_subject_of_other_charts(tmp_path: Path) -> None:
+    for seed in range(3):
+        for h in (0.0, 0.5, 0.7):
+            write(tmp_path / f"runs/2_{h}_{seed}", 2, h, seed, **({"miou": None} if h == 0.5 else {}))
+            write(tmp_path / f"runs/4_{h}_{seed}", 4, h, seed, miou=None)
+        write_run(tmp_path / f"runs/fcn{seed}", ("model/head=fcn",), seed=seed, miou=0.5 + 0.01 * seed**2)
+    out = report(tmp_path)
+    (heads,) = (path for path in (out / "tables").glob("*_heads.csv"))
+    assert "hem, T=2, h=0.7" in heads.read_text()
+    assert "hem, T=4" not in heads.read_text()
+    (classes,) = (path for path in (out / "tables").glob("*_classes.csv"))
+    assert classes.read_text().startswith('class,"em, T=2"')
+    assert "Hatched: no run has a score." in text_of(out)
+
+
+def test_damaged_pictures_take_no_place_and_are_listed(tmp_path: Path) -> None:
+    heads = ("em", "hem", "fcn", "emanet", "pspnet", "nonlocal")
+    for head in heads:
+        run = write_run(tmp_path / f"runs/{head}", (f"model/head={head}",))
+        (run / "figures").mkdir()
+        place = run / "figures/predictions.png"
+        if head == "em":
+            place.write_text("")
+        elif head == "hem":
+            place.mkdir()
+        elif head == "fcn":
+            place.symlink_to("gone")
+        else:
+            Image.new("RGB", (8, 8)).save(place)
+    out = report(tmp_path)
+    assert "Show 3 images" in text_of(out)
+    assert "for lack of room: predictions" not in text_of(out)
+    problems = {Path(row["run"]).name: row["reason"] for row in table_of(out, "problems")}
+    assert problems.keys() == {"em", "hem", "fcn"}
+    assert all(reason.startswith("predictions.png: ") for reason in problems.values())
+
+
+def test_no_line_of_the_page_ends_within_a_small_number(tmp_path: Path) -> None:
+    for seed in range(4):
+        for h in (0.0, 0.5):
+            write(tmp_path / f"runs/{h}_{seed}", 2, h, seed, miou=0.5 + 0.1 * (h > 0) + 1e-6 * seed * (h > 0))
+    page = (report(tmp_path) / "index.html").read_text()
+    small = re.findall(r"\de-\d+", page)
+    assert small
+    assert len(re.findall(r'<span class="whole">[\d.]+e-\d+</span>', page)) == len(small)

@@ -297,7 +297,7 @@ def test_no_interval_goes_beyond_what_a_difference_or_a_cost_can_be(seeds: int, 
     times = [row for row in table_of(out, "synthetic_hem_cost") if row["setting"].startswith("hem")]
     ratios = table_of(out, "synthetic_hem_cost_ratio")
     assert float(times[0]["s per step low"]) == 0
-    assert 0 < float(ratios[0]["s per step low"]) < float(ratios[0]["s per step high"])
+    assert 0 < float(ratios[0]["s per step, ratio low"]) < float(ratios[0]["s per step, ratio high"])
     told = "not judged (fewer than 3 seeds)" if seeds == 2 else "the 95% interval contains 1"
     assert f"at T=3 (n={seeds} seeds); {told} at T=3 (not corrected" in page_of(out).text
 

@@ -1,5 +1,6 @@
 """Charts as they are drawn."""
 
+import itertools
 import warnings
 
 import matplotlib as mpl
@@ -11,7 +12,18 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from hemnet.report.heat_map import heat_map
-from hemnet.report.plots import STYLE, Line, class_bars, draw_curves, draw_profile, forest, grid, score_chart
+from hemnet.report.plots import (
+    STYLE,
+    Line,
+    class_bars,
+    distinct_colours,
+    draw_curves,
+    draw_profile,
+    forest,
+    grid,
+    head_colour,
+    score_chart,
+)  # fmt: skip
 
 
 def ends(figure: Figure) -> np.ndarray:
@@ -115,4 +127,48 @@ def test_seeds_of_the_same_values_are_drawn_without_a_warning(value: float, seed
         warnings.simplefilter("error")
         figure = grid([""], ["a"], draw, xlabel="step", ylabel="norm", log=log, share_y="all")
         figure.draw_without_rendering()
-    assert set(figure.axes[0].lines[0].get_ydata()) == {value}
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), value, rtol=1e-12)
+
+
+def test_names_that_begin_alike_are_told_apart_and_leave_room_for_what_they_name() -> None:
+    names = [f"construction--flat--{end}" for end in ("crosswalk-plain", "curb-cut", "pedestrian-area")]
+    head = "my_package.models.segmentation_heads.pyramid_attention.PyramidAttentionHead"
+    sides = [(f"{head}{end}, T=4", "#000000", [[0.5, 0.6]] * 3) for end in ("", "WithDeepSupervision", "2")]
+    labels = [label for label, *_ in sides]
+    for figure, shown in (
+        (class_bars(names, sides), names),
+        (forest([(label, "#000000", [0.5, 0.6]) for label in labels]), labels),
+    ):
+        with mpl.rc_context(STYLE), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure.draw_without_rendering()
+        (axis,) = figure.axes
+        ticks = [tick.get_text() for tick in axis.get_yticklabels()]
+        assert ["".join(tick.split()) for tick in ticks] == ["".join(name.split()) for name in shown]
+        boxes = [tick.get_window_extent() for tick in axis.get_yticklabels()]
+        assert all(a.y0 >= b.y1 - 1 for a, b in itertools.pairwise(sorted(boxes, key=lambda box: -box.y0)))
+        assert axis.get_position().width > 0.25
+        assert axis.get_window_extent().height / figure.dpi > 0.3 * len(shown)
+
+
+def test_bars_of_one_head_have_colours_of_their_own() -> None:
+    heads = ["em", "hem", "emanet", "emanet", "mine", "mine", "fcn"]
+    colours = distinct_colours(heads)
+    assert len({*colours}) == len(heads)
+    assert [colours[i] for i in (0, 1, 2, 4, 6)] == [head_colour(heads[i]) for i in (0, 1, 2, 4, 6)]
+    assert len(distinct_colours(["em"] * 20)) == 20
+
+
+@pytest.mark.parametrize("hs", [[0, 0.9, 0.95, 0.99], [-0.5, 0, 0.1, 0.125, 0.1375, 0.15, 0.9], [0.5]])
+def test_the_labels_of_close_ticks_do_not_overlap(hs: list[float]) -> None:
+    line = Line("T=3", "#000000", {h: {0: 0.5, 1: 0.6} for h in hs})
+    with mpl.rc_context(STYLE):
+        figure = score_chart([line], [], "highway scale h", "true")
+        figure.draw_without_rendering()
+    (axis,) = figure.axes
+    ticks = axis.get_xticklabels()
+    assert [tick.get_text().strip() for tick in ticks] == [f"{h:g}" for h in hs]
+    lines = [tick.get_text().count("\n") for tick in ticks]
+    for a, b in itertools.combinations(range(len(hs)), 2):
+        left, right = (ticks[i].get_window_extent() for i in (a, b))
+        assert lines[a] != lines[b] or left.x1 < right.x0

@@ -132,7 +132,7 @@ def test_times_of_several_machines_are_not_compared(
     for run in (tmp_path / "runs").iterdir():
         change(run / "environment.json", "cpu_threads", 1)
     alike = report(tmp_path)
-    assert float(table_of(alike, "synthetic_hem_cost_ratio")[0]["s per step"]) == 1
+    assert float(table_of(alike, "synthetic_hem_cost_ratio")[0]["s per step, ratio"]) == 1
     assert "several machines" not in page_of(alike).text
     for run in (tmp_path / "runs").glob("0.5_*"):
         change(run / file, key, value)
@@ -145,7 +145,7 @@ def test_times_of_several_machines_are_not_compared(
                 change(run / "config.yaml", "trainer.sync_batchnorm", True)
     out = report(tmp_path)
     row = table_of(out, "synthetic_hem_cost_ratio")[0]
-    assert (row["s per step"], float(row["parameters"])) == ("", 1)
+    assert (row["s per step, ratio"], float(row["parameters, ratio"])) == ("", 1)
     text = page_of(out).text
     assert "Time of a step" not in text
     assert "these runs are of several" in text

@@ -38,6 +38,15 @@ def test_what_lies_inside_a_run_and_what_is_hidden_or_of_wandb_is_no_run(tmp_pat
     assert find_runs([tmp_path]) == [a, nested]
 
 
+def test_several_sets_of_names_may_mark_a_run(tmp_path: Path) -> None:
+    for name, files in {"a": "x", "b": "yz", "c": "y", "d": "xyz", "e": ""}.items():
+        for file in files:
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).touch()
+    found = find_runs([tmp_path], (("x",), ("y", "z")))
+    assert [path.name for path in found] == ["a", "b", "d"]
+
+
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(HemnetError, match="none is no folder: name run directories"):
         find_runs([tmp_path, tmp_path / "none"])

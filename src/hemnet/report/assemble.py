@@ -21,14 +21,13 @@ from hemnet.report.file_names import file_names
 from hemnet.report.groups import Section, sections
 from hemnet.report.images import Album
 from hemnet.report.page import PagePart, render
+from hemnet.report.printable import printable
 from hemnet.report.variants import Variant, variants
 from hemnet.runs.canonical import digits
 from hemnet.storage.files import replacing
 from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
-ERRORS = "backslashreplace"
-"""What tables and the page do with letters that UTF-8 lacks: paths of runs may have them."""
 # What each chapter shows and needs, for the sentence on what is left out.
 OF_VARIANTS = {
     "mIoU against T (em or hem)": against_depth,
@@ -60,7 +59,12 @@ APART = (
 
 
 def write_page(
-    records: Sequence[Record], unreadable: Sequence[Unreadable], page: Path, *, images: bool
+    records: Sequence[Record],
+    unreadable: Sequence[Unreadable],
+    page: Path,
+    *,
+    images: bool,
+    claim: Callable[[Sequence[str]], None],
 ) -> list[str]:
     """Write the page on all runs, and its tables and charts in folders beside it, which are there.
 
@@ -69,6 +73,7 @@ def write_page(
         unreadable: run directories that cannot be read.
         page: the file to write.
         images: whether the page shows predictions and attention maps.
+        claim: takes the files of tables and charts before they are written, and may refuse them.
 
     Returns:
         the files of tables and charts, relative to the page's folder.
@@ -81,11 +86,19 @@ def write_page(
     closing = [overview(records, unreadable, made), problems(records, unreadable, here)]
     first, last = ([block for block in blocks if block] for blocks in (opening, closing))
     shown = [*first, *(block for part in parts for block in part.blocks), *last]
-    svgs, files = _write_items(shown, page.parent)
+    items = [item for block in shown for item in block.items]
+    charts = [item for item in items if isinstance(item, Chart)]
+    tables = [item for item in items if isinstance(item, Table)]
+    files = [f"figures/{chart.name}.{end}" for chart in charts for end in ("pdf", "svg")]
+    files += [f"tables/{table.name}.{end}" for table in tables for end in ("csv", "tex")]
+    claim(files)
+    svgs = write_charts(charts, page.parent / "figures")
+    for table in tables:
+        for end, text in (("csv", table.csv()), ("tex", table.tex())):
+            (page.parent / f"tables/{table.name}.{end}").write_text(printable(text), "utf-8")
     with replacing(page) as part:  # a page that is cut short would pass for somebody else's
-        part.write_text(
-            render(first, parts, last, svgs, finished=bool(made)), encoding="utf-8", errors=ERRORS
-        )
+        # Paths of runs may have what no file of the report can hold.
+        part.write_text(printable(render(first, parts, last, svgs, finished=bool(made))), "utf-8")
     finished = sum(run.scored for section in made for run in section.runs)
     found = len(records) + len(unreadable)
     log.info("%s found, %d finished and counted; the report is %s", counted(found, "run"), finished, page)
@@ -167,16 +180,3 @@ def _written(
 
 def _alone(section: Section) -> bool:
     return len(section.groups) == 1
-
-
-def _write_items(blocks: Sequence[Block], out: Path) -> tuple[dict[str, str], list[str]]:
-    """Write every table and chart; return the SVG of each chart, and the files relative to ``out``."""
-    items = [item for block in blocks for item in block.items]
-    svgs = write_charts([item for item in items if isinstance(item, Chart)], out / "figures")
-    files = [f"figures/{name}.{end}" for name in svgs for end in ("pdf", "svg")]
-    for item in items:
-        if isinstance(item, Table):
-            for end, text in (("csv", item.csv()), ("tex", item.tex())):
-                (out / "tables" / f"{item.name}.{end}").write_text(text, encoding="utf-8", errors=ERRORS)
-                files.append(f"tables/{item.name}.{end}")
-    return svgs, files

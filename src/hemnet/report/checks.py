@@ -28,6 +28,8 @@ SCORES = re.compile(r"val/(miou|\w+_accuracy|iou/.+)$", re.DOTALL)
 """What lies between 0 and 1."""
 WANTED = re.compile(rf"val/miou$|cost/|gradient/backbone/|{PER_ITERATION.pattern}")
 """What the report uses of metrics.csv."""
+NODES = ("data", "model", "optim", "task", "trainer")
+"""The keys of a configuration that have others below them."""
 REMEDY = "restore the file, or move the run elsewhere"
 # Far above what any run has.
 LONGEST = 1e9  # seconds, 30 years
@@ -38,6 +40,15 @@ OF_A_RUN = {"seconds": (0, LONGEST), "steps": (0, MOST_STEPS), "processes": (1, 
 MOST_ITERATIONS = 10_000
 LARGEST_COST = 1e18
 LARGEST = 1e100  # of a metric; a float32 ends at 3e38, and charts do not reach the largest float64
+ROUNDING = 1e-3
+BOUNDS = {
+    "val/miou$": (0, 1),
+    "gradient/share/": (-ROUNDING, 1 + ROUNDING),
+    "gradient/(means|backbone)/|em/step_length/": (0, LARGEST),
+    "em/entropy/": (-ROUNDING, LARGEST),
+    "em/components/": (1 - ROUNDING, LARGEST),
+}
+"""What the values of a metric lie between, by the beginning of its name; others are within `LARGEST`."""
 
 
 @contextmanager
@@ -121,6 +132,9 @@ def require_settings(config: DictConfig) -> None:
     """Refuse with a ValueError a configuration with which no run can have been trained."""
     if missing := [part for part in PARTS if part not in config]:
         raise ValueError(f"it lacks {', '.join(missing)}, which every run has")
+    for key in (*NODES, "model.head"):
+        if not isinstance(node := OmegaConf.select(config, key), DictConfig):
+            raise ValueError(f"{key} is {shown(node)}, and a run has settings there")
     head: Any = OmegaConf.to_container(config.model.head, resolve=True)
     if class_name(head.get(TARGET)) != EM_HEAD:
         return
@@ -170,7 +184,8 @@ def _require_loggable(name: str, curve_S2: np.ndarray, iterations: int) -> None:
     if (match := PER_ITERATION.match(name)) and int(match[2]) > iterations:
         raise ValueError(f"it has a column {shown(name)}, and the largest T of the run is {iterations}")
     values_S = curve_S2[:, 1]
-    least, most = (0.0, 1.0) if name == "val/miou" else (-LARGEST, LARGEST)
+    bounds = (found for beginning, found in BOUNDS.items() if re.match(beginning, name))
+    least, most = next(bounds, (-LARGEST, LARGEST))
     # Infinity and NaN are what a training that diverges logs.
     impossible_S = np.isfinite(values_S) & ((values_S < least) | (values_S > most))
     if impossible_S.any():

@@ -27,8 +27,10 @@ from hemnet.sweeps.jobs import CONSOLE, last_lines
 from hemnet.wording import counted, one_line
 
 CONFIG, METRICS = "config.yaml", "metrics.csv"
-MARKS = (CONFIG, CONSOLE)
-"""Files that mark a run directory; a job of a sweep that failed before training has only the second."""
+MARKS = ((CONFIG,), (CONSOLE,), (ENVIRONMENT, RESULT), (ENVIRONMENT, METRICS), (METRICS, RESULT))
+"""Files that mark a run directory: any of these sets. A job of a sweep that failed before training has only
+the second, and a run that lost its configuration one of the others.
+"""
 # What the chapters use of a run's files.
 KINDS: dict[str, dict[str, Any]] = {
     RESULT: {
@@ -162,13 +164,14 @@ def read(path: Path) -> Record:
         HemnetError: it did not begin, or a file that tells what it is or how it ended is damaged.
         Exception: of any other type; anything can be wrong with the files.
     """
-    if not os.path.lexists(path / CONFIG):
+    if not any(os.path.lexists(path / name) for name in (CONFIG, ENVIRONMENT, RESULT)):
         raise HemnetError(f"it did not begin: {(last_lines(path / CONSOLE) or ['no reason was given'])[-1]}")
     result, environment = _json(path / RESULT), _json(path / ENVIRONMENT)
     with checks.reading(RESULT):
         status, scores = _status(result), checks.scores(result.get("metrics") or {})
     with checks.reading(CONFIG):
-        checks.require_file(path / CONFIG)
+        if not checks.require_file(path / CONFIG):
+            raise ValueError("it is missing, and says what was trained")
     run = Run.open(path)
     doubts = _forget_impossible(result)
     with checks.reading(CONFIG):
@@ -208,6 +211,8 @@ def _json(path: Path) -> dict[str, Any]:
         if not checks.require_file(path):
             return {}
         content = checks.json_object(path)
+        if not content:
+            raise ValueError("it is an empty object, which hemnet does not write")
         for name, kind in KINDS[path.name].items():
             if not isinstance(content.get(name), kind | None):
                 raise ValueError(f"{name} is {shown(content[name])}, which hemnet does not write")
@@ -260,7 +265,10 @@ def _read_evaluations(record: Record) -> None:
         try:
             if str(T) != number or not checks.require_file(file):
                 continue
-            score = checks.evaluated(found.get(T) or checks.json_object(file))
+            content = found.get(T) or checks.json_object(file)
+            score = checks.evaluated(content)
+            if (named := content.get("iterations_eval", T)) != T:
+                raise ValueError(f"it is of {shown(named)} iterations, and its folder of {T}")
             if T > checks.MOST_ITERATIONS:
                 raise ValueError("no evaluation has so many iterations")
             if T in found:

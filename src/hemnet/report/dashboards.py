@@ -52,9 +52,9 @@ def _against(wr: Any, shown: Definition) -> list[Panel]:
 
 
 def _grid(wr: Any, shown: Definition) -> list[Panel]:
-    """Return a scatter plot over two settings: W&B has no heat map."""
+    """Return a scatter plot over two settings: W&B has no heat map, and no η."""
     axes = {"x": wr.Config("T"), "y": wr.Config("h"), "z": wr.SummaryMetric(shown.metric.name)}
-    return [wr.ScatterPlot(title=shown.title, **axes)]
+    return [wr.ScatterPlot(title=f"{shown.title}: the axis is h", **axes)]
 
 
 def _elsewhere(wr: Any, shown: Definition) -> list[Panel]:
@@ -194,7 +194,9 @@ def dashboard(entity: str, project: str, sweep: str | None = None, experiment: s
                          wr.PanelGrid(runsets=[_runset(wr, everything)], panels=board)]  # fmt: skip
     for chapter, members in groupby(FIGURES, lambda shown: shown.chapter):
         figures = list(members)
-        heads = ("em", "hem") if all(shown.em_alone for shown in figures) else (None,)
+        # EMANet has T and an h of 0, and would lie among the points of plain EM.
+        apart = all(shown.em_alone or shown.axis == "T and h" for shown in figures)
+        heads = ("em", "hem") if apart else (None,)
         panels = [panel for shown in figures for panel in PANELS[shown.axis](wr, shown)]
         runsets = [_runset(wr, {**everything, "head": head}) for head in heads]
         blocks += [wr.H2(chapter), wr.PanelGrid(runsets=runsets, panels=_laid_out(wr, panels))]

@@ -107,7 +107,7 @@ LEARNING = Definition(
 COST = Definition(
     "cost", "Cost", "Cost of each setting",
     (Metric("cost/seconds_per_step", "s per step"), Metric("cost/peak_memory_mib", "peak MiB"),
-     Metric("cost/parameters", "parameters"), Metric("cost/em_parameters", "of the EM layer"),
+     Metric("cost/parameters", "parameters"), Metric("cost/em_parameters", "parameters of the EM layer"),
      Metric("cost/gflops", "GFLOPs")), "setting", em_alone=False,
 )  # fmt: skip
 SETTINGS = Definition("settings", "All settings", "mIoU of every setting", (MIOU,), "run", em_alone=False)

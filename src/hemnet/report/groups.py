@@ -56,6 +56,11 @@ class Group:
         return sorted({run.identity.seed for run in self.lost} - self.runs.keys())
 
     @property
+    def scored(self) -> set[int]:
+        """The seeds of its finished runs with a score."""
+        return {seed for seed, run in self.runs.items() if run.scored}
+
+    @property
     def recipes(self) -> list[str]:
         """The names of the recipes of its finished runs."""
         return sorted({run.identity.experiment for run in self.runs.values()})

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ PLACES = ("figures/", "")
 
 def figure_of(run: Path, file: str) -> str | None:
     """Return where a figure of a run is, from the run's folder; None if there is none."""
-    return next((place + file for place in PLACES if (run / place / file).is_file()), None)
+    return next((place + file for place in PLACES if os.path.lexists(run / place / file)), None)
 
 
 class Album:
@@ -49,29 +50,35 @@ class Album:
         )
         for file, what in PAGES.items():
             pages = [(group, page) for group in groups if (page := _page(group, file))]
-            self._add(block, pages[:MOST_RUNS], what)
-            if left := [group.label for group, _ in pages[MOST_RUNS:]]:
+            left = self._add(block, pages, what)
+            if left:
                 block.paragraphs.append(f"Not shown, for lack of room: {what} of {'; '.join(left)}.")
         if not block.items and len(block.paragraphs) == 1:
             return None
         if left_out := not_shown(section, groups):
             block.paragraphs.append(left_out)
-        block.folded = f"Show {counted(len(block.items), 'image')}"
+        if block.items:
+            block.folded = f"Show {counted(len(block.items), 'image')}"
         return block
 
-    def _add(self, block: Block, pages: Sequence[tuple[Group, Path]], what: str) -> None:
-        for group, page in pages:
+    def _add(self, block: Block, pages: Sequence[tuple[Group, Path]], what: str) -> list[str]:
+        """Add up to `MOST_RUNS` pictures to a block, and return the labels of the groups after them."""
+        most = len(block.items) + MOST_RUNS
+        for i, (group, page) in enumerate(pages):
+            if len(block.items) == most:
+                return [group.label for group, _ in pages[i:]]
             caption = f"{group.label}, seed {min(group.runs)}: {what}"
             try:
                 data = _data_uri(page)
             except DataError as error:  # the run was killed while writing the file
-                block.paragraphs.append(f"{caption} cannot be read: {error}")
+                group.runs[min(group.runs)].doubts.append(f"{page.name}: {error}: not shown")
                 continue
             if len(data) > self.left:
                 block.paragraphs.append(f"{caption} left out: the page would be too large to send.")
                 continue
             self.left -= len(data)
             block.items.append(Picture(caption, data))
+        return []
 
 
 def _page(group: Group, file: str) -> Path | None:

@@ -36,10 +36,10 @@ def escape_tex(text: str) -> str:
     """Return LaTeX, in ASCII, that shows a text.
 
     A letter for which pdflatex has no sign is shown by its number, such as U+65E5; line breaks and what
-    cannot be seen are spaces. A hyphen before a number is a minus.
+    cannot be seen are spaces. A hyphen before a number, or in an exponent, is a minus: no line ends after it.
     """
     text = unicodedata.normalize("NFC", text)
-    text = re.sub(r"(?<![\w-])-(?=\.?\d)", "−", text)
+    text = re.sub(r"((?<![\w-])|(?<=\de))-(?=\.?\d)", "−", text)
     text = re.sub("(?<=[-'`,!?])(?=[-'`,])", JOINED, text)
     tex = "".join(map(_letter, text))
     for command, sign in (("super", "^"), ("sub", "_")):  # beside a formula, a part of it

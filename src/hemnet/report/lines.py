@@ -105,6 +105,11 @@ def not_drawn(variant: Variant, depths: Sequence[int]) -> str:
     return f"Not drawn, for lack of room: {'; '.join(found)}." if found else ""
 
 
+def not_numbers(labels: Sequence[str]) -> list[str]:
+    """Return a sentence on settings that have no place on an axis of h; [] if there are none."""
+    return [f"In the table alone, since h is not one number: {'; '.join(labels)}."] if labels else []
+
+
 def not_shown(section: Section, shown: Iterable[Group]) -> str:
     """Return a sentence on the settings of em and hem that a chapter on a section leaves out; "" if none."""
     kept = {*shown}

@@ -15,12 +15,16 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 
 from hemnet.report.estimates import Estimate, score
-from hemnet.report.ticks import iteration_ticks, log_ticks
+from hemnet.report.ticks import iteration_ticks, log_ticks, staggered
 
 WIDTH = 4.6
 """Inches: on a phone of 390 pixels, a point of type is about a pixel."""
 LEGEND = 50
 """Most letters of a line of a legend."""
+NAME = 24
+"""Most letters of a line of a name at the left of an axis."""
+LINE_HEIGHT = 0.16
+"""Inches of a line of text."""
 MOST_POINTS = 200
 """Of a curve over training."""
 CHINESE = (
@@ -51,6 +55,16 @@ DASHES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 def head_colour(head: str) -> str:
     """Return the colour of a head in all charts."""
     return HEAD_COLOURS.get(head, "#000000")
+
+
+def distinct_colours(heads: Sequence[str]) -> list[str]:
+    """Return `head_colour` of each head, and another for one whose colour is taken by then."""
+    found: list[str] = []
+    free = [colour for colour in (*HEAD_COLOURS.values(), "#000000") if colour not in map(head_colour, heads)]
+    for head in heads:
+        colour = head_colour(head)
+        found.append(free.pop(0) if colour in found and free else colour)
+    return found
 
 
 def scale_colour(position: float) -> str:
@@ -101,7 +115,7 @@ def score_chart(
             axis.axhline(mean, color=colour, linestyle=dash, linewidth=1.3, label=f"{label} {mean:.3f}")
         else:  # so far away that showing it would flatten the other lines
             axis.plot([], [], color=colour, linestyle=dash, label=f"{label} {mean:.3f} (off the chart)")
-    axis.set_xticks([place[x] for x in xs], [f"{x:g}" for x in xs])
+    axis.set_xticks([place[x] for x in xs], staggered([place[x] for x in xs], [f"{x:g}" for x in xs]))
     axis.set(xlabel=xlabel, ylabel="mIoU")
     _legend(figure, axis)
     return figure
@@ -124,7 +138,10 @@ def _score_line(axis: Axes, line: Line, place: Mapping[float, float], shift: flo
 
 
 def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
-    """Add a legend below a figure, each label once, in as many columns as fit."""
+    """Add a legend below a figure, each label once, in as many columns as fit.
+
+    The figure becomes higher by what the legend has beyond two lines.
+    """
     pairs = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
     labels = [label for _, label in pairs]
     found = [pair for i, pair in enumerate(pairs) if pair[1] not in labels[:i]]
@@ -135,6 +152,13 @@ def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
         longest = min(max(map(len, shown)), LEGEND)
         fit = max(1, min(columns, int(60 // (longest + 8))))
         figure.legend(handles, wrapped, loc="outside lower center", ncols=fit)
+        rows = -(-len(wrapped) // fit)  # matplotlib fills columns from the top
+        lines = max(sum(map(_lines, wrapped[i : i + rows])) for i in range(0, len(wrapped), rows))
+        figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * max(0, lines - 2))
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1
 
 
 Draw = Callable[[Axes, int, int], None]
@@ -163,9 +187,8 @@ def grid(
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
         if log:
             axis.set_yscale("log")
-        draw(axis, r, c)
-        if axis.get_yscale() == "log":
             log_ticks(axis.yaxis)
+        draw(axis, r, c)
         if r == 0:
             axis.set_title(columns[c])
         if c == 0 and rows[r]:
@@ -195,9 +218,7 @@ def _drawable(axis: Axes, values: np.ndarray) -> np.ndarray:
 
 def _mean(axis: Axes, values_nS: np.ndarray) -> np.ndarray:
     """Return the mean over seeds of `_drawable` values: geometric on a logarithmic axis."""
-    mean_S = np.exp(np.log(values_nS).mean(0)) if axis.get_yscale() == "log" else values_nS.mean(0)
-    # Rounding puts the mean of equal values beside them, and matplotlib warns of limits so close together.
-    return mean_S.clip(values_nS.min(0), values_nS.max(0))
+    return np.exp(np.log(values_nS).mean(0)) if axis.get_yscale() == "log" else values_nS.mean(0)
 
 
 def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray], dashes: str = "-") -> None:
@@ -223,7 +244,9 @@ def _thinned(curve_S2: np.ndarray) -> np.ndarray:
 def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[Sequence[float]]]]) -> Figure:
     """Draw the IoU of each class as bars; a side is its label, its colour and the seeds' values per class."""
     count, thick = len(sides), 0.8 / len(sides)
-    figure = Figure(figsize=(WIDTH, 0.9 + len(classes) * (0.14 + 0.13 * count)), layout="constrained")
+    names = [textwrap.fill(name, NAME) for name in classes]
+    row = max(0.14 + 0.13 * count, LINE_HEIGHT * max(map(_lines, names), default=1))
+    figure = Figure(figsize=(WIDTH, 0.9 + len(classes) * row), layout="constrained")
     axis = figure.subplots()
     for i, (label, colour, values) in enumerate(sides):
         found = [score(seeds) for seeds in values]
@@ -233,7 +256,7 @@ def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[
         axis.barh(
             places, means, thick * 0.92, xerr=reaches, color=colour, label=label, error_kw={"elinewidth": 0.9}
         )
-    axis.set_yticks(range(len(classes)), [c if len(c) < 22 else f"{c[:20]}…" for c in classes])
+    axis.set_yticks(range(len(classes)), names)
     axis.set(xlabel="IoU", ylim=(len(classes) - 0.5, -0.5), xlim=(0, None))
     axis.grid(visible=False, axis="y")
     _legend(figure, axis)
@@ -242,13 +265,15 @@ def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[
 
 def forest(rows: Sequence[tuple[str, str, Sequence[float]]]) -> Figure:
     """Draw a row per (label, colour, values of the seeds): mean, 95% interval and single seeds."""
-    figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(rows)), layout="constrained")
+    names = [textwrap.fill(label, NAME) for label, *_ in rows]
+    row = 0.14 + LINE_HEIGHT * max(map(_lines, names), default=1)
+    figure = Figure(figsize=(WIDTH, 0.8 + row * len(rows)), layout="constrained")
     axis = figure.subplots()
     for y, (_, colour, values) in enumerate(rows):
         axis.plot(values, [y] * len(values), ".", color=colour, alpha=0.35)
         if (found := score(values)) is not None:
             reach = [[end] for end in found.reach]
             axis.errorbar([found.mean], [y], xerr=reach, fmt="o", color=colour, capsize=3)
-    axis.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+    axis.set_yticks(range(len(rows)), names)
     axis.set(xlabel="mIoU", ylim=(len(rows) - 0.5, -0.5))
     return figure

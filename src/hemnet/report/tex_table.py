@@ -23,7 +23,8 @@ TALLEST = 40
 """Most lines of a table that is kept on one page."""
 LONG = re.compile(r"\S{17,}")
 """A word that may be broken, after a `PIECE`: a path, the key of a setting."""
-PIECE = re.compile(r"[^/_.=,:;]{1,16}[/_.=,:;]*|[/_.=,:;]+")
+PIECE = re.compile(r"(?:\d{1,12}(?:\.\d{1,12})*|[^/_.=,:;]){1,16}[/_.=,:;]*|[/_.=,:;]+")
+"""No number is broken."""
 Row = Sequence[str]
 
 
@@ -43,7 +44,7 @@ def tex_table(name: str, caption: str, head: Row, rows: Sequence[Row], numeric: 
     for i, part in enumerate(parts):
         which = f" Part {i + 1} of {len(parts)}." if len(parts) > 1 else ""
         label = f"tab:{name}_{i + 1}" if i else f"tab:{name}"
-        title = f"\\caption{{{escape_tex(caption + which)}}}\n\\label{{{label}}}"
+        title = f"\\caption{{{escape_tex(_breakable(caption + which))}}}\n\\label{{{label}}}"
         tables.append(_table(title, [columns[j] for j in part], [numeric[j] for j in part]))
     return f"% {PACKAGES}\n" + "".join(tables)
 

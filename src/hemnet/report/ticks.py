@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+ACROSS = 50
+"""How many letters of tick labels the x axis of a chart is wide."""
 MOST = 6
 """Most ticks of an axis: what fits beside a chart of an inch."""
 
@@ -18,7 +20,19 @@ def log_ticks(axis: Axis) -> None:
 
 
 class PlainLogLocator(LogLocator):
-    """Places ticks by `ticks_between`; limits are chosen as matplotlib does for a logarithmic axis."""
+    """Places ticks by `ticks_between`; limits are chosen as matplotlib does for a logarithmic axis.
+
+    Around values that rounding alone sets apart there is a decade on each side: matplotlib warns of limits so
+    close, and has limits that are the same for some values near a power of ten.
+    """
+
+    def nonsingular(self, vmin: float, vmax: float) -> tuple[float, float]:
+        """Return the limits of an axis for values from ``vmin`` to ``vmax``."""
+        low, high = sorted((vmin, vmax))
+        if low > 0 and high < math.inf and math.isclose(low, high):
+            return low / 10, high * 10
+        low, high = super().nonsingular(low, high)
+        return float(low), float(high)
 
     def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
         """Return the ticks of an axis from ``vmin`` to ``vmax``."""
@@ -56,6 +70,25 @@ def iteration_ticks(last: int) -> range:
     """Return whole numbers at equal distances from 0 to the last iteration, which has a tick too."""
     parts = last if last <= 5 else next((parts for parts in (4, 3, 5, 2) if last % parts == 0), 1)
     return range(0, last + 1, max(1, last // max(1, parts)))
+
+
+def staggered(places: Sequence[float], labels: Sequence[str]) -> list[str]:
+    """Return the labels of an x axis, lowered by as many lines as keep each from the one at its left.
+
+    Args:
+        places: where the labels are, rising; they span the axis.
+        labels: without line breaks.
+    """
+    letter = (places[-1] - places[0]) / ACROSS if places else 0.0
+    ends: list[float] = []  # of the last label in each line
+    found = []
+    for place, text in zip(places, labels, strict=True):
+        half = letter * len(text) / 2
+        free = (i for i, end in enumerate(ends) if end + letter <= place - half)
+        line = next(free, len(ends))
+        ends[line:] = [place + half, *ends[line + 1 :]]
+        found.append("\n" * line + text)
+    return found
 
 
 def label(value: float) -> str:

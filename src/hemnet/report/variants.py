@@ -23,7 +23,7 @@ class Variant:
 
     Attributes:
         label: what tells it from other variants; "" if it is the only one.
-        groups: with most runs first.
+        groups: in the order of the section.
         settings: what its groups share of the head's settings.
     """
 
@@ -33,13 +33,14 @@ class Variant:
 
     @cached_property
     def mode(self) -> str | None:
-        """The gradient mode of charts about other settings: the one with most pairs of hem and em at one T,
-        then ``unrolled``, then the most common.
+        """The gradient mode of charts about other settings: the one with most pairs of hem and em at one T
+        that have scores, then ``unrolled``, then the most common.
         """
         modes = [group.gradient for group in self.groups]
 
         def worth(mode: str | None) -> tuple[int, bool, int]:
-            pairs = sum(group.gradient == mode for group, _ in self.pairs)
+            scored = [hem for hem, em in self.pairs if hem.scored and em.scored]
+            pairs = sum(group.gradient == mode for group in scored)
             return pairs, mode == USUAL_MODE, modes.count(mode)
 
         return max(dict.fromkeys(modes), key=worth, default=None)
@@ -71,11 +72,12 @@ class Variant:
 
     @cached_property
     def scale(self) -> float | str | None:
-        """The h of hem in charts about other settings: the one at most values of T that have em too, then at
-        most values of T, then nearest to 0.5.
+        """The h of hem in charts about other settings: the one with scores at most values of T at which em
+        has them too, then at most values of T, then nearest to 0.5.
         """
-        places = [(group.scale, group.iterations) for group in self.usual if group.head == "hem"]
-        plain = {group.iterations for group in self.usual if group.head == "em"}
+        scored = [group for group in self.usual if group.scored] or self.usual
+        places = [(group.scale, group.iterations) for group in scored if group.head == "hem"]
+        plain = {group.iterations for group in scored if group.head == "em"}
 
         def worth(scale: float | str | None) -> tuple[int, int, float]:
             depths = [depth for h, depth in places if h == scale]
@@ -93,23 +95,26 @@ class Variant:
 
     def subject(self, iterations: int) -> Group | None:
         """Return what other heads are compared with at one T: hem, of the h of `Variant.scale` or else of
-        that nearest to 0.5, and em where there is no hem.
+        that nearest to 0.5, and em where there is no hem; those with a score before others.
         """
-        found = [g for g in self.usual if g.iterations == iterations and g.head == "hem"]
-        nearest = min(found, key=lambda group: _distance(group.scale), default=None)
-        return self.at("hem", iterations) or nearest or self.at("em", iterations)
+        found = [g for g in self.usual if g.iterations == iterations]
+        return min(
+            found,
+            key=lambda g: (not g.scored, g.head == "em", g.scale != self.scale, _distance(g.scale)),
+            default=None,
+        )
 
     @cached_property
     def chosen(self) -> int:
-        """The T of charts of one T: with most seeds common to em and hem, then one with hem, then with most
-        runs, then largest.
+        """The T of charts of one T: with most seeds of which both em and hem have a score, then one with hem,
+        then with most scores, then largest.
         """
 
         def worth(depth: int) -> tuple[int, bool, int, int]:
             em, hem = self.at("em", depth), self.at("hem", depth)
-            common = len(em.runs.keys() & hem.runs.keys()) if em and hem else 0
-            runs = sum(len(group.runs) for group in self.usual if group.iterations == depth)
-            return common, hem is not None, runs, depth
+            common = len(em.scored & hem.scored) if em and hem else 0
+            scores = sum(len(group.scored) for group in self.usual if group.iterations == depth)
+            return common, hem is not None, scores, depth
 
         return max(self.depths, key=worth)
 
@@ -120,7 +125,7 @@ def _distance(scale: float | str | None) -> float:
 
 @lru_cache(maxsize=1)  # several chapters ask for those of one section
 def variants(section: Section) -> list[Variant]:
-    """Return the variants of a section, the one with most runs first."""
+    """Return the variants of a section, the one with most scores first."""
     found: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
     for group in section.groups:
         if group.head in ("em", "hem"):
@@ -132,26 +137,26 @@ def variants(section: Section) -> list[Variant]:
         Variant(label, groups, dict(key | options))
         for label, (key, options, groups) in zip(told, parts, strict=True)
     ]
-    return sorted(made, key=lambda variant: -_runs(variant.groups))
+    return sorted(made, key=lambda variant: -_scores(variant.groups))
 
 
 def _by_options(groups: Sequence[Group]) -> list[tuple[frozenset[tuple[str, str]], list[Group]]]:
     """Split groups by the settings of their usual gradient mode, and return those settings with their groups.
 
-    The first part has most runs, and the groups of other modes.
+    The first part has most scores, and the groups of other modes.
     """
     usual = Variant("", list(groups), {}).usual
     found: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
     for group in usual:
         own = ((k, v) for k, v in group.rest.items() if k.startswith(GRADIENT_SETTINGS))
         found[frozenset(own)].append(group)
-    parts = sorted(found.items(), key=lambda part: -_runs(part[1]))
+    parts = sorted(found.items(), key=lambda part: -_scores(part[1]))
     parts[0][1].extend(group for group in groups if group not in usual)
     return parts
 
 
-def _runs(groups: Sequence[Group]) -> int:
-    return sum(len(group.runs) for group in groups)
+def _scores(groups: Sequence[Group]) -> int:
+    return sum(len(group.scored) for group in groups)
 
 
 def unlike(variant: Variant, rival: Group) -> set[str]:

@@ -1,8 +1,10 @@
 """The whole report: from folders of runs to a page, figures and tables on disk."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,12 +12,14 @@ from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
 from hemnet.report.printable import printable
 from hemnet.storage.destinations import named_by, require_writable
-from hemnet.storage.files import replacing
+from hemnet.storage.files import write_json
 
 MARK = '<meta name="generator" content="hemnet.report">'
 """A line of the page, by which a later report knows that it may replace it."""
 LISTED = "files.json"
-"""Lists the files of a report, so that the next report in the same folder can remove outdated ones."""
+"""Lists the files of a report. The next report in the same folder replaces or removes these alone."""
+GENERATOR = "hemnet.report"
+"""The entry ``generator`` of the list, by which it is known where there is no page yet."""
 FOLDERS = ("figures", "tables")
 OWN_FILE = re.compile(r"(figures/\w+\.(pdf|svg)|tables/\w+\.(csv|tex))")
 
@@ -43,19 +47,33 @@ def write_report(folders: Sequence[Path], out: Path, *, images: bool = True) -> 
     with named_by("--out", out):
         for name in FOLDERS:
             (out / name).mkdir(parents=True, exist_ok=True)
-        files = write_page(records, unreadable, page, images=images)
+        files = write_page(records, unreadable, page, images=images, claim=partial(_claim, out, old))
         for name in set(old) - set(files):
             if OWN_FILE.fullmatch(name):  # the list may be anybody's, so no other file is removed
                 (out / name).unlink(missing_ok=True)
-        with replacing(out / LISTED) as part:
-            part.write_text(json.dumps(files, indent=1) + "\n", "utf-8")
+        _write_list(out, files)
     return page
+
+
+def _claim(out: Path, old: Sequence[str], files: Sequence[str]) -> None:
+    """List files that will be written, beside those of the earlier report, and refuse those of somebody else.
+
+    They are listed before they are written, so that a report that is killed leaves none that nobody owns.
+    """
+    for name in files:
+        if name not in old and os.path.lexists(out / name):
+            _refuse(out / name)
+    _write_list(out, sorted({*old, *files}))
+
+
+def _write_list(out: Path, files: Sequence[str]) -> None:
+    write_json(out / LISTED, {"generator": GENERATOR, "files": [*files]})
 
 
 def _own_files(page: Path, listing: Path) -> list[str]:
     """Return the files of the earlier report in a folder, and refuse what is none of hemnet's.
 
-    A page or a list that is empty is what a full disk left of a report.
+    A page or a list that is empty is what a full disk left of a report. Older versions wrote the list alone.
     """
     text = page.read_text("utf-8", "replace") if page.exists() else None
     if text and MARK not in text:
@@ -63,13 +81,18 @@ def _own_files(page: Path, listing: Path) -> list[str]:
     if not listing.exists():
         return []
     try:
-        names = json.loads(listing.read_text("utf-8") or "[]")
+        content = json.loads(listing.read_text("utf-8") or "[]")
     except (ValueError, RecursionError):
-        names = None
-    if text is None or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        content = None
+    marked = isinstance(content, dict) and content.get("generator") == GENERATOR
+    names = content["files"] if marked and "files" in content else content
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not known or not (marked or text is not None):
         _refuse(listing)
     return names
 
 
 def _refuse(path: Path) -> NoReturn:
-    raise HemnetError(f"{path} is not of a report of hemnet and is not replaced: name another --out")
+    raise HemnetError(
+        f"{path} is not of a report of hemnet and is not replaced: name another --out, or delete it"
+    )

@@ -15,8 +15,10 @@ OF_WANDB = re.compile("wandb/(offline-)?run-")
 """The beginning of W&B's folders of runs, which hold a config.yaml of its own, wherever its folder is."""
 
 
-def find_runs(folders: Sequence[Path], marks: Collection[str] = ("config.yaml",)) -> list[Path]:
-    """Return the directories at or below the folders that hold something with one of the names ``marks``.
+def find_runs(
+    folders: Sequence[Path], marks: Collection[Collection[str]] = (("config.yaml",),)
+) -> list[Path]:
+    """Return the directories at or below the folders that hold all names of one of the ``marks``.
 
     They are sorted, and each is there once. Links to folders are followed; of a directory that lies in one of
     the folders and also behind a link, the former path is returned. A warning names each folder that cannot
@@ -38,7 +40,8 @@ def find_runs(folders: Sequence[Path], marks: Collection[str] = ("config.yaml",)
                 continue
             seen.add(real)
             inner = set[str]()
-            if not {*marks}.isdisjoint([*files, *names]):  # a folder in a file's place is damage to be told
+            here = {*files, *names}  # a folder in a file's place is damage to be told
+            if any(here.issuperset(mark) for mark in marks):
                 found.append(Path(path))
                 inner = INNER
             within = os.path.basename(path)

@@ -17,16 +17,22 @@ def read(path: Path) -> list[dict[str, float]]:
     """Return the rows in order, each without its empty cells; [] if there is no file.
 
     Raises:
-        ValueError: a cell is not a number.
+        ValueError: a cell is not a number, or a row has more or fewer cells than the heading. The last may
+            have fewer, since a process that is killed leaves it so, see `is_cut`.
     """
-    rows = []
+    if not path.is_file():
+        return []
     try:
-        table = read_table(path)
+        with path.open(newline="", encoding="utf-8") as file:
+            table = list(csv.DictReader(file))
     except csv.Error as error:
         raise ValueError(str(error)) from error
+    if any(None in row.values() for row in (table[:-1] if is_cut(path) else table)):
+        raise ValueError("a row has fewer cells than the heading: it was cut short")
+    rows = []
     for row in table:
         try:
-            rows.append({key: float(value) for key, value in row.items()})
+            rows.append({key: float(value) for key, value in row.items() if value})
         except (TypeError, ValueError) as error:  # a cell beyond the heading is in a list
             raise ValueError(f"a row is not of numbers under a heading each: {shown(row)}") from error
     return rows

@@ -73,7 +73,7 @@ def _add_ratios(block: Block, section: Section, variant: Variant, names: list[st
     if times:
         block.findings.append(_time_sentence(hem, times))
     if rows:
-        columns = [Column("T"), *(Column(COSTS[name][0]) for name in names)]
+        columns = [Column("T"), *(Column(f"{COSTS[name][0]}, ratio") for name in names)]
         caption = f"Cost of {hem} over em: geometric means of the ratios of runs with the same seed."
         if left_out := not_shown(section, shown):
             caption += f" {left_out}"

@@ -12,7 +12,7 @@ from hemnet.report.definitions import CLASSES, GRADIENT_MODES, HEADS, SETTINGS
 from hemnet.report.estimates import OF_A_DIFFERENCE
 from hemnet.report.groups import Group, Section
 from hemnet.report.lines import not_shown
-from hemnet.report.plots import class_bars, forest, head_colour
+from hemnet.report.plots import class_bars, distinct_colours, forest, head_colour
 from hemnet.report.significance import compare, holm, sentence
 from hemnet.report.variants import EMANET, Variant, others, unlike, usual_mode, variants
 
@@ -159,7 +159,10 @@ def _class_chart(keys: Sequence[str], sides: Sequence[Group]) -> Callable[[], Fi
     def draw() -> Figure:
         return class_bars(
             [_class(key) for key in keys],
-            [(g.label, head_colour(g.head), [list(g.by_seed(key).values()) for key in keys]) for g in sides],
+            [
+                (g.label, colour, [list(g.by_seed(key).values()) for key in keys])
+                for g, colour in zip(sides, distinct_colours([g.head for g in sides]), strict=True)
+            ],
         )
 
     return draw

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import GRID_EVAL, GRID_TRAIN, Definition
 from hemnet.report.estimates import Estimate
-from hemnet.report.groups import Group, Section
+from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.heat_map import heat_map, highest
-from hemnet.report.lines import Points, by_training, emanet_lines
+from hemnet.report.lines import Points, by_training, emanet_lines, not_numbers
 from hemnet.report.plots import Line, scale_colour, score_chart
 from hemnet.report.variants import Variant, others
 
@@ -32,10 +32,12 @@ class Grid:
     Attributes:
         scales: a column per step size.
         rivals: the columns of EMANet.
+        unplaced: the columns of an h that is no number, such as a learned one, which only the table has.
     """
 
     scales: Sequence[Line]
     rivals: Sequence[Line]
+    unplaced: Sequence[Line]
 
     @property
     def columns(self) -> list[Line]:
@@ -88,21 +90,26 @@ def _grid(
 ) -> Grid:
     """Return the columns with scores; ``points`` returns the scores of a column's groups."""
     by_scale: dict[float, list[Group]] = defaultdict(list)
+    by_text: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         if isinstance(group.scale, float):
             by_scale[group.scale].append(group)
+        else:
+            by_text[scale_text(group.scale)].append(group)
     scales = [
         Line(f"η={round(1 - h, 9):g}", scale_colour(i / max(len(by_scale) - 1, 1)), points(by_scale[h]))
         for i, h in enumerate(sorted(by_scale, reverse=True))
     ]
-    return Grid([line for line in scales if line.points], emanet_lines(variant, rivals, points))
+    unplaced = [Line(f"h={h}", "#000000", points(mine)) for h, mine in by_text.items()]
+    placed, apart = ([line for line in lines if line.points] for lines in (scales, unplaced))
+    return Grid(placed, emanet_lines(variant, rivals, points), apart)
 
 
 def _show(
     block: Block, grid: Grid, slug: str, shown: Definition, axis: str, trained: int | None = None
 ) -> None:
     """Add a grid to a block as heat map, lines and table; ``trained`` is the T of training, if it is one."""
-    missing = "no run has finished" if trained is None else "no run was evaluated"
+    missing = "no run has a score" if trained is None else "no run was evaluated"
     part, of, marked = "", "", ""
     if trained is not None:
         part, of, marked = f"_T{trained}", f", after training with T = {trained}", " {}: the T of training."
@@ -113,12 +120,15 @@ def _show(
             figure.axes[0].axvline(grid.rows.index(trained), color="#999999", linestyle=":", zorder=0)
         return figure
 
-    rows: list[list[Cell]] = [[f"{T:g}", *(column.at(T) for column in grid.columns)] for T in grid.rows]
+    columns = [*grid.columns, *grid.unplaced]
+    every = sorted({*grid.rows, *(T for column in grid.unplaced for T in column.points)})
+    rows: list[list[Cell]] = [[f"{T:g}", *(column.at(T) for column in columns)] for T in every]
     counts = [cell.n for row in rows for cell in row if isinstance(cell, Estimate)]
     usual = max(counts, key=counts.count, default=0)
-    heads = [Column(axis), *(Column(column.label, counted=usual) for column in grid.columns)]
+    heads = [Column(axis), *(Column(column.label, counted=usual) for column in columns)]
     counted = f"means over seeds with 95% intervals, n = {usual} unless a cell says otherwise"
-    block.paragraphs.append(f"{shown.title}{of}. {_highest(grid, axis)}")
+    said = [f"{shown.title}{of}. {_highest(grid, axis)}", *not_numbers([c.label for c in grid.unplaced])]
+    block.paragraphs.append(" ".join(said))
     how = (
         f"Mean, number n of seeds; a cell that is pointed at tells its interval. Bold: of the step sizes "
         f"of a row, that of the highest mean. Hatched: {missing}."
