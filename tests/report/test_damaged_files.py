@@ -82,11 +82,14 @@ def test_what_has_the_name_of_a_file_and_is_none_is_told(tmp_path: Path, name: s
     assert reason_of(tmp_path).startswith(f"{name}: it is a folder, a link that leads nowhere")
 
 
-@pytest.mark.parametrize("lost", [(), ("result.json",), ("metrics.csv",), ("environment.json",)])
-def test_a_run_that_lost_its_configuration_is_told(tmp_path: Path, lost: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "lost", ["", "result.json", "metrics.csv", "environment.json", "environment.json result.json"]
+)
+def test_a_run_that_lost_its_configuration_is_told(tmp_path: Path, lost: str) -> None:
     run = write_run(tmp_path / "a", HEM)
     write_evaluation(run, 3, 0.5)
-    for name in ("config.yaml", *lost):
+    (run / "console.log").write_text("Killed\n")  # of a sweep's job
+    for name in ("config.yaml", *lost.split()):
         (run / name).unlink()
     assert reason_of(tmp_path).startswith("config.yaml: it is missing, and says what was trained: restore")
 
@@ -151,6 +154,9 @@ CUT = "".join(f"{step},0.5\n" for step in range(9, 50, 10))
         ("step,gradient/share/01\n99,-0.1\n", "'gradient/share/01' is -0.1"),
         ("step,gradient/means/01\n99,-1\n", "'gradient/means/01' is -1"),
         ("step,gradient/backbone/all\n99,-1\n", "'gradient/backbone/all' is -1"),
+        ("step,gradient/share/01\n99,inf\n", "'gradient/share/01' is inf"),
+        ("step,val/miou\n99,inf\n", "'val/miou' is inf"),
+        ("step,gradient/means/01\n99,-inf\n", "'gradient/means/01' is -inf"),
         ("step,em/entropy/01\n99,-2\n", "'em/entropy/01' is -2"),
         ("step,em/components/01\n99,0.5\n", "'em/components/01' is 0.5"),
         ("step,em/step_length/01\n99,-0.5\n", "'em/step_length/01' is -0.5"),

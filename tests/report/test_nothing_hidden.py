@@ -286,6 +286,22 @@ def test_an_h_that_is_no_number_is_named_beside_charts_over_h(tmp_path: Path, ke
     assert all(any(value for name, value in row.items() if name.startswith("h=")) for row in trained)
 
 
+def test_one_h_beside_a_learned_one_has_a_table_over_t_without_a_heat_map(tmp_path: Path) -> None:
+    for T in (2, 4):
+        for seed in range(3):
+            for name, keys in (("0.5", {}), ("learned", {"model.head.learn_scale": "shared"})):
+                run = write(tmp_path / f"runs/{T}_{name}_{seed}", T, 0.5, seed, keys=keys)
+                for at in (2, 4):
+                    write_evaluation(run, at, 0.5 + 0.01 * at)
+    out = report(tmp_path)
+    for name in ("grid_train", "grid_eval_T2", "grid_eval_T4"):
+        for row in table_of(out, f"synthetic_hem_{name}"):
+            assert row["η=0.5"]
+            assert any(value for key, value in row.items() if key.startswith("h="))
+    assert not list((out / "figures").glob("*grid*"))
+    assert "the η of the highest mean" not in text_of(out)
+
+
 def test_runs_without_a_score_are_no_subject_of_other_charts(tmp_path: Path) -> None:
     for seed in range(3):
         for h in (0.0, 0.5, 0.7):

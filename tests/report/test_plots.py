@@ -24,6 +24,7 @@ from hemnet.report.plots import (
     head_colour,
     score_chart,
 )  # fmt: skip
+from hemnet.report.ticks import letters_in, wrapped
 
 
 def ends(figure: Figure) -> np.ndarray:
@@ -172,3 +173,26 @@ def test_the_labels_of_close_ticks_do_not_overlap(hs: list[float]) -> None:
     for a, b in itertools.combinations(range(len(hs)), 2):
         left, right = (ticks[i].get_window_extent() for i in (a, b))
         assert lines[a] != lines[b] or left.x1 < right.x0
+
+
+@pytest.mark.parametrize("etas", [[0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 1.5], [0.0001, 1]])
+def test_the_columns_of_a_heat_map_have_labels_that_do_not_overlap(etas: list[float]) -> None:
+    columns = [Line(f"η={eta:g}", "#000000", {1: {0: 0.5}}) for eta in etas]
+    apart = [Line(f"EMANet, {key}=0.25", "#000000", {1: {0: 0.6}}) for key in ("momentum", "variance")]
+    with mpl.rc_context(STYLE):
+        figure = heat_map(columns, apart, [1], "η", "T")
+        figure.draw_without_rendering()
+    boxes = [
+        (line, tick.get_window_extent())
+        for tick in figure.axes[0].get_xticklabels()
+        for line in [tick.get_text().count("\n", 0, len(tick.get_text()) - len(tick.get_text().lstrip()))]
+    ]
+    for (line_a, a), (line_b, b) in itertools.combinations(boxes, 2):
+        assert line_a != line_b or a.x1 < b.x0 or b.x1 < a.x0
+
+
+@given(st.text(st.sampled_from("aW字ｗ空 -_"), max_size=200), st.integers(8, 50))
+def test_no_line_of_a_wrapped_name_is_wider_than_it_may_be(text: str, width: int) -> None:
+    lines = wrapped(text, width).split("\n")
+    assert max(map(letters_in, lines)) <= width + 1  # a wide letter may stand on the edge
+    assert "".join("".join(lines).split()) == "".join(text.split())

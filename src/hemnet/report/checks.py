@@ -186,7 +186,10 @@ def _require_loggable(name: str, curve_S2: np.ndarray, iterations: int) -> None:
     values_S = curve_S2[:, 1]
     bounds = (found for beginning, found in BOUNDS.items() if re.match(beginning, name))
     least, most = next(bounds, (-LARGEST, LARGEST))
-    # Infinity and NaN are what a training that diverges logs.
-    impossible_S = np.isfinite(values_S) & ((values_S < least) | (values_S > most))
+    # NaN is what a training that diverges logs, and infinity too where the metric has no bound.
+    open_below, open_above = least == -LARGEST, most == LARGEST
+    low_S = (values_S < least) & (np.isfinite(values_S) | (not open_below))
+    high_S = (values_S > most) & (np.isfinite(values_S) | (not open_above))
+    impossible_S = low_S | high_S
     if impossible_S.any():
         raise ValueError(f"{shown(name)} is {values_S[impossible_S][0]:g}, which no run logs")

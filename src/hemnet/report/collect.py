@@ -164,7 +164,7 @@ def read(path: Path) -> Record:
         HemnetError: it did not begin, or a file that tells what it is or how it ended is damaged.
         Exception: of any other type; anything can be wrong with the files.
     """
-    if not any(os.path.lexists(path / name) for name in (CONFIG, ENVIRONMENT, RESULT)):
+    if not any(os.path.lexists(path / name) for name in (CONFIG, ENVIRONMENT, RESULT, METRICS)):
         raise HemnetError(f"it did not begin: {(last_lines(path / CONSOLE) or ['no reason was given'])[-1]}")
     result, environment = _json(path / RESULT), _json(path / ENVIRONMENT)
     with checks.reading(RESULT):

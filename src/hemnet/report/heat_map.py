@@ -11,9 +11,12 @@ from matplotlib.patches import Rectangle
 from hemnet.report.estimates import Estimate
 from hemnet.report.plots import WIDTH, Line
 from hemnet.report.svg import tell
+from hemnet.report.ticks import staggered
 
 CELL_WIDTH, CELL_HEIGHT = 0.5, 0.42
 """Inches: room for a score in letters that are legible on a phone."""
+LETTER = 0.085
+"""Inches: the width of a letter of a tick's label."""
 COLOURS = "YlGnBu"
 """Pale to dark: the highest is far from white paper, and inverted from a dark page."""
 GAP = 0.25
@@ -59,7 +62,10 @@ def heat_map(
         if x == framed:
             look: Any = {"fill": False, "linewidth": 1.6, "clip_on": False, "zorder": 3}
             axis.add_patch(Rectangle((-0.5, row - 0.5), places[-1] + 1, 1, **look))
-    axis.set_xticks(places, [column.label.replace(", ", "\n") for column in columns])
+    cells = places[-1] - places[0]
+    across = cells * (size[0] - 1.5 * CELL_WIDTH) / (cells + 1) / LETTER
+    names = [column.label.replace(", ", "\n") for column in columns]
+    axis.set_xticks(places, staggered(places, names, across))
     axis.set_yticks(range(len(rows)), [f"{x:g}" for x in rows])
     axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.5, places[-1] + 0.5), ylim=(len(rows) - 0.5, -0.5))
     axis.grid(visible=False)

@@ -3,7 +3,6 @@
 Shapes: S points of a curve, (S, 2): step and value; n seeds.
 """
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 
 from hemnet.report.estimates import Estimate, score
-from hemnet.report.ticks import iteration_ticks, log_ticks, staggered
+from hemnet.report.ticks import iteration_ticks, letters_in, log_ticks, staggered, wrapped
 
 WIDTH = 4.6
 """Inches: on a phone of 390 pixels, a point of type is about a pixel."""
@@ -148,12 +147,12 @@ def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
     if found:
         # Lines with intervals (matplotlib containers, which are tuples) before levels.
         handles, shown = zip(*sorted(found, key=lambda pair: not isinstance(pair[0], tuple)), strict=True)
-        wrapped = [textwrap.fill(label, LEGEND) for label in shown]
-        longest = min(max(map(len, shown)), LEGEND)
+        texts = [wrapped(label, LEGEND) for label in shown]
+        longest = min(max(map(letters_in, shown)), LEGEND)
         fit = max(1, min(columns, int(60 // (longest + 8))))
-        figure.legend(handles, wrapped, loc="outside lower center", ncols=fit)
-        rows = -(-len(wrapped) // fit)  # matplotlib fills columns from the top
-        lines = max(sum(map(_lines, wrapped[i : i + rows])) for i in range(0, len(wrapped), rows))
+        figure.legend(handles, texts, loc="outside lower center", ncols=fit)
+        rows = -(-len(texts) // fit)  # matplotlib fills columns from the top
+        lines = max(sum(map(_lines, texts[i : i + rows])) for i in range(0, len(texts), rows))
         figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * max(0, lines - 2))
 
 
@@ -244,7 +243,7 @@ def _thinned(curve_S2: np.ndarray) -> np.ndarray:
 def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[Sequence[float]]]]) -> Figure:
     """Draw the IoU of each class as bars; a side is its label, its colour and the seeds' values per class."""
     count, thick = len(sides), 0.8 / len(sides)
-    names = [textwrap.fill(name, NAME) for name in classes]
+    names = [wrapped(name, NAME) for name in classes]
     row = max(0.14 + 0.13 * count, LINE_HEIGHT * max(map(_lines, names), default=1))
     figure = Figure(figsize=(WIDTH, 0.9 + len(classes) * row), layout="constrained")
     axis = figure.subplots()
@@ -265,7 +264,7 @@ def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[
 
 def forest(rows: Sequence[tuple[str, str, Sequence[float]]]) -> Figure:
     """Draw a row per (label, colour, values of the seeds): mean, 95% interval and single seeds."""
-    names = [textwrap.fill(label, NAME) for label, *_ in rows]
+    names = [wrapped(label, NAME) for label, *_ in rows]
     row = 0.14 + LINE_HEIGHT * max(map(_lines, names), default=1)
     figure = Figure(figsize=(WIDTH, 0.8 + row * len(rows)), layout="constrained")
     axis = figure.subplots()

@@ -48,38 +48,40 @@ def write_report(folders: Sequence[Path], out: Path, *, images: bool = True) -> 
         for name in FOLDERS:
             (out / name).mkdir(parents=True, exist_ok=True)
         files = write_page(records, unreadable, page, images=images, claim=partial(_claim, out, old))
-        for name in set(old) - set(files):
-            if OWN_FILE.fullmatch(name):  # the list may be anybody's, so no other file is removed
+        for name in {*(old or ())} - {*files}:
+            # The list may be anybody's, so no other file is removed.
+            if OWN_FILE.fullmatch(name) and not (out / name).is_dir():
                 (out / name).unlink(missing_ok=True)
         _write_list(out, files)
     return page
 
 
-def _claim(out: Path, old: Sequence[str], files: Sequence[str]) -> None:
+def _claim(out: Path, old: Sequence[str] | None, files: Sequence[str]) -> None:
     """List files that will be written, beside those of the earlier report, and refuse those of somebody else.
 
     They are listed before they are written, so that a report that is killed leaves none that nobody owns.
     """
     for name in files:
-        if name not in old and os.path.lexists(out / name):
+        if old is not None and name not in old and os.path.lexists(out / name):
             _refuse(out / name)
-    _write_list(out, sorted({*old, *files}))
+    _write_list(out, sorted({*(old or ()), *files}))
 
 
 def _write_list(out: Path, files: Sequence[str]) -> None:
     write_json(out / LISTED, {"generator": GENERATOR, "files": [*files]})
 
 
-def _own_files(page: Path, listing: Path) -> list[str]:
+def _own_files(page: Path, listing: Path) -> list[str] | None:
     """Return the files of the earlier report in a folder, and refuse what is none of hemnet's.
 
-    A page or a list that is empty is what a full disk left of a report. Older versions wrote the list alone.
+    A page or a list that is empty is what a full disk left of a report. Older versions wrote the names alone.
+    None stands for a report of which the list is lost: its files may be replaced, and none is removed.
     """
     text = page.read_text("utf-8", "replace") if page.exists() else None
     if text and MARK not in text:
         _refuse(page)
     if not listing.exists():
-        return []
+        return None if text else []
     try:
         content = json.loads(listing.read_text("utf-8") or "[]")
     except (ValueError, RecursionError):
@@ -89,7 +91,7 @@ def _own_files(page: Path, listing: Path) -> list[str]:
     known = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not known or not (marked or text is not None):
         _refuse(listing)
-    return names
+    return names or (None if text else [])
 
 
 def _refuse(path: Path) -> NoReturn:

@@ -46,13 +46,23 @@ class Grid:
 
     @property
     def rows(self) -> list[float]:
-        """Each T of any column, rising."""
-        return sorted({T for column in self.columns for T in column.points})
+        """Each T of the columns that are drawn, rising."""
+        return _depths(self.columns)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there are at least two step sizes and two T."""
+        return len(self.scales) > 1 and len(_depths(self.scales)) > 1
 
     @property
     def whole(self) -> bool:
-        """Whether there are at least two step sizes and two T."""
-        return len(self.scales) > 1 and len({T for column in self.scales for T in column.points}) > 1
+        """Whether there are at least two highways and two T."""
+        highways = [*self.scales, *self.unplaced]
+        return len(highways) > 1 and len(_depths(highways)) > 1
+
+
+def _depths(columns: Sequence[Line]) -> list[float]:
+    return sorted({T for column in columns for T in column.points})
 
 
 def trained_grid(section: Section, variant: Variant, slug: str) -> Block | None:
@@ -121,26 +131,27 @@ def _show(
         return figure
 
     columns = [*grid.columns, *grid.unplaced]
-    every = sorted({*grid.rows, *(T for column in grid.unplaced for T in column.points)})
-    rows: list[list[Cell]] = [[f"{T:g}", *(column.at(T) for column in columns)] for T in every]
+    rows: list[list[Cell]] = [[f"{T:g}", *(column.at(T) for column in columns)] for T in _depths(columns)]
     counts = [cell.n for row in rows for cell in row if isinstance(cell, Estimate)]
     usual = max(counts, key=counts.count, default=0)
     heads = [Column(axis), *(Column(column.label, counted=usual) for column in columns)]
     counted = f"means over seeds with 95% intervals, n = {usual} unless a cell says otherwise"
-    said = [f"{shown.title}{of}. {_highest(grid, axis)}", *not_numbers([c.label for c in grid.unplaced])]
-    block.paragraphs.append(" ".join(said))
+    best = [_highest(grid, axis)] if grid.drawn else []
+    unplaced = not_numbers([column.label for column in grid.unplaced])
+    block.paragraphs.append(" ".join([f"{shown.title}{of}.", *best, *unplaced]))
     how = (
         f"Mean, number n of seeds; a cell that is pointed at tells its interval. Bold: of the step sizes "
         f"of a row, that of the highest mean. Hatched: {missing}."
     )
-    block.items += [
+    charts = [
         Chart(slug, shown, how + marked.format("Framed"),
               lambda: heat_map(grid.scales, grid.rivals, grid.rows, "step size η = 1 - h", axis, trained),
               part, of),
         Chart(slug, shown, "Means over seeds with 95% intervals; faint dots are single seeds."
               + marked.format("Dotted"), lines, f"{part}_lines", of),
-        Table(f"{slug}_{shown.key}{part}", f"{shown.title}{of}: {counted}.", heads, rows),
     ]  # fmt: skip
+    table = Table(f"{slug}_{shown.key}{part}", f"{shown.title}{of}: {counted}.", heads, rows)
+    block.items += [*(charts if grid.drawn else []), table]
 
 
 def _highest(grid: Grid, axis: str) -> str:
