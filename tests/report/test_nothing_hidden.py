@@ -75,6 +75,17 @@ def test_a_head_that_iterates_is_compared_with_hem_of_any_h_at_its_t(tmp_path: P
     assert beside["emanet, T=8"] == "hem, T=8, h=0.9"
 
 
+def test_the_accuracies_of_heads_are_beside_their_comparison(tmp_path: Path) -> None:
+    for seed in range(2):
+        write(tmp_path / f"runs/hem{seed}", 3, 0.5, seed)
+        run = write_run(tmp_path / f"runs/fcn{seed}", ("model/head=fcn",), seed=seed)
+        change(run / "result.json", "val/pixel_accuracy", 0.5 + 0.1 * seed)
+        change(run / "result.json", "val/mean_accuracy", 0.3)
+    _, fcn = table_of(report(tmp_path), "synthetic_hem_heads_accuracy")
+    assert (fcn["head"], float(fcn["mean accuracy"])) == ("fcn", 0.3)
+    assert float(fcn["pixel accuracy"]) == pytest.approx(0.55)
+
+
 def test_heads_beside_plain_em_alone_are_not_said_to_be_compared_with_hem(tmp_path: Path) -> None:
     for seed in range(3):
         write(tmp_path / f"runs/em{seed}", 3, 0.0, seed)

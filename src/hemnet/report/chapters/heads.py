@@ -46,9 +46,13 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
         cells = test_cells(tested[group]) if group in tested else NOT_TESTED
         if group in beside and group not in tested:
             cells = [*NOT_TESTED[:-1], f"none of its settings at T={group.iterations}{which}"]
-        rows.append([*_scores(group), pairs[group].label if group in pairs else None, *cells])
-    columns = (Column("head"), Column("mIoU"), Column("mean accuracy"), Column("pixel accuracy"),
-               Column("compared with"), *TESTS)  # fmt: skip
+        rows.append([group.label, group.score(), pairs[group].label if group in pairs else None, *cells])
+    columns = (Column("head"), Column("mIoU"), Column("compared with"), *TESTS)
+    accuracies: list[list[Cell]] = [
+        [group.label, group.score("val/mean_accuracy"), group.score("val/pixel_accuracy")]
+        for group in (*subjects, *rivals)
+    ]
+    of = (Column("head"), Column("mean accuracy"), Column("pixel accuracy"))
     how = "A head that iterates is compared at its own T and settings; the table says with what."
     block = Block(HEADS.chapter, [f"Each head's mIoU, and paired tests by seed. {how}"])
     block.items += [
@@ -56,6 +60,8 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
               lambda: forest([_forest_row(group) for group in (*subjects, *rivals)])),
         Table(f"{slug}_heads", "Heads; differences are of what a head is compared with minus the head.",
               columns, rows),
+        Table(f"{slug}_heads_accuracy", "Accuracy of each head: the mean over classes, and of all pixels.",
+              of, accuracies),
     ]  # fmt: skip
     block.findings = [sentence(each) for each in tested.values()]
     return block
@@ -73,13 +79,6 @@ def _beside(section: Section, rival: Group) -> Group | None:
         return nearest.subject(nearest.chosen)
     alike = [each for each in found if each[0] <= EMANET and each[1].subject(rival.iterations)]
     return min(alike, key=lambda each: len(each[0]))[1].subject(rival.iterations) if alike else None
-
-
-def _scores(group: Group) -> list[Cell]:
-    return [
-        group.label,
-        *(group.score(f"val/{name}") for name in ("miou", "mean_accuracy", "pixel_accuracy")),
-    ]
 
 
 def _forest_row(group: Group) -> tuple[str, str, list[float]]:
