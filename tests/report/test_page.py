@@ -171,7 +171,7 @@ def test_one_em_setting_beside_another_head_is_compared_with_that_head_alone(tmp
     write_report([tmp_path / "runs"], tmp_path / "report")
     tables = (tmp_path / "report/tables").glob("synthetic_hem_*.csv")
     rows = {path.stem[14:]: len(table_of(tmp_path / "report", path.stem)) for path in tables}
-    assert rows == {"heads": 2, "classes": 4, "cost": 2, "settings": 2}
+    assert rows == {"heads": 2, "heads_accuracy": 2, "classes": 4, "cost": 2, "settings": 2}
     text = page_of(tmp_path / "report").text
     assert "One T only" not in text
     assert "Gradient of the backbone" not in text
