@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from hemnet.report.heat_map import heat_map
+from hemnet.report.lettering import letters_in, wrapped
 from hemnet.report.plots import (
     STYLE,
     Line,
@@ -23,8 +26,7 @@ from hemnet.report.plots import (
     grid,
     head_colour,
     score_chart,
-)  # fmt: skip
-from hemnet.report.ticks import letters_in, wrapped
+)
 
 
 def ends(figure: Figure) -> np.ndarray:
@@ -169,10 +171,15 @@ def test_the_labels_of_close_ticks_do_not_overlap(hs: list[float]) -> None:
     (axis,) = figure.axes
     ticks = axis.get_xticklabels()
     assert [tick.get_text().strip() for tick in ticks] == [f"{h:g}" for h in hs]
-    lines = [tick.get_text().count("\n") for tick in ticks]
-    for a, b in itertools.combinations(range(len(hs)), 2):
-        left, right = (ticks[i].get_window_extent() for i in (a, b))
-        assert lines[a] != lines[b] or left.x1 < right.x0
+    require_apart(ticks)
+
+
+def require_apart(labels: Sequence[Text]) -> None:
+    """Fail if labels of an x axis that stand in one line overlap; those before a line break are empty."""
+    lines = [{i for i, part in enumerate(label.get_text().split("\n")) if part} for label in labels]
+    for a, b in itertools.combinations(range(len(labels)), 2):
+        left, right = (labels[i].get_window_extent() for i in (a, b))
+        assert lines[a].isdisjoint(lines[b]) or left.x1 < right.x0
 
 
 @pytest.mark.parametrize("etas", [[0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 1.5], [0.0001, 1]])
@@ -182,13 +189,7 @@ def test_the_columns_of_a_heat_map_have_labels_that_do_not_overlap(etas: list[fl
     with mpl.rc_context(STYLE):
         figure = heat_map(columns, apart, [1], "η", "T")
         figure.draw_without_rendering()
-    boxes = [
-        (line, tick.get_window_extent())
-        for tick in figure.axes[0].get_xticklabels()
-        for line in [tick.get_text().count("\n", 0, len(tick.get_text()) - len(tick.get_text().lstrip()))]
-    ]
-    for (line_a, a), (line_b, b) in itertools.combinations(boxes, 2):
-        assert line_a != line_b or a.x1 < b.x0 or b.x1 < a.x0
+    require_apart(figure.axes[0].get_xticklabels())
 
 
 @given(st.text(st.sampled_from("aW字ｗ空 -_"), max_size=200), st.integers(8, 50))

@@ -83,6 +83,7 @@ def write_page(
     here = Path.cwd()
     # Warnings stand above the chapters whose scores they cast doubt on.
     opening = [leaderboard(made, page.parent), warnings(records, here)]
+    # Last, since pictures that cannot be read are problems too.
     closing = [overview(records, unreadable, made), problems(records, unreadable, here)]
     first, last = ([block for block in blocks if block] for blocks in (opening, closing))
     shown = [*first, *(block for part in parts for block in part.blocks), *last]
@@ -93,9 +94,7 @@ def write_page(
     files += [f"tables/{table.name}.{end}" for table in tables for end in ("csv", "tex")]
     claim(files)
     svgs = write_charts(charts, page.parent / "figures")
-    for table in tables:
-        for end, text in (("csv", table.csv()), ("tex", table.tex())):
-            (page.parent / f"tables/{table.name}.{end}").write_text(printable(text), "utf-8")
+    _write_tables(tables, page.parent / "tables")
     with replacing(page) as part:  # a page that is cut short would pass for somebody else's
         # Paths of runs may have what no file of the report can hold.
         part.write_text(printable(render(first, parts, last, svgs, finished=bool(made))), "utf-8")
@@ -180,3 +179,9 @@ def _written(
 
 def _alone(section: Section) -> bool:
     return len(section.groups) == 1
+
+
+def _write_tables(tables: Sequence[Table], folder: Path) -> None:
+    for table in tables:
+        for end, text in (("csv", table.csv()), ("tex", table.tex())):
+            (folder / f"{table.name}.{end}").write_text(printable(text), "utf-8")

@@ -28,7 +28,7 @@ SCORES = re.compile(r"val/(miou|\w+_accuracy|iou/.+)$", re.DOTALL)
 """What lies between 0 and 1."""
 WANTED = re.compile(rf"val/miou$|cost/|gradient/backbone/|{PER_ITERATION.pattern}")
 """What the report uses of metrics.csv."""
-NODES = ("data", "model", "optim", "task", "trainer")
+NODES = [part for part in PARTS if part not in ("name", "seed")]
 """The keys of a configuration that have others below them."""
 REMEDY = "restore the file, or move the run elsewhere"
 # Far above what any run has.
@@ -44,11 +44,11 @@ ROUNDING = 1e-3
 BOUNDS = {
     "val/miou$": (0, 1),
     "gradient/share/": (-ROUNDING, 1 + ROUNDING),
-    "gradient/(means|backbone)/|em/step_length/": (0, LARGEST),
-    "em/entropy/": (-ROUNDING, LARGEST),
-    "em/components/": (1 - ROUNDING, LARGEST),
+    "gradient/(means|backbone)/|em/step_length/": (0, math.inf),
+    "em/entropy/": (-ROUNDING, math.inf),
+    "em/components/": (1 - ROUNDING, math.inf),
 }
-"""What the values of a metric lie between, by the beginning of its name; others are within `LARGEST`."""
+"""What the values of a metric lie between, by the beginning of its name."""
 
 
 @contextmanager
@@ -185,11 +185,9 @@ def _require_loggable(name: str, curve_S2: np.ndarray, iterations: int) -> None:
         raise ValueError(f"it has a column {shown(name)}, and the largest T of the run is {iterations}")
     values_S = curve_S2[:, 1]
     bounds = (found for beginning, found in BOUNDS.items() if re.match(beginning, name))
-    least, most = next(bounds, (-LARGEST, LARGEST))
+    least, most = next(bounds, (-math.inf, math.inf))
     # NaN is what a training that diverges logs, and infinity too where the metric has no bound.
-    open_below, open_above = least == -LARGEST, most == LARGEST
-    low_S = (values_S < least) & (np.isfinite(values_S) | (not open_below))
-    high_S = (values_S > most) & (np.isfinite(values_S) | (not open_above))
-    impossible_S = low_S | high_S
+    too_large_S = np.isfinite(values_S) & (abs(values_S) > LARGEST)
+    impossible_S = (values_S < least) | (values_S > most) | too_large_S
     if impossible_S.any():
         raise ValueError(f"{shown(name)} is {values_S[impossible_S][0]:g}, which no run logs")

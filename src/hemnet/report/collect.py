@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
@@ -27,7 +28,9 @@ from hemnet.sweeps.jobs import CONSOLE, last_lines
 from hemnet.wording import counted, one_line
 
 CONFIG, METRICS = "config.yaml", "metrics.csv"
-MARKS = ((CONFIG,), (CONSOLE,), (ENVIRONMENT, RESULT), (ENVIRONMENT, METRICS), (METRICS, RESULT))
+WRITTEN = (ENVIRONMENT, METRICS, RESULT)
+"""What a run writes after its configuration."""
+MARKS = ((CONFIG,), (CONSOLE,), *combinations(WRITTEN, 2))
 """Files that mark a run directory: any of these sets. A job of a sweep that failed before training has only
 the second, and a run that lost its configuration one of the others.
 """
@@ -164,7 +167,7 @@ def read(path: Path) -> Record:
         HemnetError: it did not begin, or a file that tells what it is or how it ended is damaged.
         Exception: of any other type; anything can be wrong with the files.
     """
-    if not any(os.path.lexists(path / name) for name in (CONFIG, ENVIRONMENT, RESULT, METRICS)):
+    if not any(os.path.lexists(path / name) for name in (CONFIG, *WRITTEN)):
         raise HemnetError(f"it did not begin: {(last_lines(path / CONSOLE) or ['no reason was given'])[-1]}")
     result, environment = _json(path / RESULT), _json(path / ENVIRONMENT)
     with checks.reading(RESULT):

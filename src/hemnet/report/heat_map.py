@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from hemnet.report.estimates import Estimate
+from hemnet.report.lettering import staggered
 from hemnet.report.plots import WIDTH, Line
 from hemnet.report.svg import tell
-from hemnet.report.ticks import staggered
 
 CELL_WIDTH, CELL_HEIGHT = 0.5, 0.42
 """Inches: room for a score in letters that are legible on a phone."""

@@ -50,8 +50,7 @@ class Album:
         )
         for file, what in PAGES.items():
             pages = [(group, page) for group in groups if (page := _page(group, file))]
-            left = self._add(block, pages, what)
-            if left:
+            if left := self._add(block, pages, what):
                 block.paragraphs.append(f"Not shown, for lack of room: {what} of {'; '.join(left)}.")
         if not block.items and len(block.paragraphs) == 1:
             return None
@@ -62,16 +61,20 @@ class Album:
         return block
 
     def _add(self, block: Block, pages: Sequence[tuple[Group, Path]], what: str) -> list[str]:
-        """Add up to `MOST_RUNS` pictures to a block, and return the labels of the groups after them."""
+        """Add up to `MOST_RUNS` pictures to a block, and return the labels of the groups after them.
+
+        One that cannot be read is a doubt of its run.
+        """
         most = len(block.items) + MOST_RUNS
         for i, (group, page) in enumerate(pages):
             if len(block.items) == most:
                 return [group.label for group, _ in pages[i:]]
-            caption = f"{group.label}, seed {min(group.runs)}: {what}"
+            seed = min(group.runs)
+            caption = f"{group.label}, seed {seed}: {what}"
             try:
                 data = _data_uri(page)
             except DataError as error:  # the run was killed while writing the file
-                group.runs[min(group.runs)].doubts.append(f"{page.name}: {error}: not shown")
+                group.runs[seed].doubts.append(f"{page.name}: {error}: not shown")
                 continue
             if len(data) > self.left:
                 block.paragraphs.append(f"{caption} left out: the page would be too large to send.")

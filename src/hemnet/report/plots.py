@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 
 from hemnet.report.estimates import Estimate, score
-from hemnet.report.ticks import iteration_ticks, letters_in, log_ticks, staggered, wrapped
+from hemnet.report.lettering import letters_in, lines_in, staggered, wrapped
+from hemnet.report.ticks import iteration_ticks, log_ticks
 
 WIDTH = 4.6
 """Inches: on a phone of 390 pixels, a point of type is about a pixel."""
@@ -114,7 +115,8 @@ def score_chart(
             axis.axhline(mean, color=colour, linestyle=dash, linewidth=1.3, label=f"{label} {mean:.3f}")
         else:  # so far away that showing it would flatten the other lines
             axis.plot([], [], color=colour, linestyle=dash, label=f"{label} {mean:.3f} (off the chart)")
-    axis.set_xticks([place[x] for x in xs], staggered([place[x] for x in xs], [f"{x:g}" for x in xs]))
+    places = [place[x] for x in xs]
+    axis.set_xticks(places, staggered(places, [f"{x:g}" for x in xs]))
     axis.set(xlabel=xlabel, ylabel="mIoU")
     _legend(figure, axis)
     return figure
@@ -152,12 +154,8 @@ def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
         fit = max(1, min(columns, int(60 // (longest + 8))))
         figure.legend(handles, texts, loc="outside lower center", ncols=fit)
         rows = -(-len(texts) // fit)  # matplotlib fills columns from the top
-        lines = max(sum(map(_lines, texts[i : i + rows])) for i in range(0, len(texts), rows))
+        lines = max(sum(map(lines_in, texts[i : i + rows])) for i in range(0, len(texts), rows))
         figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * max(0, lines - 2))
-
-
-def _lines(text: str) -> int:
-    return text.count("\n") + 1
 
 
 Draw = Callable[[Axes, int, int], None]
@@ -244,7 +242,7 @@ def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[
     """Draw the IoU of each class as bars; a side is its label, its colour and the seeds' values per class."""
     count, thick = len(sides), 0.8 / len(sides)
     names = [wrapped(name, NAME) for name in classes]
-    row = max(0.14 + 0.13 * count, LINE_HEIGHT * max(map(_lines, names), default=1))
+    row = max(0.14 + 0.13 * count, LINE_HEIGHT * max(map(lines_in, names), default=1))
     figure = Figure(figsize=(WIDTH, 0.9 + len(classes) * row), layout="constrained")
     axis = figure.subplots()
     for i, (label, colour, values) in enumerate(sides):
@@ -265,7 +263,7 @@ def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[
 def forest(rows: Sequence[tuple[str, str, Sequence[float]]]) -> Figure:
     """Draw a row per (label, colour, values of the seeds): mean, 95% interval and single seeds."""
     names = [wrapped(label, NAME) for label, *_ in rows]
-    row = 0.14 + LINE_HEIGHT * max(map(_lines, names), default=1)
+    row = 0.14 + LINE_HEIGHT * max(map(lines_in, names), default=1)
     figure = Figure(figsize=(WIDTH, 0.8 + row * len(rows)), layout="constrained")
     axis = figure.subplots()
     for y, (_, colour, values) in enumerate(rows):

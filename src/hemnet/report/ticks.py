@@ -1,18 +1,11 @@
 """Ticks of logarithmic axes, two or more, at 1, 2, 5 or powers of ten, in plain numbers; of iterations."""
 
 import math
-import textwrap
-import unicodedata
 from collections.abc import Sequence
-from itertools import count
 
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-ACROSS = 50
-"""How many letters of tick labels the x axis of a chart is wide."""
-FILLER = "\ue000"
-"""Stands beside a wide letter while letters are counted; a letter for private use, which no text has."""
 MOST = 6
 """Most ticks of an axis: what fits beside a chart of an inch."""
 
@@ -75,42 +68,6 @@ def iteration_ticks(last: int) -> range:
     """Return whole numbers at equal distances from 0 to the last iteration, which has a tick too."""
     parts = last if last <= 5 else next((parts for parts in (4, 3, 5, 2) if last % parts == 0), 1)
     return range(0, last + 1, max(1, last // max(1, parts)))
-
-
-def staggered(places: Sequence[float], labels: Sequence[str], across: float = ACROSS) -> list[str]:
-    """Return the labels of an x axis, lowered by as many lines as keep each from those at its left.
-
-    Args:
-        places: where the labels are, rising.
-        labels: of one line or several.
-        across: how many letters there are from the first place to the last.
-    """
-    letter = (places[-1] - places[0]) / across if across else 0.0
-    ends: list[float] = []  # of the last label in each line
-    found = []
-    for place, text in zip(places, labels, strict=True):
-        parts = text.split("\n")
-        half = letter * max(map(letters_in, parts)) / 2
-        taken = [i for i, end in enumerate(ends) if end + letter > place - half]
-        line = next(i for i in count() if not {*range(i, i + len(parts))}.intersection(taken))
-        ends += [-math.inf] * (line + len(parts) - len(ends))
-        ends[line : line + len(parts)] = [place + half] * len(parts)
-        found.append("\n" * line + text)
-    return found
-
-
-def letters_in(text: str) -> int:
-    """Return how many letters a text is wide; one of Chinese or Japanese is as wide as two."""
-    return len(_filled(text))
-
-
-def wrapped(text: str, width: int) -> str:
-    """Return a text in lines of so many `letters_in` at most."""
-    return textwrap.fill(_filled(text), width).replace(FILLER, "")
-
-
-def _filled(text: str) -> str:
-    return "".join(c + FILLER if unicodedata.east_asian_width(c) in "WF" else c for c in text)
 
 
 def label(value: float) -> str:

@@ -14,12 +14,12 @@ from hemnet.report.printable import printable
 from hemnet.storage.destinations import named_by, require_writable
 from hemnet.storage.files import write_json
 
-MARK = '<meta name="generator" content="hemnet.report">'
+GENERATOR = "hemnet.report"
+"""The entry ``generator`` of the list of files, by which it is known where there is no page yet."""
+MARK = f'<meta name="generator" content="{GENERATOR}">'
 """A line of the page, by which a later report knows that it may replace it."""
 LISTED = "files.json"
 """Lists the files of a report. The next report in the same folder replaces or removes these alone."""
-GENERATOR = "hemnet.report"
-"""The entry ``generator`` of the list, by which it is known where there is no page yet."""
 FOLDERS = ("figures", "tables")
 OWN_FILE = re.compile(r"(figures/\w+\.(pdf|svg)|tables/\w+\.(csv|tex))")
 
@@ -67,8 +67,8 @@ def _claim(out: Path, old: Sequence[str] | None, files: Sequence[str]) -> None:
     _write_list(out, sorted({*(old or ()), *files}))
 
 
-def _write_list(out: Path, files: Sequence[str]) -> None:
-    write_json(out / LISTED, {"generator": GENERATOR, "files": [*files]})
+def _write_list(out: Path, files: list[str]) -> None:
+    write_json(out / LISTED, {"generator": GENERATOR, "files": files})
 
 
 def _own_files(page: Path, listing: Path) -> list[str] | None:
@@ -87,9 +87,9 @@ def _own_files(page: Path, listing: Path) -> list[str] | None:
     except (ValueError, RecursionError):
         content = None
     marked = isinstance(content, dict) and content.get("generator") == GENERATOR
-    names = content["files"] if marked and "files" in content else content
+    names = content.get("files") if marked else content
     known = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not known or not (marked or text is not None):
+    if not known or (text is None and not marked):
         _refuse(listing)
     return names or (None if text else [])
 

@@ -4,13 +4,14 @@ Shapes: S steps at which a metric was logged.
 """
 
 import csv
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from reprlib import repr as shown
 
 import numpy as np
 
-from hemnet.storage.files import read_table, write_records
+from hemnet.storage.files import read_cells, read_table, write_records
 
 
 def read(path: Path) -> list[dict[str, float]]:
@@ -20,14 +21,12 @@ def read(path: Path) -> list[dict[str, float]]:
         ValueError: a cell is not a number, or a row has more or fewer cells than the heading. The last may
             have fewer, since a process that is killed leaves it so, see `is_cut`.
     """
-    if not path.is_file():
-        return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            table = list(csv.DictReader(file))
+        table = read_cells(path)
     except csv.Error as error:
         raise ValueError(str(error)) from error
-    if any(None in row.values() for row in (table[:-1] if is_cut(path) else table)):
+    short = [row for row in table if None in row.values()]
+    if short and (short[0] is not table[-1] or not is_cut(path)):
         raise ValueError("a row has fewer cells than the heading: it was cut short")
     rows = []
     for row in table:
@@ -40,8 +39,9 @@ def read(path: Path) -> list[dict[str, float]]:
 
 def is_cut(path: Path) -> bool:
     """Return whether the last row lacks its end: the writing process was killed, or the disk was full."""
-    content = path.read_bytes()
-    return bool(content) and not content.endswith(b"\n")
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        return file.read() not in (b"", b"\n")
 
 
 def curves(rows: Sequence[dict[str, float]], wanted: Callable[[str], object] = bool) -> dict[str, np.ndarray]:

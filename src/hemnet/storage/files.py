@@ -86,12 +86,20 @@ def remove_abandoned(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header, each without its empty cells; [] if there is no file."""
+def read_cells(path: Path) -> list[dict[str, str | None]]:
+    """Return the rows of a CSV file with a header; [] if there is no file.
+
+    None stands for the cells that a row lacks. Those beyond the header are a list, below the key None.
+    """
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return list(csv.DictReader(file))
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file as `read_cells` does, each without its empty cells."""
+    return [{key: value for key, value in row.items() if value} for row in read_cells(path)]
 
 
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

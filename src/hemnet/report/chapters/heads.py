@@ -48,11 +48,6 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
             cells = [*NOT_TESTED[:-1], f"none of its settings at T={group.iterations}{which}"]
         rows.append([group.label, group.score(), pairs[group].label if group in pairs else None, *cells])
     columns = (Column("head"), Column("mIoU"), Column("compared with"), *TESTS)
-    accuracies: list[list[Cell]] = [
-        [group.label, group.score("val/mean_accuracy"), group.score("val/pixel_accuracy")]
-        for group in (*subjects, *rivals)
-    ]
-    of = (Column("head"), Column("mean accuracy"), Column("pixel accuracy"))
     how = "A head that iterates is compared at its own T and settings; the table says with what."
     block = Block(HEADS.chapter, [f"Each head's mIoU, and paired tests by seed. {how}"])
     block.items += [
@@ -60,8 +55,7 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
               lambda: forest([_forest_row(group) for group in (*subjects, *rivals)])),
         Table(f"{slug}_heads", "Heads; differences are of what a head is compared with minus the head.",
               columns, rows),
-        Table(f"{slug}_heads_accuracy", "Accuracy of each head: the mean over classes, and of all pixels.",
-              of, accuracies),
+        _accuracies((*subjects, *rivals), slug),
     ]  # fmt: skip
     block.findings = [sentence(each) for each in tested.values()]
     return block
@@ -79,6 +73,15 @@ def _beside(section: Section, rival: Group) -> Group | None:
         return nearest.subject(nearest.chosen)
     alike = [each for each in found if each[0] <= EMANET and each[1].subject(rival.iterations)]
     return min(alike, key=lambda each: len(each[0]))[1].subject(rival.iterations) if alike else None
+
+
+def _accuracies(shown: Sequence[Group], slug: str) -> Table:
+    columns = (Column("head"), Column("mean accuracy"), Column("pixel accuracy"))
+    rows: list[list[Cell]] = [
+        [group.label, group.score("val/mean_accuracy"), group.score("val/pixel_accuracy")] for group in shown
+    ]
+    caption = "Accuracy of each head: the mean over classes, and of all pixels."
+    return Table(f"{slug}_heads_accuracy", caption, columns, rows)
 
 
 def _forest_row(group: Group) -> tuple[str, str, list[float]]:
