@@ -149,6 +149,7 @@ def test_the_page_is_whole_and_asks_the_network_for_nothing(study: tuple[Path, P
     assert all(attribute != ("img", "alt", "") for attribute in page.attributes)
     for figure in (out / "figures").glob("*.svg"):
         assert "<text" in figure.read_text()
+        assert "mathdefault" not in figure.read_text(), "the ticks of a logarithmic axis are plain numbers"
         assert figure.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 

@@ -162,8 +162,8 @@ Draw = Callable[[Axes, int, int], None]
 
 
 def grid(
-    rows: Sequence[str], columns: Sequence[str], draw: Draw, *, xlabel: str, ylabel: str, log: bool = False,
-    share_y: Literal["row", "col"] = "row", height: float = 1.25,
+    rows: Sequence[str], columns: Sequence[str], draw: Draw, *, xlabel: str, ylabel: str,
+    log: bool | Sequence[bool] = False, share_y: Literal["row", "col"] = "row", height: float = 1.25,
 ) -> Figure:  # fmt: skip
     """Draw a grid of panels with one legend; ``draw(axis, row, column)`` fills each panel.
 
@@ -173,16 +173,17 @@ def grid(
         draw: fills a panel.
         xlabel: below the last row.
         ylabel: at the left of all.
-        log: whether the y axes are logarithmic.
+        log: whether the y axes are logarithmic, those of all columns or of each.
         share_y: ``sharey`` of matplotlib's ``subplots``.
         height: of a row, in inches.
     """
     figure = Figure(figsize=(WIDTH, height * len(rows) + 1.0), layout="constrained")
     axes: Any = figure.subplots(len(rows), len(columns), squeeze=False, sharey=share_y, sharex="row")
+    logarithmic = [log] * len(columns) if isinstance(log, bool) else log
     for r, c in np.ndindex(axes.shape):
         axis = axes[r, c]
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
-        if log:
+        if logarithmic[c]:
             axis.set_yscale("log")
             log_ticks(axis.yaxis)
         draw(axis, r, c)

@@ -55,8 +55,6 @@ def convergence(section: Section, variant: Variant, slug: str) -> Block | None:
     shown = [metric for metric in CONVERGENCE.metrics if depths_with(variant, metric.name)]
 
     def draw(axis: Axes, row: int, column: int) -> None:
-        if shown[column].log:
-            axis.set_yscale("log")
         for label, colour, marker, group in lines_at(variant, depths[row]):
             if found := profiles(group, shown[column].name, END):
                 draw_profile(axis, label, colour, marker, found)
@@ -66,7 +64,8 @@ def convergence(section: Section, variant: Variant, slug: str) -> Block | None:
         rows = [f"T={t}" for t in depths]
         block.items.append(Chart(
             slug, CONVERGENCE, f"At the end of training. {left}",
-            lambda: grid(rows, titles, draw, xlabel="iteration t", ylabel="", share_y="col"),
+            lambda: grid(rows, titles, draw, xlabel="iteration t", ylabel="", share_y="col",
+                         log=[metric.log for metric in shown]),
         ))  # fmt: skip
     block.items.append(_convergence_table(variant, depths, slug))
     return block
