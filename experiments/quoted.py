@@ -1,6 +1,6 @@
 """Compare the numbers of a Markdown page with the CSV files that they are quoted from.
 
-    python experiments/quoted.py [PAGE ...]            # experiments/FINDINGS*.md
+    python experiments/quoted.py [PAGE ...]            # FINDINGS*.md, and the other pages that state results
     python experiments/quoted.py [PAGE ...] --write    # first replaces the rows of tables by their file's
 
 Before each table stands a comment that says where its numbers are from. If the columns have the names of the
@@ -49,7 +49,9 @@ from quoted_text import blank, text_problems
 
 from hemnet.storage.files import replacing
 
-PAGES = sorted(Path(__file__).parent.glob("FINDINGS*.md"))
+HERE = Path(__file__).resolve().parent
+FINDINGS = sorted(HERE.glob("FINDINGS*.md"))
+PAGES = [*FINDINGS, HERE / "results/README.md", HERE.parent / "README.md", HERE.parent / "docs/method.md"]
 SECTION = re.compile(r"^## ", re.MULTILINE)
 TABLE = re.compile(r"^\|.*\n\|[-:| ]+\n(?:\|.*\n?)*", re.MULTILINE)
 # The second line of whatever may be shown as a table.
@@ -107,8 +109,9 @@ def table_in(found: re.Match[str]) -> Table:
 def problems(page: Path) -> Iterator[str]:
     """Yield what is wrong with the numbers of a page, and nothing if all of them are the files'."""
     text = page.read_text("utf-8")
+    name = page.relative_to(HERE.parent) if page.is_relative_to(HERE.parent) else page.name
     for at, said in page_problems(page.parent, text):
-        yield f"{page.name}:{text[:at].count(NEWLINE) + 1}: {said}"
+        yield f"{name}:{text[:at].count(NEWLINE) + 1}: {said}"
 
 
 def page_problems(folder: Path, text: str) -> Iterator[tuple[int, str]]:

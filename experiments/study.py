@@ -24,6 +24,7 @@ from study_verdicts import COMPARED, Found, cells, compared, decide, outcome_tab
 
 from hemnet.config.command_line import run_entry
 from hemnet.errors import HemnetError
+from hemnet.report.significance import LEAST_SEEDS
 from hemnet.storage.places import absolute
 
 Group = tuple[Family, Found]
@@ -37,10 +38,10 @@ def explored(controls: Sequence[Group], every: Sequence[Group]) -> Iterator[str 
         rows = [
             [contrast.name, *cells(comparison)]
             for contrast, (count, comparison) in zip(family.contrasts, made, strict=True)
-            if count
+            if count >= LEAST_SEEDS  # as in the plan, a contrast that has just begun shows no number
         ]
         yield f"\n## {family.title}\n"
-        yield Table(slug(family.title), COMPARED, rows) if rows else "- not yet: no pair of runs has finished"
+        yield Table(slug(family.title), COMPARED, rows) if rows else "- not yet: fewer than 3 pairs of runs"
     yield from by_image(every)
     yield from over_split(of_heads(every, "hem"))
     yield from refits(of_heads(every, "hem"))

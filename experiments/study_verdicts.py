@@ -10,6 +10,7 @@ from study_tables import Table, mean_and_interval, slug
 
 from hemnet.report.significance import Comparison, compare, holm_p, p_text
 
+SO_FAR = " so far"
 Found = dict[Setting, dict[int, Finished]]
 
 
@@ -37,12 +38,17 @@ def compared(contrasts: Sequence[Contrast], found: Found) -> list[tuple[int, Com
 
 
 def decide(family: Family, found: Found) -> list[Outcome]:
-    """Return a family's outcomes; in Holm's correction a contrast that lacks pairs counts with p = 1."""
+    """Return a family's outcomes; in Holm's correction a contrast that lacks pairs counts with p = 1.
+
+    The others' p after Holm can only fall when it gets its own. So a verdict of a difference stays, and one
+    of none may turn, if it would with p = 0 for those that lack pairs.
+    """
     counts, comparisons = zip(*compared(family.contrasts, found), strict=True)
     whole = [count == family.seeds for count in counts]
     known = [ready and len(c.seeds) > 1 for c, ready in zip(comparisons, whole, strict=True)]
     ps = [_p(c) if has else 1.0 for c, has in zip(comparisons, known, strict=True)]
     corrected = [replace(c, p=p, p_holm=h) for c, p, h in zip(comparisons, ps, holm_p(ps), strict=True)]
+    least = holm_p([p if ready else 0.0 for p, ready in zip(ps, whole, strict=True)])
     outcomes = []
     for i, contrast in enumerate(family.contrasts):
         if not whole[i]:
@@ -50,7 +56,8 @@ def decide(family: Family, found: Found) -> list[Outcome]:
         elif not known[i]:
             words = "undefined in too many runs"
         else:
-            words = in_words(corrected[i], contrast.claimed, family.seeds)
+            at_best = replace(corrected[i], p_holm=least[i])
+            words = in_words(corrected[i], contrast.claimed, family.seeds, may_turn=at_best.supported)
         outcomes.append(Outcome(contrast, corrected[i] if known[i] else None, words))
     return outcomes
 
@@ -61,11 +68,11 @@ def _p(found: Comparison) -> float:
     return found.p if found.p is not None else float(found.difference.mean == 0)
 
 
-def in_words(found: Comparison, claimed: int, seeds: int) -> str:
-    """Return the verdict on a difference after Holm, in the words of STUDY.md."""
+def in_words(found: Comparison, claimed: int, seeds: int, *, may_turn: bool = False) -> str:
+    """Return the verdict on a difference after Holm, in STUDY.md's words, and whether it may still turn."""
     assert found.difference is not None
     if not found.supported:
-        words = "no difference shown"
+        words = f"no difference shown{SO_FAR if may_turn else ''}"
     elif claimed == 0:
         words = "above 0" if found.difference.mean > 0 else "below 0"
     else:

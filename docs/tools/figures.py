@@ -27,7 +27,8 @@ from hemnet.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
-PLAIN, HIGHWAY = ["em_seed0"], ["hem_0.5_seed1", "hem_0.5_seed2"]
+PLAIN = ["em_seed0", *(f"hem_0.0_seed{seed}" for seed in range(1, 8))]
+HIGHWAY = [f"hem_0.5_seed{seed}" for seed in range(8)]
 MODES = ("unrolled", "one_step", "detached")
 
 

@@ -24,6 +24,7 @@ OUTSIDE = {
     "CHANGELOG.md": "CHANGELOG.md",
     "experiments/results/README.md": "study/results.md",
     "experiments/FINDINGS.md": "study/FINDINGS.md",
+    "experiments/FINDINGS_SMALL.md": "study/FINDINGS_SMALL.md",
     "experiments/FINDINGS_VARIANCE_1.md": "study/FINDINGS_VARIANCE_1.md",
     "experiments/STUDY.md": "study/STUDY.md",
 }

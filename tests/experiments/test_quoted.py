@@ -1,4 +1,4 @@
-"""Every number in the tables of experiments/FINDINGS*.md is a committed table's; another would be noticed."""
+"""Every number of FINDINGS*.md and of other pages is a committed file's; another would be noticed."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import quoted
 import study
-from quoted import PAGES, problems, rewritten
+from quoted import FINDINGS, HERE, PAGES, problems, rewritten
 from quoted_cells import NUMBER, agrees, numbers, table_of
 from scipy import stats
 
@@ -50,12 +50,12 @@ def page(tmp_path: Path):
     return found
 
 
-@pytest.mark.parametrize("findings", PAGES, ids=lambda path: path.stem)
-def test_every_number_of_the_findings_is_that_of_a_committed_table(findings: Path) -> None:
-    assert [*problems(findings)] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_number_of_a_page_is_that_of_a_committed_file(page: Path) -> None:
+    assert [*problems(page)] == []
 
 
-@pytest.mark.parametrize("findings", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("findings", FINDINGS, ids=lambda path: path.stem)
 def test_no_number_of_the_findings_could_be_another(findings: Path, tmp_path: Path) -> None:
     """Each in turn is changed in its last digit but one, or, where it has one digit only, in that."""
     text = findings.read_text("utf-8")
@@ -369,7 +369,7 @@ def test_the_command_ends_with_1_if_anything_is_wrong(tmp_path: Path, capsys) ->
 def test_the_committed_tables_are_those_of_the_committed_runs(
     runs: str, experiment: str, tables: str, tmp_path: Path, capsys
 ) -> None:
-    results = PAGES[0].parent / "results"
+    results = HERE / "results"
     study.main([str(results / runs), "--experiment", experiment, "--tables", str(tmp_path)])
     made = {path.name: path.read_text("utf-8") for path in tmp_path.glob("*.csv")}
     kept = {path.name: path.read_text("utf-8") for path in (results / tables).glob("*.csv")}

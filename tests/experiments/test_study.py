@@ -72,7 +72,7 @@ def test_what_has_run_is_counted_by_block(tmp_path: Path) -> None:
     write(tmp_path, 3, iterations=8, highway_scale=0.0)  # a seed that the plan does not have
     text = page(tmp_path)
     assert cells(text, "4. better than EMANet")[-1] == "not yet: 1 of 8 pairs"
-    assert cells(text, "4. better than a head without EM")[-1] == "not yet: 0 of 8 pairs"
+    assert cells(text, "better than a head without EM")[-1] == "not yet: 0 of 8 pairs"
     found = text.partition("## Blocks")[2].partition("\n## ")[0]
     assert cells(found, "Primary") == ["1", "1", "16", "16"]
     assert cells(found, "Baselines") == ["2", "0", "24", "9"]
@@ -136,6 +136,30 @@ def test_a_contrast_that_lacks_pairs_still_counts_in_holm(tmp_path: Path) -> Non
     for seed, gain in enumerate((0.04, 0.03, 0.05)):
         write(tmp_path, seed, 0.4 + gain, iterations=8, highway_scale=0.9)
     assert f"{intermediate} not supported {few} |" in page(tmp_path)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_verdict_that_missing_pairs_may_turn_says_so(tmp_path: Path, sign: int) -> None:
+    """At T = 8 all contrasts have their pairs, at T = 16 none has; Holm's correction is over all six."""
+    depth = {0.0: (0.0, 0.0, 0.0), 0.5: (0.010, 0.014, 0.013), 0.9: (0.001, -0.003, 0.004)}
+    for h, gains in depth.items():
+        for seed, gain in enumerate(gains):
+            write(tmp_path, seed, 0.4 + sign * gain, iterations=8, highway_scale=h)
+    p = stats.ttest_1samp(depth[0.5], 0).pvalue
+    assert 3 * p < 0.05 < 6 * p
+    text, few = page(tmp_path), "(3 seeds: large differences only)"
+    row = cells(text, "h = 0.5, T = 8, Eq. 8 against h = 0, T = 8, Eq. 8")
+    assert row[-3:] == [f"{p:.2g}", f"{6 * p:.2g}", f"no difference shown so far {few}"]
+    # Its p is above 0.05 before any correction.
+    row = cells(text, "h = 0.9, T = 8, Eq. 8 against h = 0, T = 8, Eq. 8")
+    assert row[-1] == f"no difference shown {few}"
+    beaten = "| plain EM is beaten at many iterations | h = 0.5 or 0.9 against 0, T = 8 |"
+    # A difference below 0 may turn out as contradicted, and not as supported.
+    assert f"{beaten} not supported{' so far' if sign > 0 else ''} {few} |" in text
+    for h in depth:
+        for seed in range(3):
+            write(tmp_path, seed, 0.4 + 0.02 * h * (seed - 1), iterations=16, highway_scale=h)
+    assert " so far" not in page(tmp_path)
 
 
 def test_iterations_of_evaluation(tmp_path: Path) -> None:

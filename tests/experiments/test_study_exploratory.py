@@ -69,7 +69,16 @@ def test_controls_are_compared_apart_from_the_plan(tmp_path: Path) -> None:
     assert cells(found, f"h = 0.5, {new} against h = 0.5, {old}")[1] == "+0.1000"
     assert f"h = 0, {new} against h = 0, {old}" not in found  # which has not run
     assert "supported" not in after
-    assert "not yet: no pair of runs has finished" in section(after, "Moving average corrected for h")
+    assert "not yet: fewer than 3 pairs of runs" in section(after, "Moving average corrected for h")
+
+
+def test_a_control_shows_no_number_before_it_has_three_pairs(tmp_path: Path) -> None:
+    for seed, gain in enumerate(GAINS[:2]):
+        for keys, miou in (({}, 0.4 + gain), ({"highway_scale": 0.0}, 0.4)):
+            write(tmp_path, seed, miou, correct_momentum=True, iterations=8, **keys)
+            write(tmp_path, seed, miou, iterations=8, **keys)
+    title = "Moving average corrected for h"
+    assert "+0.0" not in section(page(tmp_path).partition("\n# Exploratory")[2], title)
 
 
 def counted(run: Path, T: int | None, right: list[list[int]]) -> None:
