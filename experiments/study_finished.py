@@ -16,6 +16,7 @@ from study_images import Counted, read_counts
 
 from hemnet.report import checks
 from hemnet.report.collect import Record
+from hemnet.runs import phases
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.run import EXTENDED, Run
 from hemnet.runs.run_settings import data_folder
@@ -212,12 +213,9 @@ def refitted_at(T: int, run: Finished) -> float | None:
 
 
 def evenness(run: Finished, tenth: str = "last") -> float | None:
-    """Return exp(entropy of the shares) / T: 1 if all shares are equal, 1/T if one has everything."""
+    """Return how evenly the iterations share the gradient in a tenth of training, 1 at best."""
     shares_T = run.shares(tenth)
-    if shares_T is None:
-        return None
-    held = shares_T[shares_T > 0]
-    return float(np.exp(-(held * np.log(held)).sum()) / len(shares_T))
+    return None if shares_T is None else phases.evenness(shares_T)
 
 
 def step_ratio(run: Finished) -> float | None:

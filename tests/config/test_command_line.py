@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from hemnet.config.command_line import add_checkpoint_arguments, parse
+from hemnet.config.command_line import add_checkpoint_arguments, parse, run_entry
 
 WAYS = [
     ("one two three --images 3 seed=1", ["one", "two", "three"]),
@@ -31,3 +31,13 @@ def test_options_and_assignments_may_stand_between_names(
     assert found == names
     assert options.images == 3
     assert assignments == ["seed=1"]
+
+
+def test_ctrl_c_ends_a_command_with_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    def entry() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_entry(entry)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

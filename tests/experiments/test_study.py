@@ -191,14 +191,15 @@ def test_evenness_and_ratio_of_shares(tmp_path: Path) -> None:
 
 def test_the_gradient_by_iteration_and_tenth_of_training(tmp_path: Path) -> None:
     first, last = at("gradient/means", (0.1, 0.2, 0.4, 1.0)), at("gradient/means", (0.4, 0.2, 0.1, 1.0), 9)
-    write(tmp_path, 0, rows=[first, last | at("gradient/share", UNEVEN, 9)])
+    shares = [at("gradient/share", UNEVEN, step) for step in (0, 9)]
+    write(tmp_path, 0, rows=[first | shares[0], last | shares[1]])
     write(tmp_path, 1, rows=[first, at("gradient/means", (0.1, 0.2, 0.9, 1.0), 9)])
     found = page(tmp_path).partition("## The gradient by iteration")[2].partition("\n## ")[0]
     rows = [line for line in found.splitlines() if line.startswith("| h = 0.5")]
     assert [row.count("|") for row in rows] == [9] * 3
-    # Shares of one run, (1, 2, 4) / 7; the geometric mean of 0.1 and 0.9 is 0.3.
-    assert rows[2] == "| h = 0.5, T = 3, Eq. 8 | 2 | 0.5714 | 0.5714 | 0.5714 | 0.4000 | 0.4000 | 0.3000 |"
-    assert rows[0].split("|")[-4:-1] == [" 0.1000 ", " 0.1000 ", " 0.2000 "]
+    # Shares of one run, (1, 2, 4) / 7; the geometric mean of 0.1 and 0.9 is 0.3. Nothing is of the middle.
+    assert rows[2] == "| h = 0.5, T = 3, Eq. 8 | 2 | 0.5714 |  | 0.5714 | 0.4000 |  | 0.3000 |"
+    assert rows[0].split("|")[-4:-1] == [" 0.1000 ", "  ", " 0.2000 "]
 
 
 def test_the_gain_of_the_first_iteration_the_readouts_share_and_the_cost(tmp_path: Path) -> None:
@@ -239,12 +240,13 @@ def test_claim_5_is_told_by_side_and_over_the_e_steps_alone(tmp_path: Path) -> N
 
 def test_claim_1_and_claim_5_over_the_primary_runs(tmp_path: Path) -> None:
     ends = (-10.0, -8.0, -6.0, -2.0), (-10.0, -4.0, -4.5, -2.0)  # a quarter at once, three quarters
-    probes = [at("em/entropy", (3, 2, 1.5, 1)), at("em/entropy", (3, 2, 2, 1))]
+    probes = [at("em/entropy", (3, 2, 1.5, 1), 9), at("em/entropy", (3, 2, 2, 1), 9)]
     rows = []
     for share, end, entropy, norm in zip((EVEN, UNEVEN), ends, probes, (2.0, 4.0), strict=True):
         falling = at("em/log_likelihood", (0, -1, -2, -3))  # before training, which does not count
         norms = [{"step": step, "gradient/backbone/all": size} for step, size in enumerate((norm, norm, 8.0))]
-        rows.append([at("gradient/share", share), falling, at("em/log_likelihood", end, 9), entropy, *norms])
+        at_end = at("em/log_likelihood", end, 9) | at("gradient/share", share, 9) | entropy
+        rows.append([at("gradient/share", share), falling, at_end, *norms])
     write_primary(tmp_path, half=rows[0], none=rows[1])
     text = page(tmp_path)
     evened, gained = (

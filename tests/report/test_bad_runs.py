@@ -104,7 +104,7 @@ def test_a_run_that_logged_too_little_hides_no_other(tmp_path: Path) -> None:
         write_run(tmp_path / str(seed), HEM, seed=seed, rows=plausible_rows(T, 0.5, seed))
     (section,) = sections(collect([tmp_path])[0])
     for family, length in (("em/log_likelihood", 4), ("em/step_length", 3), ("gradient/means", 4)):
-        assert [len(values) for values in profiles(section.groups[0], family, 2)] == [length, length]
+        assert [len(values) for values in profiles(section.groups[0], family, 2).values()] == [length, length]
 
 
 def test_a_name_that_is_a_number_is_a_name(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_every_panel_draws_what_a_run_logs(tmp_path: Path) -> None:
     quick = [
         "experiment=synthetic_hem", "logger=wandb", "trainer.precision=32-true", "model.backbone.width=4",
         "data.train.size=32", "data.train.length=8", "data.val.length=4", "trainer.log_every_n_steps=1",
-        "callbacks.gradient_flow.every_n_steps=1",
+        "callbacks.gradient_flow.every_n_steps=1", "trainer.max_epochs=3",
     ]  # fmt: skip
     run_dir = tmp_path / "run"
     done = call("hemnet.train", *quick, f"run_dir={run_dir}", cwd=tmp_path)

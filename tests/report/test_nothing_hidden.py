@@ -150,7 +150,7 @@ def test_a_score_is_not_replaced_by_a_later_run_without_one(tmp_path: Path) -> N
     write(tmp_path / "runs/later", 3, 0.5, 0, miou=float("nan"), started="2026-02-01T12:00:00+0000")
     out = report(tmp_path)
     (row,) = table_of(out, "jobs")
-    assert row["replaced by a later run"] == "0"
+    assert row["replaced by another run"] == "0"
     (row,) = table_of(out, "problems")
     assert (Path(row["run"]).name, row["status"]) == ("later", "finished")
 

@@ -56,8 +56,9 @@ def test_the_leaderboard_stands_first_by_score_with_names_of_recipes(tmp_path: P
     out = tmp_path / "elsewhere/report"
     rows = table_of(out, "leaderboard")
     assert [(row["recipe"], row["setting"], row["seeds"]) for row in rows] == [
-        ("two", "em, T=3", "1"), ("one", "hem, T=3, h=0.5", "3"), ("two", "hem, T=3, h=0.5", "1"),
-        ("three", "hem, T=3, h=0.5", "0"),
+        ("two", "em, T=3", "1"), ("one", "hem, T=3, h=0.5", "3"),
+        ("two (1 seed without a score)", "hem, T=3, h=0.5", "1"),
+        ("three (1 seed without a score)", "hem, T=3, h=0.5", "0"),
     ]  # fmt: skip
     assert float(rows[1]["mIoU"]) == pytest.approx(0.6)
     assert [float(rows[1][name]) for name in ("minutes", "steps")] == [6, 1500]
@@ -157,7 +158,7 @@ def test_a_single_setting_is_compared_with_nothing(head: str, tmp_path: Path) ->
     inside = {"gradient_means", "gradient_share", "log_likelihood", "convergence"}
     assert charts == {"classes"} | (set() if head == "fcn" else inside)
     text = page_of(tmp_path / "report").text
-    assert text.count("Nothing to compare") == 1
+    assert text.count("Nothing to test: no two settings that differ in the head or h alone") == 1
     assert "Left out" not in text
     assert "no curve" not in text
 
@@ -171,7 +172,14 @@ def test_one_em_setting_beside_another_head_is_compared_with_that_head_alone(tmp
     write_report([tmp_path / "runs"], tmp_path / "report")
     tables = (tmp_path / "report/tables").glob("synthetic_hem_*.csv")
     rows = {path.stem[14:]: len(table_of(tmp_path / "report", path.stem)) for path in tables}
-    assert rows == {"heads": 2, "heads_accuracy": 2, "classes": 4, "cost": 2, "settings": 2}
+    assert rows == {
+        "heads": 2,
+        "heads_accuracy": 2,
+        "classes": 4,
+        "cost": 2,
+        "settings": 2,
+        "gradient_share": 3,
+    }
     text = page_of(tmp_path / "report").text
     assert "One T only" not in text
     assert "Gradient of the backbone" not in text
@@ -320,3 +328,17 @@ def test_a_hundred_runs_take_two_cores_less_than_eight_seconds(tmp_path: Path) -
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stdout.startswith("100 runs found")
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2 * 8 * PATIENCE
+
+
+def test_rows_of_tables_have_headers(study: Path) -> None:
+    """By which a screen reader says of which setting a cell is."""
+    html = (study / "index.html").read_text()
+    board, *_ = re.findall(r'<table class="sortable">(.*?)</table>', html, flags=re.DOTALL)
+    for row in re.findall("<tr>(.*?)</tr>", board.partition("<tbody>")[2], flags=re.DOTALL):
+        first, *_ = re.findall(r'<(t[dh])(?: scope="(\w+)")?[^>]*>', row)
+        assert first == ("th", "row")
+    for row in re.findall(r"<tr>(<th[^>]*>\d+</th><th[^>]*>(?:em|hem[^<]*)</th><td.*?)</tr>", html):
+        assert row.count('scope="row"') == 2  # T and head
+        break
+    else:
+        raise AssertionError("no table of T and heads")

@@ -15,6 +15,7 @@ from matplotlib.text import Text
 
 from hemnet.report.heat_map import heat_map
 from hemnet.report.lettering import letters_in, wrapped
+from hemnet.report.lines import some_of
 from hemnet.report.plots import (
     STYLE,
     Line,
@@ -197,3 +198,49 @@ def test_no_line_of_a_wrapped_name_is_wider_than_it_may_be(text: str, width: int
     lines = wrapped(text, width).split("\n")
     assert max(map(letters_in, lines)) <= width + 1  # a wide letter may stand on the edge
     assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_points_of_many_lines_stay_beside_their_tick(count: int) -> None:
+    lines = [Line(f"η={i}", "#000000", {T: {0: 0.5 + i / 100} for T in (1, 2, 3)}) for i in range(count)]
+    axis = score_chart(lines, [], "T").axes[0]
+    for line in axis.lines:
+        if len(line.get_xdata()) == 3:
+            assert np.abs(line.get_xdata() - [0, 1, 2]).max() < 0.3
+
+
+def test_a_curve_is_not_drawn_before_it_begins_or_after_it_ends() -> None:
+    long = np.stack([np.arange(0, 100, 10.0), np.full(10, 2.0)], 1)
+    for short in (np.add(long[4:], [0, 3]), np.add(long[:5], [0, 3])):
+        figure = Figure()
+        axis = figure.subplots()
+        draw_curves(axis, "hem", "#000000", [long, short])
+        np.testing.assert_array_equal(axis.lines[0].get_ydata(), 2.0)  # the mean is of the whole one
+        ends = axis.collections[0].get_paths()[0].get_extents()
+        assert (ends.ymin, ends.ymax) == (2, 5)
+        steps = axis.collections[0].get_paths()[0].vertices
+        assert {x for x, y in steps if y == 5} == {*short[:, 0]}
+
+
+def test_a_seed_that_diverged_is_in_no_mean_and_hides_no_other() -> None:
+    whole = np.linspace(0.1, 1, 9)
+    broken = np.where(np.arange(9) < 4, whole, np.nan)
+    axis = Figure().subplots()
+    draw_profile(axis, "em", "#000000", "o", [whole, 3 * whole, broken])
+    np.testing.assert_allclose(axis.lines[-1].get_ydata(), 2 * whole)
+    axis = Figure().subplots()
+    curves = [np.stack([np.arange(9.0), each], 1) for each in (whole, 3 * whole, broken)]
+    draw_curves(axis, "em", "#000000", curves)
+    np.testing.assert_allclose(axis.lines[-1].get_ydata(), 2 * whole)
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 11, 40])
+def test_lines_for_which_a_chart_has_no_room_are_named(count: int) -> None:
+    lines = [Line(f"η={i}", "#000000", {1: {0: 0.5}}) for i in range(count)]
+    drawn, said = some_of(lines)
+    assert len(drawn) == min(count, 10)
+    if count > 10:
+        assert drawn[0] is lines[0]
+        assert drawn[-1] is lines[-1]
+    left = [line.label for line in lines if line not in drawn]
+    assert said == (f"Not drawn, for lack of room: {'; '.join(left)}." if left else "")

@@ -1,6 +1,7 @@
 """The report as a user makes it: from run directories to a page, tables and figures."""
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -9,7 +10,9 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 from xml.etree import ElementTree
 
@@ -26,6 +29,7 @@ from hemnet.report.groups import sections
 from hemnet.report.variants import variants
 from hemnet.report.write import write_report
 from hemnet.runs.run_settings import settings
+from hemnet.storage.files import hold
 
 EM, HEM = ("model/head=em",), ("model/head=hem",)
 
@@ -321,8 +325,9 @@ def test_a_report_replaces_no_list_of_something_else(listing: str, page: bool, t
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Return the content of each file."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Return the content of each file, but the lock."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("name", ["tables/overview.csv", "tables/leaderboard.tex", "figures/*_classes.svg"])
@@ -348,8 +353,11 @@ def test_a_report_that_lost_its_list_is_replaced_and_no_other_file_is_removed(tm
     write_report([tmp_path / "runs"], out)
     (out / "files.json").unlink()
     (out / "tables/mine.csv").write_text("1")
-    write_report([tmp_path / "runs"], out)
+    write_run(tmp_path / "others/b", EM)
+    write_report([tmp_path / "others"], out)
+    write_report([tmp_path / "others"], tmp_path / "again")
     assert (out / "tables/mine.csv").read_text() == "1"
+    assert files_in(out).keys() == files_in(tmp_path / "again").keys() | {"tables/mine.csv"}
     assert "tables/mine.csv" not in json.loads((out / "files.json").read_text())["files"]
 
 
@@ -374,17 +382,88 @@ def test_what_a_report_that_was_interrupted_left_is_replaced_or_removed(
     if not first:
         write_report([tmp_path / "runs"], out)
     write_run(tmp_path / "runs/fcn", ("model/head=fcn",))
-    with monkeypatch.context() as patch:
+    before = files_in(out)
+    with monkeypatch.context() as patch:  # while it is drawn
         patch.setattr("hemnet.report.assemble.render", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             write_report([tmp_path / "runs"], out)
+    assert files_in(out) == before
+    with monkeypatch.context() as patch:  # while its files are moved to their place
+        patch.setattr("hemnet.storage.files.os.replace", moving := Mock(side_effect=half_of(os.replace)))
+        with pytest.raises(KeyboardInterrupt):
+            write_report([tmp_path / "runs"], out)
+    assert moving.call_count == 21
     assert (out / "index.html").exists() != first
     left = files_in(out)
     assert any("heads" in name for name in left)
     shutil.rmtree(tmp_path / "runs/fcn")
     write_report([tmp_path / "runs"], out)
     write_report([tmp_path / "runs"], tmp_path / "again")
-    assert files_in(out).keys() == files_in(tmp_path / "again").keys() < left.keys() | {"index.html"}
+    assert files_in(out).keys() == files_in(tmp_path / "again").keys()
+    assert not any("heads" in name for name in files_in(out))
+
+
+def half_of(move: Callable[..., None]) -> Callable[..., None]:
+    """A function that moves as `os.replace` does, twenty times."""
+    counts = itertools.count()
+
+    def some(*args: Any) -> None:
+        if next(counts) == 20:
+            raise KeyboardInterrupt
+        move(*args)
+
+    return some
+
+
+@pytest.mark.parametrize("file", ["figures/*.pdf", "figures/*.svg", "tables/*.csv", "index.html"])
+def test_a_full_disk_leaves_the_earlier_report(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "runs/a", HEM)
+    out = tmp_path / "report"
+    write_report([tmp_path / "runs"], out)
+    before = files_in(out)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write_run(tmp_path / "runs/b", EM)
+    for name, written in (("write_text", Path.write_text), ("write_bytes", Path.write_bytes)):
+
+        def some(path: Path, *args: Any, written: Any = written, **more: Any) -> Any:
+            if path.match(file):
+                raise full
+            return written(path, *args, **more)
+
+        monkeypatch.setattr(Path, name, some)
+    with pytest.raises(HemnetError, match=r"cannot write .*No space left.*: choose another --out"):
+        write_report([tmp_path / "runs"], out)
+    assert files_in(out) == before
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".lock", "figures", "files.json", "index.html", "tables",
+    ]  # fmt: skip
+
+
+def test_two_reports_at_once_are_not_mixed(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", HEM)
+    out = tmp_path / "report"
+    write_report([tmp_path / "runs"], out)
+    before = files_in(out)
+    with (
+        hold(out / ".lock"),
+        pytest.raises(HemnetError, match=r"another report is being written to .*report"),
+    ):
+        write_report([tmp_path / "runs"], out)
+    assert files_in(out) == before
+
+
+def test_what_a_report_that_was_killed_left_is_removed(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", HEM)
+    out = tmp_path / "report"
+    write_report([tmp_path / "runs"], out)
+    before = files_in(out)
+    (out / ".abcdefgh.part/figures").mkdir(parents=True)
+    (out / ".abcdefgh.part/figures/a.pdf").write_text("")
+    (out / ".files.01234567.part.json").write_text("")
+    write_report([tmp_path / "runs"], out)
+    assert files_in(out) == before
 
 
 def test_a_report_removes_nothing_but_parts_of_a_report(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a report leaves out of a chart, a table, a test or a comparison is said on its page."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -422,3 +423,99 @@ def test_a_recipe_that_names_the_section_no_more_gives_its_name_to_no_other(tmp_
     after = scores()
     assert sorted(after.values()) == ["0.1", "0.5"]
     assert all(before[name] == after[name] for name in before.keys() & after.keys())
+
+
+def test_a_seed_that_diverged_is_named_and_the_others_are_drawn(tmp_path: Path) -> None:
+    for overrides, h in ((EM, 0.0), (HEM, 0.5)):
+        for seed in range(3):
+            rows = plausible_rows(3, h, seed)
+            if h and seed == 1:
+                for row in rows:
+                    if row["step"] > 700:
+                        row.update(
+                            {
+                                name: float("nan")
+                                for name in row
+                                if name.startswith(("gradient/", "em/", "val/"))
+                            }
+                        )
+            write_run(
+                tmp_path / f"runs/{h}_{seed}",
+                overrides,
+                seed=seed,
+                rows=rows,
+                miou=None if h and seed == 1 else 0.5,
+            )
+    out = report(tmp_path)
+    text = page_of(out).text
+    named = "Not in each mean, for want of values: seed 1 of hem (h=0.5) at T=3."
+    assert text.count(named) == 6  # of learning, norms, means, shares, likelihood and the rest of convergence
+    board = {row["setting"]: row["recipe"] for row in table_of(out, "leaderboard")}
+    assert board["hem, T=3, h=0.5"].endswith("(1 seed without a score)")
+    assert (
+        "n=2 seeds without seed 1, of which hem (h=0.5) has none (1 of hem (h=0.5) finished without a score)"
+        in text
+    )
+
+
+def test_a_metric_that_stops_before_training_does_is_in_no_mean_of_its_end(tmp_path: Path) -> None:
+    for overrides, h in ((EM, 0.0), (HEM, 0.5)):
+        for seed in range(4):
+            rows = plausible_rows(3, h, seed)
+            if h and seed == 1:
+                for row in rows:
+                    if row["step"] > 700:
+                        for name in [name for name in row if name.startswith("gradient/")]:
+                            del row[name]
+            write_run(tmp_path / f"runs/{h}_{seed}", overrides, seed=seed, rows=rows)
+    out = report(tmp_path)
+    rows = table_of(out, "synthetic_hem_gradient_means")
+    assert {(row["phase"], row["n"]) for row in rows} == {("start", "4"), ("middle", "3"), ("end", "3")}
+    shares = table_of(out, "synthetic_hem_gradient_share")
+    assert {(row["head"], row["phase"]): row["n"] for row in shares} == {
+        ("em", "start"): "4", ("em", "middle"): "4", ("em", "end"): "4",
+        ("hem (h=0.5)", "start"): "4", ("hem (h=0.5)", "middle"): "3", ("hem (h=0.5)", "end"): "3",
+    }  # fmt: skip
+    assert [row["n"] for row in table_of(out, "synthetic_hem_gradient_backbone")] == ["4", "3"]
+    (problem, *_) = [row for row in table_of(out, "problems") if "gradient/share was" in row["reason"]]
+    told = (
+        "gradient/share was logged from step 24 to 699 of 1499 alone, so it is in no mean at the middle and "
+    )
+    assert f"{told}end of training" in problem["reason"]
+
+
+def test_a_setting_of_which_no_run_finished_is_named(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"runs/em{seed}", EM, seed=seed)
+        write_run(tmp_path / f"runs/hem{seed}", HEM, seed=seed, status="failed", error="it diverged")
+    write_run(tmp_path / "runs/fast", EM, seed=0, status=None, keys={"optim.optimizer.lr": 9.0})
+    text = re.sub(r"\s+", " ", page_of(report(tmp_path)).text)
+    told = "Settings of which no run has finished, and so without a row: "
+    told += "em, T=3, learning rate=9 (1 unfinished); hem, T=3, h=0.5, learning rate=0.002 (3 failed)."
+    assert told in text
+
+
+def test_a_copy_of_a_run_took_no_time(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", HEM)
+    hours = {row["what"]: row["found"] for row in table_of(report(tmp_path), "overview")}["hours of training"]
+    shutil.copytree(tmp_path / "runs/a", tmp_path / "runs/b")
+    out = report(tmp_path)
+    assert {row["what"]: row["found"] for row in table_of(out, "overview")}["hours of training"] == hours
+    assert [row["reason"] for row in table_of(out, "problems")] == [
+        "another run, a later one or a copy, has the same settings and seed"
+    ]
+
+
+def test_shares_and_their_evenness_are_in_a_table(tmp_path: Path) -> None:
+    held = {0: (0.2, 0.2, 0.2, 0.4), 1: (0.0, 0.0, 0.5, 0.5)}
+    for seed, shares in held.items():
+        rows = [
+            {"step": step, **{f"gradient/means/{t:02d}": 1.0 for t in range(4)},
+             **{f"gradient/share/{t:02d}": share for t, share in enumerate(shares)}}
+            for step in range(9, 100, 10)
+        ]  # fmt: skip
+        for overrides in (EM, HEM):
+            write_run(tmp_path / f"runs/{overrides[0][11:]}{seed}", overrides, seed=seed, rows=rows)
+    for row in table_of(report(tmp_path), "synthetic_hem_gradient_share"):
+        found = [float(row[name]) for name in ("first", "half-way", "last", "reconstruction", "evenness")]
+        assert found == pytest.approx([0.1, 0.1, 0.35, 0.45, (1 + 1 / 3) / 2])

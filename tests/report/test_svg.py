@@ -131,14 +131,47 @@ def test_a_cell_tells_its_interval_under_the_mouse_the_tab_key_and_a_finger(brow
         browser.resize(width)
         browser.open(report / "index.html")
         assert browser.overflow() == 0
-        shown = "getComputedStyle(document.querySelectorAll('.told .line')[{}]).visibility"
-        assert browser.value(shown.format(0)) == "hidden"
+        title = "document.querySelectorAll('.told title')[{}].textContent"
+        assert browser.text(".saying").startswith("Point at a cell")
         browser.click(".told > path")
-        assert browser.value(shown.format(0)) == "visible"
+        assert browser.text(".saying") == browser.value(title.format(0))
         assert browser.value("document.activeElement.classList.contains('told')")
-        assert browser.value(shown.format(1)) == "hidden"
         browser.press("\ue004")  # tab
-        assert browser.value(shown.format(1)) == "visible"
+        assert browser.text(".saying") == browser.value(title.format(1))
+
+
+def test_a_cell_of_a_file_tells_its_interval_in_a_line_of_the_figure(browser, report: Path) -> None:
+    browser.open(report / "figures/synthetic_hem_grid_train.svg")
+    shown = "getComputedStyle(document.querySelectorAll('.told .line')[{}]).visibility"
+    assert browser.value(shown.format(0)) == "hidden"
+    browser.click(".told > path")
+    assert browser.value(shown.format(0)) == "visible"
+    assert browser.value(shown.format(1)) == "hidden"
+    browser.press("\ue004")  # tab
+    assert browser.value(shown.format(1)) == "visible"
+
+
+def test_the_interval_of_a_cell_of_a_wide_heat_map_is_on_a_phone_screen(browser, tmp_path: Path) -> None:
+    for i in range(16):
+        for T in (1, 2):
+            keys = {"model.head.highway_scale": i / 16, "model.head.iterations": T}
+            head = "hem" if i else "em"
+            write_run(tmp_path / f"runs/{i}_{T}", (f"model/head={head}",), miou=0.5 + i / 99, keys=keys)
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    browser.resize(390)
+    browser.open(tmp_path / "report/index.html")
+    for cell in (0, 20):
+        at = f"document.querySelectorAll('.told')[{cell}]"
+        browser.driver.execute_script(
+            f"{at}.scrollIntoView({{block: 'center', inline: 'center'}}); {at}.focus()"
+        )
+        assert browser.text(".saying") == browser.value(f"{at}.querySelector('title').textContent")
+        left, right = (
+            browser.value(f"document.querySelector('.saying').getBoundingClientRect().{end}")
+            for end in ("left", "right")
+        )
+        assert 0 <= left < right <= 390
+    assert browser.overflow() == 0
 
 
 def contrast(first: np.ndarray, second: np.ndarray) -> float:

@@ -179,6 +179,7 @@ def _describe(logger: Any, config: DictConfig, further: dict[str, Any]) -> None:
         return
     group = about.sweep or about.experiment
     tags = [*about.tags(), *(["debug"] if debugging(config) else [])]
+    tags += ["not conclusive"] if config.get("conclusive") is False else []
     logger.describe(group=group, job_type=about.head, tags=tags, config=described)
 
 

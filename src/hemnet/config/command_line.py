@@ -22,6 +22,8 @@ from hemnet.storage.places import absolute
 
 USER_ERROR = 2
 """Exit status after an error meant for users, which its message explains."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as of a shell."""
 ERROR = "error: "
 """How that message begins."""
 
@@ -29,8 +31,9 @@ ERROR = "error: "
 def run_entry(entry: Callable[[], None]) -> None:
     """Run a command; print an error meant for users without a traceback, and exit with status 2.
 
-    Any other error is printed with its traceback, and the exit status is 1. Secrets are removed from all that
-    is printed. Where the locale is ASCII, the process starts again, see `_read_utf8`.
+    Any other error is printed with its traceback, and the exit status is 1; after Ctrl-C it is 130. Secrets
+    are removed from all that is printed. Where the locale is ASCII, the process starts again, see
+    `_read_utf8`.
     """
     _read_utf8()
     for stream in (sys.stdout, sys.stderr):
@@ -43,6 +46,9 @@ def run_entry(entry: Callable[[], None]) -> None:
         except HemnetError as error:
             print(f"{ERROR}{error}", file=sys.stderr)
             sys.exit(USER_ERROR)
+        except KeyboardInterrupt:  # Ctrl-C
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
         except Exception:
             traceback.print_exc()
             sys.exit(1)

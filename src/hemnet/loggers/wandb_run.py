@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from hemnet.loggers import AGENT, ITERATION, STEP
 from hemnet.loggers.wandb_guard import Guard, api_key, end_service, obstacle, require_space
 from hemnet.runs.metrics_csv import curves, read
-from hemnet.runs.phases import PER_ITERATION, PHASES, phases
+from hemnet.runs.phases import PHASES, phases
 from hemnet.runs.redaction import without_secrets
 
 log = logging.getLogger(__name__)
@@ -249,7 +249,7 @@ class FinishingWandbLogger(WandbLogger):
         """
         run = self.experiment
         try:
-            found = phases(curves(read(self.directory / "metrics.csv"), PER_ITERATION.match))
+            found = phases(curves(read(self.directory / "metrics.csv")))
         except (OSError, ValueError) as error:
             log.warning("metrics.csv: %s; W&B gets no curves over the iterations of EM", error)
             return

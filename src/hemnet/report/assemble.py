@@ -1,6 +1,5 @@
 """The page of a report with its chapters, and the files of their tables and charts."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -17,20 +16,17 @@ from hemnet.report.chapters.training import convergence, learning
 from hemnet.report.collect import Record, Unreadable
 from hemnet.report.contents import Block, Chart, Table
 from hemnet.report.drawing import write_charts
-from hemnet.report.file_names import file_names
+from hemnet.report.file_names import FOLDERS, PAGE, file_names
 from hemnet.report.groups import Section, sections
 from hemnet.report.images import Album
 from hemnet.report.page import PagePart, render
 from hemnet.report.printable import printable
 from hemnet.report.variants import Variant, variants
 from hemnet.runs.canonical import digits
-from hemnet.storage.files import replacing
-from hemnet.wording import counted
 
-log = logging.getLogger(__name__)
 # What each chapter shows and needs, for the sentence on what is left out.
 OF_VARIANTS = {
-    "mIoU against T (em or hem)": against_depth,
+    "mIoU against T (em or hem at two T, or both at one)": against_depth,
     "mIoU against h (two highway scales)": against_scale,
     "T of training and step size (two of each)": trained_grid,
     "T of evaluation and step size (two of each; hemnet evaluate --sweep table2_eval)": evaluated_grid,
@@ -61,19 +57,19 @@ APART = (
 def write_page(
     records: Sequence[Record],
     unreadable: Sequence[Unreadable],
-    page: Path,
+    into: Path,
+    folder: Path,
     *,
     images: bool,
-    claim: Callable[[Sequence[str]], None],
 ) -> list[str]:
-    """Write the page on all runs, and its tables and charts in folders beside it, which are there.
+    """Write the page on all runs, and its tables and charts in folders beside it.
 
     Args:
         records: the runs.
         unreadable: run directories that cannot be read.
-        page: the file to write.
+        into: the folder to write to.
+        folder: where that folder's content will lie, from which the page's links to the runs start.
         images: whether the page shows predictions and attention maps.
-        claim: takes the files of tables and charts before they are written, and may refuse them.
 
     Returns:
         the files of tables and charts, relative to the page's folder.
@@ -82,7 +78,7 @@ def write_page(
     parts = list(_parts(made, Album() if images else None))
     here = Path.cwd()
     # Warnings stand above the chapters whose scores they cast doubt on.
-    opening = [leaderboard(made, page.parent), warnings(records, here)]
+    opening = [leaderboard(made, records, folder), warnings(records, here)]
     # Last, since pictures that cannot be read are problems too.
     closing = [overview(records, unreadable, made), problems(records, unreadable, here)]
     first, last = ([block for block in blocks if block] for blocks in (opening, closing))
@@ -90,18 +86,15 @@ def write_page(
     items = [item for block in shown for item in block.items]
     charts = [item for item in items if isinstance(item, Chart)]
     tables = [item for item in items if isinstance(item, Table)]
+    for name in FOLDERS:
+        (into / name).mkdir()
+    svgs = write_charts(charts, into / "figures")
+    _write_tables(tables, into / "tables")
+    # Paths of runs may have what no file of the report can hold.
+    text = printable(render(first, parts, last, svgs, finished=bool(made)))
+    (into / PAGE).write_text(text, "utf-8")
     files = [f"figures/{chart.name}.{end}" for chart in charts for end in ("pdf", "svg")]
-    files += [f"tables/{table.name}.{end}" for table in tables for end in ("csv", "tex")]
-    claim(files)
-    svgs = write_charts(charts, page.parent / "figures")
-    _write_tables(tables, page.parent / "tables")
-    with replacing(page) as part:  # a page that is cut short would pass for somebody else's
-        # Paths of runs may have what no file of the report can hold.
-        part.write_text(printable(render(first, parts, last, svgs, finished=bool(made))), "utf-8")
-    finished = sum(run.scored for section in made for run in section.runs)
-    found = len(records) + len(unreadable)
-    log.info("%s found, %d finished and counted; the report is %s", counted(found, "run"), finished, page)
-    return files
+    return files + [f"tables/{table.name}.{end}" for table in tables for end in ("csv", "tex")]
 
 
 def _parts(made: Sequence[Section], album: Album | None) -> Iterator[PagePart]:

@@ -20,7 +20,7 @@ from hemnet.errors import HemnetError
 from hemnet.runs.canonical import TARGET, class_name
 from hemnet.runs.identity import EM_HEAD
 from hemnet.runs.metrics_csv import curves
-from hemnet.runs.phases import PER_ITERATION
+from hemnet.runs.phases import PER_ITERATION, cut_off, last_step
 from hemnet.runs.stored_config import PARTS
 from hemnet.wording import one_line
 
@@ -191,3 +191,16 @@ def _require_loggable(name: str, curve_S2: np.ndarray, iterations: int) -> None:
     impossible_S = (values_S < least) | (values_S > most) | too_large_S
     if impossible_S.any():
         raise ValueError(f"{shown(name)} is {values_S[impossible_S][0]:g}, which no run logs")
+
+
+def in_part(curves: Mapping[str, np.ndarray]) -> list[str]:
+    """Return a sentence on each metric of gradient or EM that was logged in a part of training only."""
+    last, told = last_step(curves), {}
+    for name, curve_S2 in curves.items():
+        if name.startswith(("gradient/", "em/")) and (without := cut_off(curve_S2, last)):
+            first, end = curve_S2[[0, -1], 0]
+            told[name.rpartition("/")[0]] = (
+                f"from step {first:g} to {end:g} of {last:g} alone, so it is in no mean at the "
+                f"{' and '.join(without)} of training"
+            )
+    return [f"{name} was logged {text}" for name, text in told.items()]

@@ -93,6 +93,11 @@ class Record:
     doubts: list[str] = field(default_factory=list)
 
     @property
+    def counts(self) -> bool:
+        """Whether its score is in the report."""
+        return self.status == "finished" and self.scored and not self.superseded
+
+    @property
     def scored(self) -> bool:
         """Whether it has a final ``val/miou``."""
         return not math.isnan(self.miou)
@@ -168,7 +173,10 @@ def read(path: Path) -> Record:
         Exception: of any other type; anything can be wrong with the files.
     """
     if not any(os.path.lexists(path / name) for name in (CONFIG, *WRITTEN)):
-        raise HemnetError(f"it did not begin: {(last_lines(path / CONSOLE) or ['no reason was given'])[-1]}")
+        said = last_lines(path / CONSOLE) or [
+            "its console.log is empty, as while it starts, or if it was killed then"
+        ]
+        raise HemnetError(f"it did not begin: {said[-1]}")
     result, environment = _json(path / RESULT), _json(path / ENVIRONMENT)
     with checks.reading(RESULT):
         status, scores = _status(result), checks.scores(result.get("metrics") or {})
@@ -242,6 +250,7 @@ def _read_metrics(record: Record, run: Run) -> None:
         record.doubts.append(f"{error}. Its scores count, what it logged in training does not")
         return
     record.logged, record.phases = True, phases(curves)
+    record.doubts += [f"{METRICS}: {text}" for text in checks.in_part(curves)]
     for name, curve_S2 in curves.items():
         if name.startswith("cost/"):
             value = float(curve_S2[-1, 1])

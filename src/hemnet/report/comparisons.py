@@ -17,7 +17,7 @@ from hemnet.report.variants import variants
 
 Named = tuple[str, Group]
 BySeed = Mapping[int, float]
-LOST = "did not finish"
+LOST, SCORELESS = "did not finish", "finished without a score"
 
 
 def compare_groups(
@@ -50,9 +50,15 @@ def _why(left: Sequence[int], sides: Sequence[tuple[str, Group, BySeed]]) -> str
     if not lacking:
         return ""
     why = f"of which {' or '.join(lacking)} has none"
-    if ended := [f"{len(group.lost_seeds)} of {name}" for name, group, _ in sides if group.lost_seeds]:
-        why += f" ({' and '.join(ended)} {LOST})"
-    return why
+    reasons = []
+    for what, count in ((LOST, lambda group: len(group.lost_seeds)), (SCORELESS, _scoreless)):
+        if told := [f"{count(group)} of {name}" for name, group, _ in sides if count(group)]:
+            reasons.append(f"{' and '.join(told)} {what}")
+    return f"{why} ({'; '.join(reasons)})" if reasons else why
+
+
+def _scoreless(group: Group) -> int:
+    return len(group.runs) - len(group.scored)
 
 
 def _has(found: BySeed, seed: int) -> bool:

@@ -169,6 +169,11 @@ class Table:
         columns = range(len(self.columns))
         return [not any(isinstance(row[i], str | Links) for row in self.rows) for i in columns]
 
+    def names(self) -> int:
+        """Return how many of the first three columns name a row: those to the first with text, or one."""
+        texts = [i for i, numeric in enumerate(self.numeric()[:3]) if not numeric]
+        return texts[0] + 1 if texts else 1
+
     def csv(self) -> str:
         """Return the table as CSV in full precision, an estimate with its ends, and its n where these differ.
 

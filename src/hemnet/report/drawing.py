@@ -1,6 +1,7 @@
 """Charts written as PDF and SVG by as many processes as there are cores: drawing takes most of the time."""
 
 import gc
+import io
 import logging
 import multiprocessing
 import os
@@ -93,7 +94,9 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     if layout is not None:  # done once, not for each file
         layout.execute(figure)
         figure.set_layout_engine(None)
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None})
+    pdf = io.BytesIO()  # of an error in writing to a disk, matplotlib makes another one
+    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Producer": None})
+    (folder / f"{name}.pdf").write_bytes(pdf.getvalue())
     svg = as_svg(figure, name)
     (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     return svg

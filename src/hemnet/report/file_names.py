@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hemnet.runs.canonical import digits
 
+PAGE, FOLDERS = "index.html", ("figures", "tables")
 LONGEST = 100  # characters; file systems allow 255 bytes
 
 

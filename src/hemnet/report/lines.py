@@ -28,6 +28,8 @@ from hemnet.report.variants import EMANET, Variant
 from hemnet.runs.phases import PHASE_SHARE, PHASES
 
 MOST_LINES = 6
+MOST_SCORE_LINES = 10
+"""Of a chart of scores."""
 WHEN = (
     f"Start, middle and end of training are means over {100 * PHASE_SHARE:.0f}% of the logged steps; thick "
     "lines are means over seeds, geometric on a logarithmic axis, thin ones single seeds."
@@ -95,6 +97,11 @@ def lines_at(variant: Variant, depth: int) -> list[tuple[str, str, str, Group]]:
     return found
 
 
+def joined(*sentences: str) -> str:
+    """Return sentences as one text, without those that are empty."""
+    return " ".join(filter(None, sentences))
+
+
 def not_drawn(variant: Variant, depths: Sequence[int]) -> str:
     """Return a sentence on the settings that `lines_at` leaves out; "" if there are none."""
     found = []
@@ -103,6 +110,14 @@ def not_drawn(variant: Variant, depths: Sequence[int]) -> str:
         if left := [label for label, group in settings_at(variant, t) if group not in drawn]:
             found.append(f"{', '.join(left)} at T={t}")
     return f"Not drawn, for lack of room: {'; '.join(found)}." if found else ""
+
+
+def some_of(lines: Sequence[Line]) -> tuple[list[Line], str]:
+    """Return `MOST_SCORE_LINES` of the lines at most, evenly picked, and a sentence on the others, or ""."""
+    count = min(len(lines), MOST_SCORE_LINES)
+    kept = {*np.linspace(0, len(lines) - 1, count).round().astype(int).tolist()}
+    left = "; ".join(line.label for i, line in enumerate(lines) if i not in kept)
+    return [lines[i] for i in sorted(kept)], f"Not drawn, for lack of room: {left}." if left else ""
 
 
 def not_numbers(labels: Sequence[str]) -> list[str]:
@@ -118,11 +133,11 @@ def not_shown(section: Section, shown: Iterable[Group]) -> str:
     return f"Of em and hem, it does not have: {'; '.join(left[:MOST_LINES])}{more}." if left else ""
 
 
-def profiles(group: Group, family: str, phase: int) -> list[np.ndarray]:
-    """Return the values per iteration in one phase of training, an array for each seed that has them all."""
-    whole = group.depth(family) + (family != "em/step_length")  # a step leads from t to t + 1
-    found = [run.phases[family][phase] for _, run in sorted(group.runs.items()) if family in run.phases]
-    return [values for values in found if len(values) == whole]
+def profiles(group: Group, family: str, phase: int) -> dict[int, np.ndarray]:
+    """Return the values per iteration in one phase of training by seed, of the seeds that logged them all."""
+    count = group.depth(family) + (family != "em/step_length")  # a step leads from t to t + 1
+    runs = {seed: run.phases for seed, run in sorted(group.runs.items()) if family in run.phases}
+    return {seed: found[family][phase] for seed, found in runs.items() if found[family].shape[1] == count}
 
 
 def depths_with(variant: Variant, family: str, least: int = 1) -> list[int]:
@@ -139,20 +154,26 @@ def phase_chart(variant: Variant, depths: Sequence[int], metric: Metric) -> Figu
     def draw(axis: Axes, row: int, column: int) -> None:
         for label, colour, marker, group in lines_at(variant, depths[row]):
             if found := profiles(group, metric.name, column):
-                if metric.gain:
-                    with np.errstate(invalid="ignore"):  # of infinity
-                        found = [values - values[0] for values in found]
-                draw_profile(axis, label, colour, marker, found)
+                draw_profile(
+                    axis, label, colour, marker, [shown_values(metric, each) for each in found.values()]
+                )
 
     return grid(
         [f"T={t}" for t in depths], [f"{phase} of training" for phase in PHASES], draw,
         xlabel="iteration t", ylabel=metric.label, log=metric.log,
+        share_y="none" if metric.gain else "row",  # gains at the start of training are many times later ones
     )  # fmt: skip
 
 
-def curves_of(group: Group, name: str) -> list[np.ndarray]:
-    """Return a metric over training, one curve per seed that logged it."""
-    return [run.curves[name] for _, run in sorted(group.runs.items()) if name in run.curves]
+def shown_values(metric: Metric, values: np.ndarray) -> np.ndarray:
+    """Return values per iteration as a chart has them."""
+    with np.errstate(invalid="ignore"):  # of infinity
+        return values - values[0] if metric.gain else values
+
+
+def curves_of(group: Group, name: str) -> dict[int, np.ndarray]:
+    """Return a metric over training by seed, of the seeds that logged it."""
+    return {seed: run.curves[name] for seed, run in sorted(group.runs.items()) if name in run.curves}
 
 
 def depths_with_curves(variant: Variant, name: str) -> list[int]:
@@ -170,12 +191,12 @@ def curve_chart(
             for i, group in enumerate(further):
                 if curves := curves_of(group, metric.name):
                     dashes: Any = DASHES[i % len(DASHES)]
-                    draw_curves(axis, group.label, head_colour(group.head), curves, dashes)
+                    draw_curves(axis, group.label, head_colour(group.head), [*curves.values()], dashes)
             return
         assert variant is not None
         for label, colour, _marker, group in lines_at(variant, depths[row]):
             if curves := curves_of(group, metric.name):
-                draw_curves(axis, label, colour, curves)
+                draw_curves(axis, label, colour, [*curves.values()])
 
     rows = [*(f"T={t}" for t in depths), *(["other heads"] if further else [])]
     return grid(rows, [""], draw, xlabel="optimizer step", ylabel=metric.label, log=metric.log, height=1.5)

@@ -1,3 +1,15 @@
+// A cell of a heat map tells its interval below the chart, where a chart that is wider than the screen does not hide it.
+for (const figure of document.querySelectorAll("figure.chart:has(.told)")) {
+  const line = document.createElement("p");
+  line.className = "saying";
+  line.textContent = "Point at a cell, or go to it with the tab key, to read its interval here.";
+  figure.querySelector("figcaption").before(line);
+  const tell = (event) => {
+    const part = event.target.closest(".told");
+    if (part) line.textContent = part.querySelector("title").textContent;
+  };
+  for (const kind of ["pointerover", "focusin"]) figure.addEventListener(kind, tell);
+}
 // Tables that can be sorted: a click on a heading sorts by its column, numbers from the highest, a second click turns it round.
 const key = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
 const compare = (a, b) => {

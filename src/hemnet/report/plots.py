@@ -27,6 +27,11 @@ LINE_HEIGHT = 0.16
 """Inches of a line of text."""
 MOST_POINTS = 200
 """Of a curve over training."""
+ASIDE = 0.08
+"""How far the points of two lines at one x lie apart, in gaps between two x, and how far those of all may."""
+ALL_ASIDE = 0.5
+WHOLE = 0.95
+"""Share of the values of another seed that a seed has to have to be in a mean over seeds."""
 CHINESE = (
     "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Hiragino Sans", "Microsoft YaHei",
 )  # fmt: skip
@@ -106,7 +111,7 @@ def score_chart(
         (b - a for a, b in zip(sorted(place.values()), sorted(place.values())[1:], strict=False)), default=1
     )
     for i, line in enumerate(lines):
-        shift = gap * 0.08 * (i - (len(lines) - 1) / 2)
+        shift = gap * min(ASIDE, ALL_ASIDE / len(lines)) * (i - (len(lines) - 1) / 2)
         _score_line(axis, line, place, shift)
     low, high = axis.get_ylim()
     reach = max(high - low, 0.02)
@@ -163,7 +168,7 @@ Draw = Callable[[Axes, int, int], None]
 
 def grid(
     rows: Sequence[str], columns: Sequence[str], draw: Draw, *, xlabel: str, ylabel: str,
-    log: bool | Sequence[bool] = False, share_y: Literal["row", "col"] = "row", height: float = 1.25,
+    log: bool | Sequence[bool] = False, share_y: Literal["row", "none"] = "row", height: float = 1.25,
 ) -> Figure:  # fmt: skip
     """Draw a grid of panels with one legend; ``draw(axis, row, column)`` fills each panel.
 
@@ -199,38 +204,55 @@ def grid(
 
 
 def draw_profile(axis: Axes, label: str, colour: str, marker: str, values: Sequence[np.ndarray]) -> None:
-    """Draw values per iteration of several seeds, and their mean, see `_mean`."""
-    shown_nS = _drawable(axis, np.array(values, float))
+    """Draw values per iteration of several seeds, and the mean of those that are `whole`."""
+    log = axis.get_yscale() == "log"
+    shown_nS = drawable(np.array(values, float), log)
     for one in shown_nS:
         axis.plot(range(len(one)), one, color=colour, alpha=0.3, linewidth=0.7)
-    mean = _mean(axis, shown_nS)
+    mean = _mean(shown_nS, log)
     axis.set_xticks(iteration_ticks(len(mean) - 1))
     axis.plot(range(len(mean)), mean, color=colour, marker=marker, markersize=3, linewidth=1.5, label=label)
 
 
-def _drawable(axis: Axes, values: np.ndarray) -> np.ndarray:
-    """Return values, NaN where the axis has no place for one: infinity; 0 and less on a logarithmic axis."""
-    has_place = np.isfinite(values) & ((values > 0) | (axis.get_yscale() != "log"))
+def drawable(values: np.ndarray, log: bool) -> np.ndarray:
+    """Return values, NaN where an axis has no place for one: infinity; 0 and less on a logarithmic axis."""
+    has_place = np.isfinite(values) & ((values > 0) | (not log))
     return np.where(has_place, values, np.nan)
 
 
-def _mean(axis: Axes, values_nS: np.ndarray) -> np.ndarray:
-    """Return the mean over seeds of `_drawable` values: geometric on a logarithmic axis."""
-    return np.exp(np.log(values_nS).mean(0)) if axis.get_yscale() == "log" else values_nS.mean(0)
+def whole(values_nS: np.ndarray) -> np.ndarray:
+    """Return which seeds are in the mean, (n,) bool: a seed that diverged early lacks most of its values."""
+    known_n = np.isfinite(values_nS).sum(axis=1)
+    return known_n >= WHOLE * known_n.max(initial=0)
+
+
+def _mean(values_nS: np.ndarray, log: bool) -> np.ndarray:
+    """Return the mean over the seeds that are `whole`: geometric on a logarithmic axis."""
+    values_nS = values_nS[whole(values_nS)]
+    return np.exp(np.log(values_nS).mean(0)) if log else values_nS.mean(0)
 
 
 def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray], dashes: str = "-") -> None:
-    """Draw curves (S, 2) of several seeds: their mean, and the range of the seeds as a band.
+    """Draw curves (S, 2) of several seeds: the mean of those that are `whole`, and the range as a band."""
+    log = axis.get_yscale() == "log"
+    steps, stacked = aligned(curves, log)
+    axis.plot(steps, _mean(stacked, log), color=colour, linewidth=1.4, linestyle=dashes, label=label)
+    if len(curves) > 1:
+        ends = np.fmin.reduce(stacked), np.fmax.reduce(stacked)
+        axis.fill_between(steps, *ends, color=colour, alpha=0.15, linewidth=0)
 
-    Of a curve of more than `MOST_POINTS` points, means of neighbouring points are drawn.
+
+def aligned(curves: Sequence[np.ndarray], log: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps, (S,), and the `drawable` values of each curve there, (n, S): NaN before and after it.
+
+    Of a curve of more than `MOST_POINTS` points, means of neighbouring points are taken.
     """
     curves = [_thinned(curve) for curve in curves]
-    steps = max(curves, key=len)[:, 0]
-    every = [np.interp(steps, curve[:, 0], curve[:, 1], right=np.nan) for curve in curves]
-    stacked = _drawable(axis, np.array(every))
-    axis.plot(steps, _mean(axis, stacked), color=colour, linewidth=1.4, linestyle=dashes, label=label)
-    if len(curves) > 1:
-        axis.fill_between(steps, stacked.min(0), stacked.max(0), color=colour, alpha=0.15, linewidth=0)
+    steps = np.unique(np.concatenate([curve[:, 0] for curve in curves]))
+    if len(steps) > 2 * MOST_POINTS:  # they log at different steps
+        steps = max(curves, key=len)[:, 0]
+    every = [np.interp(steps, curve[:, 0], curve[:, 1], left=np.nan, right=np.nan) for curve in curves]
+    return steps, drawable(np.array(every), log)
 
 
 def _thinned(curve_S2: np.ndarray) -> np.ndarray:

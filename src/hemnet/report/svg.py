@@ -13,6 +13,8 @@ PAPER = "paper"
 """Id of the white background."""
 LINE = 17
 """Points: height of the line at the bottom of a figure in which a part tells its text."""
+SMALLEST = 0.85
+"""Of the size of a figure, before it is scrolled on a page that is too narrow for it."""
 STYLE = (
     ".told { outline: none; } .told > path { pointer-events: all; } .told .line { visibility: hidden; } "
     ".told:hover .line, .told:focus .line { visibility: visible; } "
@@ -70,5 +72,6 @@ def inline(svg: str, label: str) -> str:
     width = re.search(r'width="([\d.]+)pt"', svg)
     assert width is not None
     role = "group" if 'class="told"' in svg else "img"
-    start = f'<svg role="{role}" aria-label={quoteattr(label)} style="min-width: {float(width[1]):g}px" '
+    least = SMALLEST * float(width[1])
+    start = f'<svg role="{role}" aria-label={quoteattr(label)} style="min-width: {least:g}px" '
     return start + svg.partition("<svg ")[2]

@@ -1,27 +1,33 @@
 """The whole report: from folders of runs to a page, figures and tables on disk."""
 
+import errno
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
+from hemnet.report.file_names import FOLDERS, PAGE
 from hemnet.report.printable import printable
 from hemnet.storage.destinations import named_by, require_writable
-from hemnet.storage.files import write_json
+from hemnet.storage.files import hold, remove_abandoned, remove_abandoned_in, replacing_in, write_json
+from hemnet.wording import counted
 
+log = logging.getLogger(__name__)
 GENERATOR = "hemnet.report"
 """The entry ``generator`` of the list of files, by which it is known where there is no page yet."""
 MARK = f'<meta name="generator" content="{GENERATOR}">'
 """A line of the page, by which a later report knows that it may replace it."""
 LISTED = "files.json"
 """Lists the files of a report. The next report in the same folder replaces or removes these alone."""
-FOLDERS = ("figures", "tables")
+LOCK = ".lock"
 OWN_FILE = re.compile(r"(figures/\w+\.(pdf|svg)|tables/\w+\.(csv|tex))")
+LINK = re.compile(rf'href="{OWN_FILE.pattern}"')
+"""Of the page of a report to one of its files."""
 
 
 def write_report(folders: Sequence[Path], out: Path, *, images: bool = True) -> Path:
@@ -33,55 +39,67 @@ def write_report(folders: Sequence[Path], out: Path, *, images: bool = True) -> 
         images: whether the page shows predictions and attention maps.
 
     Raises:
-        HemnetError: a folder is missing, there is no run, or ``out`` cannot be written or holds an index.html
-            or files.json of something else.
+        HemnetError: a folder is missing, there is no run, or ``out`` cannot be written, holds an index.html
+            or files.json of something else, or is being written by another process.
     """
-    page = out / "index.html"
+    page = out / PAGE
     with named_by("--out", out):  # before the runs are read, which takes long
         for folder in (out, *(out / name for name in FOLDERS)):
             require_writable(folder, folder=True)
-        old = _own_files(page, out / LISTED)
+        _own_files(page, out / LISTED)
     records, unreadable = printable(collect(folders))
     from hemnet.report.assemble import write_page  # here, as it takes seconds, which errors do without
 
+    busy = f"another report is being written to {out}: try again when it is done, or name another --out"
     with named_by("--out", out):
-        for name in FOLDERS:
-            (out / name).mkdir(parents=True, exist_ok=True)
-        files = write_page(records, unreadable, page, images=images, claim=partial(_claim, out, old))
-        for name in {*(old or ())} - {*files}:
-            # The list may be anybody's, so no other file is removed.
-            if OWN_FILE.fullmatch(name) and not (out / name).is_dir():
-                (out / name).unlink(missing_ok=True)
-        _write_list(out, files)
+        out.mkdir(parents=True, exist_ok=True)
+        with hold(out / LOCK, busy):
+            remove_abandoned_in(out)
+            remove_abandoned(out / LISTED)
+            old = _own_files(page, out / LISTED)
+            with replacing_in(out, last=PAGE) as part:  # a disk that is full leaves the earlier report whole
+                files = write_page(records, unreadable, part, out, images=images)
+                _claim(out, old, files)
+            for name in {*old} - {*files}:
+                # The list may be anybody's, so no other file is removed.
+                if OWN_FILE.fullmatch(name) and not (out / name).is_dir():
+                    (out / name).unlink(missing_ok=True)
+            _write_list(out, files)
+    finished = sum(record.counts for record in records)
+    found = counted(len(records) + len(unreadable), "run")
+    log.info("%s found, %d finished and counted; the report is %s", found, finished, page)
     return page
 
 
-def _claim(out: Path, old: Sequence[str] | None, files: Sequence[str]) -> None:
+def _claim(out: Path, old: Sequence[str], files: Sequence[str]) -> None:
     """List files that will be written, beside those of the earlier report, and refuse those of somebody else.
 
-    They are listed before they are written, so that a report that is killed leaves none that nobody owns.
+    They are listed before they are there, so that a report that is killed leaves none that nobody owns.
     """
     for name in files:
-        if old is not None and name not in old and os.path.lexists(out / name):
+        if name not in old and os.path.lexists(out / name):
             _refuse(out / name)
-    _write_list(out, sorted({*(old or ()), *files}))
+        if (out / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(out / name))
+    _write_list(out, sorted({*old, *files}))
 
 
 def _write_list(out: Path, files: list[str]) -> None:
     write_json(out / LISTED, {"generator": GENERATOR, "files": files})
 
 
-def _own_files(page: Path, listing: Path) -> list[str] | None:
+def _own_files(page: Path, listing: Path) -> list[str]:
     """Return the files of the earlier report in a folder, and refuse what is none of hemnet's.
 
     A page or a list that is empty is what a full disk left of a report. Older versions wrote the names alone.
-    None stands for a report of which the list is lost: its files may be replaced, and none is removed.
+    Of a report of which the list is lost, they are those to which its page has links.
     """
     text = page.read_text("utf-8", "replace") if page.exists() else None
     if text and MARK not in text:
         _refuse(page)
+    linked = [found[1] for found in LINK.finditer(text or "")]
     if not listing.exists():
-        return None if text else []
+        return linked
     try:
         content = json.loads(listing.read_text("utf-8") or "[]")
     except (ValueError, RecursionError):
@@ -91,7 +109,7 @@ def _own_files(page: Path, listing: Path) -> list[str] | None:
     known = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not known or (text is None and not marked):
         _refuse(listing)
-    return names or (None if text else [])
+    return names or linked
 
 
 def _refuse(path: Path) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Metrics per iteration of EM at the start, in the middle and at the end of training.
+"""Metrics at the start, in the middle and at the end of training, among them those per iteration of EM.
 
 Shapes: S logged steps, T iterations; a curve is (S, 2): optimizer step and value.
 """
@@ -15,13 +15,19 @@ PER_ITERATION = re.compile(
 PHASES = ("start", "middle", "end")
 PHASE_SHARE = 0.1
 """Share of the logged steps that a phase averages over, because the gradient of one batch is noisy."""
+FARTHEST = 0.25
+"""Share of the training by which what stands for a phase may lie from its start, middle or end."""
 
 
 def phases(curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return ``family`` -> (3, iterations logged): the mean over each phase; NaN where nothing is logged.
+    """Return ``family`` -> (3, iterations logged): the mean over each phase; NaN where it is not known.
 
     Means of ``gradient/means``, which are ratios, are geometric.
+
+    Args:
+        curves: all metrics of a run by name, since the last step of any is the end of training.
     """
+    last = last_step(curves)
     families: dict[str, dict[int, np.ndarray]] = {}
     for name, curve_S2 in curves.items():
         if match := PER_ITERATION.match(name):
@@ -30,16 +36,73 @@ def phases(curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for family, members in families.items():
         found[family] = np.full((len(PHASES), max(members) + 1), np.nan)
         for t, curve_S2 in members.items():
-            found[family][:, t] = _means(curve_S2[:, 1], geometric=family == "gradient/means")
+            known = (logged_in(curve_S2, phase, last) for phase in PHASES)
+            found[family][:, t] = [_mean(values, geometric=family == "gradient/means") for values in known]
     return found
 
 
-def _means(values_S: np.ndarray, geometric: bool) -> np.ndarray:
-    """Return the means over the first, middle and last tenth of the values; geometric on request."""
-    size = len(values_S)
+def last_step(curves: Mapping[str, np.ndarray]) -> float:
+    """Return the last step at which a run logged anything; 0 if it logged nothing."""
+    return max((float(curve_S2[-1, 0]) for curve_S2 in curves.values() if len(curve_S2)), default=0.0)
+
+
+def logged_in(curve_S2: np.ndarray, phase: str, last: float) -> np.ndarray:
+    """Return the values of a curve in a phase: those in the first, middle or last tenth of its logged steps.
+
+    Steps at which the curve has no value count among the logged ones: a value that is not finite is not
+    logged, so a curve may stop before training does, begin after it, or have gaps. Where less than half of a
+    phase has values, or they are farther than `FARTHEST` from it, none is returned.
+
+    Args:
+        curve_S2: its steps rise.
+        phase: one of `PHASES`.
+        last: the last step of the training.
+    """
+    steps_S = curve_S2[:, 0]
+    if not len(steps_S):
+        return curve_S2[:, 1]
+    places_S, size = _places(steps_S, last)
     width = max(1, round(PHASE_SHARE * size))
-    begins = (0, (size - width) // 2, size - width)
+    begin = {"start": 0, "middle": (size - width) // 2, "end": size - width}[phase]
+    inside_S = (places_S >= begin) & (places_S < begin + width)
+    target = {"start": 0.0, "middle": 0.5, "end": 1.0}[phase] * last
+    near = inside_S.any() and abs(steps_S[inside_S].mean() - target) <= FARTHEST * last
+    enough = near and 2 * inside_S.sum() >= width
+    return curve_S2[inside_S if enough else np.zeros_like(inside_S), 1]
+
+
+def evenness(shares_T: np.ndarray) -> float:
+    """Return how evenly the iterations share the gradient: exp(entropy) / T of the shares, scaled to sum 1.
+
+    It is 1 if all are equal, 1/T if one has everything; NaN if a share is not known, or all are 0.
+    """
+    with np.errstate(invalid="ignore"):
+        scaled_T = shares_T / shares_T.sum()
+    if not len(shares_T) or np.isnan(scaled_T).any():
+        return np.nan
+    held = scaled_T[scaled_T > 0]
+    return float(np.exp(-(held * np.log(held)).sum()) / len(scaled_T))
+
+
+def cut_off(curve_S2: np.ndarray, last: float) -> list[str]:
+    """Return the phases of which a curve has no values, though it would have several at its pace."""
+    if not len(curve_S2) or _places(curve_S2[:, 0], last)[1] * PHASE_SHARE < 1:
+        return []
+    return [phase for phase in PHASES if not len(logged_in(curve_S2, phase, last))]
+
+
+def _places(steps_S: np.ndarray, last: float) -> tuple[np.ndarray, int]:
+    """Return which of the steps at the usual pace each step is, and how many there are until the last."""
+    pauses = np.diff(steps_S)
+    pace = float(np.median(pauses[pauses > 0])) if (pauses > 0).any() else last + 1
+    missing_S = np.maximum(0, np.rint(np.diff(steps_S, prepend=-1.0) / pace) - 1)
+    places_S = np.arange(len(steps_S)) + np.cumsum(missing_S)
+    return places_S, int(places_S[-1]) + 1 + max(0, int((last - steps_S[-1]) // pace))
+
+
+def _mean(values: np.ndarray, geometric: bool) -> float:
+    """Return the mean, geometric on request; NaN of no values."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        scaled_S = np.log(values_S) if geometric else values_S
-        means = np.array([scaled_S[begin : begin + width].mean() for begin in begins])
-    return np.exp(means) if geometric else means
+        if not geometric:
+            return float(values.mean()) if len(values) else np.nan
+        return float(np.exp(np.log(values).mean())) if len(values) else np.nan

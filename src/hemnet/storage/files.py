@@ -61,11 +61,12 @@ def replacing_in(folder: Path, last: str) -> Iterator[Path]:
     """Yield an empty temporary folder, and move its files into ``folder`` when the block ends without error.
 
     So of several files that belong together either all are new, or none. If the block raises, ``folder`` is
-    unchanged.
+    unchanged. A process that is killed within the block leaves the temporary folder behind: see
+    `remove_abandoned_in`.
 
     Args:
-        folder: created if missing.
-        last: the name of the file that is moved last: if it is there, so are the others.
+        folder: created if missing, as are folders in it that hold files of the block.
+        last: the path in ``folder`` of the file that is moved last: if it is there, so are the others.
 
     Raises:
         OSError: a file cannot be written or replaced.
@@ -74,10 +75,19 @@ def replacing_in(folder: Path, last: str) -> Iterator[Path]:
     part = Path(tempfile.mkdtemp(".part", ".", folder))
     try:
         yield part
-        for path in sorted(part.iterdir(), key=lambda path: (path.name == last, path.name)):
-            os.replace(path, folder / path.name)
+        names = sorted(str(path.relative_to(part)) for path in part.rglob("*") if not path.is_dir())
+        for name in sorted(names, key=lambda name: name == last):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(part / name, folder / name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_abandoned_in(folder: Path) -> None:
+    """Remove temporary folders of `replacing_in`. No other process may be writing in ``folder`` now."""
+    for part in folder.glob(".????????.part"):
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def remove_abandoned(path: Path) -> None:

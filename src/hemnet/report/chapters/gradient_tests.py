@@ -11,7 +11,7 @@ from hemnet.report.contents import Cell, Column, Table
 from hemnet.report.estimates import UNBOUNDED, logarithms, ratio
 from hemnet.report.groups import Group, Section, hem_name, scale_text
 from hemnet.report.lines import depths_with
-from hemnet.report.significance import Comparison, holm, listed, tested
+from hemnet.report.significance import Comparison, holm, listed, tested, without
 from hemnet.report.variants import variants
 from hemnet.runs.phases import PHASES
 
@@ -113,9 +113,11 @@ def means_sentence(each: MeansTest) -> str:
     left = f" ({listed(each.at_zero)}: the gradient of one of the two is 0)" if each.at_zero else ""
     estimate = ratio(found.difference)
     if estimate is None:
-        return f"{start}{found.verdict}{left}."
+        return f"{start}{found.verdict}{without(found)}{left}."
     told = f"{estimate.mean:.3g} times that of {found.second}"
     if estimate.interval is None:
-        return f"{start}{told} on seed {found.seeds[0]} alone{left}: no interval from one seed."
+        return (
+            f"{start}{told} on seed {found.seeds[0]} alone{without(found)}{left}: no interval from one seed."
+        )
     low, high = estimate.interval
     return f"{start}{told} (95% interval {low:.3g} to {high:.3g}, {tested(found)}){left}: {found.verdict}."

@@ -2,7 +2,7 @@
 
 import os
 import urllib.parse
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from hemnet.report.estimates import Mean, mean_alone
 from hemnet.report.file_names import file_names
 from hemnet.report.groups import Group, Section, group_labels
 from hemnet.report.images import figure_of
+from hemnet.report.lost_runs import AMBIGUOUS
+from hemnet.report.own_settings import own_settings
 from hemnet.report.setting_labels import Settings, labels
 from hemnet.runs.canonical import TARGET, told
 from hemnet.runs.identity import below
 from hemnet.runs.moved import ROOT
-from hemnet.runs.run_settings import VALIDATION, data_folder
+from hemnet.runs.run_settings import DIMENSIONS, VALIDATION, data_folder
 from hemnet.wording import counted
 
 NAMED_BY_FOLDER = ("Folder", "Table")
@@ -30,18 +32,20 @@ ABOUT = (
 TIMES = "Minutes and steps are of the whole training, means over the seeds of which they are known."
 DOUBTS = (
     "Not conclusive: the recipe says that its scores tell nothing. Labels in doubt: a run warns of what it "
-    "was trained or scored with. Seeds that did not finish are in no mean, which is of the others alone."
+    "was trained or scored with. Seeds that did not finish or have no score, as after a divergence, are "
+    "in no mean, which is of the others alone."
 )
 COLUMNS = (Column("recipe"), Column("setting"), Column("mIoU"), Column("seeds"), Column("minutes", 1),
            Column("steps", 0), Column("runs, by seed"))  # fmt: skip
 Entry = tuple[Section, Group]
 
 
-def leaderboard(made: Sequence[Section], folder: Path) -> Block | None:
+def leaderboard(made: Sequence[Section], records: Sequence[Record], folder: Path) -> Block | None:
     """Return the tables of all settings by score; None without a finished run.
 
     Args:
         made: the sections.
+        records: all runs, also those that did not finish.
         folder: that of the page, from which the links to the runs start.
     """
     by_data: dict[frozenset[tuple[str, str]], list[Entry]] = defaultdict(list)
@@ -63,7 +67,35 @@ def leaderboard(made: Sequence[Section], folder: Path) -> Block | None:
         block.items.append(Table(name, caption, COLUMNS, rows, sortable=True))
     if any(_doubt(*entry) for entries in by_data.values() for entry in entries):
         block.paragraphs.append(DOUBTS)
+    if never := _never_finished(made, records):
+        block.paragraphs.append(
+            f"Settings of which no run has finished, and so without a row: {'; '.join(never)}."
+        )
     return block
+
+
+def _never_finished(made: Sequence[Section], records: Sequence[Record]) -> list[str]:
+    """Return each setting that has runs, none of them finished, and how these ended."""
+    groups = [group for section in made for group in section.groups]
+    placed = {id(run) for group in groups for run in group.lost}
+    lost = [
+        run for run in records if run.status != "finished" and not run.limits and AMBIGUOUS not in run.doubts
+    ]
+    lost = [run for run in lost if id(run) not in placed]
+    finished = [next(iter(group.runs.values())) for group in groups]
+    known = own_settings([*finished, *lost])[len(finished) :]
+    found: dict[tuple[object, ...], tuple[Group, Settings, list[str]]] = {}
+    for run, own in zip(lost, known, strict=True):
+        who, rest = run.identity, {key: value for key, value in own.items() if key not in DIMENSIONS}
+        key = who.head, who.iterations, who.highway_scale, who.gradient, frozenset(rest.items())
+        found.setdefault(key, (Group(*key[:4], rest), rest, []))[2].append(run.status)
+    mine: list[tuple[Group, Settings]]
+    mine = [(group, {**group.rest, **section.settings}) for section in made for group in section.groups]
+    mine += [(group, rest) for group, rest, _ in found.values()]
+    told = group_labels(*map(list, zip(*mine, strict=True)))[len(groups) :] if found else []
+    ends = (Counter(ended).most_common() for *_, ended in found.values())
+    counts = (", ".join(f"{count} {status}" for status, count in each) for each in ends)
+    return [f"{name} ({ended})" for name, ended in zip(told, counts, strict=True)]
 
 
 def _names(by_data: Mapping[frozenset[tuple[str, str]], Sequence[Entry]]) -> list[str]:
@@ -117,6 +149,8 @@ def _doubt(section: Section, group: Group) -> str:
     """Return why a score may mean little, to follow the name of the recipe; "" for no reason."""
     reasons = [] if section.conclusive else ["not conclusive"]
     reasons += [f"{counted(len(group.lost_seeds), 'seed')} did not finish"] if group.lost_seeds else []
+    scoreless = len(group.runs) - len(group.scored)
+    reasons += [f"{counted(scoreless, 'seed')} without a score"] if scoreless else []
     reasons += ["labels in doubt"] if any(run.result.get("warnings") for run in group.runs.values()) else []
     return f" ({', '.join(reasons)})" if reasons else ""
 

@@ -6,7 +6,7 @@ from hemnet.report.comparisons import against_plain
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import AGAINST_H, AGAINST_T
 from hemnet.report.groups import Section, hem_name, scale_text
-from hemnet.report.lines import by_training, emanet_lines, not_numbers
+from hemnet.report.lines import by_training, emanet_lines, joined, not_numbers, some_of
 from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
 from hemnet.report.significance import Comparison, sentence
 from hemnet.report.variants import Variant, others, usual_mode
@@ -108,12 +108,13 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
              {g.scale: g.by_seed() for g in at[t] if isinstance(g.scale, float)}, "osD^vP*X"[i % 8])
         for i, t in enumerate(depths)
     ]  # fmt: skip
+    drawn, left = some_of([line for line in lines if line.points])
     unplaced = [g.label for groups in at.values() for g in groups if not isinstance(g.scale, float)]
     if any(len(line.points) > 1 for line in lines):
         block.items.append(Chart(
             slug, AGAINST_H,
-            " ".join(["Means over seeds with 95% intervals; h = 0 is plain EM.", *not_numbers(unplaced)]),
-            lambda: score_chart([line for line in lines if line.points], [], "highway scale h", "true"),
+            joined("Means over seeds with 95% intervals; h = 0 is plain EM.", *not_numbers(unplaced), left),
+            lambda: score_chart(drawn, [], "highway scale h", "true"),
         ))  # fmt: skip
     block.items.append(Table(
         f"{slug}_miou_vs_scale",

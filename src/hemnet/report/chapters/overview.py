@@ -14,7 +14,9 @@ COUNTED = (*STATUSES, "unfinished", "debug")
 
 def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: Sequence[Section]) -> Block:
     """Return the table of runs, seeds, devices and revisions, and that of the jobs."""
-    hours = sum(float(record.result.get("seconds") or 0) for record in records) / 3600
+    # A copy of a run took no time.
+    took = {_origin(record): float(record.result.get("seconds") or 0) for record in records}
+    hours = sum(took.values()) / 3600
     least = "at least " if any(record.seconds is None for record in records if record.result) else ""
     counted = [run for section in made for run in section.runs if run.scored]
     seeds = sorted({run.identity.seed for run in counted})
@@ -28,6 +30,20 @@ def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: 
     ]
     table = Table("overview", "What this report is made of.", (Column("what"), Column("found")), facts)
     return Block("What it is made of", [], [table, _status_table(records, unreadable)])
+
+
+def _origin(record: Record) -> tuple[object, ...]:
+    """Return what a run shares with a copy of it, and with no other run."""
+    started, seconds = (
+        str(of.get(key)) for of, key in ((record.environment, "started"), (record.result, "seconds"))
+    )
+    return (
+        record.identity,
+        started,
+        seconds,
+        tuple(sorted(record.settings.items())),
+        tuple(record.scores.items()),
+    )
 
 
 def revisions(section: Section) -> Block | None:
@@ -50,7 +66,7 @@ def _status_table(records: Sequence[Record], unreadable: Sequence[Unreadable]) -
         again = sum(record.superseded for record in mine)
         rows.append([*who, *(counts[status] for status in COUNTED), again])
     caption = "Jobs of each sweep." + (f" {len(unreadable)} more cannot be read." if unreadable else "")
-    columns = (Column("recipe"), Column("sweep"), *map(Column, COUNTED), Column("replaced by a later run"))
+    columns = (Column("recipe"), Column("sweep"), *map(Column, COUNTED), Column("replaced by another run"))
     return Table("jobs", caption, columns, rows)
 
 
@@ -80,7 +96,7 @@ def _reasons(record: Record) -> list[tuple[str, str]]:
     elif not record.scored:
         found.insert(0, ("finished", "no val/miou: it is NaN or was not written"))
     elif record.superseded:
-        found.insert(0, ("replaced", "a later run has the same settings and seed"))
+        found.insert(0, ("replaced", "another run, a later one or a copy, has the same settings and seed"))
     return found
 
 

@@ -14,7 +14,7 @@ from hemnet.report.definitions import GRID_EVAL, GRID_TRAIN, Definition
 from hemnet.report.estimates import Estimate
 from hemnet.report.groups import Group, Section, scale_text
 from hemnet.report.heat_map import heat_map, highest
-from hemnet.report.lines import Points, by_training, emanet_lines, not_numbers
+from hemnet.report.lines import Points, by_training, emanet_lines, joined, not_numbers, some_of
 from hemnet.report.plots import Line, scale_colour, score_chart
 from hemnet.report.variants import Variant, others
 
@@ -124,8 +124,10 @@ def _show(
     if trained is not None:
         part, of, marked = f"_T{trained}", f", after training with T = {trained}", " {}: the T of training."
 
+    drawn, left = some_of(grid.columns)
+
     def lines() -> Figure:
-        figure = score_chart(grid.columns, [], axis)
+        figure = score_chart(drawn, [], axis)
         if trained in grid.rows:
             figure.axes[0].axvline(grid.rows.index(trained), color="#999999", linestyle=":", zorder=0)
         return figure
@@ -147,8 +149,8 @@ def _show(
         Chart(slug, shown, how + marked.format("Framed"),
               lambda: heat_map(grid.scales, grid.rivals, grid.rows, "step size η = 1 - h", axis, trained),
               part, of),
-        Chart(slug, shown, "Means over seeds with 95% intervals; faint dots are single seeds."
-              + marked.format("Dotted"), lines, f"{part}_lines", of),
+        Chart(slug, shown, joined("Means over seeds with 95% intervals; faint dots are single seeds."
+              + marked.format("Dotted"), left), lines, f"{part}_lines", of),
     ]  # fmt: skip
     table = Table(f"{slug}_{shown.key}{part}", f"{shown.title}{of}: {counted}.", heads, rows)
     block.items += [*(charts if grid.drawn else []), table]

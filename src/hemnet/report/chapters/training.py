@@ -8,6 +8,7 @@ from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import CONVERGENCE, LEARNING, LIKELIHOOD
 from hemnet.report.estimates import mean_alone
 from hemnet.report.groups import Section
+from hemnet.report.lacking import lacking_curves, lacking_profiles
 from hemnet.report.lines import (
     END,
     WHEN,
@@ -15,6 +16,7 @@ from hemnet.report.lines import (
     curves_of,
     depths_with,
     depths_with_curves,
+    joined,
     lines_at,
     not_drawn,
     not_shown,
@@ -35,10 +37,11 @@ def learning(section: Section, variant: Variant | None, slug: str) -> Block | No
         return None
     block = Block(LEARNING.chapter)
     left = not_drawn(variant, depths) if variant is not None else ""
+    lacking = lacking_curves(variant, depths, LEARNING.metric, further)
     if variant is not None and (further_variants := not_shown(section, variant.usual)):
         block.paragraphs.append(further_variants)
     block.items.append(Chart(
-        slug, LEARNING, f"Means over seeds; bands are the range of the seeds. {left}",
+        slug, LEARNING, joined("Means over seeds; bands are the range of the seeds.", left, lacking),
         lambda: curve_chart(variant, depths, LEARNING.metric, further),
     ))  # fmt: skip
     return block
@@ -51,20 +54,22 @@ def convergence(section: Section, variant: Variant, slug: str) -> Block | None:
         return None
     block = Block(LIKELIHOOD.chapter, [WHEN])
     left = not_drawn(variant, depths)
-    block.items.append(Chart(slug, LIKELIHOOD, left, lambda: phase_chart(variant, depths, LIKELIHOOD.metric)))
+    note = joined(left, lacking_profiles(variant, depths, LIKELIHOOD.metrics))
+    block.items.append(Chart(slug, LIKELIHOOD, note, lambda: phase_chart(variant, depths, LIKELIHOOD.metric)))
     shown = [metric for metric in CONVERGENCE.metrics if depths_with(variant, metric.name)]
 
     def draw(axis: Axes, row: int, column: int) -> None:
         for label, colour, marker, group in lines_at(variant, depths[row]):
             if found := profiles(group, shown[column].name, END):
-                draw_profile(axis, label, colour, marker, found)
+                draw_profile(axis, label, colour, marker, [*found.values()])
 
     if shown:
         titles = [metric.label for metric in shown]
         rows = [f"T={t}" for t in depths]
         block.items.append(Chart(
-            slug, CONVERGENCE, f"At the end of training. {left}",
-            lambda: grid(rows, titles, draw, xlabel="iteration t", ylabel="", share_y="col",
+            slug, CONVERGENCE,
+            joined("At the end of training.", left, lacking_profiles(variant, depths, shown, [END])),
+            lambda: grid(rows, titles, draw, xlabel="iteration t", ylabel="", share_y="none",
                          log=[metric.log for metric in shown]),
         ))  # fmt: skip
     block.items.append(_convergence_table(variant, depths, slug))
