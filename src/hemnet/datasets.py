@@ -18,7 +18,7 @@ from rich.table import Table
 
 from hemnet.config.check import check as check_config
 from hemnet.config.check import check_parts
-from hemnet.config.command_line import log_to_terminal, run_entry
+from hemnet.config.command_line import INTERRUPTED, log_to_terminal, run_entry
 from hemnet.config.compose import compose_only, load
 from hemnet.config.feasible import require_data
 from hemnet.data.archives.catalogue import CATALOGUE
@@ -35,7 +35,7 @@ from hemnet.wording import counted
 
 log = logging.getLogger(__name__)
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
-WRONG, INTERRUPTED = 1, 130
+WRONG = 1
 SHOWN = 3
 """How many messages of one cause are printed."""
 

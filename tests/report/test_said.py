@@ -426,26 +426,16 @@ def test_a_recipe_that_names_the_section_no_more_gives_its_name_to_no_other(tmp_
 
 
 def test_a_seed_that_diverged_is_named_and_the_others_are_drawn(tmp_path: Path) -> None:
-    for overrides, h in ((EM, 0.0), (HEM, 0.5)):
-        for seed in range(3):
-            rows = plausible_rows(3, h, seed)
-            if h and seed == 1:
-                for row in rows:
-                    if row["step"] > 700:
-                        row.update(
-                            {
-                                name: float("nan")
-                                for name in row
-                                if name.startswith(("gradient/", "em/", "val/"))
-                            }
-                        )
-            write_run(
-                tmp_path / f"runs/{h}_{seed}",
-                overrides,
-                seed=seed,
-                rows=rows,
-                miou=None if h and seed == 1 else 0.5,
-            )
+    def rows_of(h: float, seed: int) -> list[dict[str, float]]:
+        rows = plausible_rows(3, h, seed)
+        for row in rows if h and seed == 1 else ():
+            if row["step"] > 700:
+                diverged = [name for name in row if name.startswith(("gradient/", "em/", "val/"))]
+                row.update(dict.fromkeys(diverged, float("nan")))
+        return rows
+
+    sides(tmp_path, 3, rows_of)
+    change(tmp_path / "runs/0.5_1/result.json", "val/miou", None)
     out = report(tmp_path)
     text = page_of(out).text
     named = "Not in each mean, for want of values: seed 1 of hem (h=0.5) at T=3."
@@ -459,15 +449,20 @@ def test_a_seed_that_diverged_is_named_and_the_others_are_drawn(tmp_path: Path) 
 
 
 def test_a_metric_that_stops_before_training_does_is_in_no_mean_of_its_end(tmp_path: Path) -> None:
-    for overrides, h in ((EM, 0.0), (HEM, 0.5)):
-        for seed in range(4):
-            rows = plausible_rows(3, h, seed)
-            if h and seed == 1:
-                for row in rows:
-                    if row["step"] > 700:
-                        for name in [name for name in row if name.startswith("gradient/")]:
-                            del row[name]
-            write_run(tmp_path / f"runs/{h}_{seed}", overrides, seed=seed, rows=rows)
+    def rows_of(h: float, seed: int) -> list[dict[str, float]]:
+        rows = plausible_rows(3, h, seed)
+        if not (h and seed == 1):
+            return rows
+        return [
+            {
+                name: value
+                for name, value in row.items()
+                if row["step"] <= 700 or not name.startswith("gradient/")
+            }
+            for row in rows
+        ]
+
+    sides(tmp_path, 4, rows_of)
     out = report(tmp_path)
     rows = table_of(out, "synthetic_hem_gradient_means")
     assert {(row["phase"], row["n"]) for row in rows} == {("start", "4"), ("middle", "3"), ("end", "3")}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hemnet.runs.phases import PHASES, cut_off, logged_in, phases
+from hemnet.runs.phases import PHASES, by_phase, cut_off, phases
 
 STEPS = 1500
 LAST = float(STEPS - 1)
@@ -31,7 +31,7 @@ def test_of_a_whole_curve_they_are_the_first_middle_and_last_tenth(size: int, of
     width = max(1, round(0.1 * size))
     begins = (0, (size - width) // 2, size - width)
     for phase, begin in zip(PHASES, begins, strict=True):
-        found = logged_in(whole, phase, last)
+        found = by_phase(whole, last)[phase]
         if size > 4:
             np.testing.assert_array_equal(found, whole[begin : begin + width, 1])
     assert not cut_off(whole, last)
@@ -52,7 +52,7 @@ def test_of_a_whole_curve_they_are_the_first_middle_and_last_tenth(size: int, of
 def test_a_phase_that_a_curve_does_not_reach_is_unknown(one: np.ndarray, without: list[str]) -> None:
     assert cut_off(one, LAST) == without
     for i, phase in enumerate(PHASES):
-        values = logged_in(one, phase, LAST)
+        values = by_phase(one, LAST)[phase]
         if phase not in without:
             assert abs(values.mean() - i / 2 * LAST) < 0.08 * LAST
     whole = {"val/miou": curve(LAST), "gradient/share/00": one, "gradient/means/00": one}
@@ -76,9 +76,9 @@ def test_a_phase_that_a_curve_does_not_reach_is_unknown(one: np.ndarray, without
 )
 def test_of_a_few_values_each_stands_for_a_phase_that_it_is_near(steps: tuple, found: tuple) -> None:
     one = curve(*steps)
-    assert tuple(logged_in(one, phase, LAST).tolist() for phase in PHASES) == found
+    assert tuple(by_phase(one, LAST)[phase].tolist() for phase in PHASES) == found
     assert not cut_off(one, LAST)  # such a curve is as it was meant
 
 
 def test_steps_of_any_size_take_no_memory() -> None:
-    assert logged_in(curve(0, 1, 1e12), "end", 1e12).tolist() == [1e12]
+    assert by_phase(curve(0, 1, 1e12), 1e12)["end"].tolist() == [1e12]

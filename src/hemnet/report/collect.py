@@ -93,6 +93,11 @@ class Record:
     doubts: list[str] = field(default_factory=list)
 
     @property
+    def is_lost(self) -> bool:
+        """Whether it did not finish, and was not limited to try the code."""
+        return self.status != "finished" and not self.limits
+
+    @property
     def counts(self) -> bool:
         """Whether its score is in the report."""
         return self.status == "finished" and self.scored and not self.superseded

@@ -51,14 +51,11 @@ def _why(left: Sequence[int], sides: Sequence[tuple[str, Group, BySeed]]) -> str
         return ""
     why = f"of which {' or '.join(lacking)} has none"
     reasons = []
-    for what, count in ((LOST, lambda group: len(group.lost_seeds)), (SCORELESS, _scoreless)):
-        if told := [f"{count(group)} of {name}" for name, group, _ in sides if count(group)]:
+    counts = [(name, len(group.lost_seeds), group.scoreless) for name, group, _ in sides]
+    for i, what in enumerate((LOST, SCORELESS), 1):
+        if told := [f"{count[i]} of {count[0]}" for count in counts if count[i]]:
             reasons.append(f"{' and '.join(told)} {what}")
     return f"{why} ({'; '.join(reasons)})" if reasons else why
-
-
-def _scoreless(group: Group) -> int:
-    return len(group.runs) - len(group.scored)
 
 
 def _has(found: BySeed, seed: int) -> bool:

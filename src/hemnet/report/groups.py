@@ -61,6 +61,11 @@ class Group:
         return {seed for seed, run in self.runs.items() if run.scored}
 
     @property
+    def scoreless(self) -> int:
+        """How many of its finished runs have no score."""
+        return len(self.runs) - len(self.scored)
+
+    @property
     def recipes(self) -> list[str]:
         """The names of the recipes of its finished runs."""
         return sorted({run.identity.experiment for run in self.runs.values()})
@@ -168,7 +173,7 @@ def sections(records: Sequence[Record]) -> list[Section]:
         Section(_recipe([*groups.values()]), dict(shared), sorted(groups.values(), key=_order))
         for (_, shared), groups in found.items()
     ]
-    _add_lost(made, [each for each in records if each.status != "finished" and not each.limits])
+    _add_lost(made, [each for each in records if each.is_lost])
     made = sorted(made, key=lambda s: (s.experiment, -len(s.runs)))
     for _, members in groupby(made, lambda section: section.experiment):
         mine = list(members)

@@ -109,15 +109,20 @@ def not_drawn(variant: Variant, depths: Sequence[int]) -> str:
         drawn = [group for *_, group in lines_at(variant, t)]
         if left := [label for label, group in settings_at(variant, t) if group not in drawn]:
             found.append(f"{', '.join(left)} at T={t}")
-    return f"Not drawn, for lack of room: {'; '.join(found)}." if found else ""
+    return no_room(found)
+
+
+def no_room(left: Sequence[str]) -> str:
+    """Return a sentence on what a chart leaves out, by its labels; "" if it leaves out nothing."""
+    return f"Not drawn, for lack of room: {'; '.join(left)}." if left else ""
 
 
 def some_of(lines: Sequence[Line]) -> tuple[list[Line], str]:
     """Return `MOST_SCORE_LINES` of the lines at most, evenly picked, and a sentence on the others, or ""."""
     count = min(len(lines), MOST_SCORE_LINES)
     kept = {*np.linspace(0, len(lines) - 1, count).round().astype(int).tolist()}
-    left = "; ".join(line.label for i, line in enumerate(lines) if i not in kept)
-    return [lines[i] for i in sorted(kept)], f"Not drawn, for lack of room: {left}." if left else ""
+    left = [line.label for i, line in enumerate(lines) if i not in kept]
+    return [lines[i] for i in sorted(kept)], no_room(left)
 
 
 def not_numbers(labels: Sequence[str]) -> list[str]:

@@ -27,9 +27,8 @@ LINE_HEIGHT = 0.16
 """Inches of a line of text."""
 MOST_POINTS = 200
 """Of a curve over training."""
-ASIDE = 0.08
+ASIDE, ALL_ASIDE = 0.08, 0.5
 """How far the points of two lines at one x lie apart, in gaps between two x, and how far those of all may."""
-ALL_ASIDE = 0.5
 WHOLE = 0.95
 """Share of the values of another seed that a seed has to have to be in a mean over seeds."""
 CHINESE = (

@@ -36,7 +36,7 @@ def phases(curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for family, members in families.items():
         found[family] = np.full((len(PHASES), max(members) + 1), np.nan)
         for t, curve_S2 in members.items():
-            known = (logged_in(curve_S2, phase, last) for phase in PHASES)
+            known = by_phase(curve_S2, last).values()
             found[family][:, t] = [_mean(values, geometric=family == "gradient/means") for values in known]
     return found
 
@@ -46,8 +46,8 @@ def last_step(curves: Mapping[str, np.ndarray]) -> float:
     return max((float(curve_S2[-1, 0]) for curve_S2 in curves.values() if len(curve_S2)), default=0.0)
 
 
-def logged_in(curve_S2: np.ndarray, phase: str, last: float) -> np.ndarray:
-    """Return the values of a curve in a phase: those in the first, middle or last tenth of its logged steps.
+def by_phase(curve_S2: np.ndarray, last: float) -> dict[str, np.ndarray]:
+    """Return the values of a curve in each of `PHASES`: the first, middle and last tenth of its logged steps.
 
     Steps at which the curve has no value count among the logged ones: a value that is not finite is not
     logged, so a curve may stop before training does, begin after it, or have gaps. Where less than half of a
@@ -55,20 +55,22 @@ def logged_in(curve_S2: np.ndarray, phase: str, last: float) -> np.ndarray:
 
     Args:
         curve_S2: its steps rise.
-        phase: one of `PHASES`.
         last: the last step of the training.
     """
     steps_S = curve_S2[:, 0]
     if not len(steps_S):
-        return curve_S2[:, 1]
+        return dict.fromkeys(PHASES, curve_S2[:, 1])
     places_S, size = _places(steps_S, last)
     width = max(1, round(PHASE_SHARE * size))
-    begin = {"start": 0, "middle": (size - width) // 2, "end": size - width}[phase]
-    inside_S = (places_S >= begin) & (places_S < begin + width)
-    target = {"start": 0.0, "middle": 0.5, "end": 1.0}[phase] * last
-    near = inside_S.any() and abs(steps_S[inside_S].mean() - target) <= FARTHEST * last
-    enough = near and 2 * inside_S.sum() >= width
-    return curve_S2[inside_S if enough else np.zeros_like(inside_S), 1]
+    begins, targets = (0, (size - width) // 2, size - width), (0.0, last / 2, last)
+    found = {}
+    for phase, begin, target in zip(PHASES, begins, targets, strict=True):
+        # Places rise, as steps do.
+        inside_N2 = curve_S2[slice(*np.searchsorted(places_S, (begin, begin + width)))]
+        enough = len(inside_N2) and 2 * len(inside_N2) >= width
+        near = enough and abs(inside_N2[:, 0].mean() - target) <= FARTHEST * last
+        found[phase] = inside_N2[:, 1] if near else curve_S2[:0, 1]
+    return found
 
 
 def evenness(shares_T: np.ndarray) -> float:
@@ -86,9 +88,9 @@ def evenness(shares_T: np.ndarray) -> float:
 
 def cut_off(curve_S2: np.ndarray, last: float) -> list[str]:
     """Return the phases of which a curve has no values, though it would have several at its pace."""
-    if not len(curve_S2) or _places(curve_S2[:, 0], last)[1] * PHASE_SHARE < 1:
-        return []
-    return [phase for phase in PHASES if not len(logged_in(curve_S2, phase, last))]
+    without = [phase for phase, values in by_phase(curve_S2, last).items() if not len(values)]
+    several = len(curve_S2) and without and _places(curve_S2[:, 0], last)[1] * PHASE_SHARE >= 1
+    return without if several else []
 
 
 def _places(steps_S: np.ndarray, last: float) -> tuple[np.ndarray, int]:

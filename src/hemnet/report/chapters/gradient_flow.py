@@ -27,7 +27,7 @@ from hemnet.report.lines import (
 )
 from hemnet.report.significance import listed
 from hemnet.report.variants import Variant
-from hemnet.runs.phases import PHASES, evenness, last_step, logged_in
+from hemnet.runs.phases import PHASES, by_phase, evenness, last_step
 
 TOTAL = GRADIENT_BACKBONE.metric.name
 OVER: dict[str, Callable[[np.ndarray], np.floating]] = {"medians": np.median, "largest": np.max}
@@ -150,5 +150,5 @@ def _over(curve_S2: np.ndarray, of: Callable[[np.ndarray], np.floating]) -> floa
 
 def _at_the_end(stage: str, curves: Mapping[str, np.ndarray]) -> float:
     """Return the geometric mean over the last phase of training; NaN without a number."""
-    mean = geometric(logged_in(curves[stage], "end", last_step(curves)).tolist())
+    mean = geometric(by_phase(curves[stage], last_step(curves))["end"].tolist())
     return float("nan") if mean is None else mean

@@ -76,24 +76,20 @@ def leaderboard(made: Sequence[Section], records: Sequence[Record], folder: Path
 
 def _never_finished(made: Sequence[Section], records: Sequence[Record]) -> list[str]:
     """Return each setting that has runs, none of them finished, and how these ended."""
-    groups = [group for section in made for group in section.groups]
-    placed = {id(run) for group in groups for run in group.lost}
-    lost = [
-        run for run in records if run.status != "finished" and not run.limits and AMBIGUOUS not in run.doubts
-    ]
-    lost = [run for run in lost if id(run) not in placed]
-    finished = [next(iter(group.runs.values())) for group in groups]
-    known = own_settings([*finished, *lost])[len(finished) :]
-    found: dict[tuple[object, ...], tuple[Group, Settings, list[str]]] = {}
-    for run, own in zip(lost, known, strict=True):
+    groups = [(group, {**group.rest, **section.settings}) for section in made for group in section.groups]
+    placed = {id(run) for group, _ in groups for run in group.lost}
+    lost = [run for run in records if run.is_lost and id(run) not in placed and AMBIGUOUS not in run.doubts]
+    if not lost:
+        return []
+    finished = [next(iter(group.runs.values())) for group, _ in groups]
+    found: dict[tuple[object, ...], Group] = {}
+    for run, own in zip(lost, own_settings([*finished, *lost])[len(finished) :], strict=True):
         who, rest = run.identity, {key: value for key, value in own.items() if key not in DIMENSIONS}
-        key = who.head, who.iterations, who.highway_scale, who.gradient, frozenset(rest.items())
-        found.setdefault(key, (Group(*key[:4], rest), rest, []))[2].append(run.status)
-    mine: list[tuple[Group, Settings]]
-    mine = [(group, {**group.rest, **section.settings}) for section in made for group in section.groups]
-    mine += [(group, rest) for group, rest, _ in found.values()]
-    told = group_labels(*map(list, zip(*mine, strict=True)))[len(groups) :] if found else []
-    ends = (Counter(ended).most_common() for *_, ended in found.values())
+        kind = who.head, who.iterations, who.highway_scale, who.gradient
+        found.setdefault((*kind, frozenset(rest.items())), Group(*kind, rest)).lost.append(run)
+    every = [*groups, *((group, group.rest) for group in found.values())]
+    told = group_labels([group for group, _ in every], [settings for _, settings in every])[len(groups) :]
+    ends = (Counter(run.status for run in group.lost).most_common() for group in found.values())
     counts = (", ".join(f"{count} {status}" for status, count in each) for each in ends)
     return [f"{name} ({ended})" for name, ended in zip(told, counts, strict=True)]
 
@@ -149,8 +145,7 @@ def _doubt(section: Section, group: Group) -> str:
     """Return why a score may mean little, to follow the name of the recipe; "" for no reason."""
     reasons = [] if section.conclusive else ["not conclusive"]
     reasons += [f"{counted(len(group.lost_seeds), 'seed')} did not finish"] if group.lost_seeds else []
-    scoreless = len(group.runs) - len(group.scored)
-    reasons += [f"{counted(scoreless, 'seed')} without a score"] if scoreless else []
+    reasons += [f"{counted(group.scoreless, 'seed')} without a score"] if group.scoreless else []
     reasons += ["labels in doubt"] if any(run.result.get("warnings") for run in group.runs.values()) else []
     return f" ({', '.join(reasons)})" if reasons else ""
 

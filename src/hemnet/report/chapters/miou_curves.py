@@ -6,7 +6,7 @@ from hemnet.report.comparisons import against_plain
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import AGAINST_H, AGAINST_T
 from hemnet.report.groups import Section, hem_name, scale_text
-from hemnet.report.lines import by_training, emanet_lines, joined, not_numbers, some_of
+from hemnet.report.lines import by_training, emanet_lines, joined, no_room, not_numbers, some_of
 from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
 from hemnet.report.significance import Comparison, sentence
 from hemnet.report.variants import Variant, others, usual_mode
@@ -41,11 +41,10 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
     drawn = lines + emanet_lines(variant, others(section), by_training, head_colour("emanet"))
     if len({t for line in drawn for t in line.points}) > 1:
         levels = _levels(section)
-        left = "; ".join(label for label, *_ in levels[MOST_LEVELS:])
+        left = no_room([label for label, *_ in levels[MOST_LEVELS:]])
         block.items.append(Chart(
-            slug, AGAINST_T, "Means over seeds with 95% intervals; faint dots are single seeds"
-            + (", horizontal lines the mean of heads without iterations." if levels else ".")
-            + (f" Not drawn, for lack of room: {left}." if left else ""),
+            slug, AGAINST_T, joined("Means over seeds with 95% intervals; faint dots are single seeds"
+            + (", horizontal lines the mean of heads without iterations." if levels else "."), left),
             lambda: score_chart(drawn, levels[:MOST_LEVELS], "iterations T"),
         ))  # fmt: skip
     else:

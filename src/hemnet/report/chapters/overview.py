@@ -34,16 +34,8 @@ def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: 
 
 def _origin(record: Record) -> tuple[object, ...]:
     """Return what a run shares with a copy of it, and with no other run."""
-    started, seconds = (
-        str(of.get(key)) for of, key in ((record.environment, "started"), (record.result, "seconds"))
-    )
-    return (
-        record.identity,
-        started,
-        seconds,
-        tuple(sorted(record.settings.items())),
-        tuple(record.scores.items()),
-    )
+    started, seconds = record.environment.get("started"), record.result.get("seconds")
+    return record.identity, str([started, seconds, record.settings, record.scores])
 
 
 def revisions(section: Section) -> Block | None:
