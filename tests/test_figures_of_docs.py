@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +23,9 @@ NAMES = ("engines", "method", "modes", "shares")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("figures")
     command = [sys.executable, str(DOCS / "tools" / "figures.py"), str(folder)]
-    subprocess.run(command, check=True, timeout=CEILING, capture_output=True)
+    # matplotlib keeps a list of fonts, which may be of another installation and name another DejaVu Sans.
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path_factory.mktemp("matplotlib"))}
+    subprocess.run(command, check=True, timeout=CEILING, capture_output=True, env=environment)
     return folder
 
 
