@@ -85,7 +85,7 @@ def qualified(words: str, seeds: int) -> str:
     return words if seeds > 3 else f"{words} ({seeds} seeds: large differences only)"
 
 
-COMPARED = ("contrast", "pairs", "mean difference", "95% interval", "p")
+COMPARED = ("contrast", "pairs", "above 0", "mean difference", "95% interval", "p")
 
 
 def cells(found: Comparison | None) -> list[str]:
@@ -93,7 +93,7 @@ def cells(found: Comparison | None) -> list[str]:
     if found is None or found.difference is None:
         return [""] * (len(COMPARED) - 1)
     p = "" if found.p is None else p_text(found.p)
-    return [str(len(found.seeds)), *mean_and_interval(found.difference, signed=True), p]
+    return [str(len(found.seeds)), str(found.above), *mean_and_interval(found.difference, signed=True), p]
 
 
 def outcome_table(family: Family, verdicts: Sequence[Outcome]) -> Table:

@@ -175,7 +175,7 @@ def test_the_study_shows_both_scores_and_their_differences(tmp_path: Path) -> No
     )
     text = page(tmp_path).partition("\n# Exploratory")[2]
     name = "h = 0.5, T = 3, Eq. 8"
-    assert cells(text, f"{name}: T_eval = 6 against 3")[:2] == ["3", "+0.0200"]
+    assert cells(text, f"{name}: T_eval = 6 against 3")[:3] == ["3", "3", "+0.0200"]
     assert f"{name}: T_eval = 1 against 3" not in text  # of which there are two pairs
     assert cells(text, f"{name} | 0 | as trained")[2:] == ["", "0.5000", "0.4000"]
     assert cells(text, f"{name} | 0 | trained for T")[2:] == ["", "0.6000", "0.6100"]

@@ -45,7 +45,7 @@ def test_the_primary_contrast_by_hand(tmp_path: Path) -> None:
     write_primary(tmp_path)
     # Standard error sqrt(4e-4 / 7 / 8) = 0.0026726; t of 97.5% at 7 degrees of freedom is 2.3646: 0.0063.
     found = page(tmp_path).partition("## Baselines")[0]
-    expected = ["8", "+0.0200", "+0.0137 to +0.0263", "<0.001", "<0.001", "supported"]
+    expected = ["8", "8", "+0.0200", "+0.0137 to +0.0263", "<0.001", "<0.001", "supported"]
     assert cells(found, PRIMARY) == expected
 
 
@@ -62,6 +62,8 @@ def test_words_of_the_primary_contrast(tmp_path: Path, gains: Sequence[float], v
     write_primary(tmp_path, gains)
     found = cells(page(tmp_path).partition("## Baselines")[0], PRIMARY)
     assert found[-1] == verdict
+    if not verdict.startswith("not yet"):
+        assert found[:2] == ["8", str(sum(gain > 0 for gain in gains))]  # pairs, and those above 0
     assert any(found[:-1]) != verdict.startswith("not yet")  # nothing is shown before its time
 
 
@@ -169,9 +171,10 @@ def test_iterations_of_evaluation(tmp_path: Path) -> None:
             write_evaluation(path, T, miou)
     text = page(tmp_path)
     start = "h = 0.5, T = 3, Eq. 8: T_eval ="
-    assert cells(text, f"{start} 6 against 3")[1:3] == ["+0.0200", "+0.0137 to +0.0263"]
+    assert cells(text, f"{start} 6 against 3")[1:4] == ["8", "+0.0200", "+0.0137 to +0.0263"]
     assert cells(text, f"{start} 6 against 3")[-1] == "supported"
-    assert cells(text, f"{start} 16 against 3")[2:] == ["-0.0263 to -0.0137", "<0.001", "<0.001", "supported"]
+    assert cells(text, f"{start} 16 against 3")[1] == "0"
+    assert cells(text, f"{start} 16 against 3")[3:] == ["-0.0263 to -0.0137", "<0.001", "<0.001", "supported"]
     assert cells(text, "h = 0, T = 3, Eq. 8: T_eval = 6 against 3")[-1] == "not yet: 0 of 8 pairs"
     assert "| 3. T_eval > T_train can help | T_eval = 6 against 3, h = 0.5 | supported |" in text
     assert "| 3. T_eval > T_train can help | T_eval = 6 against 3, h = 0 | not yet: 0 of 8 pairs |" in text
@@ -254,8 +257,8 @@ def test_claim_1_and_claim_5_over_the_primary_runs(tmp_path: Path) -> None:
         for title in ("## Evenness", "## Part of the likelihood's gain")
     )
     # 1 - exp(0.95570) / 3; 1/4 - 3/4. Nothing varies over seeds.
-    assert evened == ["8", "+0.1332", "+0.1332 to +0.1332", "<0.001", "<0.001", "supported"]
-    assert gained == ["8", "-0.5000", "-0.5000 to -0.5000", "<0.001", "<0.001", "supported"]
+    assert evened == ["8", "8", "+0.1332", "+0.1332 to +0.1332", "<0.001", "<0.001", "supported"]
+    assert gained == ["8", "0", "-0.5000", "-0.5000 to -0.5000", "<0.001", "<0.001", "supported"]
     claimed = text.partition("## The paper's claims")[2].partition("\n## ")[0]
     for claim, said in (
         ("a highway makes a better segmenter than plain EM", "supported"),

@@ -65,8 +65,8 @@ def test_controls_are_compared_apart_from_the_plan(tmp_path: Path) -> None:
     found = section(after, "Clipped, σ² = 1")
     p = stats.ttest_1samp(GAINS, 0).pvalue
     row = cells(found, f"h = 0.5, {new} against h = 0, {new}")
-    assert (row[0], row[1], row[3]) == ("3", "+0.0250", f"{p:.2g}")
-    assert cells(found, f"h = 0.5, {new} against h = 0.5, {old}")[1] == "+0.1000"
+    assert (*row[:3], row[4]) == ("3", "3", "+0.0250", f"{p:.2g}")
+    assert cells(found, f"h = 0.5, {new} against h = 0.5, {old}")[2] == "+0.1000"
     assert f"h = 0, {new} against h = 0, {old}" not in found  # which has not run
     assert "supported" not in after
     assert "not yet: fewer than 3 pairs of runs" in section(after, "Moving average corrected for h")

@@ -42,6 +42,7 @@ def test_paired_test_is_scipys(first: list[float], random) -> None:
     expected = stats.ttest_rel(first, second)
     interval = expected.confidence_interval(0.95)
     assert found.difference is not None
+    assert found.above == sum(map(float.__gt__, first, second))
     assert found.p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
     assert (found.difference.low, found.difference.high) == pytest.approx(
         (interval.low, interval.high), abs=1e-9
@@ -52,6 +53,7 @@ def test_only_common_seeds_with_a_score_are_paired() -> None:
     a, b = {0: 0.5, 1: 0.7, 2: float("nan"), 4: 0.9}, {1: 0.6, 2: 0.1, 3: 0.2, 4: 0.7}
     found = compare("T=3", ("hem", a), ("em", b))
     assert found.seeds == (1, 4)
+    assert found.above == 2
     assert found.difference is not None
     assert found.difference.mean == pytest.approx(0.15)
     assert compare("", ("a", {0: 1.0}), ("b", {1: 1.0})).verdict == "no seed has a value in both"
@@ -70,7 +72,7 @@ def test_what_differs_by_the_same_in_every_seed_is_not_judged(by: float) -> None
 
 
 def _with_p(p: float | None) -> Comparison:
-    return Comparison("", "a", "b", estimate([0.0, 1.0, 1.0]), p, (0, 1, 2))
+    return Comparison("", "a", "b", estimate([0.0, 1.0, 1.0]), p, (0, 1, 2), 2)
 
 
 def test_holm_of_the_worked_example() -> None:

@@ -33,6 +33,7 @@ class Comparison:
         difference: mean of the differences and its interval, unadjusted; None without a common seed.
         p: two-sided, of the paired t-test; None below two common seeds, and if all differ by the same.
         seeds: the common seeds.
+        above: in how many of them the first side is above the second.
         p_holm: p after Holm's correction over the comparisons of one family; set by `holm`, None of what is
             not judged.
         conclusive: whether the recipe's scores tell anything; set by `holm`.
@@ -46,6 +47,7 @@ class Comparison:
     difference: Estimate | None
     p: float | None
     seeds: tuple[int, ...]
+    above: int
     p_holm: float | None = None
     conclusive: bool = True
     left_out: tuple[int, ...] = ()
@@ -93,8 +95,9 @@ def compare(
     )
     seeds = tuple(sorted(a.keys() & b.keys()))
     pairs_n2 = np.array([(a[seed], b[seed]) for seed in seeds]).reshape(-1, 2)
-    difference = estimate(pairs_n2[:, 0] - pairs_n2[:, 1], bounds)
-    return Comparison(where, first[0], second[0], difference, _p_value(pairs_n2), seeds)
+    differences_n = pairs_n2[:, 0] - pairs_n2[:, 1]
+    difference, above = estimate(differences_n, bounds), int((differences_n > 0).sum())
+    return Comparison(where, first[0], second[0], difference, _p_value(pairs_n2), seeds, above)
 
 
 def _p_value(pairs_n2: np.ndarray) -> float | None:
