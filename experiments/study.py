@@ -42,6 +42,11 @@ def explored(controls: Sequence[Group], every: Sequence[Group]) -> Iterator[str 
         ]
         yield f"\n## {family.title}\n"
         yield Table(slug(family.title), COMPARED, rows) if rows else "- not yet: fewer than 3 pairs of runs"
+    [depth] = [found for family, found in every if family.title == "Depth"]
+    yield "\n## Sharpening at many iterations\n\nRuns in which the mean entropy falls.\n"
+    yield sharpened(
+        {setting: runs for setting, runs in depth.items() if runs}, "sharpening_at_many_iterations"
+    )
     yield from by_image(every)
     yield from over_split(of_heads(every, "hem"))
     yield from refits(of_heads(every, "hem"))

@@ -124,7 +124,7 @@ def entropies(found: Mapping[Setting, Mapping[int, Finished]]) -> Table:
     return Table("entropy", ("setting", "seed", *(f"t = {t}" for t in times)), rows)
 
 
-def sharpened(found: Mapping[Setting, Mapping[int, Finished]]) -> Table:
+def sharpened(found: Mapping[Setting, Mapping[int, Finished]], name: str = "sharpening") -> Table:
     """Return in how many runs of each setting the entropy falls with every t: of all, and of the E-steps."""
     header = ("setting", "runs", "fell with every t", "over the E-steps")
     rows = []
@@ -134,7 +134,7 @@ def sharpened(found: Mapping[Setting, Mapping[int, Finished]]) -> Table:
         rows.append(
             [setting, len(known), *(sum((np.diff(e_T[:end]) < 0).all() for e_T in known) for end in ends)]
         )
-    return Table("sharpening", header, rows)
+    return Table(name, header, rows)
 
 
 def over(runs: Sequence[Finished], measure: Measure) -> Estimate | None:

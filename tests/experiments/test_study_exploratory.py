@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import study
 from _helpers.fake_runs import write_evaluation
-from _helpers.study_pages import cells, page, write
+from _helpers.study_pages import at, cells, page, write
 from scipy import stats
 from study_explored import E_STEP
 from study_finished import Finished
@@ -205,6 +205,17 @@ def test_evaluations_of_different_images_are_named(tmp_path: Path) -> None:
             write_table(place / "counts.csv", COUNTS, rows)
     with pytest.raises(HemnetError, match=r"highway_scale-0.0_s3_ were evaluated on different images"):
         page(tmp_path)
+
+
+def test_sharpening_at_many_iterations_is_counted_by_setting(tmp_path: Path) -> None:
+    falling = [3.0, 2.9, 2.8, 2.7, 2.6, 2.5, 2.4, 2.3, 2.2]
+    for seed, entropy in enumerate((falling, [*falling[:8], 2.4], [3.0, 3.1, *falling[2:]])):
+        write(tmp_path, seed, iterations=8, rows=[at("em/entropy", entropy, 9)])
+    write(tmp_path, 0, rows=[at("em/entropy", falling[:4], 9)])  # T = 3
+    found = section(page(tmp_path), "Sharpening at many iterations")
+    assert cells(found, "h = 0.5, T = 8, Eq. 8") == ["3", "1", "2"]  # with every t, over the E-steps
+    assert "T = 3" not in found
+    assert "h = 0.9" not in found  # which has not run
 
 
 def test_tables_that_cannot_be_written_are_said(tmp_path: Path, capsys) -> None:
