@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from _helpers.fake_runs import write_evaluation, write_run
+from _helpers.fake_runs import change, write_evaluation, write_run
 from _helpers.report_page import table_of
 
 from hemnet.report.collect import collect
@@ -145,6 +145,22 @@ def test_runs_of_several_revisions_are_told(tmp_path: Path) -> None:
     page = (tmp_path / "report" / "index.html").read_text("utf-8")
     told = " ".join(page.split()).partition("several revisions of the code: ")[2].partition(".")[0]
     assert sorted(told.split("; ")) == ["0123456789 (1)", "ffffffffff, with changes (1)"]
+
+
+def test_runs_of_processors_with_several_instruction_sets_are_told(tmp_path: Path) -> None:
+    def told() -> str:
+        write_report([tmp_path / "runs"], tmp_path / "report")
+        page = " ".join((tmp_path / "report" / "index.html").read_text("utf-8").split())
+        return page.partition("several instruction sets: ")[2].partition(".")[0]
+
+    for h in (0.1, 0.5, 0.9):
+        write_run(tmp_path / f"runs/{h}", HEM, keys={"model.head.highway_scale": h})
+    change(tmp_path / "runs/0.1/environment.json", "cpu_instructions", "AVX2")
+    assert told() == ""  # of the others it is not known
+    change(tmp_path / "runs/0.5/environment.json", "cpu_instructions", "AVX512")
+    assert sorted(told().split("; ")) == ["AVX2 (1)", "AVX512 (1)", "not recorded (1)"]
+    change(tmp_path / "runs/0.5/result.json", "device", "NVIDIA H100")  # whose processor adds nothing
+    assert told() == ""
 
 
 def test_recipes_and_variants_with_one_name_have_files_of_their_own(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_what_is_said_of_times_is_said_of_each_t(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("file", "key", "value"), [
     ("result.json", "device", "NVIDIA H100"), ("result.json", "processes", 2),
-    ("environment.json", "cpu_threads", 2),
+    ("environment.json", "cpu_threads", 2), ("environment.json", "cpu_instructions", "AVX512"),
 ])  # fmt: skip
 def test_times_of_several_machines_are_not_compared(
     tmp_path: Path, file: str, key: str, value: object

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
@@ -45,6 +46,7 @@ def test_a_finished_run_is_recorded_whole(tmp_path: Path, config: DictConfig) ->
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["packages"]["torch"]
     assert {"command", "python", "git", "device"} <= set(environment)
+    assert environment["cpu_instructions"] == torch.backends.cpu.get_cpu_capability()
 
 
 def test_a_run_is_not_resumed_in_another_directory(tmp_path: Path, config: DictConfig) -> None:

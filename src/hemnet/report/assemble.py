@@ -10,7 +10,7 @@ from hemnet.report.chapters.gradient_flow import backbone, gradient_flow
 from hemnet.report.chapters.heads import against_heads, every_group, gradient_modes, per_class
 from hemnet.report.chapters.leaderboard import leaderboard
 from hemnet.report.chapters.miou_curves import against_depth, against_scale
-from hemnet.report.chapters.overview import overview, problems, revisions, warnings
+from hemnet.report.chapters.overview import origins, overview, problems, warnings
 from hemnet.report.chapters.table2 import evaluated_grid, trained_grid
 from hemnet.report.chapters.training import convergence, learning
 from hemnet.report.collect import Record, Unreadable
@@ -125,7 +125,7 @@ def _part(section: Section, slug: str, album: Album | None) -> PagePart:
     several = len(found) > 1
     slugs = [f"{slug}_{digits(repr(sorted(each.settings.items())))}" if several else slug for each in found]
     made = list(_chapters(section, found, slug, slugs))
-    blocks = [block for block in (revisions(section),) if block and made] + [block for _, block in made]
+    blocks = [block for block in (origins(section),) if block and made] + [block for _, block in made]
     if not _alone(section):
         blocks.append(every_group([section], slug))
     if album is not None and (pictures := album.block(section, found[0] if found else None)):

@@ -135,11 +135,21 @@ class Record:
 
     @property
     def machine(self) -> str:
-        """What it trained on, as far as that decides its times: processes, device, threads of a processor."""
+        """What it trained on, as far as that decides its times.
+
+        Number of processes, device and, of a processor, instruction set (where it is recorded) and threads.
+        """
         device, processes = str(self.result.get("device") or "unknown"), self.result.get("processes") or 1
         threads = self.environment.get("cpu_threads") if device.startswith("cpu") else None
-        told = f"{device}, {counted(threads, 'thread')}" if isinstance(threads, int) else device
+        used = counted(threads, "thread") if isinstance(threads, int) else None
+        told = ", ".join(filter(None, (device, self.instructions, used)))
         return f"{processes} x {told}" if processes > 1 else told
+
+    @property
+    def instructions(self) -> str | None:
+        """The instruction set of the processor that it trained on; None: on a GPU, or not recorded."""
+        known = self.environment.get("cpu_instructions")
+        return str(known) if known and str(self.result.get("device")).startswith("cpu") else None
 
 
 @dataclass(frozen=True)

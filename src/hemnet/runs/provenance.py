@@ -16,9 +16,10 @@ PACKAGES = ("hemnet", "torch", "pytorch-lightning", "torchmetrics", "hydra-core"
 
 
 def environment() -> dict[str, Any]:
-    """Return the content of environment.json: command, time, versions, git revision, device, threads.
+    """Return the content of environment.json: command, time, versions, git revision, device, instruction set.
 
-    Environment variables are left out, since they may be secret.
+    Environment variables are left out, since they may be secret. ``cpu_instructions`` is the instruction set
+    that torch uses, such as "AVX2": with another, sums are rounded otherwise, and one seed scores otherwise.
     """
     import torch  # here, and below: slow to import
 
@@ -31,6 +32,7 @@ def environment() -> dict[str, Any]:
         "git": _revision(),
         "device": device_name("auto"),
         "cpu_threads": torch.get_num_threads(),
+        "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
     }
 
 

@@ -38,16 +38,27 @@ def _origin(record: Record) -> tuple[object, ...]:
     return record.identity, str([started, seconds, record.settings, record.scores])
 
 
-def revisions(section: Section) -> Block | None:
-    """Return how many runs are of which revision of the code; None if all are of one."""
-    if len({run.revision for run in section.runs}) < 2:
-        return None
-    named = tally(run.revision for run in section.runs)
-    text = (
-        f"The runs that are compared here are of several revisions of the code: {named}. With one seed, two "
-        "revisions may differ by as much as two settings."
-    )
-    return Block("Revisions", [text])
+def origins(section: Section) -> Block | None:
+    """Return how many runs are of which revision of the code, and of which instruction set.
+
+    None if all are of one. Runs that did not record their instruction set count only beside two that differ.
+    """
+    revisions = [run.revision for run in section.runs]
+    instructions = [run.instructions for run in section.runs]
+    said: list[str] = []
+    if len(set(revisions)) > 1:
+        said.append(
+            "The runs that are compared here are of several revisions of the code: "
+            f"{tally(revisions)}. With one seed, two revisions may differ by as much as two settings."
+        )
+    if len({*instructions} - {None}) > 1:
+        named = tally(each or "not recorded" for each in instructions)
+        said.append(
+            "The runs that are compared here are of processors with several instruction sets: "
+            f"{named}. With another, sums are rounded otherwise, so that two runs of one setting and seed "
+            "may end as far apart as two seeds."
+        )
+    return Block("Revisions and processors", said) if said else None
 
 
 def _status_table(records: Sequence[Record], unreadable: Sequence[Unreadable]) -> Table:
