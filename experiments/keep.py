@@ -6,7 +6,8 @@ Per run: configuration, environment, metrics, result, what evaluations, measure.
 last checkpoint (evaluations of ``best`` too), and its figures where these show no photographs, since most
 data sets' may not be passed on. Checkpoints and quick looks stay. The paths of the run and of its data become
 ``<run>`` and ``<CamVid>`` (the class that reads the data), those of the program ``src/hemnet/train.py``, and
-others ``<elsewhere>/name``. What was kept of the same run before is replaced.
+others ``<elsewhere>/digits/name``, where the digits stand for the folder. What was kept of the same run
+before is replaced.
 """
 
 import re
@@ -20,6 +21,7 @@ from over_runs import ABOUT, MEASURES, REFIT, is_whole, of_last, over_runs, pars
 from hemnet.config.command_line import run_entry
 from hemnet.errors import HemnetError
 from hemnet.report import checks
+from hemnet.runs.canonical import digits
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.identity import identity
 from hemnet.runs.run import ENVIRONMENT, RESULT, Run, counts
@@ -163,7 +165,7 @@ def _named(path: Path, roots: Mapping[Path, str]) -> str:
     if path.suffix == ".py" and "hemnet" in path.parts:
         inner = len(path.parts) - 1 - path.parts[::-1].index("hemnet")
         return str(Path("src", *path.parts[inner:]))
-    return f"<elsewhere>/{path.name}"
+    return f"<elsewhere>/{digits(str(path.parent))}/{path.name}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

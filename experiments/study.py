@@ -130,6 +130,10 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
     yield f"# `{experiment}`: {len(in_plan)} finished runs of the plan\n"
     revisions = Counter(run.record.revision for run in runs if run.run.path in in_plan)
     yield f"- revisions: {', '.join(f'{name} ({count} runs)' for name, count in revisions.items())}"
+    instructions = Counter(run.record.instructions for run in runs if run.run.path in in_plan)
+    if set(instructions) - {None}:
+        named = (f"{name or 'not recorded'} ({count} runs)" for name, count in instructions.items())
+        yield f"- instruction sets: {', '.join(named)}"
     for what, named in (
         ("of the controls", [run.run.path for run in runs if run.run.path in known - in_plan]),
         ("outside the plan", [run.run.path for run in runs if run.run.path not in known]),

@@ -15,7 +15,7 @@ from over_runs import MEASURES, REFIT, REFIT_EPOCHS, of_last
 from study_images import Counted, read_counts
 
 from hemnet.report import checks
-from hemnet.report.collect import Record
+from hemnet.report.record import Record
 from hemnet.runs import phases
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.run import EXTENDED, Run
@@ -113,12 +113,6 @@ class Finished:
         """The rows of metrics.csv; [] if that is damaged."""
         return self.run.metrics() if self.record.logged else []
 
-    def recorded(self, family: str, last: int) -> np.ndarray:
-        """Return a metric of iterations 0 to ``last``, (S, last + 1), at the steps with all of them."""
-        names = [f"{family}/{t:02d}" for t in range(last + 1)]
-        found = [[row[name] for name in names] for row in self.rows if all(name in row for name in names)]
-        return np.array(found).reshape(-1, last + 1)
-
     def shares(self, tenth: str) -> np.ndarray | None:
         """Return the mean of `gradient/share` of iterations 0 to T-1 over a tenth of the steps, sum 1."""
         mean_T = self.of_tenth("gradient/share", tenth)
@@ -135,9 +129,16 @@ class Finished:
         return mean_T
 
     def at_end(self, family: str) -> np.ndarray | None:
-        """Return the last recorded values of a metric of iterations 0 to T, (T+1,)."""
-        found_ST = self.recorded(family, self.setting.T)
-        return found_ST[-1] if len(found_ST) else None
+        """Return a metric of iterations 0 to T at the last step that was logged, (T+1,).
+
+        None if one was not recorded there, as values are not that are not finite.
+        """
+        names = [f"{family}/{t:02d}" for t in range((self.setting.T or 0) + 1)]
+        end = max((row["step"] for row in self.rows if "step" in row), default=None)
+        for row in reversed(self.rows):
+            if row.get("step") == end and all(name in row for name in names):
+                return np.array([row[name] for name in names])
+        return None
 
     @property
     def evaluated(self) -> dict[int, float]:

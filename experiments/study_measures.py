@@ -90,9 +90,14 @@ def planned(groups: Mapping[Setting, Sequence[Finished]]) -> Iterator[str | Tabl
 def costs(found: Mapping[Setting, Mapping[int, Finished]]) -> Table:
     """Return parameters and FLOPs of each setting's network, which are the same for all seeds."""
     known = {
-        setting: {name: value for row in run.rows for name, value in row.items() if name in COSTS}
+        setting: {
+            name: value
+            for run in by_seed.values()
+            for row in run.rows
+            for name, value in row.items()
+            if name in COSTS
+        }
         for setting, by_seed in found.items()
-        for run in [*by_seed.values()][:1]
     }
     rows = [[setting, *(f"{cost[name]:.{digits}f}" for name, digits in COSTS.items())]
             for setting, cost in known.items() if len(cost) == len(COSTS)]  # fmt: skip

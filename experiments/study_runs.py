@@ -70,14 +70,15 @@ def members(
         HemnetError: two runs differ in what they must share, or have the same setting and seed.
     """
     found: dict[Setting, dict[int, Finished]] = {setting: {} for setting in settings}
-    reference: Finished | None = None
+    references: dict[str, Finished] = {}  # of each head, since heads share few keys with one another
     known: dict[str, tuple[Finished, object]] = {}
     for run in runs:
         if run.setting not in found or run.seed not in range(seeds):
             continue
-        reference = reference or run
-        if changed := _unlike(reference, run):
-            raise HemnetError(_REFUSED.format(run.run.path, reference.run.path, family, ", ".join(changed)))
+        references.setdefault(run.setting.head, run)
+        for other in references.values():
+            if changed := _unlike(other, run):
+                raise HemnetError(_REFUSED.format(run.run.path, other.run.path, family, ", ".join(changed)))
         for what, value in run.circumstances.items():
             first, theirs = known.setdefault(what, (run, value))
             if value != theirs:

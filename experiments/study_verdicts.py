@@ -8,7 +8,7 @@ from study_finished import Finished, Setting
 from study_plan import Contrast, Family
 from study_tables import Table, mean_and_interval, slug
 
-from hemnet.report.significance import Comparison, compare, holm_p, p_text
+from hemnet.report.significance import LEAST_SEEDS, Comparison, compare, holm_p, p_text
 
 SO_FAR = " so far"
 Found = dict[Setting, dict[int, Finished]]
@@ -45,7 +45,7 @@ def decide(family: Family, found: Found) -> list[Outcome]:
     """
     counts, comparisons = zip(*compared(family.contrasts, found), strict=True)
     whole = [count == family.seeds for count in counts]
-    known = [ready and len(c.seeds) > 1 for c, ready in zip(comparisons, whole, strict=True)]
+    known = [ready and len(c.seeds) >= LEAST_SEEDS for c, ready in zip(comparisons, whole, strict=True)]
     ps = [_p(c) if has else 1.0 for c, has in zip(comparisons, known, strict=True)]
     corrected = [replace(c, p=p, p_holm=h) for c, p, h in zip(comparisons, ps, holm_p(ps), strict=True)]
     least = holm_p([p if ready else 0.0 for p, ready in zip(ps, whole, strict=True)])
@@ -57,7 +57,9 @@ def decide(family: Family, found: Found) -> list[Outcome]:
             words = "undefined in too many runs"
         else:
             at_best = replace(corrected[i], p_holm=least[i])
-            words = in_words(corrected[i], contrast.claimed, family.seeds, may_turn=at_best.supported)
+            words = in_words(
+                corrected[i], contrast.claimed, len(corrected[i].seeds), may_turn=at_best.supported
+            )
         outcomes.append(Outcome(contrast, corrected[i] if known[i] else None, words))
     return outcomes
 

@@ -121,11 +121,11 @@ def _train(config: DictConfig) -> float:
         data = build_data(config)
         # A resumed run takes its weights from the checkpoint, and needs no pretrained ones.
         network = build_network(config, data.spec.num_classes, pretrained=run.resumes_from is None)
-        finetune.start(run, network, data.spec)
+        weights = finetune.start(run, network, data.spec)
         task = build_task(config, network, data.spec)
         check_monitors(config, task)
         labels, record = LabelCheck(), RunRecord(run)
-        trainer = build_trainer(config, [ClassFrequencies(), labels, record], run.extended)
+        trainer = build_trainer(config, [ClassFrequencies(), labels, record], run.extended, weights)
         check_batch_values(config, trainer, network, data)
         check_deterministic(config, trainer, network)
         if trainer.is_global_zero:

@@ -9,6 +9,9 @@ from _helpers.fake_runs import write_run
 from hemnet.runs.stored_config import PARTS
 
 ROWS = [{"step": 0, "val/miou": 0.0}]
+PRIMARY = "h = 0.5, T = 3, Eq. 8 against h = 0, T = 3, Eq. 8"
+GAINS = (0.01, 0.02, 0.03, 0.02, 0.01, 0.03, 0.02, 0.02)
+"""Of the primary contrast: mean 0.02; squared deviations sum to 4e-4."""
 
 
 def at(family: str, values: Sequence[float], step: int = 0) -> dict[str, float]:
@@ -31,6 +34,12 @@ def write(
     overrides = () if head == "hem" else (f"model/head={head}",)
     about = {"seed": seed, "miou": miou, "rows": rows, "keys": dotted}
     return write_run(root / label, overrides, **about, parts=("sweep", *PARTS))
+
+
+def write_primary(root: Path, gains: Sequence[float] = GAINS, half=ROWS, none=ROWS) -> None:
+    for seed, gain in enumerate(gains):
+        write(root, seed, 0.5 + 0.05 * seed + gain, rows=half)
+        write(root, seed, 0.5 + 0.05 * seed, rows=none, highway_scale=0.0)
 
 
 def page(*folders: Path) -> str:

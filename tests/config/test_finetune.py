@@ -9,7 +9,9 @@ import pytest
 import torch
 from _helpers.camvid_files import MakeCamVid
 from _helpers.tiny import PLAIN, tiny
+from omegaconf import DictConfig
 
+from hemnet.config import build
 from hemnet.config.build import build_network, restore
 from hemnet.config.compose import load
 from hemnet.config.finetune import start_from
@@ -19,6 +21,7 @@ from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.runs import checkpoints
 from hemnet.runs.run import Run
+from hemnet.runs.run_settings import columns
 from hemnet.runs.training_run import TrainingRun
 from hemnet.train import train
 
@@ -76,9 +79,24 @@ def test_another_head_takes_the_backbone_and_another_backbone_is_refused(tmp_pat
         start_from(network, OTHERS, str(tmp_path / "none"))
 
 
+def test_trackers_average_runs_by_the_weights_that_they_start_from(tmp_path: Path) -> None:
+    here, there = (load(tiny(tmp_path, tmp_path / "run", f"finetune=/{place}/pre")) for place in "ab")
+
+    def setting(config: DictConfig, weights: str | None) -> str:
+        return columns(config, weights=weights)["setting"]
+
+    assert setting(here, "a" * 64) == setting(there, "a" * 64) != setting(here, "b" * 64)
+    assert setting(here, None) != setting(there, None)
+
+
 def test_a_fine_tuned_run_is_recorded_and_resumed_without_the_other(
-    make_camvid: MakeCamVid, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make_camvid: MakeCamVid,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(build, "columns", lambda *given: told.append(given[-1]) or columns(*given))
     caplog.set_level("INFO")
     path, _ = trained(tmp_path)
     how = [*PLAIN, f"data.root={make_camvid()}", f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1"]
@@ -98,6 +116,7 @@ def test_a_fine_tuned_run_is_recorded_and_resumed_without_the_other(
     (tmp_path / "run" / "result.json").unlink()  # as if it had been killed at its end
     train(load([*how, "resume=auto"]))
     assert json.loads((tmp_path / "run" / "result.json").read_text())["finetune"] == result["finetune"]
+    assert set(told) == {result["finetune"]["sha256"]}
     (tmp_path / "run" / "result.json").unlink()
     with pytest.raises(HemnetError, match="another configuration, differing in finetune"):
         train(load([*(o for o in how if not o.startswith("finetune=")), "resume=auto"]))

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
 from hemnet.runs import checkpoints
+from hemnet.runs.canonical import digits
 from hemnet.storage.files import read_json, write_json
 
 SHOWN = "callbacks.predictions.show_images"
@@ -66,13 +67,24 @@ def test_paths_of_the_machine_become_names(tmp_path: Path, place: str) -> None:
     write_json(run / "environment.json", {"started": "now", "command": command})
     files = kept(folder, run)
     assert json.loads(files["hem/environment.json"])["command"] == [
-        "src/hemnet/train.py", "data.root=<CamVid>", "run_dir=<run>", "+a=<elsewhere>/last.ckpt",
-        "src/hemnet/train.py", "b=<run>/checkpoints/last.ckpt", "c=1/2",
+        "src/hemnet/train.py", "data.root=<CamVid>", "run_dir=<run>",
+        f"+a=<elsewhere>/{digits(f'{run}0')}/last.ckpt", "src/hemnet/train.py",
+        "b=<run>/checkpoints/last.ckpt", "c=1/2",
     ]  # fmt: skip
     config = OmegaConf.create(files["hem/config.yaml"])
-    assert [config.run_dir, config.data.root, config.data.cache] == ["<run>", "<CamVid>", "<elsewhere>/cache"]
+    cache = f"<elsewhere>/{digits('/home/me')}/cache"
+    assert [config.run_dir, config.data.root, config.data.cache] == ["<run>", "<CamVid>", cache]
     assert "${oc.env:NOT_SET}/x" in files["hem/config.yaml"]
     assert not any(str(tmp_path) in text for name, text in files.items())
+
+
+def test_files_of_one_name_in_two_folders_stay_two(tmp_path: Path) -> None:
+    for name in ("A", "B"):
+        written(tmp_path, name, keys={"model.backbone.weights": f"/home/me/{name}/best.pt"})
+    files = kept(tmp_path, tmp_path / "runs")
+    assert files["A/config.yaml"].count("/best.pt") == files["B/config.yaml"].count("/best.pt") == 1
+    weights = {OmegaConf.create(files[f"{name}/config.yaml"]).model.backbone.weights for name in "AB"}
+    assert len(weights) == 2
 
 
 def test_a_run_that_was_moved_is_kept_under_its_new_name(tmp_path: Path) -> None:

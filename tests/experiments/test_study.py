@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import study
 from _helpers.fake_runs import change, write_evaluation, write_run
-from _helpers.study_pages import ROWS, at, cells, page, write
+from _helpers.study_pages import GAINS, PRIMARY, at, cells, page, write, write_primary
 from omegaconf import OmegaConf
 from scipy import stats
 from study_finished import Finished, Setting, evenness, first_gain, step_ratio
@@ -18,27 +18,17 @@ from study_runs import members
 from hemnet.config.compose import load
 from hemnet.config.paths import EXPERIMENTS
 from hemnet.errors import HemnetError
-from hemnet.report.collect import Record, read
+from hemnet.report.collect import read
+from hemnet.report.record import Record
 from hemnet.runs.identity import identity
 from hemnet.runs.run import Run
 
-# Mean 0.02; squared deviations sum to 4e-4.
-GAINS = (0.01, 0.02, 0.03, 0.02, 0.01, 0.03, 0.02, 0.02)
 UNEVEN = (0.1, 0.2, 0.4, 0.3)  # (1, 2, 4) / 7 without the readout
 EVEN = (0.2, 0.2, 0.2, 0.4)
 
 
-def write_primary(root: Path, gains: Sequence[float] = GAINS, half=ROWS, none=ROWS) -> None:
-    for seed, gain in enumerate(gains):
-        write(root, seed, 0.5 + 0.05 * seed + gain, rows=half)
-        write(root, seed, 0.5 + 0.05 * seed, rows=none, highway_scale=0.0)
-
-
 def one(path: Path) -> Finished:
     return Finished(Run.open(path), read(path))
-
-
-PRIMARY = "h = 0.5, T = 3, Eq. 8 against h = 0, T = 3, Eq. 8"
 
 
 def test_the_primary_contrast_by_hand(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from _helpers.fake_runs import change, write_evaluation, write_run
 from _helpers.report_page import table_of
 
-from hemnet.report.collect import collect
+from hemnet.report.collect import collect, read
 from hemnet.report.write import write_report
 
 HEM = ("model/head=hem",)
@@ -62,6 +63,24 @@ def test_no_iteration_is_a_setting(tmp_path: Path) -> None:
 def test_a_configuration_that_was_cut_short_says_what_it_lacks(tmp_path: Path) -> None:
     write_run(tmp_path / "a", HEM, parts=("name", "seed", "data", "model"))
     assert reason_of(tmp_path).startswith("config.yaml: it lacks optim, task, trainer")
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("gradient", ["unrolled"]), ("gradient", None), ("gradient", {"tolerance": 1}), ("variance", [1]),
+    ("variance", "large"), ("iterations", None), ("highway_scale", {"start": 0.5}),
+])  # fmt: skip
+def test_a_head_that_no_run_has_is_told(tmp_path: Path, key: str, value: Any) -> None:
+    change(write_run(tmp_path / "a", HEM) / "config.yaml", f"model.head.{key}", value)
+    assert reason_of(tmp_path).startswith(f"config.yaml: model.head.{key} is ")
+
+
+@pytest.mark.parametrize("key", ["iterations", "highway_scale", "gradient", "learn_scale", "assignment"])
+def test_a_head_without_a_key_is_of_one_setting_with_its_default(tmp_path: Path, key: str) -> None:
+    head = ("model/head=hem", "model.head.variance=1")
+    write_run(tmp_path / "given", head, seed=1)
+    run = write_run(tmp_path / "left_out", (*head, f"~model.head.{key}"), seed=2)
+    assert read(run).identity == replace(read(tmp_path / "given").identity, seed=2)
+    write_report([tmp_path], tmp_path / "report")
 
 
 @pytest.mark.parametrize("status", ["Finished", 1, None])

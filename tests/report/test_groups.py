@@ -116,6 +116,69 @@ def test_options_of_the_usual_gradient_mode_make_variants(tmp_path: Path, mode: 
     assert {float(score) for score in scores} == {0.6, 0.7}
 
 
+def _unrolled(keep: float) -> dict[str, object]:
+    return {"_target_": "hemnet.em.Unrolled", "keep": keep}
+
+
+def _implicit(tolerance: float) -> dict[str, object]:
+    return {"_target_": "hemnet.em.Implicit", "tolerance": tolerance}
+
+
+def write_modes(folder: Path, modes: list[tuple[int, object]]) -> None:
+    """Write em and hem for each T and gradient mode, with the same score in both."""
+    for i, (T, mode) in enumerate(modes):
+        for head in (EM, HEM):
+            keys = {"model.head.iterations": T, "model.head.gradient": mode}
+            write_run(folder / f"{head[0][11:]}{i}", head, miou=0.1 + i / 10, keys=keys)
+
+
+def test_a_part_of_a_gradient_mode_has_no_other_mode_as_its_usual_one(tmp_path: Path) -> None:
+    parted = [(3, _unrolled(0.5)), (8, _unrolled(1.0)), (3, _implicit(1e-4)), (3, _implicit(1e-6))]
+    write_modes(tmp_path / "runs", parted)
+    (section,) = sections(collect([tmp_path])[0])
+    found = {variant.label: (variant.mode, len(variant.usual)) for variant in variants(section)}
+    assert found == {"keep=0.5": ("unrolled", 2), "keep=1": ("unrolled", 2)}
+    write_report([tmp_path / "runs"], tmp_path / "report")  # which drew a chart of two settings at one place
+
+
+def test_a_variant_is_called_by_the_options_of_what_it_shows(tmp_path: Path) -> None:
+    loose, strict = _implicit(1e-4), _implicit(1e-6)
+    write_modes(
+        tmp_path, [(1, loose), (3, loose), (1, "unrolled"), (3, "unrolled"), (8, strict), (16, strict)]
+    )
+    (section,) = sections(collect([tmp_path])[0])
+    for variant in variants(section):
+        assert variant.mode == "implicit"
+        tolerance = {group.rest["model.head.gradient.tolerance"] for group in variant.usual}
+        assert [variant.label] == [f"tolerance={value}" for value in tolerance]
+
+
+def test_a_highway_is_paired_with_plain_em_of_the_same_options(tmp_path: Path) -> None:
+    for head, mode in ((EM, _implicit(1e-4)), (HEM, _implicit(1e-6)), (EM, "unrolled")):
+        write_run(tmp_path / f"{head[0][11:]}{mode}"[:20], head, keys={"model.head.gradient": mode})
+    (section,) = sections(collect([tmp_path])[0])
+    assert all(variant.pairs == [] for variant in variants(section))
+
+
+def test_runs_are_averaged_by_the_weights_that_they_start_from(tmp_path: Path) -> None:
+    def write(name: str, seed: int, source: str, weights: str | None) -> None:
+        run = write_run(tmp_path / name, HEM, seed=seed, keys={"finetune": source})
+        if weights:
+            change(run / "result.json", "finetune", {"from": source, "sha256": weights * 64})
+
+    write("here", 0, "/here/pre", "a")
+    write("there", 1, "/there/pre", "a")  # the same file, copied
+    write("retrained", 2, "/here/pre", "b")  # the same place, another file
+    write("old", 3, "/here/pre", None)
+    killed = write_run(tmp_path / "killed", HEM, seed=4, status=None, keys={"finetune": "/elsewhere/pre"})
+    (killed / "finetune.json").write_text(json.dumps({"sha256": "a" * 64}))
+    made = sections(collect([tmp_path])[0])
+    assert {tuple(group.runs): group.lost_seeds for section in made for group in section.groups} == {
+        (0, 1): [4], (2,): [], (3,): []
+    }  # fmt: skip
+    assert any(f"fine-tuned from=weights {'a' * 12}" in section.label for section in made)
+
+
 def test_a_setting_that_two_recipes_have_is_one_and_is_compared_with_the_others(tmp_path: Path) -> None:
     for seed in range(4):
         name = "x_em" if seed == 0 else "x_hem"

@@ -230,6 +230,13 @@ def test_means_of_other_seeds_than_the_rows_say_so(tmp_path: Path) -> None:
     assert (row["seeds"], row["minutes n"], row["steps n"]) == ("3", "2", "3")
 
 
+def test_hours_are_a_least_if_those_of_a_run_are_not_known(tmp_path: Path) -> None:
+    write(tmp_path / "runs/0", 3, 0.5, 0)
+    write_run(tmp_path / "runs/killed", seed=1, status=None)
+    facts = {row["what"]: row["found"] for row in table_of(report(tmp_path), "overview")}
+    assert facts["hours of training"] == "at least 0.10"
+
+
 @pytest.mark.parametrize(("resume", "earlier", "minutes"), [
     ("null", None, 6), ("auto", None, 6), ("/runs/here", None, None), ("/runs/here", 60.0, 6),
 ])  # fmt: skip

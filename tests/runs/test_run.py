@@ -298,6 +298,20 @@ def test_a_run_that_goes_on_at_another_revision_keeps_the_earlier_ones(
     assert "earlier_git" not in part("d")
 
 
+def test_a_run_that_goes_on_with_other_instructions_keeps_the_earlier_ones(
+    tmp_path: Path, config: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(tmp_path, config, 2)
+    for used in ("AVX2", "AVX512", "AVX2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda used=used: used)
+        with contextlib.suppress(RuntimeError), TrainingRun.create(tmp_path, config, "auto"):
+            raise RuntimeError
+    about = json.loads((tmp_path / "environment.json").read_text())
+    assert about["cpu_instructions"] == "AVX2"
+    assert "AVX512" in about["earlier_cpu_instructions"]
+    assert "AVX2" not in about["earlier_cpu_instructions"]
+
+
 @pytest.mark.parametrize("value", ["soon", [1], {}, True, 10**400, None])
 def test_files_with_values_of_wrong_types_do_not_end_a_resumed_run(
     value: object, tmp_path: Path, config: DictConfig

@@ -136,11 +136,13 @@ def build_trainer(
     config: DictConfig,
     callbacks: Sequence[pl.Callback] = (),
     extended: Sequence[Mapping[str, Any]] = (),
+    weights: str | None = None,
 ) -> pl.Trainer:
     """Return the trainer with the configured loggers and callbacks, and after them the given ``callbacks``.
 
     A logger or callback whose node is null is left out, and all of them if that of the group is. Trackers are
-    told where the run was ``extended``, see `TrainingRun.extended`.
+    told where the run was ``extended``, see `TrainingRun.extended`, and the SHA-256 of the ``weights`` that
+    it was fine-tuned from.
     """
     parts: dict[str, list[Any]] = {
         group: [_build(config, f"{group}.{name}") for name, node in nodes.items() if node is not None]
@@ -150,7 +152,7 @@ def build_trainer(
     parts["callbacks"] += callbacks
     trainer = _build_trainer(config, default_root_dir=config.run_dir, **parts)
     for logger in parts["logger"]:
-        _describe(logger, config, columns(config, extended, trainer.world_size))
+        _describe(logger, config, columns(config, extended, trainer.world_size, weights))
     on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
     check_batch_statistics(config, ranks_on_cpu=on_cpu and isinstance(trainer.strategy, DDPStrategy))
     if trainer.world_size > 1 and not config.trainer.sync_batchnorm:

@@ -16,30 +16,35 @@ from hemnet.errors import HemnetError
 from hemnet.nets import Segmenter
 from hemnet.processes.ranks import rank
 from hemnet.runs import checkpoints
-from hemnet.runs.run import Run
+from hemnet.runs.run import FINETUNE, Run
 from hemnet.runs.training_run import TrainingRun
 from hemnet.storage.files import read_json, write_json
 
 log = logging.getLogger(__name__)
-RECORD = "finetune.json"
 CLASSIFIER = "classifier"
 """The last module of every head, which has an output for each class."""
 
 
-def start(run: TrainingRun, network: Segmenter, spec: DatasetSpec) -> None:
+def start(run: TrainingRun, network: Segmenter, spec: DatasetSpec) -> str | None:
     """Do what `start_from` does if the run's configuration asks for it, and record it in result.json.
 
     A run that is resumed has its weights from its own checkpoint. What it was started from is in
     finetune.json, and the other run need not exist any more.
+
+    Returns:
+        the SHA-256 of the checkpoint that the run starts from; None if from none, and it may be None on other
+        ranks than 0.
     """
     source = run.config.get("finetune")
     if source is None:
-        return
+        return None
     if run.resumes_from is None:
         found = start_from(network, spec, str(source))
         if rank() == 0:
-            write_json(run.path / RECORD, found)
-    run.record(finetune=read_json(run.path / RECORD))
+            write_json(run.path / FINETUNE, found)
+    known = read_json(run.path / FINETUNE)
+    run.record(finetune=known)
+    return known.get("sha256")
 
 
 def start_from(network: Segmenter, spec: DatasetSpec, source: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from hemnet.report.chapters.miou_curves import against_depth, against_scale
 from hemnet.report.chapters.overview import origins, overview, problems, warnings
 from hemnet.report.chapters.table2 import evaluated_grid, trained_grid
 from hemnet.report.chapters.training import convergence, learning
-from hemnet.report.collect import Record, Unreadable
 from hemnet.report.contents import Block, Chart, Table
 from hemnet.report.drawing import write_charts
 from hemnet.report.file_names import FOLDERS, PAGE, file_names
@@ -21,6 +20,7 @@ from hemnet.report.groups import Section, sections
 from hemnet.report.images import Album
 from hemnet.report.page import PagePart, render
 from hemnet.report.printable import printable
+from hemnet.report.record import Record, Unreadable
 from hemnet.report.variants import Variant, variants
 from hemnet.runs.canonical import digits
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
 from hemnet.runs.canonical import TARGET, class_name
-from hemnet.runs.identity import EM_HEAD
+from hemnet.runs.identity import EM_DEFAULTS, EM_HEAD
 from hemnet.runs.metrics_csv import curves
 from hemnet.runs.phases import PER_ITERATION, cut_off, last_step
 from hemnet.runs.stored_config import PARTS
@@ -136,10 +136,18 @@ def require_settings(config: DictConfig) -> None:
         if not isinstance(node := OmegaConf.select(config, key), DictConfig):
             raise ValueError(f"{key} is {shown(node)}, and a run has settings there")
     head: Any = OmegaConf.to_container(config.model.head, resolve=True)
-    if class_name(head.get(TARGET)) != EM_HEAD:
-        return
-    T, scale = head.get("iterations", 0), head.get("highway_scale", 0)
-    later = head.get("iterations_eval")
+    if class_name(head.get(TARGET)) == EM_HEAD:
+        _require_em(EM_DEFAULTS | head)
+
+
+def _require_em(head: Mapping[str, Any]) -> None:
+    """Refuse a head with an EM layer by which no setting can be told."""
+    T, scale, later = head["iterations"], head["highway_scale"], head.get("iterations_eval")
+    mode, variance = head["gradient"], head.get("variance")
+    if not isinstance(mode.get(TARGET) if isinstance(mode, dict) else mode, str):
+        raise ValueError(f"model.head.gradient is {shown(mode)}, and a gradient mode has a name or a class")
+    if variance is not None and not within(variance, 0, LARGEST):
+        raise ValueError(f"model.head.variance is {shown(variance)}, and a variance is a positive number")
     for name, count in {"iterations": T, "iterations_eval": T if later is None else later}.items():
         if not within(count, 0, MOST_ITERATIONS) or not isinstance(count, int):
             wanted = f"no whole number from 0 to {MOST_ITERATIONS}"

@@ -3,29 +3,27 @@
 Shapes: S logged steps; a curve is (S, 2): optimizer step and value.
 """
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
 
-import numpy as np
 from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
 from hemnet.report import checks
+from hemnet.report.record import STATUSES, Record, Unreadable
 from hemnet.runs import metrics_csv
 from hemnet.runs.evaluations import FOLDER, results_of
 from hemnet.runs.finding import find_runs
-from hemnet.runs.identity import Identity, debugging, identity
+from hemnet.runs.identity import identity
 from hemnet.runs.phases import PER_ITERATION, phases
-from hemnet.runs.run import EARLIER, EARLIER_GIT, ENVIRONMENT, EXTENDED, RESULT, Run
+from hemnet.runs.run import EARLIER_PARTS, ENVIRONMENT, EXTENDED, FINETUNE, INSTRUCTIONS, RESULT, Run
 from hemnet.runs.run_settings import ITERATIONS_EVAL, settings
 from hemnet.sweeps.jobs import CONSOLE, last_lines
-from hemnet.wording import counted, one_line
+from hemnet.wording import one_line
 
 CONFIG, METRICS = "config.yaml", "metrics.csv"
 WRITTEN = (ENVIRONMENT, METRICS, RESULT)
@@ -44,120 +42,17 @@ KINDS: dict[str, dict[str, Any]] = {
         "warnings": list,
         "labelled_pixels": dict,
         "debug": list,
+        "finetune": dict,
     },
-    ENVIRONMENT: {"command": list, "git": dict, EARLIER_GIT: list, EXTENDED: list},
+    ENVIRONMENT: {
+        "command": list,
+        "git": dict,
+        INSTRUCTIONS: str,
+        **dict.fromkeys(EARLIER_PARTS.values(), list),
+        EXTENDED: list,
+    },
+    FINETUNE: {"sha256": str},
 }
-STATUSES = ("finished", "failed", "preempted")
-"""What hemnet writes as the status in result.json."""
-
-
-@dataclass
-class Record:
-    """What the report uses of one run.
-
-    Attributes:
-        path: the run directory.
-        identity: recipe, head, T, h, seed and sweep.
-        config: resolved, as nested plain containers.
-        settings: those on which the outcome depends, see `hemnet.runs.run_settings`.
-        status: ``finished``, ``failed``, ``preempted``, ``unfinished`` (no result: running or killed), or
-            ``debug`` (finished, but limited to try the code).
-        error: message of a run that failed, or why it does not count.
-        result: result.json, {} if there is none.
-        environment: environment.json, {} if there is none.
-        scores: final scores, NaN where result.json has null.
-        curves: (S, 2) per other metric of `WANTED`.
-        phases: ``family`` -> (3, t+1): mean over each phase of training, per iteration.
-        cost: the last value of each ``cost/*``.
-        evaluated: ``val/miou`` of the last checkpoint by the T that `hemnet.evaluate` used.
-        logged: whether its metrics.csv was read, from which the three before come.
-        superseded: whether it has a score, but a later run with the same settings and seed counts instead.
-        doubts: what in its files is damaged and not used, while the rest is.
-    """
-
-    path: Path
-    identity: Identity
-    config: dict[str, Any]
-    settings: dict[str, str]
-    status: str
-    error: str = ""
-    result: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    scores: dict[str, float] = field(default_factory=dict)
-    curves: dict[str, np.ndarray] = field(default_factory=dict)
-    phases: dict[str, np.ndarray] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
-    evaluated: dict[int, float] = field(default_factory=dict)
-    logged: bool = False
-    superseded: bool = False
-    doubts: list[str] = field(default_factory=list)
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it did not finish, and was not limited to try the code."""
-        return self.status != "finished" and not self.limits
-
-    @property
-    def counts(self) -> bool:
-        """Whether its score is in the report."""
-        return self.status == "finished" and self.scored and not self.superseded
-
-    @property
-    def scored(self) -> bool:
-        """Whether it has a final ``val/miou``."""
-        return not math.isnan(self.miou)
-
-    @property
-    def seconds(self) -> float | None:
-        """How long training took; None if unknown: older versions recorded of a resumed run its last part."""
-        command = [str(each) for each in self.environment.get("command") or []]
-        resumed = any(each.startswith("resume=") and each[7:] not in ("null", "auto") for each in command)
-        return None if resumed and EARLIER not in self.environment else self.result.get("seconds")
-
-    @property
-    def limits(self) -> list[str]:
-        """What limits it to try the code, see `hemnet.runs.identity.debugging`; [] if nothing does."""
-        return debugging(self.config) or [*map(str, self.result.get("debug") or [])]
-
-    @property
-    def revision(self) -> str:
-        """The revision of the code, ten digits, "unknown" if the run did not record it.
-
-        Of a run that was resumed at other revisions, those too.
-        """
-        every = [*(self.environment.get(EARLIER_GIT) or []), self.environment.get("git") or {}]
-        return " and ".join(dict.fromkeys(map(_revision, every)))
-
-    @property
-    def miou(self) -> float:
-        """The final ``val/miou``; NaN if there is none."""
-        return self.scores.get("val/miou", float("nan"))
-
-    @property
-    def machine(self) -> str:
-        """What it trained on, as far as that decides its times.
-
-        Number of processes, device and, of a processor, instruction set (where it is recorded) and threads.
-        """
-        device, processes = str(self.result.get("device") or "unknown"), self.result.get("processes") or 1
-        threads = self.environment.get("cpu_threads") if device.startswith("cpu") else None
-        used = counted(threads, "thread") if isinstance(threads, int) else None
-        told = ", ".join(filter(None, (device, self.instructions, used)))
-        return f"{processes} x {told}" if processes > 1 else told
-
-    @property
-    def instructions(self) -> str | None:
-        """The instruction set of the processor that it trained on; None: on a GPU, or not recorded."""
-        known = self.environment.get("cpu_instructions")
-        return str(known) if known and str(self.result.get("device")).startswith("cpu") else None
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A run directory that cannot be read, and why."""
-
-    path: Path
-    error: str
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[Record], list[Unreadable]]:
@@ -199,11 +94,11 @@ def read(path: Path) -> Record:
         if not checks.require_file(path / CONFIG):
             raise ValueError("it is missing, and says what was trained")
     run = Run.open(path)
-    doubts = _forget_impossible(result)
+    doubts, weights = _forget_impossible(result), _weights(path, result)
     with checks.reading(CONFIG):
         checks.require_settings(run.config)
         config: Any = OmegaConf.to_container(run.config, resolve=False)
-        own = settings(config, environment.get(EXTENDED) or (), result.get("processes"))
+        own = settings(config, environment.get(EXTENDED) or (), result.get("processes"), weights)
         record = Record(path, identity(run.config), config, own, status, str(result.get("error", "")), result,
                         environment, scores, doubts=doubts)  # fmt: skip
         if status == "finished" and record.limits:
@@ -214,6 +109,13 @@ def read(path: Path) -> Record:
     return record
 
 
+def _weights(path: Path, result: Mapping[str, Any]) -> str | None:
+    """Return the SHA-256 of the checkpoint that a run was fine-tuned from; None if it recorded none."""
+    known = result.get("finetune") or _json(path / FINETUNE)
+    weights = known.get("sha256")
+    return weights if isinstance(weights, str) else None
+
+
 def _forget_impossible(result: dict[str, Any]) -> list[str]:
     """Set the entries of a result.json to None that have values which no run has, and return why."""
     doubts = []
@@ -222,13 +124,6 @@ def _forget_impossible(result: dict[str, Any]) -> list[str]:
             doubts.append(f"{RESULT}: {name} is {shown(value)}, which no run takes: not used")
             result[name] = None
     return doubts
-
-
-def _revision(git: Any) -> str:
-    if not isinstance(git, dict):
-        return "unknown"
-    revision = str(git.get("revision") or "unknown")[:10]
-    return f"{revision}, with changes" if git.get("modified") else revision
 
 
 def _json(path: Path) -> dict[str, Any]:

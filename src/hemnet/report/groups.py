@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from hemnet.report.collect import Record
 from hemnet.report.estimates import Estimate, score
 from hemnet.report.lost_runs import AMBIGUOUS, settings_of
 from hemnet.report.own_settings import own_settings
+from hemnet.report.record import Record
 from hemnet.report.setting_labels import Settings, labels
 from hemnet.runs.canonical import text
 from hemnet.runs.run_settings import DIMENSIONS, HEAD, HEAD_KIND, ITERATIONS_EVAL

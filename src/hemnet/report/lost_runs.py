@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from hemnet.report.collect import Record
 from hemnet.report.own_settings import labelled_pixels
+from hemnet.report.record import Record
 from hemnet.runs.run_settings import BATCH_SIZE, DIMENSIONS, FOLLOWED, UNKNOWN, followed
 
 AMBIGUOUS = "several settings may be its own, so it is counted as a lost seed of none"

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from hemnet.report.collect import Record
+from hemnet.report.record import Record
 from hemnet.runs.canonical import digits
 from hemnet.runs.identity import below
 from hemnet.runs.moved import ROOT

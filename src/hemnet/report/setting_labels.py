@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 
 from hemnet.runs.canonical import TARGET, told
-from hemnet.runs.run_settings import DEFAULTS, ITERATIONS_EVAL
+from hemnet.runs.run_settings import DEFAULTS, FINETUNED, ITERATIONS_EVAL
 
 Settings = Mapping[str, str]
 
@@ -16,6 +16,7 @@ WORDS = {
     "optim.optimizer.lr": "learning rate", "optim.head_lr_multiple": "head's learning rate, times",
     "optim.optimizer.weight_decay": "weight decay", "optim.warmup_fraction": "warm-up",
     "data.root": "data", "data.seed": "seed of the data", ITERATIONS_EVAL: "T of evaluation",
+    FINETUNED: "fine-tuned from",
     "trainer.max_epochs": "epochs", "trainer.max_steps": "steps", "trainer.precision": "precision",
     "trainer.gradient_clip_val": "clipped at norm", "data.batch_size": "batch size",
     "data.train.length": "training images", "data.val.length": "validation images",

@@ -25,35 +25,19 @@ class Variant:
         label: what tells it from other variants; "" if it is the only one.
         groups: in the order of the section.
         settings: what its groups share of the head's settings.
+        mode: the gradient mode of charts about other settings; groups of other modes may have several options
+            of their mode, those of this mode have one.
     """
 
     label: str
     groups: list[Group]
     settings: Settings
-
-    @cached_property
-    def mode(self) -> str | None:
-        """The gradient mode of charts about other settings: the one with most pairs of hem and em at one T
-        that have scores, then ``unrolled``, then the most common.
-        """
-        modes = [group.gradient for group in self.groups]
-
-        def worth(mode: str | None) -> tuple[int, bool, int]:
-            scored = [hem for hem, em in self.pairs if hem.scored and em.scored]
-            pairs = sum(group.gradient == mode for group in scored)
-            return pairs, mode == USUAL_MODE, modes.count(mode)
-
-        return max(dict.fromkeys(modes), key=worth, default=None)
+    mode: str | None
 
     @cached_property
     def pairs(self) -> list[tuple[Group, Group]]:
-        """Each hem with the em of its T and gradient mode, if that is there."""
-        plain = {(group.iterations, group.gradient): group for group in self.groups if group.head == "em"}
-        return [
-            (group, plain[key])
-            for group in self.groups
-            if group.head == "hem" and (key := (group.iterations, group.gradient)) in plain
-        ]
+        """Each hem with the em of its T, gradient mode and options of that, if it is there."""
+        return _pairs(self.groups)
 
     @property
     def usual_pairs(self) -> list[tuple[Group, Group]]:
@@ -132,27 +116,50 @@ def variants(section: Section) -> list[Variant]:
             own = ((k, v) for k, v in group.rest.items() if not k.startswith(GRADIENT_SETTINGS))
             found[frozenset(own)].append(group)
     parts = [(key, *part) for key, groups in found.items() for part in _by_options(groups)]
-    told = labels([dict(key | options) for key, options, _ in parts])
+    told = labels([dict(key | options) for key, options, *_ in parts])
     made = [
-        Variant(label, groups, dict(key | options))
-        for label, (key, options, groups) in zip(told, parts, strict=True)
+        Variant(label, groups, dict(key | options), mode)
+        for label, (key, options, groups, mode) in zip(told, parts, strict=True)
     ]
     return sorted(made, key=lambda variant: -_scores(variant.groups))
 
 
-def _by_options(groups: Sequence[Group]) -> list[tuple[frozenset[tuple[str, str]], list[Group]]]:
-    """Split groups by the settings of their usual gradient mode, and return those settings with their groups.
+Options = frozenset[tuple[str, str]]
+"""The settings of a gradient mode, with their keys."""
+
+
+def _options(group: Group) -> Options:
+    return frozenset((k, v) for k, v in group.rest.items() if k.startswith(GRADIENT_SETTINGS))
+
+
+def _by_options(groups: Sequence[Group]) -> list[tuple[Options, list[Group], str | None]]:
+    """Split groups by the options of their usual gradient mode; return the options, the groups and that mode.
 
     The first part has most scores, and the groups of other modes.
     """
-    usual = Variant("", list(groups), {}).usual
-    found: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
-    for group in usual:
-        own = ((k, v) for k, v in group.rest.items() if k.startswith(GRADIENT_SETTINGS))
-        found[frozenset(own)].append(group)
+    mode = _usual_mode(groups)
+    found: dict[Options, list[Group]] = defaultdict(list)
+    for group in groups:
+        if group.gradient == mode:
+            found[_options(group)].append(group)
     parts = sorted(found.items(), key=lambda part: -_scores(part[1]))
-    parts[0][1].extend(group for group in groups if group not in usual)
-    return parts
+    parts[0][1].extend(group for group in groups if group.gradient != mode)
+    return [(*part, mode) for part in parts]
+
+
+def _usual_mode(groups: Sequence[Group]) -> str | None:
+    """Return the mode with most pairs of hem and em that have scores, then ``unrolled``, then most groups."""
+    modes = [group.gradient for group in groups]
+    paired = [hem.gradient for hem, em in _pairs(groups) if hem.scored and em.scored]
+    return max(modes, key=lambda mode: (paired.count(mode), mode == USUAL_MODE, modes.count(mode)))
+
+
+def _pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
+    def key(group: Group) -> tuple[int | None, str | None, Options]:
+        return group.iterations, group.gradient, _options(group)
+
+    plain = {key(group): group for group in groups if group.head == "em"}
+    return [(group, plain[key(group)]) for group in groups if group.head == "hem" and key(group) in plain]
 
 
 def _scores(groups: Sequence[Group]) -> int:

@@ -22,6 +22,11 @@ PLAIN_HEADS = {
     "hemnet.DeepLabV3PlusHead": "deeplabv3plus",
 }
 """The heads without an EM layer, by `class_name`."""
+EM_DEFAULTS = {
+    "iterations": 3, "highway_scale": 0.5, "learn_scale": "none", "gradient": "unrolled", "assignment": "dot",
+    "normalize": "none",
+}  # fmt: skip
+"""What `hemnet.nets.EMHead`, which needs torch, takes for a key that a configuration lacks."""
 # Keys that change where and how a run is made, but not what it computes.
 PLACES = (
     "sweep",
@@ -114,21 +119,20 @@ def identity(config: DictConfig) -> Identity:
     target = class_name(node[TARGET])
     if target != EM_HEAD:
         return Identity(**about, head=PLAIN_HEADS.get(target, target))
+    node = EM_DEFAULTS | node
     scale = _scale(node)
     gradient = _gradient(node)
-    if (gradient, node.get("assignment"), node.get("normalize")) == ("detached", "dot", "l2"):
+    if (gradient, node["assignment"], node["normalize"]) == ("detached", "dot", "l2"):
         head = "emanet"
     else:
         head = "em" if scale == 0 else "hem"
-    iterations, variance = node.get("iterations"), node.get("variance")
-    iterations = None if iterations is None else int(iterations)
-    return Identity(**about, head=head, iterations=iterations, highway_scale=scale, gradient=gradient,
-                    variance=variance)  # fmt: skip
+    em = {"iterations": int(node["iterations"]), "highway_scale": scale, "variance": node.get("variance")}
+    return Identity(**about, **em, head=head, gradient=gradient)
 
 
 def _gradient(node: dict[str, Any]) -> str | None:
     """Return the name of the gradient mode, which may be a node with settings of its own."""
-    mode = node.get("gradient")
+    mode = node["gradient"]
     if not isinstance(mode, dict):
         return mode
     from hemnet.em.gradient.choose import MODES  # here, since it needs torch
@@ -138,7 +142,7 @@ def _gradient(node: dict[str, Any]) -> str | None:
 
 
 def _scale(node: dict[str, Any]) -> float | str:
-    scale, learned = node.get("highway_scale", 0.5), node.get("learn_scale", "none")
+    scale, learned = node["highway_scale"], node["learn_scale"]
     told = [text(float(h)) for h in (scale if isinstance(scale, list) else [scale])]
     same = len({*told}) == 1  # as a schedule, too, it is that h
     start = told[0] if same else "/".join(told)

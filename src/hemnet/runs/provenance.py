@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hemnet.runs.redaction import redact_argument
+from hemnet.runs.run import GIT, INSTRUCTIONS
 
 PACKAGES = ("hemnet", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
             "albumentations", "opencv-python-headless", "wandb")  # fmt: skip
@@ -29,10 +30,10 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "git": _revision(),
+        GIT: _revision(),
         "device": device_name("auto"),
         "cpu_threads": torch.get_num_threads(),
-        "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
+        INSTRUCTIONS: torch.backends.cpu.get_cpu_capability(),
     }
 
 

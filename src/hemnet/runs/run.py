@@ -20,11 +20,13 @@ from hemnet.runs.stored_config import read_config
 from hemnet.storage.files import entry, read_json
 
 Checkpoint = Literal["last", "best"]
-RESULT, ENVIRONMENT = "result.json", "environment.json"
-EXTENDED, EARLIER_GIT, EARLIER = "extended", "earlier_git", "earlier_seconds"
-"""Entries of environment.json: where a run was extended, the other revisions that trained a part, and
-how long the earlier parts took.
-"""
+RESULT, ENVIRONMENT, FINETUNE = "result.json", "environment.json", "finetune.json"
+EXTENDED, EARLIER = "extended", "earlier_seconds"
+"""Entries of environment.json: where a run was extended, and how long its earlier parts took."""
+GIT, INSTRUCTIONS = "git", "cpu_instructions"
+"""Entries of environment.json: the revision of the code, and the instruction set that torch uses."""
+EARLIER_PARTS = {GIT: "earlier_git", INSTRUCTIONS: "earlier_cpu_instructions"}
+"""Entries of environment.json: of these, the other values with which a part of a resumed run was trained."""
 RECORD = "RunRecord"
 """The callback whose state in a checkpoint says how long the run had taken."""
 

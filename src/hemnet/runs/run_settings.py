@@ -31,6 +31,8 @@ DEFAULTS = {
 }  # fmt: skip
 """What Lightning's trainer takes for an option that is null or missing; so the value is left out, too."""
 BATCH_SIZE = "data.batch_size"
+FINETUNED, DIGITS = "finetune", 12
+"""The key of the run or checkpoint whose weights a run starts from, and how many digits stand for them."""
 VALIDATION = "data.val"
 """The node of the images that a score is of: scores of others are never compared."""
 HEAD = "model.head."
@@ -51,6 +53,7 @@ def settings(
     config: Mapping[str, Any],
     extended: Sequence[Mapping[str, Any]] = (),
     processes: int | None = None,
+    weights: str | None = None,
 ) -> dict[str, str]:
     """Return the settings that the outcome of a run depends on, as dotted keys, without the seed.
 
@@ -59,8 +62,9 @@ def settings(
     process, is multiplied by the number of ``processes``; None takes those that the configuration asks for,
     and if that is all devices of a machine, how many there were is not known, and the batch size says so.
     Where the run was ``extended`` (see `TrainingRun.extended`) is a setting: its learning rates are not
-    those of a run that was as long from the start. The order of the data is one if its seed is not the
-    run's.
+    those of a run that was as long from the start. Of a run that was fine-tuned, the SHA-256 of the
+    ``weights`` is one where it is known, in place of the path at which they were. The order of the data is
+    one if its seed is not the run's.
     """
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
     acting = {name: node for name, node in callbacks.items() if node and _acts(node)}
@@ -73,6 +77,8 @@ def settings(
         kept["trainer.precision"] = PRECISIONS[precision]
     if extended:
         kept[EXTENDED] = text([*extended])
+    if weights and FINETUNED in kept:
+        kept[FINETUNED] = f"weights {weights[:DIGITS]}"
     for key in FOLLOWED:
         if key in kept and kept[key] == followed(config, key):
             del kept[key]
@@ -121,7 +127,10 @@ def data_folder(config: Mapping[str, Any]) -> str:
 
 
 def columns(
-    config: DictConfig, extended: Sequence[Mapping[str, Any]] = (), processes: int | None = None
+    config: DictConfig,
+    extended: Sequence[Mapping[str, Any]] = (),
+    processes: int | None = None,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """Return columns for W&B's table of runs. Sweep and seed are missing: the configuration has them.
 
@@ -138,7 +147,7 @@ def columns(
     }
     words = ", ".join([about.head, *(f"{name}={value}" for name, value in em.items() if value is not None)])
     every: Any = OmegaConf.to_container(config, resolve=True)
-    own = settings(every, extended, processes)
+    own = settings(every, extended, processes, weights)
     rest = {key: value for key, value in own.items() if key not in DIMENSIONS}
     content = [about.head, *em.values(), every.get("conclusive") is not False, *sorted(rest.items())]
     data = told(own.get(f"{VALIDATION}.{TARGET}", "data"))

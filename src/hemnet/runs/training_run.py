@@ -17,7 +17,7 @@ from hemnet.runs import checkpoints, metrics_csv, own_packages
 from hemnet.runs.identity import LENGTH, below, debugging, differences
 from hemnet.runs.provenance import device_name, environment
 from hemnet.runs.redaction import redact, redacted
-from hemnet.runs.run import EARLIER, EARLIER_GIT, ENVIRONMENT, EXTENDED, RESULT, Run
+from hemnet.runs.run import EARLIER, EARLIER_PARTS, ENVIRONMENT, EXTENDED, RESULT, Run
 from hemnet.storage.files import entry, hold, read_json, replacing, write_json
 from hemnet.wording import examples
 
@@ -135,9 +135,10 @@ class TrainingRun(Run):
                 self.saved_step, ", ".join(f"{key} was {value}" for key, value in longer.items()),
             )  # fmt: skip
         about: dict[str, Any] = environment() | ({EXTENDED: extended} if extended else {})
-        revisions = [*entry(before, EARLIER_GIT, []), before.get("git")]
-        others = [git for i, git in enumerate(revisions) if git not in (None, about["git"], *revisions[:i])]
-        about |= {EARLIER_GIT: others} if others and self.saved_step else {}  # else all is repeated
+        for name, earlier_ones in EARLIER_PARTS.items() if self.saved_step else ():  # else all is repeated
+            known = [*entry(before, earlier_ones, []), before.get(name)]
+            others = [one for i, one in enumerate(known) if one not in (None, about.get(name), *known[:i])]
+            about |= {earlier_ones: others} if others else {}
         about |= {EARLIER: earlier} if earlier else {}
         about |= own_packages.record(OmegaConf.to_container(self.config))
         write_json(self.path / ENVIRONMENT, about)

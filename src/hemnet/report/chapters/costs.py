@@ -8,6 +8,7 @@ from hemnet.report.definitions import COST
 from hemnet.report.estimates import OF_A_COST, Estimate, Mean, Ratio, estimate, logarithms, ratio
 from hemnet.report.groups import Group, Section, hem_name
 from hemnet.report.lines import not_shown
+from hemnet.report.record import on_one_machine
 from hemnet.report.significance import LEAST_SEEDS, NO_SPREAD, TOO_FEW
 from hemnet.report.variants import Variant
 from hemnet.wording import counted, tally
@@ -104,10 +105,10 @@ def _judged(ratio: Ratio) -> str:
 
 def _machines(section: Section) -> list[str]:
     """Return a sentence on runs of several machines, whose times tell nothing of settings; [] if on one."""
-    machines = [run.machine for run in section.runs]
-    if len({*machines}) < 2:
+    if on_one_machine(section.runs):
         return []
-    return [f"Times and memory differ by the machine too, and these runs are of several: {tally(machines)}."]
+    named = tally(run.machine for run in section.runs)
+    return [f"Times and memory differ by the machine too, and these runs are of several: {named}."]
 
 
 def _ratio(em: Group, hem: Group, name: str) -> Ratio | None:
@@ -115,5 +116,5 @@ def _ratio(em: Group, hem: Group, name: str) -> Ratio | None:
     return ratio(estimate([
         highway[seed] - plain[seed]
         for seed in sorted(plain.keys() & highway.keys())
-        if name not in OF_A_MACHINE or em.runs[seed].machine == hem.runs[seed].machine
+        if name not in OF_A_MACHINE or on_one_machine((em.runs[seed], hem.runs[seed]))
     ]))  # fmt: skip

@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from hemnet.report.collect import Record
 from hemnet.report.contents import Block, Cell, Column, Links, Table
 from hemnet.report.estimates import Mean, mean_alone
 from hemnet.report.file_names import file_names
@@ -14,6 +13,7 @@ from hemnet.report.groups import Group, Section, group_labels
 from hemnet.report.images import figure_of
 from hemnet.report.lost_runs import AMBIGUOUS
 from hemnet.report.own_settings import own_settings
+from hemnet.report.record import Record, on_one_machine
 from hemnet.report.setting_labels import Settings, labels
 from hemnet.runs.canonical import TARGET, told
 from hemnet.runs.identity import below
@@ -62,7 +62,7 @@ def leaderboard(made: Sequence[Section], records: Sequence[Record], folder: Path
     for data, name, entries in boards:
         rows = [row for _, row in sorted(_rows(entries, folder), key=lambda row: -row[0])]
         caption = f"{data}: mIoU on the validation split (val/miou), highest first. {TIMES}"
-        if len({run.machine for _, group in entries for run in group.runs.values()}) > 1:
+        if not on_one_machine(run for _, group in entries for run in group.runs.values()):
             caption += " The runs are of several machines, by which minutes differ too."
         block.items.append(Table(name, caption, COLUMNS, rows, sortable=True))
     if any(_doubt(*entry) for entries in by_data.values() for entry in entries):

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from hemnet.report.collect import STATUSES, Record, Unreadable
 from hemnet.report.contents import MISSING, Block, Cell, Column, Table
 from hemnet.report.groups import Section
+from hemnet.report.record import STATUSES, Record, Unreadable
 from hemnet.wording import tally
 
 COUNTED = (*STATUSES, "unfinished", "debug")
@@ -17,7 +17,7 @@ def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: 
     # A copy of a run took no time.
     took = {_origin(record): float(record.result.get("seconds") or 0) for record in records}
     hours = sum(took.values()) / 3600
-    least = "at least " if any(record.seconds is None for record in records if record.result) else ""
+    known = not unreadable and all(record.seconds is not None for record in records)
     counted = [run for section in made for run in section.runs if run.scored]
     seeds = sorted({run.identity.seed for run in counted})
     facts: list[tuple[str, str]] = [
@@ -26,7 +26,7 @@ def overview(records: Sequence[Record], unreadable: Sequence[Unreadable], made: 
         ("recipes", ", ".join(sorted({record.identity.experiment for record in records}))),
         ("devices", tally(record.machine for record in records)),
         ("revisions", tally(record.revision for record in records)),
-        ("hours of training", f"{least}{hours:.2f}"),
+        ("hours of training", f"{'' if known else 'at least '}{hours:.2f}"),
     ]
     table = Table("overview", "What this report is made of.", (Column("what"), Column("found")), facts)
     return Block("What it is made of", [], [table, _status_table(records, unreadable)])
