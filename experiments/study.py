@@ -42,11 +42,16 @@ def explored(controls: Sequence[Group], every: Sequence[Group]) -> Iterator[str 
         ]
         yield f"\n## {family.title}\n"
         yield Table(slug(family.title), COMPARED, rows) if rows else "- not yet: fewer than 3 pairs of runs"
-    [depth] = [found for family, found in every if family.title == "Depth"]
-    yield "\n## Sharpening at many iterations\n\nRuns in which the mean entropy falls.\n"
-    yield sharpened(
-        {setting: runs for setting, runs in depth.items() if runs}, "sharpening_at_many_iterations"
-    )
+    [primary] = [found for family, found in every if family.title == "Primary"]
+    blocks = [found for family, found in every if family.title in ("Depth", "Bridge", "Eq. 7")]
+    others = {
+        setting: runs
+        for found in blocks
+        for setting, runs in found.items()
+        if runs and setting not in primary
+    }
+    yield "\n## Sharpening outside the primary runs\n\nRuns in which the mean entropy falls.\n"
+    yield sharpened(others, "sharpening_outside_the_primary_runs")
     yield from by_image(every)
     yield from over_split(of_heads(every, "hem"))
     yield from refits(of_heads(every, "hem"))

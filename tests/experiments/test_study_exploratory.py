@@ -207,14 +207,18 @@ def test_evaluations_of_different_images_are_named(tmp_path: Path) -> None:
         page(tmp_path)
 
 
-def test_sharpening_at_many_iterations_is_counted_by_setting(tmp_path: Path) -> None:
+def test_sharpening_outside_the_primary_runs_is_counted_by_setting(tmp_path: Path) -> None:
     falling = [3.0, 2.9, 2.8, 2.7, 2.6, 2.5, 2.4, 2.3, 2.2]
     for seed, entropy in enumerate((falling, [*falling[:8], 2.4], [3.0, 3.1, *falling[2:]])):
         write(tmp_path, seed, iterations=8, rows=[at("em/entropy", entropy, 9)])
     write(tmp_path, 0, rows=[at("em/entropy", falling[:4], 9)])  # T = 3
-    found = section(page(tmp_path), "Sharpening at many iterations")
+    for seed, rows in enumerate((falling[:4], [3.0, 3.1, 2.0, 1.0])):
+        how = {"assignment": "gaussian", "variance": 4.0}
+        write(tmp_path, seed, rows=[at("em/entropy", rows, 9)], **how)
+    found = section(page(tmp_path), "Sharpening outside the primary runs")
+    assert cells(found, "h = 0.5, T = 3, Eq. 7") == ["2", "1", "1"]
     assert cells(found, "h = 0.5, T = 8, Eq. 8") == ["3", "1", "2"]  # with every t, over the E-steps
-    assert "T = 3" not in found
+    assert "T = 3, Eq. 8" not in found
     assert "h = 0.9" not in found  # which has not run
 
 
