@@ -55,8 +55,8 @@ def origins(section: Section) -> Block | None:
         named = tally(each or "not recorded" for each in instructions)
         said.append(
             "The runs that are compared here are of processors with several instruction sets: "
-            f"{named}. With another, sums are rounded otherwise, so that two runs of one setting and seed "
-            "may end as far apart as two seeds."
+            f"{named}. Each rounds sums in its own way, so that two runs of one setting and seed may end as "
+            "far apart as two seeds."
         )
     return Block("Revisions and processors", said) if said else None
 
