@@ -8,7 +8,7 @@ number. What the plan does not have comes last, as exploratory.
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -43,13 +43,8 @@ def explored(controls: Sequence[Group], every: Sequence[Group]) -> Iterator[str 
         yield f"\n## {family.title}\n"
         yield Table(slug(family.title), COMPARED, rows) if rows else "- not yet: fewer than 3 pairs of runs"
     [primary] = [found for family, found in every if family.title == "Primary"]
-    blocks = [found for family, found in every if family.title in ("Depth", "Bridge", "Eq. 7")]
-    others = {
-        setting: runs
-        for found in blocks
-        for setting, runs in found.items()
-        if runs and setting not in primary
-    }
+    blocks = merged([group for group in every if group[0].title in ("Depth", "Bridge", "Eq. 7")])
+    others = {setting: runs for setting, runs in blocks.items() if runs and setting not in primary}
     yield "\n## Sharpening outside the primary runs\n\nRuns in which the mean entropy falls.\n"
     yield sharpened(others, "sharpening_outside_the_primary_runs")
     yield from by_image(every)
@@ -120,6 +115,11 @@ def of_heads(groups: Sequence[Group], *heads: str) -> dict[Setting, list[Finishe
     }
 
 
+def by_runs(values: Iterable[str]) -> str:
+    """Return each value, one per run, with the number of its runs."""
+    return ", ".join(f"{value} ({count} runs)" for value, count in Counter(values).items())
+
+
 def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
     """Yield the page, piece by piece.
 
@@ -133,12 +133,10 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
     controls, refused = grouped(exploratory(), runs)  # whose refusals keep no verdict from being shown
     in_plan, known = paths(groups), paths([*groups, *controls])
     yield f"# `{experiment}`: {len(in_plan)} finished runs of the plan\n"
-    revisions = Counter(run.record.revision for run in runs if run.run.path in in_plan)
-    yield f"- revisions: {', '.join(f'{name} ({count} runs)' for name, count in revisions.items())}"
-    instructions = Counter(run.record.instructions for run in runs if run.run.path in in_plan)
-    if set(instructions) - {None}:
-        named = (f"{name or 'not recorded'} ({count} runs)" for name, count in instructions.items())
-        yield f"- instruction sets: {', '.join(named)}"
+    planned_runs = [run.record for run in runs if run.run.path in in_plan]
+    yield f"- revisions: {by_runs(run.revision for run in planned_runs)}"
+    if any(run.instructions for run in planned_runs):
+        yield f"- instruction sets: {by_runs(run.instructions or 'not recorded' for run in planned_runs)}"
     for what, named in (
         ("of the controls", [run.run.path for run in runs if run.run.path in known - in_plan]),
         ("outside the plan", [run.run.path for run in runs if run.run.path not in known]),

@@ -14,7 +14,7 @@ from hemnet.data import CAMVID
 from hemnet.em import HighwayEM, Implicit
 from hemnet.nets import EMHead
 from hemnet.runs import checkpoints
-from hemnet.runs.identity import differences
+from hemnet.runs.identity import EM_DEFAULTS, differences
 from hemnet.runs.renamed import LATER, with_present_names
 from hemnet.runs.run import Run
 from hemnet.runs.training_run import TrainingRun
@@ -42,7 +42,9 @@ def test_settings_beside_the_implicit_mode_become_the_mode(written: dict, read: 
 
 def test_an_option_that_an_older_run_did_not_have_is_no_difference() -> None:
     """So the sweeps, reports and studies of which the run is a part take it for what it is."""
-    assert LATER.items() <= {name: p.default for name, p in signature(EMHead).parameters.items()}.items()
+    own = {name: p.default for name, p in signature(EMHead).parameters.items()}
+    assert LATER.items() <= own.items()
+    assert EM_DEFAULTS.items() <= own.items()
     keys = ["experiment=camvid_lite_hem", "logger=csv", "data.root=camvid", "run_dir=run"]
     today = OmegaConf.create(OmegaConf.to_container(load(keys), resolve=True))  # as a run's file has it
     plain = OmegaConf.to_container(today)

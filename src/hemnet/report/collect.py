@@ -20,7 +20,7 @@ from hemnet.runs.evaluations import FOLDER, results_of
 from hemnet.runs.finding import find_runs
 from hemnet.runs.identity import identity
 from hemnet.runs.phases import PER_ITERATION, phases
-from hemnet.runs.run import EARLIER_PARTS, ENVIRONMENT, EXTENDED, FINETUNE, INSTRUCTIONS, RESULT, Run
+from hemnet.runs.run import EARLIER_PARTS, ENVIRONMENT, EXTENDED, FINETUNE, GIT, INSTRUCTIONS, RESULT, Run
 from hemnet.runs.run_settings import ITERATIONS_EVAL, settings
 from hemnet.sweeps.jobs import CONSOLE, last_lines
 from hemnet.wording import one_line
@@ -46,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     ENVIRONMENT: {
         "command": list,
-        "git": dict,
+        GIT: dict,
         INSTRUCTIONS: str,
         **dict.fromkeys(EARLIER_PARTS.values(), list),
         EXTENDED: list,

@@ -13,6 +13,8 @@ from hemnet.runs.run_settings import HEAD
 
 GRADIENT_SETTINGS = f"{HEAD}gradient."
 """Settings of a gradient mode. Those of the usual mode make variants, those of other modes do not."""
+Options = frozenset[tuple[str, str]]
+"""Keys of a head with their values."""
 EMANET = {f"{HEAD}{name}" for name in ("assignment", "normalize", "variance")}
 """The settings in which EMANet's head differs from hem, gradient mode and h aside."""
 
@@ -110,11 +112,10 @@ def _distance(scale: float | str | None) -> float:
 @lru_cache(maxsize=1)  # several chapters ask for those of one section
 def variants(section: Section) -> list[Variant]:
     """Return the variants of a section, the one with most scores first."""
-    found: dict[frozenset[tuple[str, str]], list[Group]] = defaultdict(list)
+    found: dict[Options, list[Group]] = defaultdict(list)
     for group in section.groups:
         if group.head in ("em", "hem"):
-            own = ((k, v) for k, v in group.rest.items() if not k.startswith(GRADIENT_SETTINGS))
-            found[frozenset(own)].append(group)
+            found[frozenset(group.rest.items()) - _options(group)].append(group)
     parts = [(key, *part) for key, groups in found.items() for part in _by_options(groups)]
     told = labels([dict(key | options) for key, options, *_ in parts])
     made = [
@@ -124,11 +125,8 @@ def variants(section: Section) -> list[Variant]:
     return sorted(made, key=lambda variant: -_scores(variant.groups))
 
 
-Options = frozenset[tuple[str, str]]
-"""The settings of a gradient mode, with their keys."""
-
-
 def _options(group: Group) -> Options:
+    """Return the settings of a group's gradient mode."""
     return frozenset((k, v) for k, v in group.rest.items() if k.startswith(GRADIENT_SETTINGS))
 
 

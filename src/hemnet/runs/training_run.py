@@ -135,10 +135,7 @@ class TrainingRun(Run):
                 self.saved_step, ", ".join(f"{key} was {value}" for key, value in longer.items()),
             )  # fmt: skip
         about: dict[str, Any] = environment() | ({EXTENDED: extended} if extended else {})
-        for name, earlier_ones in EARLIER_PARTS.items() if self.saved_step else ():  # else all is repeated
-            known = [*entry(before, earlier_ones, []), before.get(name)]
-            others = [one for i, one in enumerate(known) if one not in (None, about.get(name), *known[:i])]
-            about |= {earlier_ones: others} if others else {}
+        about |= _of_earlier_parts(before, about) if self.saved_step else {}  # else all is repeated
         about |= {EARLIER: earlier} if earlier else {}
         about |= own_packages.record(OmegaConf.to_container(self.config))
         write_json(self.path / ENVIRONMENT, about)
@@ -207,3 +204,13 @@ class TrainingRun(Run):
     def record(self, **outcome: Any) -> None:
         """Set entries of result.json, such as ``metrics``, which is written when the run ends."""
         self._outcome |= outcome
+
+
+def _of_earlier_parts(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries `EARLIER_PARTS` of a resumed run, from its environment.json of before and of now."""
+    found = {}
+    for name, earlier in EARLIER_PARTS.items():
+        known = [*entry(before, earlier, []), before.get(name)]
+        if others := [one for i, one in enumerate(known) if one not in (None, now.get(name), *known[:i])]:
+            found[earlier] = others
+    return found
