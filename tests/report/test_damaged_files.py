@@ -2,16 +2,19 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _helpers.fake_runs import change, write_evaluation, write_run
 from _helpers.report_page import table_of
+from omegaconf import OmegaConf
 
-from hemnet.report.collect import collect, read
+from hemnet.report.collect import collect
+from hemnet.report.groups import sections
 from hemnet.report.write import write_report
+from hemnet.runs.renamed import HEAD
+from hemnet.runs.run_settings import columns
 
 HEM = ("model/head=hem",)
 
@@ -74,13 +77,17 @@ def test_a_head_that_no_run_has_is_told(tmp_path: Path, key: str, value: Any) ->
     assert reason_of(tmp_path).startswith(f"config.yaml: model.head.{key} is ")
 
 
-@pytest.mark.parametrize("key", ["iterations", "highway_scale", "gradient", "learn_scale", "assignment"])
+@pytest.mark.parametrize("key", HEAD)
 def test_a_head_without_a_key_is_of_one_setting_with_its_default(tmp_path: Path, key: str) -> None:
-    head = ("model/head=hem", "model.head.variance=1")
-    write_run(tmp_path / "given", head, seed=1)
-    run = write_run(tmp_path / "left_out", (*head, f"~model.head.{key}"), seed=2)
-    assert read(run).identity == replace(read(tmp_path / "given").identity, seed=2)
-    write_report([tmp_path], tmp_path / "report")
+    """On the page, and in W&B, which is told the configuration as it was composed."""
+    given, left_out = tmp_path / "given" / "config.yaml", tmp_path / "left_out" / "config.yaml"
+    write_run(given.parent, keys={f"model.head.{key}": HEAD[key]}, seed=1)
+    config = OmegaConf.load(write_run(left_out.parent, seed=2) / "config.yaml")
+    del config.model.head[key]
+    OmegaConf.save(config, left_out)
+    ((group,),) = [section.groups for section in sections(collect([tmp_path])[0])]
+    assert group.runs.keys() == {1, 2}
+    assert len({columns(OmegaConf.load(path))["setting"] for path in (given, left_out)}) == 1
 
 
 @pytest.mark.parametrize("status", ["Finished", 1, None])

@@ -14,8 +14,8 @@ from hemnet.data import CAMVID
 from hemnet.em import HighwayEM, Implicit
 from hemnet.nets import EMHead
 from hemnet.runs import checkpoints
-from hemnet.runs.identity import EM_DEFAULTS, differences
-from hemnet.runs.renamed import LATER, with_present_names
+from hemnet.runs.identity import differences
+from hemnet.runs.renamed import HEAD, with_present_names
 from hemnet.runs.run import Run
 from hemnet.runs.training_run import TrainingRun
 
@@ -35,24 +35,26 @@ IMPLICIT = {"_target_": "hemnet.em.Implicit", "tolerance": 1e-6}
 )
 def test_settings_beside_the_implicit_mode_become_the_mode(written: dict, read: dict) -> None:
     head = {"_target_": "hemnet.nets.EMHead"}
-    assert with_present_names({"model": {"head": head | written}}) == {"model": {"head": head | LATER | read}}
+    assert with_present_names({"model": {"head": head | written}}) == {"model": {"head": HEAD | head | read}}
     other = {"_target_": "elsewhere.Head", **written}  # not of this project: its keys are its own
     assert with_present_names(other) == other
 
 
+def test_the_options_that_are_filled_in_are_those_of_the_head() -> None:
+    own = signature(EMHead).parameters.values()
+    assert {p.name: p.default for p in own if p.default is not p.empty} == HEAD
+
+
 def test_an_option_that_an_older_run_did_not_have_is_no_difference() -> None:
     """So the sweeps, reports and studies of which the run is a part take it for what it is."""
-    own = {name: p.default for name, p in signature(EMHead).parameters.items()}
-    assert LATER.items() <= own.items()
-    assert EM_DEFAULTS.items() <= own.items()
     keys = ["experiment=camvid_lite_hem", "logger=csv", "data.root=camvid", "run_dir=run"]
     today = OmegaConf.create(OmegaConf.to_container(load(keys), resolve=True))  # as a run's file has it
     plain = OmegaConf.to_container(today)
-    for name in LATER:
+    for name in ("learn_variance", "learn_prior", "mask_padding", "correct_momentum"):
         del plain["model"]["head"][name]
-    assert differences(OmegaConf.create(with_present_names(plain)), today) == []
+    assert differences(OmegaConf.create(plain), today) == differences(today, OmegaConf.create(plain)) == []
     plain["model"]["head"]["learn_prior"] = True
-    assert differences(OmegaConf.create(with_present_names(plain)), today) == ["model.head.learn_prior"]
+    assert differences(OmegaConf.create(plain), today) == ["model.head.learn_prior"]
 
 
 def finished(path: Path, gradient: str) -> tuple[Run, DictConfig]:

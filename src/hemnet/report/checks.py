@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from hemnet.errors import HemnetError
 from hemnet.runs.canonical import TARGET, class_name
-from hemnet.runs.identity import EM_DEFAULTS, EM_HEAD
 from hemnet.runs.metrics_csv import curves
 from hemnet.runs.phases import PER_ITERATION, cut_off, last_step
+from hemnet.runs.renamed import EM_HEAD
 from hemnet.runs.stored_config import PARTS
 from hemnet.wording import one_line
 
@@ -137,7 +137,7 @@ def require_settings(config: DictConfig) -> None:
             raise ValueError(f"{key} is {shown(node)}, and a run has settings there")
     head: Any = OmegaConf.to_container(config.model.head, resolve=True)
     if class_name(head.get(TARGET)) == EM_HEAD:
-        _require_em(EM_DEFAULTS | head)
+        _require_em(head)
 
 
 def _require_em(head: Mapping[str, Any]) -> None:

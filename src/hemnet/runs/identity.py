@@ -13,8 +13,8 @@ from hemnet.errors import HemnetError
 from hemnet.runs.canonical import TARGET, class_name, text
 from hemnet.runs.moved import without_root
 from hemnet.runs.redaction import is_secret, redact
+from hemnet.runs.renamed import EM_HEAD, with_present_names
 
-EM_HEAD = "hemnet.EMHead"
 PLAIN_HEADS = {
     "hemnet.FCNHead": "fcn",
     "hemnet.NonLocalHead": "nonlocal",
@@ -22,11 +22,6 @@ PLAIN_HEADS = {
     "hemnet.DeepLabV3PlusHead": "deeplabv3plus",
 }
 """The heads without an EM layer, by `class_name`."""
-EM_DEFAULTS = {
-    "iterations": 3, "highway_scale": 0.5, "learn_scale": "none", "gradient": "unrolled", "assignment": "dot",
-    "normalize": "none",
-}  # fmt: skip
-"""What `hemnet.nets.EMHead`, which needs torch, takes for a key that a configuration lacks."""
 # Keys that change where and how a run is made, but not what it computes.
 PLACES = (
     "sweep",
@@ -112,21 +107,20 @@ def identity(config: DictConfig) -> Identity:
     """
     if not isinstance(config.seed, int) or isinstance(config.seed, bool):
         raise HemnetError(f"seed is {config.seed!r}; it must be a whole number")
-    node: Any = OmegaConf.to_container(config.model.head, resolve=True)
+    node = with_present_names(OmegaConf.to_container(config.model.head, resolve=True))
     sweep = config.get("sweep")
     about: dict[str, Any] = {"experiment": str(config.name), "sweep": None if sweep is None else str(sweep)}
     about["seed"] = config.seed
     target = class_name(node[TARGET])
     if target != EM_HEAD:
         return Identity(**about, head=PLAIN_HEADS.get(target, target))
-    node = EM_DEFAULTS | node
     scale = _scale(node)
     gradient = _gradient(node)
     if (gradient, node["assignment"], node["normalize"]) == ("detached", "dot", "l2"):
         head = "emanet"
     else:
         head = "em" if scale == 0 else "hem"
-    em = {"iterations": int(node["iterations"]), "highway_scale": scale, "variance": node.get("variance")}
+    em = {"iterations": int(node["iterations"]), "highway_scale": scale, "variance": node["variance"]}
     return Identity(**about, **em, head=head, gradient=gradient)
 
 
@@ -184,9 +178,10 @@ def differences(one: DictConfig, other: DictConfig) -> list[str]:
     Without a difference, one run may be resumed with the configuration of the other. These are free:
     placement, `SHARED`, `WATCHING`, and callbacks that watch. Those of `LENGTH` are among the differences.
     A path is the same whether it is relative, as older runs have stored it, or absolute, and one in the data
-    set wherever the root of that is.
+    set wherever the root of that is. A head that lacks an option has its default.
     """
-    first, second = (dict(leaves(without_root(OmegaConf.to_container(config)))) for config in (one, other))
+    plain = (with_present_names(OmegaConf.to_container(config)) for config in (one, other))
+    first, second = (dict(leaves(without_root(node))) for node in plain)
     keys = sorted(
         key for key in first.keys() | second.keys() if not _same(key, first.get(key), second.get(key))
     )

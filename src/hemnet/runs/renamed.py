@@ -1,7 +1,8 @@
 """Translates the names, keys and missing options of older versions' config.yaml to those of this version."""
 
-import re
 from typing import Any
+
+from hemnet.runs.canonical import TARGET, class_name
 
 # By their beginnings.
 RENAMED = {
@@ -15,24 +16,37 @@ RENAMED = {
     "hemnet.task.": "hemnet.training.task.",
 }
 
-# Options of heads with EM, and of the task, that were added later: the values that stand for what was before.
-LATER = {"learn_variance": "none", "learn_prior": False, "mask_padding": False, "correct_momentum": False}
-LATER_TASK = {"float32_precision": "highest"}
+EM_HEAD = "hemnet.EMHead"
+"""The heads with an EM layer, by `class_name`."""
+# What `hemnet.nets.EMHead`, which needs torch, takes for an option that a configuration lacks: one that was
+# added later, or that the user has removed.
+HEAD = {
+    "channels": 512, "num_components": 64, "iterations": 3, "highway_scale": 0.5, "assignment": "dot",
+    "variance": None, "normalize": "none", "gradient": "unrolled", "engine": "auto", "acceleration": "none",
+    "iterations_eval": None, "tolerance": None, "learn_scale": "none", "learn_variance": "none",
+    "learn_prior": False, "means": "moving_average", "momentum": 0.9, "correct_momentum": False,
+    "dropout": 0.1, "mask_padding": False,
+}  # fmt: skip
+# An option of the task that was added later: the value that stands for what was before.
+TASK = {"float32_precision": "highest"}
 
 
 def with_present_names(node: Any) -> Any:
-    """Return a tree of plain values of present names: in every ``_target_``, and in the options of heads."""
+    """Return a tree of plain values of present names: in every ``_target_``, and in the options of heads.
+
+    Options that a node lacks, of those in `HEAD` and `TASK`, are added.
+    """
     if isinstance(node, dict):
         named = {key: with_present_names(value) for key, value in node.items()}
-        if isinstance(target := named.get("_target_"), str):
+        if isinstance(target := named.get(TARGET), str):
             old = next((old for old in RENAMED if target.startswith(old)), "")
-            named["_target_"] = RENAMED.get(old, "") + target.removeprefix(old)
-            if re.fullmatch(r"hemnet\..*\.EMHead", named["_target_"]):
+            named[TARGET] = RENAMED.get(old, "") + target.removeprefix(old)
+            if class_name(named[TARGET]) == EM_HEAD:
                 _fold_implicit(named)
-                named = LATER | named
-            if named["_target_"] == "hemnet.training.task.SegmentationTask":
+                named = HEAD | named
+            if named[TARGET] == "hemnet.training.task.SegmentationTask":
                 _name_losses(named)
-                named = LATER_TASK | named
+                named = TASK | named
         return named
     return [with_present_names(item) for item in node] if isinstance(node, list) else node
 

@@ -10,6 +10,7 @@ from hemnet.processes.ranks import asked_devices
 from hemnet.runs.canonical import TARGET, class_name, digits, text, told
 from hemnet.runs.identity import PLACES, SHARED, WATCHING, below, identity, is_watcher, leaves
 from hemnet.runs.moved import ROOT, without_root
+from hemnet.runs.renamed import with_present_names
 from hemnet.runs.run import EXTENDED
 
 # Settings about where a run is made and what is logged; they do not change what is learnt.
@@ -146,7 +147,7 @@ def columns(
         "variance": about.variance,
     }
     words = ", ".join([about.head, *(f"{name}={value}" for name, value in em.items() if value is not None)])
-    every: Any = OmegaConf.to_container(config, resolve=True)
+    every = with_present_names(OmegaConf.to_container(config, resolve=True))
     own = settings(every, extended, processes, weights)
     rest = {key: value for key, value in own.items() if key not in DIMENSIONS}
     content = [about.head, *em.values(), every.get("conclusive") is not False, *sorted(rest.items())]
