@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from hemnet.report.collect import collect
 from hemnet.report.groups import sections
 from hemnet.report.write import write_report
-from hemnet.runs.renamed import HEAD
+from hemnet.runs.renamed import HEAD_DEFAULTS
 from hemnet.runs.run_settings import columns
 
 HEM = ("model/head=hem",)
@@ -77,17 +78,28 @@ def test_a_head_that_no_run_has_is_told(tmp_path: Path, key: str, value: Any) ->
     assert reason_of(tmp_path).startswith(f"config.yaml: model.head.{key} is ")
 
 
-@pytest.mark.parametrize("key", HEAD)
+@pytest.mark.parametrize("key", HEAD_DEFAULTS)
 def test_a_head_without_a_key_is_of_one_setting_with_its_default(tmp_path: Path, key: str) -> None:
     """On the page, and in W&B, which is told the configuration as it was composed."""
     given, left_out = tmp_path / "given" / "config.yaml", tmp_path / "left_out" / "config.yaml"
-    write_run(given.parent, keys={f"model.head.{key}": HEAD[key]}, seed=1)
+    write_run(given.parent, keys={f"model.head.{key}": HEAD_DEFAULTS[key]}, seed=1)
     config = OmegaConf.load(write_run(left_out.parent, seed=2) / "config.yaml")
     del config.model.head[key]
     OmegaConf.save(config, left_out)
     ((group,),) = [section.groups for section in sections(collect([tmp_path])[0])]
     assert group.runs.keys() == {1, 2}
+    assert group.runs[2].identity == replace(group.runs[1].identity, seed=2)
     assert len({columns(OmegaConf.load(path))["setting"] for path in (given, left_out)}) == 1
+
+
+def test_a_report_has_a_run_whose_head_has_no_options(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", HEM)
+    config = OmegaConf.load(run / "config.yaml")
+    config.model.head = {"_target_": config.model.head._target_}
+    OmegaConf.save(config, run / "config.yaml")
+    write_report([tmp_path], tmp_path / "report")
+    ((record,), unreadable) = collect([tmp_path / "a"])
+    assert (record.identity.head, record.identity.iterations, unreadable) == ("hem", 3, [])
 
 
 @pytest.mark.parametrize("status", ["Finished", 1, None])

@@ -15,7 +15,7 @@ from hemnet.em import HighwayEM, Implicit
 from hemnet.nets import EMHead
 from hemnet.runs import checkpoints
 from hemnet.runs.identity import differences
-from hemnet.runs.renamed import HEAD, with_present_names
+from hemnet.runs.renamed import HEAD_DEFAULTS, with_present_names
 from hemnet.runs.run import Run
 from hemnet.runs.training_run import TrainingRun
 
@@ -35,14 +35,16 @@ IMPLICIT = {"_target_": "hemnet.em.Implicit", "tolerance": 1e-6}
 )
 def test_settings_beside_the_implicit_mode_become_the_mode(written: dict, read: dict) -> None:
     head = {"_target_": "hemnet.nets.EMHead"}
-    assert with_present_names({"model": {"head": head | written}}) == {"model": {"head": HEAD | head | read}}
+    assert with_present_names({"model": {"head": head | written}}) == {
+        "model": {"head": HEAD_DEFAULTS | head | read}
+    }
     other = {"_target_": "elsewhere.Head", **written}  # not of this project: its keys are its own
     assert with_present_names(other) == other
 
 
 def test_the_options_that_are_filled_in_are_those_of_the_head() -> None:
     own = signature(EMHead).parameters.values()
-    assert {p.name: p.default for p in own if p.default is not p.empty} == HEAD
+    assert {p.name: p.default for p in own if p.default is not p.empty} == HEAD_DEFAULTS
 
 
 def test_an_option_that_an_older_run_did_not_have_is_no_difference() -> None:

@@ -142,8 +142,8 @@ def require_settings(config: DictConfig) -> None:
 
 def _require_em(head: Mapping[str, Any]) -> None:
     """Refuse a head with an EM layer by which no setting can be told."""
-    T, scale, later = head["iterations"], head["highway_scale"], head.get("iterations_eval")
-    mode, variance = head["gradient"], head.get("variance")
+    T, scale, later = head["iterations"], head["highway_scale"], head["iterations_eval"]
+    mode, variance = head["gradient"], head["variance"]
     if not isinstance(mode.get(TARGET) if isinstance(mode, dict) else mode, str):
         raise ValueError(f"model.head.gradient is {shown(mode)}, and a gradient mode has a name or a class")
     if variance is not None and not within(variance, 0, LARGEST):

@@ -20,7 +20,7 @@ EM_HEAD = "hemnet.EMHead"
 """The heads with an EM layer, by `class_name`."""
 # What `hemnet.nets.EMHead`, which needs torch, takes for an option that a configuration lacks: one that was
 # added later, or that the user has removed.
-HEAD = {
+HEAD_DEFAULTS = {
     "channels": 512, "num_components": 64, "iterations": 3, "highway_scale": 0.5, "assignment": "dot",
     "variance": None, "normalize": "none", "gradient": "unrolled", "engine": "auto", "acceleration": "none",
     "iterations_eval": None, "tolerance": None, "learn_scale": "none", "learn_variance": "none",
@@ -28,13 +28,13 @@ HEAD = {
     "dropout": 0.1, "mask_padding": False,
 }  # fmt: skip
 # An option of the task that was added later: the value that stands for what was before.
-TASK = {"float32_precision": "highest"}
+TASK_DEFAULTS = {"float32_precision": "highest"}
 
 
 def with_present_names(node: Any) -> Any:
     """Return a tree of plain values of present names: in every ``_target_``, and in the options of heads.
 
-    Options that a node lacks, of those in `HEAD` and `TASK`, are added.
+    Options that a node lacks, of those in `HEAD_DEFAULTS` and `TASK_DEFAULTS`, are added.
     """
     if isinstance(node, dict):
         named = {key: with_present_names(value) for key, value in node.items()}
@@ -43,10 +43,10 @@ def with_present_names(node: Any) -> Any:
             named[TARGET] = RENAMED.get(old, "") + target.removeprefix(old)
             if class_name(named[TARGET]) == EM_HEAD:
                 _fold_implicit(named)
-                named = HEAD | named
+                named = HEAD_DEFAULTS | named
             if named[TARGET] == "hemnet.training.task.SegmentationTask":
                 _name_losses(named)
-                named = TASK | named
+                named = TASK_DEFAULTS | named
         return named
     return [with_present_names(item) for item in node] if isinstance(node, list) else node
 
