@@ -18,6 +18,7 @@ from study_explored import by_image, over_split, refits
 from study_finished import Finished, Setting, score
 from study_measures import costs, entropies, evaluated, planned, sharpened
 from study_plan import Family, exploratory, plan
+from study_power import sensitivity
 from study_runs import members, read_runs
 from study_tables import Table, slug
 from study_verdicts import COMPARED, Found, cells, compared, decide, outcome_table
@@ -160,6 +161,7 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
             yield entropies(found)
             yield "\nRuns in which it falls with every t, and over the E-steps alone (t < T):\n"
             yield sharpened(found)
+    yield from sensitivity(groups)
     yield ""
     yield from evaluated(of_heads(groups, "hem", "emanet"))
     yield from planned(of_heads(groups, "hem"))

@@ -22,17 +22,23 @@ class Outcome(NamedTuple):
     words: str
 
 
+def values(contrast: Contrast, found: Found) -> tuple[dict[int, float], dict[int, float]]:
+    """Return the measure of each side of a contrast by seed, of the runs that have it."""
+    first, second = (
+        {seed: value for seed, run in found[setting].items() if (value := measure(run)) is not None}
+        for setting, measure in (
+            (contrast.first, contrast.measure),
+            (contrast.second, contrast.other or contrast.measure),
+        )
+    )
+    return first, second
+
+
 def compared(contrasts: Sequence[Contrast], found: Found) -> list[tuple[int, Comparison]]:
     """Return the number of pairs of each contrast, and its comparison over those with a number."""
     made = []
     for contrast in contrasts:
-        first, second = (
-            {seed: value for seed, run in found[setting].items() if (value := measure(run)) is not None}
-            for setting, measure in (
-                (contrast.first, contrast.measure),
-                (contrast.second, contrast.other or contrast.measure),
-            )
-        )
+        first, second = values(contrast, found)
         made.append((len(first.keys() & second.keys()), compare("", ("", first), ("", second))))
     return made
 

@@ -64,7 +64,7 @@ def test_what_has_run_is_counted_by_block(tmp_path: Path) -> None:
     write(tmp_path, 3, iterations=8, highway_scale=0.0)  # a seed that the plan does not have
     text = page(tmp_path)
     assert cells(text, "4. better than EMANet")[-1] == "not yet: 1 of 8 pairs"
-    assert cells(text, "better than a head without EM")[-1] == "not yet: 0 of 8 pairs"
+    assert cells(text, "no claim of the paper: better than a head without EM")[-1] == "not yet: 0 of 8 pairs"
     found = text.partition("## Blocks")[2].partition("\n## ")[0]
     assert cells(found, "Primary") == ["1", "1", "16", "16"]
     assert cells(found, "Baselines") == ["2", "0", "24", "9"]
