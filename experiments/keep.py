@@ -5,7 +5,8 @@
 Per run: configuration, environment, metrics, result, what evaluations, measure.py and refit.py found in its
 last checkpoint (evaluations of ``best`` too), and its figures where these show no photographs, since most
 data sets' may not be passed on. Checkpoints and quick looks stay. The paths of the run and of its data become
-``<run>`` and ``<CamVid>`` (the class that reads the data), those of the program ``src/hemnet/train.py``, and
+``<run>`` and ``<CamVid>`` (the class that reads the data, and the folder's name where that is another, as in
+``<Folder>/roads``: by it the report tells data apart), those of the program ``src/hemnet/train.py``, and
 others ``<elsewhere>/digits/name``, where the digits stand for the folder. What was kept of the same run
 before is replaced.
 """
@@ -25,6 +26,7 @@ from hemnet.runs.canonical import digits
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.identity import identity
 from hemnet.runs.run import ENVIRONMENT, RESULT, Run, counts
+from hemnet.runs.run_settings import data_folder
 from hemnet.storage.files import read_json, replacing, write_json
 from hemnet.storage.places import absolute
 
@@ -132,10 +134,12 @@ def _roots(run: Run) -> dict[Path, str]:
     config = _read(run.path / CONFIG)  # as the run was trained: it may have been moved since
     data = config.get("data") or {}
     reader = str((data.get("val") or {}).get("_target_") or "data").rpartition(".")[2]
+    root = Path(data.get("root") or "")
+    folder = data_folder(config)
     named = {
         run.path: "<run>",
         Path(config.get("run_dir") or ""): "<run>",
-        Path(data.get("root") or ""): f"<{reader}>",
+        root: f"<{reader}>" if folder.casefold() == reader.casefold() else f"<{reader}>/{folder}",
     }
     whole = (path for path in named if path.is_absolute() and path != Path("/"))
     return {path: named[path] for path in sorted(whole, key=lambda path: -len(path.parts))}

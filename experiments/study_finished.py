@@ -12,19 +12,22 @@ from typing import NamedTuple
 import numpy as np
 from omegaconf import OmegaConf
 from over_runs import MEASURES, REFIT, REFIT_EPOCHS, of_last
-from study_images import Counted, read_counts
+from study_images import Counted, miou, read_counts
 
 from hemnet.report import checks
+from hemnet.report.groups import USUAL_MODE
 from hemnet.report.record import Record
 from hemnet.runs import phases
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.run import EXTENDED, Run
-from hemnet.runs.run_settings import data_folder
+from hemnet.runs.run_settings import ITERATIONS_EVAL, data_folder
 from hemnet.storage.files import entry, read_table
 
 BACKBONE = "gradient/backbone/all"
 BETAS = [0.9, 0.999]
 TENTHS = ("first", "middle", "last")
+ROUNDED = 1e-6
+"""Most by which a score may differ from that of its pixels."""
 
 
 class Setting(NamedTuple):
@@ -101,7 +104,12 @@ class Finished:
         told += [f"betas {betas[0]:g} and {betas[1]:g}"] if betas != BETAS else []
         told += ["average corrected"] if config.model.head.get("correct_momentum") else []
         unit = config.model.head.get("normalize", "none") not in (None, "none")
-        told += ["unit means"] if unit and self.record.identity.head in ("hem", "em") else []
+        own = self.record.identity.head in ("hem", "em")
+        told += ["unit means"] if unit and own else []
+        gradient = self.record.identity.gradient
+        told += [f"gradient {gradient}"] if own and gradient != USUAL_MODE else []
+        later = self.record.settings.get(ITERATIONS_EVAL)
+        told += [f"T = {later} in evaluation"] if later else []
         # No controls: runs of one seed can be paired if they share the order of the data, and a schedule.
         order = OmegaConf.select(config, "data.seed")
         told += [f"data in the order of seed {order}"] if order not in (None, self.seed) else []
@@ -147,11 +155,21 @@ class Finished:
 
     @cached_property
     def counted(self) -> Counted | None:
-        """The pixels by image of the evaluation of the last checkpoint at the T of training."""
+        """The pixels by image of the evaluation of the last checkpoint at the T of training.
+
+        Raises:
+            HemnetError: they are damaged, or give another score than that evaluation has.
+        """
         own = results_of(self.run.path)
         for T in (None, self.setting.T):
             path = at_iterations(self.run.path / FOLDER / "last", T) / "counts.csv"
             if T in own and (found := read_counts(path)) is not None:
+                with checks.reading(str(path)):
+                    known, made = checks.evaluated(own[T]), miou(np.ones((1, len(found.images))), found)[0]
+                    if abs(known - made) > ROUNDED:
+                        raise ValueError(
+                            f"its pixels have a mean IoU of {made:.4f}, and its result {known:.4f}"
+                        )
                 return found
         return None
 

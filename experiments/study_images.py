@@ -16,6 +16,8 @@ import numpy as np
 
 from hemnet.errors import HemnetError
 from hemnet.report.estimates import LEVEL
+from hemnet.runs.evaluations import COUNTS
+from hemnet.runs.metrics_csv import is_cut
 from hemnet.storage.files import read_table
 
 DRAWS = 10_000
@@ -56,17 +58,25 @@ def read_counts(path: Path) -> Counted | None:
     """Return counts.csv of an evaluation; None if there is none.
 
     Raises:
-        HemnetError: a row lacks a cell, or has one that is no number.
+        HemnetError: it was cut short, or a row lacks a cell, has one that is no number, or more pixels in the
+            intersection than in the union.
     """
     rows = read_table(path)
     if not rows:
         return None
     try:
+        if is_cut(path):
+            raise ValueError("its last row was cut short")
         images, classes = (tuple(sorted({row[name] for row in rows})) for name in ("image", "class"))
         place = {name: i for names in (images, classes) for i, name in enumerate(names)}
         found = np.zeros((2, len(images), len(classes)), np.int64)
         for row in rows:
-            found[:, place[row["image"]], place[row["class"]]] = int(row["intersection"]), int(row["union"])
+            hit, either, pixels = (int(row[name]) for name in COUNTS[2:])
+            if not 0 <= hit <= pixels <= either:
+                raise ValueError(
+                    f"a row has {hit} pixels in both, {pixels} in the truth and {either} in either"
+                )
+            found[:, place[row["image"]], place[row["class"]]] = hit, either
         return Counted(images, *found)
     except (LookupError, ValueError) as error:
         raise HemnetError(f"{path} is no whole counts.csv ({error!r}): evaluate its run again") from error

@@ -8,11 +8,12 @@ from study_finished import Finished, Setting
 
 from hemnet.errors import HemnetError
 from hemnet.report.collect import collect
-from hemnet.runs.identity import differences
+from hemnet.runs.moved import ROOT
 from hemnet.runs.run import Run
 
 # Keys in which the runs of one family may differ, and those in which runs of different heads may.
-FREE = {"name", "seed", "data.seed", "model.highway_scale"} | {
+# That of the data's folder is among the circumstances of a run.
+FREE = {"data.seed", ROOT} | {
     f"model.head.{key}" for key in ("highway_scale", "iterations", "assignment", "variance")
 }
 # Keys of the controls, which a run's cell names.
@@ -41,7 +42,8 @@ def read_runs(folders: Sequence[Path], experiment: str) -> Read:
     names = {experiment, *(stem + head for head in ("em", "emanet", "fcn") if stem != experiment)}
     records, unreadable = collect(folders)
     own = [record for record in records if record.identity.experiment in names]
-    finished = [Finished(Run.open(record.path), record) for record in own if record.status == "finished"]
+    ended = [record for record in own if record.status == "finished"]
+    finished = [Finished(Run.open(record.path), record) for record in ended if record.conclusive]
     if not finished:
         others = ", ".join(sorted({record.identity.experiment for record in records} - names)) or "none"
         raise HemnetError(
@@ -49,7 +51,8 @@ def read_runs(folders: Sequence[Path], experiment: str) -> Read:
             " folders, or the recipe by --experiment"
             + "".join(f"\n{each.path} is unreadable: {each.error}" for each in unreadable)
         )
-    told = [f"{each.path}: unreadable: {each.error}" for each in unreadable]
+    told = [f"{each.path}: its recipe says that scores tell nothing" for each in ended if not each.conclusive]
+    told += [f"{each.path}: unreadable: {each.error}" for each in unreadable]
     told += [f"{each.path}: {doubt}" for each in own if each.status == "finished" for doubt in each.doubts]
     waiting: dict[str, list[str]] = {}
     for record in own:
@@ -100,5 +103,6 @@ def _unlike(one: Finished, other: Finished) -> list[str]:
         # A key of only one of the heads is part of the difference between the heads.
         return not key.startswith("model.head.") or all(key.split(".")[2] in head for head in heads)
 
-    keys = [key for key in differences(one.run.config, other.run.config) if key not in free]
+    first, second = one.record.settings, other.record.settings
+    keys = [key for key in sorted({*first, *second} - free) if first.get(key) != second.get(key)]
     return [key for key in keys if one.setting.head == other.setting.head or shared(key)]

@@ -52,8 +52,9 @@ def decide(family: Family, found: Found) -> list[Outcome]:
     counts, comparisons = zip(*compared(family.contrasts, found), strict=True)
     whole = [count == family.seeds for count in counts]
     known = [ready and len(c.seeds) >= LEAST_SEEDS for c, ready in zip(comparisons, whole, strict=True)]
-    ps = [_p(c) if has else 1.0 for c, has in zip(comparisons, known, strict=True)]
-    corrected = [replace(c, p=p, p_holm=h) for c, p, h in zip(comparisons, ps, holm_p(ps), strict=True)]
+    # Pairs that do not vary, as of scores that differ by rounding, cannot be tested.
+    ps = [1.0 if c.p is None or not has else c.p for c, has in zip(comparisons, known, strict=True)]
+    corrected = [replace(c, p_holm=h) for c, h in zip(comparisons, holm_p(ps), strict=True)]
     least = holm_p([p if ready else 0.0 for p, ready in zip(ps, whole, strict=True)])
     outcomes = []
     for i, contrast in enumerate(family.contrasts):
@@ -70,16 +71,12 @@ def decide(family: Family, found: Found) -> list[Outcome]:
     return outcomes
 
 
-def _p(found: Comparison) -> float:
-    """Return the p of a comparison; where nothing varies over the seeds, the limit of the t-test."""
-    assert found.difference is not None
-    return found.p if found.p is not None else float(found.difference.mean == 0)
-
-
 def in_words(found: Comparison, claimed: int, seeds: int, *, may_turn: bool = False) -> str:
     """Return the verdict on a difference after Holm, in STUDY.md's words, and whether it may still turn."""
     assert found.difference is not None
-    if not found.supported:
+    if found.unjudged:
+        words = found.unjudged
+    elif not found.supported:
         words = f"no difference shown{SO_FAR if may_turn else ''}"
     elif claimed == 0:
         words = "above 0" if found.difference.mean > 0 else "below 0"

@@ -10,6 +10,8 @@ from _helpers.fake_runs import write_evaluation, write_run
 from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
+from hemnet.report.collect import collect
+from hemnet.report.groups import sections
 from hemnet.runs import checkpoints
 from hemnet.runs.canonical import digits
 from hemnet.storage.files import read_json, write_json
@@ -232,3 +234,21 @@ def test_only_finished_runs_are_kept(tmp_path: Path, capsys) -> None:
     assert "hem: not finished, or to try the code: left out" in capsys.readouterr().out
     with pytest.raises(HemnetError, match="is no folder"):
         kept(tmp_path, tmp_path / "none")
+
+
+def test_kept_runs_are_of_the_settings_of_their_runs(tmp_path: Path) -> None:
+    """Data sets of one reader stay apart, by their folders' names; a copy counts as its run."""
+    reader = {"data.val._target_": "hemnet.data.Folder"}
+    for i, data in enumerate(("cats", "dogs", "folder")):
+        for seed in range(2):
+            write_run(
+                tmp_path / f"runs/{data}_{seed}", seed=seed, keys={"data.root": f"/data/{i}/{data}", **reader}
+            )
+    files = kept(tmp_path, tmp_path / "runs")
+    roots = [
+        OmegaConf.create(files[f"{data}_0/config.yaml"]).data.root for data in ("cats", "dogs", "folder")
+    ]
+    assert roots == ["<Folder>/cats", "<Folder>/dogs", "<Folder>"]
+    for folders in (["kept"], ["runs", "kept"]):
+        made = sections(collect([tmp_path / name for name in folders])[0])
+        assert [[*group.runs] for section in made for group in section.groups] == [[0, 1]] * 3

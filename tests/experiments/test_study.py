@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import study
 from _helpers.fake_runs import change, write_evaluation, write_run
@@ -20,9 +21,11 @@ from hemnet.config.paths import EXPERIMENTS
 from hemnet.errors import HemnetError
 from hemnet.report.collect import read
 from hemnet.report.record import Record
+from hemnet.report.significance import NO_SPREAD
 from hemnet.runs.identity import identity
 from hemnet.runs.run import Run
 
+STOP = "pytorch_lightning.callbacks.EarlyStopping"
 UNEVEN = (0.1, 0.2, 0.4, 0.3)  # (1, 2, 4) / 7 without the readout
 EVEN = (0.2, 0.2, 0.2, 0.4)
 
@@ -44,7 +47,9 @@ def test_the_primary_contrast_by_hand(tmp_path: Path) -> None:
     [
         ([-gain for gain in GAINS], "contradicted"),
         ([0.01, -0.01] * 4, "no difference shown"),
-        ([0.0] * 8, "no difference shown"),
+        ([0.0] * 8, NO_SPREAD),
+        ([1e-8] * 8, NO_SPREAD),  # scores that differ by rounding
+        ([0.01] * 8, NO_SPREAD),
         (GAINS[:7], "not yet: 7 of 8 pairs"),
     ],
 )
@@ -231,24 +236,34 @@ def test_claim_5_is_told_by_side_and_over_the_e_steps_alone(tmp_path: Path) -> N
     assert cells(found, "h = 0, T = 3, Eq. 8") == ["1", "0", "0"]
 
 
+def told(differences: Sequence[float]) -> list[str]:
+    """What SciPy says of the differences of pairs, as the cells after their numbers."""
+    mean, error = np.mean(differences), stats.sem(differences)
+    low, high = stats.t.interval(0.95, len(differences) - 1, mean, error)
+    return [f"{mean:+.4f}", f"{low:+.4f} to {high:+.4f}", "<0.001", "<0.001", "supported"]
+
+
 def test_claim_1_and_claim_5_over_the_primary_runs(tmp_path: Path) -> None:
-    ends = (-10.0, -8.0, -6.0, -2.0), (-10.0, -4.0, -4.5, -2.0)  # a quarter at once, three quarters
-    probes = [at("em/entropy", (3, 2, 1.5, 1), 9), at("em/entropy", (3, 2, 2, 1), 9)]
-    rows = []
-    for share, end, entropy, norm in zip((EVEN, UNEVEN), ends, probes, (2.0, 4.0), strict=True):
+    def rows(share: Sequence[float], first: float, entropy: Sequence[float], norm: float) -> list[dict]:
         falling = at("em/log_likelihood", (0, -1, -2, -3))  # before training, which does not count
         norms = [{"step": step, "gradient/backbone/all": size} for step, size in enumerate((norm, norm, 8.0))]
-        at_end = at("em/log_likelihood", end, 9) | at("gradient/share", share, 9) | entropy
-        rows.append([at("gradient/share", share), falling, at_end, *norms])
-    write_primary(tmp_path, half=rows[0], none=rows[1])
+        end = at("em/log_likelihood", (-10.0, first, -4.5 if first == -4 else -6, -2.0), 9)
+        at_end = end | at("gradient/share", share, 9) | at("em/entropy", entropy, 9)
+        return [at("gradient/share", share), falling, at_end, *norms]
+
+    for seed, gain in enumerate(GAINS):
+        share, first = ((0.1, 0.1, 0.2, 0.6), -7.9) if seed % 2 else (EVEN, -8.0)
+        write(tmp_path, seed, 0.5 + gain, rows=rows(share, first, (3, 2, 1.5, 1), 2.0))
+        write(tmp_path, seed, 0.5, rows=rows(UNEVEN, -4.0, (3, 2, 2, 1), 4.0), highway_scale=0.0)
     text = page(tmp_path)
     evened, gained = (
         cells(text.partition(title)[2].partition("\n## ")[0], PRIMARY)
         for title in ("## Evenness", "## Part of the likelihood's gain")
     )
-    # 1 - exp(0.95570) / 3; 1/4 - 3/4. Nothing varies over seeds.
-    assert evened == ["8", "8", "+0.1332", "+0.1332 to +0.1332", "<0.001", "<0.001", "supported"]
-    assert gained == ["8", "0", "-0.5000", "-0.5000 to -0.5000", "<0.001", "<0.001", "supported"]
+    # exp(entropy) / 3 of (1, 1, 1), (1, 1, 2) and (1, 2, 4); the first gain over the whole.
+    uneven = math.exp(0.955700) / 3
+    assert evened == ["8", "8", *told([1 - uneven, 8**0.5 / 3 - uneven] * 4)]
+    assert gained == ["8", "0", *told([2 / 8 - 6 / 8, 2.1 / 8 - 6 / 8] * 4)]
     claimed = text.partition("## The paper's claims")[2].partition("\n## ")[0]
     for claim, said in (
         ("a highway makes a better segmenter than plain EM", "supported"),
@@ -276,7 +291,7 @@ def test_a_run_whose_likelihood_ends_lower_is_left_out_and_named(tmp_path: Path)
     text = page(tmp_path)
     gained = cells(text.partition("## Part of the likelihood's gain")[2].partition("\n## ")[0], PRIMARY)
     assert gained[0] == "7"
-    assert gained[-1] == "no difference shown"
+    assert gained[-1] == NO_SPREAD
     fell = text.partition("## Iterations")[2].partition("## Gradient")[0]
     assert cells(fell, "h = 0.5, T = 3, Eq. 8") == ["8", "2 of 24", "1.5", "2", "hem_s7_"]
 
@@ -356,6 +371,51 @@ def test_runs_of_other_circumstances_are_refused(
     assert str(runs[1]) in str(caught.value)
 
 
+def test_runs_whose_recipe_says_that_scores_tell_nothing_are_left_out(tmp_path: Path) -> None:
+    write_primary(tmp_path)
+    change(tmp_path / "hem_s0_" / "config.yaml", "conclusive", False)
+    text = page(tmp_path)
+    assert f"- {tmp_path}/hem_s0_: its recipe says that scores tell nothing" in text
+    assert cells(text.partition("## Baselines")[0], PRIMARY)[-1] == "not yet: 7 of 8 pairs"
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "named"),
+    [
+        ("config.yaml", "callbacks.stop", {"_target_": STOP, "monitor": "val/miou"}, "callbacks.stop"),
+        ("result.json", "processes", 4, "data.batch_size"),
+        ("config.yaml", "finetune", "runs/a", "finetune"),
+        ("config.yaml", "optim.optimizer.eps", 1e-6, "optim.optimizer.eps"),
+        ("config.yaml", "trainer.precision", "bf16-mixed", "trainer.precision"),
+    ],
+)
+def test_runs_that_the_report_keeps_apart_are_refused(
+    tmp_path: Path, file: str, key: str, value: object, named: str
+) -> None:
+    write_primary(tmp_path)
+    change(tmp_path / "hem_s0_" / file, key, value)
+    with pytest.raises(HemnetError, match=rf"of family Primary, differ in {named}"):
+        page(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trainer.precision", 32),
+        ("model.head.iterations_eval", 3),
+        ("trainer.gradient_clip_algorithm", "norm"),
+        ("trainer.accumulate_grad_batches", 1),
+        ("model.head.variance", 8.0),  # the root of 64 channels
+        ("optim.optimizer.eps", 1e-8),
+        ("trainer.plugins", None),
+    ],
+)
+def test_a_value_that_is_the_default_is_no_difference(tmp_path: Path, key: str, value: object) -> None:
+    write_primary(tmp_path)
+    change(tmp_path / "hem_s0_" / "config.yaml", key, value)
+    assert cells(page(tmp_path).partition("## Baselines")[0], PRIMARY)[-1] == "supported"
+
+
 def test_circumstances_are_compared_with_whatever_run_has_them(tmp_path: Path) -> None:
     runs = [write(tmp_path, seed, highway_scale=h) for h in (0.0, 0.5) for seed in (0, 1)]
     for run, threads in zip(runs, (None, 8, 8, None), strict=True):
@@ -388,6 +448,8 @@ def test_a_refused_control_keeps_no_verdict_from_being_shown(tmp_path: Path) -> 
         ("result.json", "debug", ["trainer.fast_dev_run"], "- debug: hem_s0_"),
         ("environment.json", "extended", [{"step": 990}], "- outside the plan: hem_s0_"),
         ("config.yaml", "data.seed", 100, "- outside the plan: hem_s0_"),
+        ("config.yaml", "model.head.gradient", "detached", "- outside the plan: hem_s0_"),
+        ("config.yaml", "model.head.iterations_eval", 6, "- outside the plan: hem_s0_"),
         ("result.json", "status", "preempted", "- preempted: hem_s0_"),
         ("result.json", "metrics", None, "- revisions: 0123456789 (16 runs)"),
         ("result.json", "val/miou", math.nan, "- revisions: 0123456789 (16 runs)"),

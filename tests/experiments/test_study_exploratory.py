@@ -83,11 +83,25 @@ def test_a_control_shows_no_number_before_it_has_three_pairs(tmp_path: Path) -> 
 
 def counted(run: Path, T: int | None, right: list[list[int]]) -> None:
     """An evaluation of three images of two classes, 10 pixels each, of which so many are right."""
-    place = write_evaluation(run, T, 0.5)
+    hits = np.sum(right, 0)
+    place = write_evaluation(run, T, float((hits / (20 * len(right) - hits)).mean()))
     rows = [
         [f"{n}", "ab"[k], hit, 20 - hit, 10] for n, hits in enumerate(right) for k, hit in enumerate(hits)
     ]
     write_table(place / "counts.csv", COUNTS, rows)
+
+
+def test_pixels_of_another_score_than_the_evaluations_are_damage(tmp_path: Path) -> None:
+    """As of a file that has lost rows."""
+    for seed in range(3):
+        for h in (0.5, 0.0):
+            counted(write(tmp_path, seed, iterations=8, highway_scale=h), None, [[6, 7], [5, 8], [4, 3]])
+    path = next(tmp_path.rglob("counts.csv"))
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(
+        HemnetError, match=r"counts\.csv: its pixels have a mean IoU of 0\.\d+, and its result"
+    ):
+        page(tmp_path)
 
 
 def test_intervals_over_images_wait_for_every_pair(tmp_path: Path) -> None:

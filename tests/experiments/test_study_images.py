@@ -111,8 +111,12 @@ def test_the_counts_of_an_evaluation_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [("a,car,1,2", "a,car,1,"), ("a,car,1,2", "a,car,x,2"), ("a,car", ",car"), ("class", "kind")]
-)
+    "damage",
+    [
+        ("a,car,1,2", "a,car,1,"), ("a,car,1,2", "a,car,x,2"), ("a,car", ",car"), ("class", "kind"),
+        ("1,2,2\n", "1,2,2"), ("1,2,2\n", "1,2"), ("1,2,2", "2,1,2"), ("1,2,2", "-1,2,2"), ("1,2,2", "1,2,3"),
+    ],
+)  # fmt: skip
 def test_counts_that_are_damaged_are_named(tmp_path: Path, damage: tuple[str, str]) -> None:
     path = tmp_path / "counts.csv"
     path.write_text("image,class,intersection,union,pixels\na,car,1,2,2\n".replace(*damage))

@@ -259,3 +259,11 @@ def test_an_evaluation_that_is_torn_or_of_too_many_iterations_is_told(
     assert record.evaluated == {}
     (doubt,) = record.doubts
     assert doubt.startswith(f"evaluation/last/T{T}/result.json: ")
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 1), ("experiment", "camvid_lite_hem")])
+def test_the_result_of_another_run_is_damage(tmp_path: Path, key: str, value: Any) -> None:
+    change(write_run(tmp_path / "a", HEM) / "result.json", key, value)
+    assert reason_of(tmp_path).startswith(f"result.json: {key} is {value!r}, and that of config.yaml ")
+    change(tmp_path / "a" / "result.json", key, None)  # older versions did not write it
+    assert collect([tmp_path])[1] == []

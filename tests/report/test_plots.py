@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -240,7 +241,26 @@ def test_lines_for_which_a_chart_has_no_room_are_named(count: int) -> None:
     drawn, said = some_of(lines)
     assert len(drawn) == min(count, 10)
     if count > 10:
-        assert drawn[0] is lines[0]
-        assert drawn[-1] is lines[-1]
-    left = [line.label for line in lines if line not in drawn]
+        assert drawn[0].label == lines[0].label
+        assert drawn[-1].label == lines[-1].label
+    assert len({line.marker for line in drawn}) == len(drawn)  # they have one colour
+    left = [line.label for line in lines if line.label not in [each.label for each in drawn]]
     assert said == (f"Not drawn, for lack of room: {'; '.join(left)}." if left else "")
+
+
+def test_a_curve_of_one_point_is_seen_and_an_empty_panel_says_so() -> None:
+    def draw(axis: Axes, _row: int, column: int) -> None:
+        if column < 2:
+            point = np.array([[1499.0, 0.5 if column == 0 else np.nan]])
+            draw_curves(axis, "em", "#000000", [point, point * [1, 1.1]])
+
+    figure = grid(["T=3"], ["one", "unknown", "none"], draw, xlabel="step", ylabel="mIoU")
+    assert figure.axes[0].lines[0].get_marker() == "o"
+    assert [[text.get_text() for text in axis.texts] for axis in figure.axes] == [
+        [],
+        ["no values"],
+        ["no values"],
+    ]
+    axis = Figure().subplots()
+    draw_curves(axis, "em", "#000000", [np.stack([np.arange(9.0), np.arange(9.0)], 1)])
+    assert axis.lines[0].get_marker() == "None"

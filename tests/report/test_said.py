@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,12 @@ from _helpers.fake_runs import change, plausible_rows, write_run
 from _helpers.report_page import page_of, table_of
 from PIL import Image
 
+from hemnet.report.chapters.miou_curves import against_depth
+from hemnet.report.chapters.training import learning
+from hemnet.report.collect import collect
+from hemnet.report.contents import Chart
+from hemnet.report.groups import sections
+from hemnet.report.variants import variants
 from hemnet.report.write import write_report
 
 EM, HEM = ("model/head=em",), ("model/head=hem",)
@@ -177,6 +184,31 @@ def test_what_charts_have_no_room_for_is_named_and_stands_in_the_tables(tmp_path
     assert sum(f">{name}<" in drawn for name in names) == 30
     cut = text.partition("Not drawn, for lack of room: ")[2].partition(";")[0]
     assert f">{cut}<" not in drawn
+
+
+def test_no_two_lines_of_a_chart_look_alike_and_what_is_left_out_is_named(tmp_path: Path) -> None:
+    """Of many settings of heads without a highway: by colour, dashes and marker."""
+    dropouts = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    rows = [{"step": step, "val/miou": 0.4 + step / 9999} for step in (9, 99)]
+    for T, (head, dropout) in product((3, 8), product(("em", "hem", "emanet", "fcn"), dropouts)):
+        if head in ("em", "hem") and dropout:
+            continue
+        keys = {"model.head.dropout": dropout} | ({} if head == "fcn" else {"model.head.iterations": T})
+        if head != "fcn" or T == 3:
+            write_run(tmp_path / f"runs/{head}_{T}_{dropout}", (f"model/head={head}",), keys=keys, rows=rows)
+    (section,) = sections(collect([tmp_path / "runs"])[0])
+    variant = variants(section)[0]
+    for write in (against_depth, learning):
+        (chart,) = [item for item in write(section, variant, "n").items if isinstance(item, Chart)]
+        styles = {}
+        for axis in chart.draw().axes:
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+                line = handle[0] if isinstance(handle, tuple) else handle  # with its interval
+                about = (line.get_color(), line._dash_pattern, line.get_marker())
+                assert styles.setdefault(str(about), label) == label
+        assert len(styles) >= 6
+        left = chart.note.partition("Not drawn, for lack of room: ")[2].partition(".\n")[0]
+        assert "fcn, dropout=0.4; fcn, dropout=0.5" in left
 
 
 def test_few_settings_that_are_alone_have_chapters_and_many_have_a_table_that_says_so(

@@ -1,14 +1,17 @@
 """The settings of a run, and that W&B averages the runs that the report averages."""
 
 from collections import defaultdict
+from inspect import signature
 from pathlib import Path
 
+import torch
 from _helpers.fake_runs import write_run
 
 from hemnet.report.collect import collect
 from hemnet.report.groups import sections
+from hemnet.runs.canonical import text
 from hemnet.runs.run import ENVIRONMENT, EXTENDED, RESULT, Run
-from hemnet.runs.run_settings import columns
+from hemnet.runs.run_settings import OPTIMIZER_DEFAULTS, columns
 from hemnet.storage.files import read_json, write_json
 
 VARIANTS = [
@@ -77,3 +80,43 @@ def test_all_devices_of_a_processor_are_one(tmp_path: Path) -> None:
         write_run(tmp_path / str(i), seed=i, keys={"trainer.devices": devices})
     (section,) = sections(collect([tmp_path])[0])
     assert [[*group.runs] for group in section.groups] == [[0, 1, 2]]
+
+
+SAME = [
+    [], ["model.head.variance=8"], ["model.head.variance=8.0"],  # the root of 64 channels
+    ["+optim.optimizer.eps=1e-8"], ["trainer.plugins=null"], ["model.backbone.activation_checkpointing=true"],
+]  # fmt: skip
+
+
+def test_equal_values_that_are_written_in_several_ways_are_one_setting(tmp_path: Path) -> None:
+    for i, overrides in enumerate(SAME):
+        write_run(tmp_path / str(i), overrides, seed=i)
+    for i, variance in enumerate((1, 1.0), len(SAME)):
+        write_run(tmp_path / str(i), seed=i, keys={"model.head.variance": variance})
+    page = [{*group.runs} for section in sections(collect([tmp_path])[0]) for group in section.groups]
+    wandb = defaultdict(set)
+    for i in range(len(SAME) + 2):
+        wandb[columns(Run.open(tmp_path / str(i)).config)["setting"]].add(i)
+    assert sorted(page, key=min) == sorted(wandb.values(), key=min)
+    assert sorted(page, key=min) == [{*range(len(SAME))}, {len(SAME), len(SAME) + 1}]
+
+
+def test_what_torchs_optimizers_take_is_known() -> None:
+    for name, known in OPTIMIZER_DEFAULTS.items():
+        own = signature(getattr(torch.optim, name.removeprefix("torch."))).parameters
+        assert known == {key: text(own[key].default) for key in known}
+
+
+def test_a_path_in_the_folder_of_its_run_makes_no_setting(tmp_path: Path) -> None:
+    for i in range(3):
+        run = tmp_path / "old" / str(i)
+        keys = {"callbacks.mine": {"_target_": "mine.SaveMasks", "folder": f"{run}/masks"}}
+        write_run(run, seed=i, keys=keys)
+    (tmp_path / "old/2").rename(tmp_path / "moved")
+    ((group,),) = [section.groups for section in sections(collect([tmp_path])[0])]
+    assert group.runs.keys() == {0, 1, 2}
+    assert Run.open(tmp_path / "moved").config.callbacks.mine.folder == f"{tmp_path}/moved/masks"
+    settings = {
+        columns(Run.open(path).config)["setting"] for path in (tmp_path / "old/0", tmp_path / "moved")
+    }
+    assert len(settings) == 1

@@ -99,10 +99,15 @@ def read(path: Path) -> Record:
         checks.require_settings(run.config)
         config: Any = OmegaConf.to_container(run.config, resolve=False)
         own = settings(config, environment.get(EXTENDED) or (), result.get("processes"), weights)
-        record = Record(path, identity(run.config), config, own, status, str(result.get("error", "")), result,
-                        environment, scores, doubts=doubts)  # fmt: skip
+        who = identity(run.config)
+        record = Record(path, who, config, own, status, str(result.get("error", "")), result, environment,
+                        scores, doubts=doubts)  # fmt: skip
         if status == "finished" and record.limits:
             record.status, record.error = "debug", f"limited by {', '.join(record.limits)} to try the code"
+    with checks.reading(RESULT):
+        for name, value in (("experiment", who.experiment), ("seed", who.seed)):
+            if (told := result.get(name)) is not None and str(told) != str(value):
+                raise ValueError(f"{name} is {shown(told)}, and that of config.yaml {shown(value)}")
     if record.status == "finished":
         _read_metrics(record, run)
         _read_evaluations(record)

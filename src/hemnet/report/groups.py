@@ -142,8 +142,8 @@ class Section:
 
     @property
     def conclusive(self) -> bool:
-        """Whether the scores tell anything, by the key ``conclusive`` of its runs; older runs have none."""
-        return all(map(_conclusive, self.runs))
+        """Whether the scores tell anything."""
+        return all(run.conclusive for run in self.runs)
 
     @property
     def runs(self) -> list[Record]:
@@ -165,7 +165,7 @@ def sections(records: Sequence[Record]) -> list[Section]:
         who = record.identity
         rest = {k: v for k, v in own.items() if k.startswith(HEAD) and k not in DIMENSIONS}
         key = (who.head, who.iterations, who.highway_scale, who.gradient, frozenset(rest.items()))
-        group = found[_conclusive(record), shared].setdefault(key, Group(*key[:4], rest))
+        group = found[record.conclusive, shared].setdefault(key, Group(*key[:4], rest))
         if (earlier := group.runs.get(who.seed)) is not None:
             earlier.superseded = earlier.scored
         group.runs[who.seed] = record
@@ -190,16 +190,12 @@ def sections(records: Sequence[Record]) -> list[Section]:
 def _add_lost(made: Sequence[Section], lost: Sequence[Record]) -> None:
     """Add each run that did not finish to the group that it is of."""
     for run in lost:
-        groups = [g for each in made if each.conclusive == _conclusive(run) for g in each.groups]
+        groups = [g for each in made if each.conclusive == run.conclusive for g in each.groups]
         which = settings_of(run, [[*group.runs.values()] for group in groups])
         if len(which) == 1:
             groups[which[0]].lost.append(run)
         elif len(which) > 1 and AMBIGUOUS not in run.doubts:
             run.doubts.append(AMBIGUOUS)
-
-
-def _conclusive(record: Record) -> bool:
-    return record.config.get("conclusive") is not False
 
 
 def _recipe(groups: Sequence[Group]) -> str:

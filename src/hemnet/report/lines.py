@@ -3,8 +3,9 @@
 Shapes: S logged steps, (S, 2): step and value.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ from hemnet.runs.phases import PHASE_SHARE, PHASES
 
 MOST_LINES = 6
 MOST_SCORE_LINES = 10
-"""Of a chart of scores."""
+"""Of a chart of scores, and of other heads in one over training."""
+ALL_MARKERS = "osD^vP*X<>"
+"""As many as a chart of scores has lines."""
 WHEN = (
     f"Start, middle and end of training are means over {100 * PHASE_SHARE:.0f}% of the logged steps; thick "
     "lines are means over seeds, geometric on a logarithmic axis, thin ones single seeds."
@@ -66,9 +69,9 @@ def emanet_lines(
     like_own = {k: v for rest in rests[:1] for k, v in rest.items() if k in EMANET}
     like_hem = {k: v for k, v in variant.settings.items() if k not in EMANET}
     _, *told = labels([like_hem | like_own, *rests])
-    for i, (further, (damped, _), mine) in enumerate(zip(told, by_rest, by_rest.values(), strict=True)):
+    for further, (damped, _), mine in zip(told, by_rest, by_rest.values(), strict=True):
         label = f"EMANet{damped}, {further}" if further else f"EMANet{damped}"
-        made.append(Line(label, colour, points(mine), "DXP"[i % 3], "--"))
+        made.append(Line(label, colour, points(mine), "D", "--"))
     return [line for line in made if line.points]
 
 
@@ -118,11 +121,37 @@ def no_room(left: Sequence[str]) -> str:
 
 
 def some_of(lines: Sequence[Line]) -> tuple[list[Line], str]:
-    """Return `MOST_SCORE_LINES` of the lines at most, evenly picked, and a sentence on the others, or ""."""
+    """Return `MOST_SCORE_LINES` of the lines at most, evenly picked, and a sentence on the others, or "".
+
+    Of lines of one colour each has a marker of its own.
+    """
     count = min(len(lines), MOST_SCORE_LINES)
     kept = {*np.linspace(0, len(lines) - 1, count).round().astype(int).tolist()}
     left = [line.label for i, line in enumerate(lines) if i not in kept]
-    return [lines[i] for i in sorted(kept)], no_room(left)
+    made: list[Line] = []
+    for line in (lines[i] for i in sorted(kept)):
+        taken = {other.marker for other in made if other.colour == line.colour}
+        free = line.marker if line.marker not in taken else next(m for m in ALL_MARKERS if m not in taken)
+        made.append(replace(line, marker=free))
+    return made, no_room(left)
+
+
+def some_heads(groups: Sequence[Group]) -> tuple[list[tuple[Group, Any]], str]:
+    """Return groups of other heads, each with the dashes of its line, and a sentence on the others, or "".
+
+    At most `MOST_SCORE_LINES`, and of each colour as many as there are kinds of dashes.
+    """
+    kept: list[tuple[Group, Any]] = []
+    left: list[str] = []
+    used: Counter[str] = Counter()
+    for group in groups:
+        colour = head_colour(group.head)
+        if len(kept) < MOST_SCORE_LINES and used[colour] < len(DASHES):
+            kept.append((group, DASHES[used[colour]]))
+            used[colour] += 1
+        else:
+            left.append(group.label)
+    return kept, no_room(left)
 
 
 def not_numbers(labels: Sequence[str]) -> list[str]:
@@ -187,15 +216,14 @@ def depths_with_curves(variant: Variant, name: str) -> list[int]:
 
 
 def curve_chart(
-    variant: Variant | None, depths: Sequence[int], metric: Metric, further: Sequence[Group]
+    variant: Variant | None, depths: Sequence[int], metric: Metric, further: Sequence[tuple[Group, Any]] = ()
 ) -> Figure:
-    """Draw a metric over training: a row per T, and one for ``further`` groups."""
+    """Draw a metric over training: a row per T, and one for ``further`` groups, see `some_heads`."""
 
     def draw(axis: Axes, row: int, _: int) -> None:
         if row == len(depths):
-            for i, group in enumerate(further):
+            for group, dashes in further:
                 if curves := curves_of(group, metric.name):
-                    dashes: Any = DASHES[i % len(DASHES)]
                     draw_curves(axis, group.label, head_colour(group.head), [*curves.values()], dashes)
             return
         assert variant is not None

@@ -191,6 +191,8 @@ def grid(
             axis.set_yscale("log")
             log_ticks(axis.yaxis)
         draw(axis, r, c)
+        if not any(np.isfinite(line.get_ydata()).any() for line in axis.lines):
+            axis.text(0.5, 0.5, "no values", ha="center", va="center", transform=axis.transAxes)
         if r == 0:
             axis.set_title(columns[c])
         if c == 0 and rows[r]:
@@ -222,12 +224,13 @@ def drawable(values: np.ndarray, log: bool) -> np.ndarray:
 def whole(values_nS: np.ndarray) -> np.ndarray:
     """Return which seeds are in the mean, (n,) bool: a seed that diverged early lacks most of its values."""
     known_n = np.isfinite(values_nS).sum(axis=1)
-    return known_n >= WHOLE * known_n.max(initial=0)
+    return known_n >= max(1, WHOLE * known_n.max(initial=0))
 
 
 def _mean(values_nS: np.ndarray, log: bool) -> np.ndarray:
     """Return the mean over the seeds that are `whole`: geometric on a logarithmic axis."""
-    values_nS = values_nS[whole(values_nS)]
+    kept_nS = values_nS[whole(values_nS)]
+    values_nS = kept_nS if len(kept_nS) else values_nS[:1]  # in which nothing is known
     return np.exp(np.log(values_nS).mean(0)) if log else values_nS.mean(0)
 
 
@@ -235,7 +238,9 @@ def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray
     """Draw curves (S, 2) of several seeds: the mean of those that are `whole`, and the range as a band."""
     log = axis.get_yscale() == "log"
     steps, stacked = aligned(curves, log)
-    axis.plot(steps, _mean(stacked, log), color=colour, linewidth=1.4, linestyle=dashes, label=label)
+    mean = _mean(stacked, log)
+    alone = "o" if np.isfinite(mean).sum() == 1 else None  # a line of one point is invisible
+    axis.plot(steps, mean, color=colour, linewidth=1.4, linestyle=dashes, marker=alone, label=label)
     if len(curves) > 1:
         ends = np.fmin.reduce(stacked), np.fmax.reduce(stacked)
         axis.fill_between(steps, *ends, color=colour, alpha=0.15, linewidth=0)

@@ -76,6 +76,11 @@ class Record:
         return not math.isnan(self.miou)
 
     @property
+    def conclusive(self) -> bool:
+        """Whether its score tells anything, by the key ``conclusive``; older runs have none."""
+        return self.config.get("conclusive") is not False
+
+    @property
     def seconds(self) -> float | None:
         """How long training took; None if unknown: older versions recorded of a resumed run its last part."""
         command = [str(each) for each in self.environment.get("command") or []]

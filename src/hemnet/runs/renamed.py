@@ -1,5 +1,6 @@
 """Translates the names, keys and missing options of older versions' config.yaml to those of this version."""
 
+import math
 from typing import Any
 
 from hemnet.runs.canonical import TARGET, class_name
@@ -34,7 +35,8 @@ TASK_DEFAULTS = {"float32_precision": "highest"}
 def with_present_names(node: Any) -> Any:
     """Return a tree of plain values of present names: in every ``_target_``, and in the options of heads.
 
-    Options that a node lacks, of those in `HEAD_DEFAULTS` and `TASK_DEFAULTS`, are added.
+    Options that a node lacks, of those in `HEAD_DEFAULTS` and `TASK_DEFAULTS`, are added. A variance that is
+    what the head takes for null is null.
     """
     if isinstance(node, dict):
         named = {key: with_present_names(value) for key, value in node.items()}
@@ -44,6 +46,7 @@ def with_present_names(node: Any) -> Any:
             if class_name(named[TARGET]) == EM_HEAD:
                 _fold_implicit(named)
                 named = HEAD_DEFAULTS | named
+                named["variance"] = _variance(named)
             if named[TARGET] == "hemnet.training.task.SegmentationTask":
                 _name_losses(named)
                 named = TASK_DEFAULTS | named
@@ -59,6 +62,14 @@ def _fold_implicit(head: dict[str, Any]) -> None:
     settings = head.pop("implicit", None)
     if settings is not None and head.get("gradient") == "implicit":
         head["gradient"] = settings
+
+
+def _variance(head: dict[str, Any]) -> Any:
+    """Return the variance as a float; None if it is what None stands for, the root of the channels."""
+    variance, channels = head["variance"], head["channels"]
+    if any(not isinstance(each, int | float) or isinstance(each, bool) for each in (variance, channels)):
+        return variance
+    return None if channels >= 0 and math.isclose(variance, math.sqrt(channels)) else float(variance)
 
 
 def _name_losses(task: dict[str, Any]) -> None:

@@ -9,13 +9,14 @@ from omegaconf import DictConfig, OmegaConf
 from hemnet.processes.ranks import asked_devices
 from hemnet.runs.canonical import TARGET, class_name, digits, text, told
 from hemnet.runs.identity import PLACES, SHARED, WATCHING, below, identity, is_watcher, leaves
-from hemnet.runs.moved import ROOT, without_root
+from hemnet.runs.moved import ROOT, moved, without_root
 from hemnet.runs.renamed import with_present_names
 from hemnet.runs.run import EXTENDED
 
 # Settings about where a run is made and what is logged; they do not change what is learnt.
 LEFT_OUT = (
-    *PLACES, *SHARED, *WATCHING, "seed", "name", "data.pin_memory", "trainer.sync_batchnorm",
+    *PLACES, *SHARED, *WATCHING, "seed", "name", "data.pin_memory", "model.backbone.activation_checkpointing",
+    "trainer.sync_batchnorm",
     *(f"trainer.{name}" for name in ("accelerator", "benchmark", "devices", "num_nodes", "strategy")),
 )  # fmt: skip
 ACTING = ("pytorch_lightning.EarlyStopping", "pytorch_lightning.Timer")
@@ -31,6 +32,14 @@ DEFAULTS = {
     "trainer.enable_checkpointing": "True", "trainer.overfit_batches": "0", "trainer.fast_dev_run": "False",
 }  # fmt: skip
 """What Lightning's trainer takes for an option that is null or missing; so the value is left out, too."""
+OPTIMIZER = "optim.optimizer"
+OPTIMIZER_DEFAULTS = {
+    "torch.AdamW": {"betas": "[0.9, 0.999]", "eps": "1e-08", "weight_decay": "0.01", "amsgrad": "False"},
+    "torch.SGD": {"momentum": "0", "dampening": "0", "weight_decay": "0", "nesterov": "False"},
+}  # fmt: skip
+"""What torch's optimizers take for an option that is missing, by `class_name`."""
+SAVING = "[{_target_: hemnet.SafeCheckpoints}]"
+"""The plugin of every recipe, which changes how checkpoints are written; the oldest runs have none."""
 BATCH_SIZE = "data.batch_size"
 FINETUNED, DIGITS = "finetune", 12
 """The key of the run or checkpoint whose weights a run starts from, and how many digits stand for them."""
@@ -59,23 +68,15 @@ def settings(
     """Return the settings that the outcome of a run depends on, as dotted keys, without the seed.
 
     A key that is null is left out, so that a run from before the key was added has the same settings, and so
-    is one of the trainer that has Lightning's default. The batch size, which a configuration states per
-    process, is multiplied by the number of ``processes``; None takes those that the configuration asks for,
-    and if that is all devices of a machine, how many there were is not known, and the batch size says so.
-    Where the run was ``extended`` (see `TrainingRun.extended`) is a setting: its learning rates are not
-    those of a run that was as long from the start. Of a run that was fine-tuned, the SHA-256 of the
-    ``weights`` is one where it is known, in place of the path at which they were. The order of the data is
-    one if its seed is not the run's.
+    is one of the trainer that has Lightning's default. Paths in the run's folder start at ``${run_dir}``.
+    The batch size, which a configuration states per process, is multiplied by the number of ``processes``;
+    None takes those that the configuration asks for, and if that is all devices of a machine, how many there
+    were is not known, and the batch size says so. Where the run was ``extended`` (see
+    `TrainingRun.extended`) is a setting: its learning rates are not those of a run that was as long from the
+    start. Of a run that was fine-tuned, the SHA-256 of the ``weights`` is one where it is known, in place of
+    the path at which they were. The order of the data is one if its seed is not the run's.
     """
-    trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
-    acting = {name: node for name, node in callbacks.items() if node and _acts(node)}
-    kept = {
-        key: text(value, key)
-        for key, value in leaves(without_root({**config, "callbacks": acting}))
-        if value not in (None, {}) and not below(key, LEFT_OUT)
-    }  # fmt: skip
-    if (precision := kept.get("trainer.precision", "").strip("'")) in PRECISIONS:
-        kept["trainer.precision"] = PRECISIONS[precision]
+    trainer, kept = config.get("trainer") or {}, _stated(config)
     if extended:
         kept[EXTENDED] = text([*extended])
     if weights and FINETUNED in kept:
@@ -91,6 +92,24 @@ def settings(
     if folder := data_folder(config):
         kept[ROOT] = folder.casefold()
     return kept
+
+
+def _stated(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a configuration states that may count, as text; see `settings`."""
+    callbacks = config.get("callbacks") or {}
+    acting = {name: node for name, node in callbacks.items() if node and _acts(node)}
+    here = moved({**config, "callbacks": acting}, config.get("run_dir"), "${run_dir}")
+    stated = {
+        key: text(value, key)
+        for key, value in leaves(without_root(here))
+        if value not in (None, {}) and not below(key, LEFT_OUT)
+    }
+    if stated.get("trainer.plugins") == SAVING:
+        del stated["trainer.plugins"]
+    if (precision := stated.get("trainer.precision", "").strip("'")) in PRECISIONS:
+        stated["trainer.precision"] = PRECISIONS[precision]
+    usual = OPTIMIZER_DEFAULTS.get(stated.get(f"{OPTIMIZER}.{TARGET}", ""), {})
+    return {f"{OPTIMIZER}.{key}": value for key, value in usual.items()} | stated
 
 
 def followed(config: Mapping[str, Any], key: str) -> str | None:

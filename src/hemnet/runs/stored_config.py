@@ -8,6 +8,7 @@ from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from hemnet.errors import HemnetError
+from hemnet.runs.moved import moved
 from hemnet.runs.own_packages import recall
 from hemnet.runs.renamed import with_present_names
 from hemnet.wording import one_line
@@ -33,6 +34,8 @@ class _Loader(*_PARSERS, get_yaml_loader()):  # type: ignore[misc]
 def read_config(path: Path) -> DictConfig:
     """Return the configuration in a run's file, with today's name in every ``_target_``.
 
+    Paths in the run's folder are in the folder where it lies now.
+
     The run's own packages are allowed from here on, see `hemnet.runs.own_packages.recall`.
 
     Raises:
@@ -44,6 +47,7 @@ def read_config(path: Path) -> DictConfig:
         tree = yaml.load(text, _Loader)
         if not isinstance(tree, dict):
             raise ValueError("it has no keys")
+        tree = moved(tree, tree.get("run_dir"), str(path.parent))
         config = OmegaConf.create(with_present_names(tree))
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise HemnetError(

@@ -95,7 +95,7 @@ def backbone(section: Section, variant: Variant, slug: str) -> Block | None:
     left = joined(not_drawn(variant, depths), lacking_curves(variant, depths, GRADIENT_BACKBONE.metric))
     block.items.append(Chart(
         slug, GRADIENT_BACKBONE, joined("Bands are the range of the seeds.", left),
-        lambda: curve_chart(variant, depths, GRADIENT_BACKBONE.metric, []),
+        lambda: curve_chart(variant, depths, GRADIENT_BACKBONE.metric),
     ))  # fmt: skip
     block.items.append(_norms_table(section, variant, depths, slug))
     return block

@@ -6,13 +6,13 @@ from hemnet.report.comparisons import against_plain
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import AGAINST_H, AGAINST_T
 from hemnet.report.groups import Section, hem_name, scale_text
-from hemnet.report.lines import by_training, emanet_lines, joined, no_room, not_numbers, some_of
-from hemnet.report.plots import MARKERS, Line, head_colour, scale_colour, score_chart
+from hemnet.report.lines import ALL_MARKERS, by_training, emanet_lines, joined, no_room, not_numbers, some_of
+from hemnet.report.plots import DASHES, MARKERS, Line, head_colour, scale_colour, score_chart
 from hemnet.report.significance import Comparison, sentence
 from hemnet.report.variants import Variant, others, usual_mode
 
-MOST_LEVELS = 6
-"""Other heads in a chart over T."""
+MOST_LEVELS = len(DASHES)
+"""Other heads in a chart over T: as many as can be told apart by their lines, whatever their colours."""
 TESTS = (Column("difference", signed=True), Column("seeds in common"), Column("left out"),
          Column("p", 2, False), Column("p after Holm", 2, False), Column("verdict"))  # fmt: skip
 NOT_TESTED: list[Cell] = [None] * len(TESTS)
@@ -38,13 +38,15 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
              {t: g.by_seed() for t, g in groups.items()}, MARKERS[head])
         for head, groups in by_head.items() if groups
     ]  # fmt: skip
-    drawn = lines + emanet_lines(variant, others(section), by_training, head_colour("emanet"))
+    rivals, too_many = some_of(emanet_lines(variant, others(section), by_training, head_colour("emanet")))
+    drawn = lines + rivals
     if len({t for line in drawn for t in line.points}) > 1:
         levels = _levels(section)
         left = no_room([label for label, *_ in levels[MOST_LEVELS:]])
+        flat = ", horizontal lines the mean of heads without iterations" if levels else ""
+        note = f"Means over seeds with 95% intervals; faint dots are single seeds{flat}."
         block.items.append(Chart(
-            slug, AGAINST_T, joined("Means over seeds with 95% intervals; faint dots are single seeds"
-            + (", horizontal lines the mean of heads without iterations." if levels else "."), left),
+            slug, AGAINST_T, joined(note, too_many, left),
             lambda: score_chart(drawn, levels[:MOST_LEVELS], "iterations T"),
         ))  # fmt: skip
     else:
@@ -104,7 +106,8 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
     depths = list(at)
     lines = [
         Line(f"T={t}", scale_colour(i / max(len(depths) - 1, 1)),
-             {g.scale: g.by_seed() for g in at[t] if isinstance(g.scale, float)}, "osD^vP*X"[i % 8])
+             {g.scale: g.by_seed() for g in at[t] if isinstance(g.scale, float)},
+             ALL_MARKERS[i % len(ALL_MARKERS)])
         for i, t in enumerate(depths)
     ]  # fmt: skip
     drawn, left = some_of([line for line in lines if line.points])

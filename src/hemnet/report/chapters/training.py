@@ -23,6 +23,7 @@ from hemnet.report.lines import (
     phase_chart,
     profiles,
     settings_at,
+    some_heads,
 )
 from hemnet.report.plots import draw_profile, grid
 from hemnet.report.variants import Variant, others
@@ -31,17 +32,18 @@ from hemnet.report.variants import Variant, others
 def learning(section: Section, variant: Variant | None, slug: str) -> Block | None:
     """Return mIoU on the validation split over training."""
     name = LEARNING.metric.name
-    further = [group for group in others(section) if curves_of(group, name)]
+    further, too_many = some_heads([group for group in others(section) if curves_of(group, name)])
     depths = depths_with_curves(variant, name) if variant is not None else []
     if not depths and not further:
         return None
     block = Block(LEARNING.chapter)
     left = not_drawn(variant, depths) if variant is not None else ""
-    lacking = lacking_curves(variant, depths, LEARNING.metric, further)
+    lacking = lacking_curves(variant, depths, LEARNING.metric, [group for group, _ in further])
     if variant is not None and (further_variants := not_shown(section, variant.usual)):
         block.paragraphs.append(further_variants)
     block.items.append(Chart(
-        slug, LEARNING, joined("Means over seeds; bands are the range of the seeds.", left, lacking),
+        slug, LEARNING,
+        joined("Means over seeds; bands are the range of the seeds.", left, too_many, lacking),
         lambda: curve_chart(variant, depths, LEARNING.metric, further),
     ))  # fmt: skip
     return block
