@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,14 @@ def test_the_result_of_another_run_is_damage(tmp_path: Path, key: str, value: An
     assert reason_of(tmp_path).startswith(f"result.json: {key} is {value!r}, and that of config.yaml ")
     change(tmp_path / "a" / "result.json", key, None)  # older versions did not write it
     assert collect([tmp_path])[1] == []
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", HEM)
+    write_evaluation(run, 3, 0.5)
+    (run / "evaluation/last/T4").mkdir()
+    os.mkfifo(run / "evaluation/last/T4/result.json")
+    ((record,), _) = collect([tmp_path])
+    assert record.evaluated == {3: 0.5}
+    assert record.doubts == ["evaluation/last/T4/result.json: it is a folder, a link that leads nowhere, or "
+                             "another thing that is no file: not used; evaluate the run again"]  # fmt: skip
