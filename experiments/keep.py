@@ -5,10 +5,10 @@
 Per run: configuration, environment, metrics, result, what evaluations, measure.py and refit.py found in its
 last checkpoint (evaluations of ``best`` too), and its figures where these show no photographs, since most
 data sets' may not be passed on. Checkpoints and quick looks stay. The paths of the run and of its data become
-``<run>`` and ``<CamVid>`` (the class that reads the data, and the folder's name where that is another, as in
-``<Folder>/roads``: by it the report tells data apart), those of the program ``src/hemnet/train.py``, and
-others ``<elsewhere>/digits/name``, where the digits stand for the folder. What was kept of the same run
-before is replaced.
+``<run>`` and ``<CamVid>`` (the class that reads the data; of data of one's own, which the report tells apart
+by the name of their folder, with that, as in ``<Folder>/roads``), those of the program
+``src/hemnet/train.py``, and others ``<elsewhere>/digits/name``, where the digits stand for the folder. What
+was kept of the same run before is replaced.
 """
 
 import re
@@ -26,7 +26,7 @@ from hemnet.runs.canonical import digits
 from hemnet.runs.evaluations import FOLDER, at_iterations, results_of
 from hemnet.runs.identity import identity
 from hemnet.runs.run import ENVIRONMENT, RESULT, Run, counts
-from hemnet.runs.run_settings import data_folder
+from hemnet.runs.run_settings import NAMED_BY_FOLDER, data_folder
 from hemnet.storage.files import read_json, replacing, write_json
 from hemnet.storage.places import absolute
 
@@ -135,11 +135,11 @@ def _roots(run: Run) -> dict[Path, str]:
     data = config.get("data") or {}
     reader = str((data.get("val") or {}).get("_target_") or "data").rpartition(".")[2]
     root = Path(data.get("root") or "")
-    folder = data_folder(config)
+    own = f"/{data_folder(config)}" if reader in NAMED_BY_FOLDER else ""
     named = {
         run.path: "<run>",
         Path(config.get("run_dir") or ""): "<run>",
-        root: f"<{reader}>" if folder.casefold() == reader.casefold() else f"<{reader}>/{folder}",
+        root: f"<{reader}>{own}",
     }
     whole = (path for path in named if path.is_absolute() and path != Path("/"))
     return {path: named[path] for path in sorted(whole, key=lambda path: -len(path.parts))}
@@ -154,8 +154,9 @@ def _without_paths(value: Any, roots: Mapping[Path, str], where: Path) -> Any:
     if not isinstance(value, str):
         return value
     key, equals, path = value.rpartition("=")  # of an override; of other texts all is the path
-    shown = f"{key}{equals}{_named(Path(path), roots)}" if path.startswith("/") else value
-    if ABSOLUTE.search(shown):
+    whole = path.startswith("/")
+    shown = f"{key}{equals}{_named(Path(path), roots)}" if whole else value
+    if ABSOLUTE.search(key if whole else value):
         raise HemnetError(
             f"{where} has a path in the midst of {shown!r}, which cannot be replaced: replace it there"
         )

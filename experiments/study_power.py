@@ -9,6 +9,7 @@ from study_tables import Table
 from study_verdicts import Found, values
 
 from hemnet.report.estimates import LEVEL
+from hemnet.report.significance import compare
 
 FIRST_OF_SIX = (1 - LEVEL) / 6
 """What the least p of six has to be below under Holm's correction."""
@@ -19,7 +20,7 @@ ASKED = ((8, 0.008, 1 - LEVEL), (3, 0.03, 1 - LEVEL), (3, 0.03, FIRST_OF_SIX), (
 def spreads(groups: Sequence[tuple[Family, Found]]) -> tuple[Table, float | None]:
     """Return how the differences of each contrast that has all pairs vary, and the deviation of the primary.
 
-    The deviation is None before the primary contrast has all pairs.
+    The deviation is None before the primary contrast has all pairs, and if these do not vary.
     """
     rows, primary = [], None
     for family, found in groups:
@@ -32,7 +33,8 @@ def spreads(groups: Sequence[tuple[Family, Found]]) -> tuple[Table, float | None
             deviation = float(differences_n.std(ddof=1))
             numbers = (deviation, differences_n.min(), differences_n.max())
             rows.append([family.title, contrast.name, len(seeds), *(f"{number:.4f}" for number in numbers)])
-            primary = deviation if family.title == "Primary" else primary
+            if family.title == "Primary" and compare("", ("", first), ("", second)).p is not None:
+                primary = deviation
     header = ("block", "contrast", "pairs", "standard deviation", "least", "largest")
     return Table("spread", header, rows), primary
 
@@ -55,7 +57,7 @@ def sensitivity(groups: Sequence[tuple[Family, Found]]) -> Iterator[str | Table]
     table, deviation = spreads(groups)
     yield "\n## How the differences of pairs vary\n"
     yield table
-    if deviation:
+    if deviation is not None:
         yield f"\n## What so many pairs can show\n\nWith the primary standard deviation, {deviation:.4f}.\n"
         rows = [
             [pairs, difference, f"{level:.4f}", f"{power(pairs, difference, deviation, level):.2f}"]

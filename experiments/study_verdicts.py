@@ -75,8 +75,8 @@ def in_words(found: Comparison, claimed: int, seeds: int, *, may_turn: bool = Fa
     """Return the verdict on a difference after Holm, in STUDY.md's words, and whether it may still turn."""
     assert found.difference is not None
     if found.unjudged:
-        words = found.unjudged
-    elif not found.supported:
+        return found.unjudged
+    if not found.supported:
         words = f"no difference shown{SO_FAR if may_turn else ''}"
     elif claimed == 0:
         words = "above 0" if found.difference.mean > 0 else "below 0"

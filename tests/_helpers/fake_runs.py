@@ -44,6 +44,7 @@ def write_run(
         path: where.
         overrides: of the recipe; each set of them is composed once.
         status: None leaves result.json out.
+        rows: of metrics.csv; a ``val/miou`` at the last step becomes ``miou``.
         keys: dotted keys of the configuration that are set after it is composed, which is quicker.
         parts: what config.yaml has, at the top; by default all.
         pixels: the labelled pixels of the validation split; None as of older versions, which left them out.
@@ -59,6 +60,11 @@ def write_run(
     OmegaConf.save(kept, path / "config.yaml")
     environment = {"started": started, "git": {"revision": "0123456789abcdef", "modified": False}}
     (path / "environment.json").write_text(json.dumps(environment))
+    last = max((row["step"] for row in rows), default=0)
+    if status == "finished" and miou is not None:
+        rows = [
+            {**row, "val/miou": miou} if row["step"] == last and "val/miou" in row else row for row in rows
+        ]
     if rows:
         names = list(dict.fromkeys(["step", *(name for row in rows for name in row)]))
         with (path / "metrics.csv").open("w", newline="") as file:

@@ -238,17 +238,19 @@ def test_only_finished_runs_are_kept(tmp_path: Path, capsys) -> None:
 
 def test_kept_runs_are_of_the_settings_of_their_runs(tmp_path: Path) -> None:
     """Data sets of one reader stay apart, by their folders' names; a copy counts as its run."""
-    reader = {"data.val._target_": "hemnet.data.Folder"}
-    for i, data in enumerate(("cats", "dogs", "folder")):
+    names = ("cats", "dogs (2)", "folder")
+    for i, data in enumerate(names):
         for seed in range(2):
-            write_run(
-                tmp_path / f"runs/{data}_{seed}", seed=seed, keys={"data.root": f"/data/{i}/{data}", **reader}
-            )
+            keys = {
+                "data.root": f"/data/{i}/{data}",
+                "data.val._target_": "hemnet.data.Folder",
+                "data.val.images": f"/data/{i}/{data}/val/images",
+            }
+            write_run(tmp_path / f"runs/{i}_{seed}", seed=seed, keys=keys)
     files = kept(tmp_path, tmp_path / "runs")
-    roots = [
-        OmegaConf.create(files[f"{data}_0/config.yaml"]).data.root for data in ("cats", "dogs", "folder")
-    ]
-    assert roots == ["<Folder>/cats", "<Folder>/dogs", "<Folder>"]
+    for i, data in enumerate(names):
+        found = OmegaConf.create(files[f"{i}_0/config.yaml"]).data
+        assert (found.root, found.val.images) == (f"<Folder>/{data}", f"<Folder>/{data}/val/images")
     for folders in (["kept"], ["runs", "kept"]):
         made = sections(collect([tmp_path / name for name in folders])[0])
         assert [[*group.runs] for section in made for group in section.groups] == [[0, 1]] * 3

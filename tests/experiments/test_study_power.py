@@ -30,7 +30,7 @@ def test_the_spread_of_the_primary_differences_by_hand(tmp_path: Path) -> None:
     assert cells(asked, "8 | 0.008")[-1] == f"{power(8, 0.008, (4e-4 / 7) ** 0.5, 0.05):.2f}"
 
 
-@pytest.mark.parametrize("gains", [GAINS[:7], [0.0] * 8])
+@pytest.mark.parametrize("gains", [GAINS[:7], [0.0] * 8, [0.01 + 1e-9 * i for i in range(8)]])
 def test_no_power_without_every_pair_or_without_a_spread(tmp_path: Path, gains: list) -> None:
     write_primary(tmp_path, gains)
     found = page(tmp_path)

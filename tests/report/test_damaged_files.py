@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -275,7 +277,23 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None
     write_evaluation(run, 3, 0.5)
     (run / "evaluation/last/T4").mkdir()
     os.mkfifo(run / "evaluation/last/T4/result.json")
-    ((record,), _) = collect([tmp_path])
+    found: list[Any] = []
+    reading = Thread(target=lambda: found.append(collect([tmp_path])), daemon=True)
+    reading.start()
+    reading.join(100)
+    (((record,), _),) = found
     assert record.evaluated == {3: 0.5}
     assert record.doubts == ["evaluation/last/T4/result.json: it is a folder, a link that leads nowhere, or "
                              "another thing that is no file: not used; evaluate the run again"]  # fmt: skip
+
+
+def test_the_metrics_of_another_run_are_damage(tmp_path: Path) -> None:
+    rows = [{"step": 9, "val/miou": 0.0}, {"step": 19, "val/miou": 0.0}]
+    paths = [write_run(tmp_path / name, HEM, miou=miou, rows=rows) for name, miou in (("a", 0.5), ("b", 0.6))]
+    assert collect([tmp_path])[1] == []
+    shutil.copy(paths[1] / "metrics.csv", paths[0])
+    _, (bad,) = collect([tmp_path])
+    assert bad.path == paths[0]
+    assert bad.error.startswith(
+        "metrics.csv and result.json are not of one run, as the last val/miou is 0.6000"
+    )

@@ -17,15 +17,13 @@ from matplotlib.text import Text
 from hemnet.report.heat_map import heat_map
 from hemnet.report.lettering import letters_in, wrapped
 from hemnet.report.lines import some_of
+from hemnet.report.panels import draw_curves, draw_profile, grid
 from hemnet.report.plots import (
     STYLE,
     Line,
     class_bars,
     distinct_colours,
-    draw_curves,
-    draw_profile,
     forest,
-    grid,
     head_colour,
     score_chart,
 )
@@ -248,19 +246,60 @@ def test_lines_for_which_a_chart_has_no_room_are_named(count: int) -> None:
     assert said == (f"Not drawn, for lack of room: {'; '.join(left)}." if left else "")
 
 
-def test_a_curve_of_one_point_is_seen_and_an_empty_panel_says_so() -> None:
-    def draw(axis: Axes, _row: int, column: int) -> None:
-        if column < 2:
-            point = np.array([[1499.0, 0.5 if column == 0 else np.nan]])
-            draw_curves(axis, "em", "#000000", [point, point * [1, 1.1]])
+def points(figure: Figure) -> list[list[float]]:
+    """The heights of all points of each panel that are seen: in a line of two or more, or with a marker."""
+    found = []
+    for axis in figure.axes:
+        seen: set[float] = set()
+        for line in axis.lines:
+            y = np.asarray(line.get_ydata(), float)
+            known = np.pad(np.isfinite(y), 1)
+            marked = np.zeros(len(y), bool)
+            if line.get_marker() != "None":
+                marked[line.get_markevery() or slice(None)] = True
+            seen |= {*y[known[1:-1] & (known[:-2] | known[2:] | marked)].tolist()}
+        found.append(sorted(seen))
+    return found
 
-    figure = grid(["T=3"], ["one", "unknown", "none"], draw, xlabel="step", ylabel="mIoU")
-    assert figure.axes[0].lines[0].get_marker() == "o"
-    assert [[text.get_text() for text in axis.texts] for axis in figure.axes] == [
-        [],
-        ["no values"],
-        ["no values"],
-    ]
+
+@pytest.mark.parametrize("log", [False, True])
+def test_a_value_without_neighbours_is_seen_and_an_empty_panel_says_so(log: bool) -> None:
+    nan = np.nan
+    courses = [[0.5], [nan], [0.5, nan, 0.7], [0.4, 0.5, nan, 0.7]]
+
+    def draw(axis: Axes, _row: int, column: int) -> None:
+        if column < len(courses):
+            curve = np.stack([np.arange(len(courses[column])), courses[column]], 1)
+            draw_curves(axis, "em", "#000000", [curve, curve])
+
+    titles = [f"{i}" for i in range(len(courses) + 1)]
+    figure = grid(["T=3"], titles, draw, xlabel="step", ylabel="mIoU", share_y="none", log=log)
+    for found, course in zip(points(figure), [*courses, []], strict=True):
+        assert found == pytest.approx(sorted(y for y in course if np.isfinite(y)))
+    said = [[text.get_text() for text in axis.texts] for axis in figure.axes]
+    assert said == [[], ["no values"], [], [], ["no values"]]
+    figure.draw_without_rendering()
+    shown = [any(tick.label1.get_visible() for tick in axis.yaxis.get_major_ticks()) for axis in figure.axes]
+    assert shown == [True, False, True, True, False]  # none of an empty panel, which would be made up
+
+
+def test_seeds_with_one_validation_each_at_other_steps_are_seen() -> None:
     axis = Figure().subplots()
-    draw_curves(axis, "em", "#000000", [np.stack([np.arange(9.0), np.arange(9.0)], 1)])
-    assert axis.lines[0].get_marker() == "None"
+    draw_curves(axis, "em", "#000000", [np.array([[9.0, 0.5]]), np.array([[19.0, 0.6]])])
+    assert points(axis.figure) == [[0.5, 0.6]]
+
+
+def test_each_seed_of_a_profile_of_one_iteration_is_seen() -> None:
+    axis = Figure().subplots()
+    draw_profile(axis, "em", "#000000", "o", [np.array([0.2]), np.array([0.4])])
+    assert points(axis.figure) == [pytest.approx([0.2, 0.3, 0.4])]
+
+
+def test_an_empty_panel_keeps_the_ticks_that_it_shares() -> None:
+    def draw(axis: Axes, _row: int, column: int) -> None:
+        if column:
+            draw_curves(axis, "em", "#000000", [np.array([[0, 0.5], [1, 0.6]])])
+
+    first, _ = (figure := grid(["T=3"], ["a", "b"], draw, xlabel="step", ylabel="mIoU")).axes
+    figure.draw_without_rendering()
+    assert any(tick.label1.get_visible() for tick in first.yaxis.get_major_ticks())

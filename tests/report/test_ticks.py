@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from hemnet.report.plots import grid
+from hemnet.report.panels import grid
 from hemnet.report.ticks import MOST, iteration_ticks, label, log_ticks, ticks_between
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from hemnet.errors import HemnetError
@@ -32,6 +33,8 @@ MARKS = ((CONFIG,), (CONSOLE,), *combinations(WRITTEN, 2))
 """Files that mark a run directory: any of these sets. A job of a sweep that failed before training has only
 the second, and a run that lost its configuration one of the others.
 """
+SAME_SCORE = 1e-4
+"""Most by which one score may differ between two files of a run."""
 # What the chapters use of a run's files.
 KINDS: dict[str, dict[str, Any]] = {
     RESULT: {
@@ -164,6 +167,7 @@ def _read_metrics(record: Record, run: Run) -> None:
     except HemnetError as error:
         record.doubts.append(f"{error}. Its scores count, what it logged in training does not")
         return
+    _require_own(record, curves.get("val/miou"))
     record.logged, record.phases = True, phases(curves)
     record.doubts += [f"{METRICS}: {text}" for text in checks.in_part(curves)]
     for name, curve_S2 in curves.items():
@@ -175,6 +179,18 @@ def _read_metrics(record: Record, run: Run) -> None:
                 record.doubts.append(f"{METRICS}: {name} is {value:g}, which nothing costs: not used")
         elif not PER_ITERATION.match(name):
             record.curves[name] = curve_S2
+
+
+def _require_own(record: Record, curve_S2: np.ndarray | None) -> None:
+    """Raise a HemnetError if the last validation in metrics.csv is of the last step, with another score."""
+    if curve_S2 is None or curve_S2[-1, 0] != (record.result.get("steps") or 0) - 1 or not record.scored:
+        return
+    last = curve_S2[-1, 1]
+    if abs(last - record.miou) > SAME_SCORE:
+        raise HemnetError(
+            f"{METRICS} and {RESULT} are not of one run, as the last val/miou is {last:.4f} in the one and"
+            f" {record.miou:.4f} in the other: {checks.REMEDY}"
+        )
 
 
 def _most_iterations(record: Record) -> int | None:

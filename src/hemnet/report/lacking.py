@@ -10,7 +10,7 @@ import numpy as np
 from hemnet.report.definitions import Metric
 from hemnet.report.groups import Group
 from hemnet.report.lines import END, curves_of, lines_at, profiles, shown_values
-from hemnet.report.plots import aligned, drawable, whole
+from hemnet.report.panels import aligned, drawable, whole
 from hemnet.report.significance import listed
 from hemnet.report.variants import Variant
 

@@ -14,16 +14,8 @@ from matplotlib.figure import Figure
 
 from hemnet.report.definitions import Metric
 from hemnet.report.groups import EM_HEADS, Group, Section, hem_name, scale_text
-from hemnet.report.plots import (
-    DASHES,
-    MARKERS,
-    Line,
-    draw_curves,
-    draw_profile,
-    grid,
-    head_colour,
-    scale_colour,
-)
+from hemnet.report.panels import draw_curves, draw_profile, grid
+from hemnet.report.plots import DASHES, MARKERS, Line, head_colour, scale_colour
 from hemnet.report.setting_labels import labels
 from hemnet.report.variants import EMANET, Variant
 from hemnet.runs.phases import PHASE_SHARE, PHASES

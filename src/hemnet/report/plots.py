@@ -1,11 +1,8 @@
-"""The charts: legible on a phone, in colours that colour-blind readers can distinguish.
+"""The charts: legible on a phone, in colours that colour-blind readers can distinguish."""
 
-Shapes: S points of a curve, (S, 2): step and value; n seeds.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +12,6 @@ from matplotlib.font_manager import get_font_names
 
 from hemnet.report.estimates import Estimate, score
 from hemnet.report.lettering import letters_in, lines_in, staggered, wrapped
-from hemnet.report.ticks import iteration_ticks, log_ticks
 
 WIDTH = 4.6
 """Inches: on a phone of 390 pixels, a point of type is about a pixel."""
@@ -25,12 +21,8 @@ NAME = 24
 """Most letters of a line of a name at the left of an axis."""
 LINE_HEIGHT = 0.16
 """Inches of a line of text."""
-MOST_POINTS = 200
-"""Of a curve over training."""
 ASIDE, ALL_ASIDE = 0.08, 0.5
 """How far the points of two lines at one x lie apart, in gaps between two x, and how far those of all may."""
-WHOLE = 0.95
-"""Share of the values of another seed that a seed has to have to be in a mean over seeds."""
 CHINESE = (
     "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Hiragino Sans", "Microsoft YaHei",
 )  # fmt: skip
@@ -122,7 +114,7 @@ def score_chart(
     places = [place[x] for x in xs]
     axis.set_xticks(places, staggered(places, [f"{x:g}" for x in xs]))
     axis.set(xlabel=xlabel, ylabel="mIoU")
-    _legend(figure, axis)
+    legend(figure, axis)
     return figure
 
 
@@ -142,7 +134,7 @@ def _score_line(axis: Axes, line: Line, place: Mapping[float, float], shift: flo
     )  # fmt: skip
 
 
-def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
+def legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
     """Add a legend below a figure, each label once, in as many columns as fit.
 
     The figure becomes higher by what the legend has beyond two lines.
@@ -160,109 +152,6 @@ def _legend(figure: Figure, *axes: Axes, columns: int = 3) -> None:
         rows = -(-len(texts) // fit)  # matplotlib fills columns from the top
         lines = max(sum(map(lines_in, texts[i : i + rows])) for i in range(0, len(texts), rows))
         figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * max(0, lines - 2))
-
-
-Draw = Callable[[Axes, int, int], None]
-
-
-def grid(
-    rows: Sequence[str], columns: Sequence[str], draw: Draw, *, xlabel: str, ylabel: str,
-    log: bool | Sequence[bool] = False, share_y: Literal["row", "none"] = "row", height: float = 1.25,
-) -> Figure:  # fmt: skip
-    """Draw a grid of panels with one legend; ``draw(axis, row, column)`` fills each panel.
-
-    Args:
-        rows: titles of the rows, at their left.
-        columns: titles of the columns, at their top.
-        draw: fills a panel.
-        xlabel: below the last row.
-        ylabel: at the left of all.
-        log: whether the y axes are logarithmic, those of all columns or of each.
-        share_y: ``sharey`` of matplotlib's ``subplots``.
-        height: of a row, in inches.
-    """
-    figure = Figure(figsize=(WIDTH, height * len(rows) + 1.0), layout="constrained")
-    axes: Any = figure.subplots(len(rows), len(columns), squeeze=False, sharey=share_y, sharex="row")
-    logarithmic = [log] * len(columns) if isinstance(log, bool) else log
-    for r, c in np.ndindex(axes.shape):
-        axis = axes[r, c]
-        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
-        if logarithmic[c]:
-            axis.set_yscale("log")
-            log_ticks(axis.yaxis)
-        draw(axis, r, c)
-        if not any(np.isfinite(line.get_ydata()).any() for line in axis.lines):
-            axis.text(0.5, 0.5, "no values", ha="center", va="center", transform=axis.transAxes)
-        if r == 0:
-            axis.set_title(columns[c])
-        if c == 0 and rows[r]:
-            axis.set_ylabel(rows[r])
-        if r == len(rows) - 1:
-            axis.set_xlabel(xlabel)
-    figure.supylabel(ylabel, fontsize=10)
-    _legend(figure, *axes.ravel())
-    return figure
-
-
-def draw_profile(axis: Axes, label: str, colour: str, marker: str, values: Sequence[np.ndarray]) -> None:
-    """Draw values per iteration of several seeds, and the mean of those that are `whole`."""
-    log = axis.get_yscale() == "log"
-    shown_nS = drawable(np.array(values, float), log)
-    for one in shown_nS:
-        axis.plot(range(len(one)), one, color=colour, alpha=0.3, linewidth=0.7)
-    mean = _mean(shown_nS, log)
-    axis.set_xticks(iteration_ticks(len(mean) - 1))
-    axis.plot(range(len(mean)), mean, color=colour, marker=marker, markersize=3, linewidth=1.5, label=label)
-
-
-def drawable(values: np.ndarray, log: bool) -> np.ndarray:
-    """Return values, NaN where an axis has no place for one: infinity; 0 and less on a logarithmic axis."""
-    has_place = np.isfinite(values) & ((values > 0) | (not log))
-    return np.where(has_place, values, np.nan)
-
-
-def whole(values_nS: np.ndarray) -> np.ndarray:
-    """Return which seeds are in the mean, (n,) bool: a seed that diverged early lacks most of its values."""
-    known_n = np.isfinite(values_nS).sum(axis=1)
-    return known_n >= max(1, WHOLE * known_n.max(initial=0))
-
-
-def _mean(values_nS: np.ndarray, log: bool) -> np.ndarray:
-    """Return the mean over the seeds that are `whole`: geometric on a logarithmic axis."""
-    kept_nS = values_nS[whole(values_nS)]
-    values_nS = kept_nS if len(kept_nS) else values_nS[:1]  # in which nothing is known
-    return np.exp(np.log(values_nS).mean(0)) if log else values_nS.mean(0)
-
-
-def draw_curves(axis: Axes, label: str, colour: str, curves: Sequence[np.ndarray], dashes: str = "-") -> None:
-    """Draw curves (S, 2) of several seeds: the mean of those that are `whole`, and the range as a band."""
-    log = axis.get_yscale() == "log"
-    steps, stacked = aligned(curves, log)
-    mean = _mean(stacked, log)
-    alone = "o" if np.isfinite(mean).sum() == 1 else None  # a line of one point is invisible
-    axis.plot(steps, mean, color=colour, linewidth=1.4, linestyle=dashes, marker=alone, label=label)
-    if len(curves) > 1:
-        ends = np.fmin.reduce(stacked), np.fmax.reduce(stacked)
-        axis.fill_between(steps, *ends, color=colour, alpha=0.15, linewidth=0)
-
-
-def aligned(curves: Sequence[np.ndarray], log: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps, (S,), and the `drawable` values of each curve there, (n, S): NaN before and after it.
-
-    Of a curve of more than `MOST_POINTS` points, means of neighbouring points are taken.
-    """
-    curves = [_thinned(curve) for curve in curves]
-    steps = np.unique(np.concatenate([curve[:, 0] for curve in curves]))
-    if len(steps) > 2 * MOST_POINTS:  # they log at different steps
-        steps = max(curves, key=len)[:, 0]
-    every = [np.interp(steps, curve[:, 0], curve[:, 1], left=np.nan, right=np.nan) for curve in curves]
-    return steps, drawable(np.array(every), log)
-
-
-def _thinned(curve_S2: np.ndarray) -> np.ndarray:
-    if len(curve_S2) <= MOST_POINTS:
-        return curve_S2
-    return np.array([chunk.mean(axis=0) for chunk in np.array_split(curve_S2, MOST_POINTS)])
 
 
 def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[Sequence[float]]]]) -> Figure:
@@ -283,7 +172,7 @@ def class_bars(classes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[
     axis.set_yticks(range(len(classes)), names)
     axis.set(xlabel="IoU", ylim=(len(classes) - 0.5, -0.5), xlim=(0, None))
     axis.grid(visible=False, axis="y")
-    _legend(figure, axis)
+    legend(figure, axis)
     return figure
 
 

@@ -16,6 +16,7 @@ from hemnet.runs.canonical import digits
 from hemnet.runs.identity import below, job_name, leaves
 from hemnet.runs.moved import without_root
 from hemnet.runs.redaction import is_secret, redact
+from hemnet.runs.renamed import with_present_names
 from hemnet.runs.run import Checkpoint, Run
 from hemnet.storage.destinations import require_own
 
@@ -137,7 +138,10 @@ def output_name(
 def changes(stored: DictConfig, used: DictConfig) -> dict[str, Any]:
     """Return the values of a configuration that differ from the stored one, see `Origin.changes`."""
     found: dict[str, Any] = {}
-    plain = [without_root(OmegaConf.to_container(config, resolve=True)) for config in (stored, used)]
+    plain = [
+        without_root(with_present_names(OmegaConf.to_container(config, resolve=True)))
+        for config in (stored, used)
+    ]
     for top in DETERMINING:
         before, after = (_leaves(config, top) for config in plain)
         for key in after | before:

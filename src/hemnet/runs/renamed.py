@@ -30,6 +30,7 @@ HEAD_DEFAULTS = {
 }  # fmt: skip
 # An option of the task that was added later: the value that stands for what was before.
 TASK_DEFAULTS = {"float32_precision": "highest"}
+LARGEST = 1e100  # of a number that a head may have; Python's whole numbers have no end
 
 
 def with_present_names(node: Any) -> Any:
@@ -67,9 +68,10 @@ def _fold_implicit(head: dict[str, Any]) -> None:
 def _variance(head: dict[str, Any]) -> Any:
     """Return the variance as a float; None if it is what None stands for, the root of the channels."""
     variance, channels = head["variance"], head["channels"]
-    if any(not isinstance(each, int | float) or isinstance(each, bool) for each in (variance, channels)):
+    if not isinstance(variance, int | float) or isinstance(variance, bool) or abs(variance) > LARGEST:
         return variance
-    return None if channels >= 0 and math.isclose(variance, math.sqrt(channels)) else float(variance)
+    known = isinstance(channels, int | float) and 0 <= channels <= LARGEST
+    return None if known and math.isclose(variance, math.sqrt(channels)) else float(variance)
 
 
 def _name_losses(task: dict[str, Any]) -> None:

@@ -15,8 +15,7 @@ from hemnet.runs.run import EXTENDED
 
 # Settings about where a run is made and what is logged; they do not change what is learnt.
 LEFT_OUT = (
-    *PLACES, *SHARED, *WATCHING, "seed", "name", "data.pin_memory", "model.backbone.activation_checkpointing",
-    "trainer.sync_batchnorm",
+    *PLACES, *SHARED, *WATCHING, "seed", "name", "data.pin_memory", "trainer.sync_batchnorm",
     *(f"trainer.{name}" for name in ("accelerator", "benchmark", "devices", "num_nodes", "strategy")),
 )  # fmt: skip
 ACTING = ("pytorch_lightning.EarlyStopping", "pytorch_lightning.Timer")
@@ -30,8 +29,12 @@ DEFAULTS = {
     "trainer.reload_dataloaders_every_n_epochs": "0", "trainer.inference_mode": "True",
     "trainer.use_distributed_sampler": "True", "trainer.barebones": "False",
     "trainer.enable_checkpointing": "True", "trainer.overfit_batches": "0", "trainer.fast_dev_run": "False",
+    "model.backbone.activation_checkpointing": "False",
 }  # fmt: skip
-"""What Lightning's trainer takes for an option that is null or missing; so the value is left out, too."""
+"""What Lightning's trainer, or a backbone, takes for an option that is null or missing; so the value is left
+out, too."""
+NAMED_BY_FOLDER = ("Folder", "Table")
+"""Classes of users' own data, which are called as their folder is."""
 OPTIMIZER = "optim.optimizer"
 OPTIMIZER_DEFAULTS = {
     "torch.AdamW": {"betas": "[0.9, 0.999]", "eps": "1e-08", "weight_decay": "0.01", "amsgrad": "False"},
@@ -68,7 +71,7 @@ def settings(
     """Return the settings that the outcome of a run depends on, as dotted keys, without the seed.
 
     A key that is null is left out, so that a run from before the key was added has the same settings, and so
-    is one of the trainer that has Lightning's default. Paths in the run's folder start at ``${run_dir}``.
+    is one of `DEFAULTS` that has its default. Paths in the run's folder start at ``${run_dir}``.
     The batch size, which a configuration states per process, is multiplied by the number of ``processes``;
     None takes those that the configuration asks for, and if that is all devices of a machine, how many there
     were is not known, and the batch size says so. Where the run was ``extended`` (see

@@ -34,7 +34,7 @@ class _Loader(*_PARSERS, get_yaml_loader()):  # type: ignore[misc]
 def read_config(path: Path) -> DictConfig:
     """Return the configuration in a run's file, with today's name in every ``_target_``.
 
-    Paths in the run's folder are in the folder where it lies now.
+    Paths in the run's folder, but those of data, are in the folder where it lies now.
 
     The run's own packages are allowed from here on, see `hemnet.runs.own_packages.recall`.
 
@@ -47,7 +47,8 @@ def read_config(path: Path) -> DictConfig:
         tree = yaml.load(text, _Loader)
         if not isinstance(tree, dict):
             raise ValueError("it has no keys")
-        tree = moved(tree, tree.get("run_dir"), str(path.parent))
+        run_dir, here = str(tree.get("run_dir") or ""), str(path.parent)
+        tree = {key: node if key == "data" else moved(node, run_dir, here) for key, node in tree.items()}
         config = OmegaConf.create(with_present_names(tree))
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise HemnetError(

@@ -125,10 +125,8 @@ def write_records(path: Path, head: Sequence[str], records: Iterable[Mapping[str
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; {} if there is no file, or its content is not a JSON object."""
-    if not path.is_file():  # a pipe would be waited for
-        return {}
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8")) if path.is_file() else {}  # a pipe would be waited for
     except (OSError, ValueError, RecursionError):  # the last for content that is nested too deep
         return {}
     return content if isinstance(content, dict) else {}

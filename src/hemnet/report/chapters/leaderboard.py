@@ -18,11 +18,9 @@ from hemnet.report.setting_labels import Settings, labels
 from hemnet.runs.canonical import TARGET, told
 from hemnet.runs.identity import below
 from hemnet.runs.moved import ROOT
-from hemnet.runs.run_settings import DIMENSIONS, VALIDATION, data_folder
+from hemnet.runs.run_settings import DIMENSIONS, NAMED_BY_FOLDER, VALIDATION, data_folder
 from hemnet.wording import counted
 
-NAMED_BY_FOLDER = ("Folder", "Table")
-"""Classes of users' own data, which are called as their folder is."""
 TITLE = "Leaderboard"
 ABOUT = (
     "A row per setting, by the mean over its seeds. Rows are not tested against each other, and "

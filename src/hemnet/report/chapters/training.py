@@ -25,7 +25,7 @@ from hemnet.report.lines import (
     settings_at,
     some_heads,
 )
-from hemnet.report.plots import draw_profile, grid
+from hemnet.report.panels import draw_profile, grid
 from hemnet.report.variants import Variant, others
 
 
