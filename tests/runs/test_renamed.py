@@ -15,6 +15,7 @@ from hemnet.em import HighwayEM, Implicit
 from hemnet.nets import EMHead
 from hemnet.runs import checkpoints
 from hemnet.runs.identity import differences
+from hemnet.runs.outputs import changes
 from hemnet.runs.renamed import HEAD_DEFAULTS, with_present_names
 from hemnet.runs.run import Run
 from hemnet.runs.training_run import TrainingRun
@@ -135,3 +136,23 @@ def test_a_choice_of_pixels_becomes_one_of_the_losses_and_a_run_from_before_goes
     OmegaConf.save(stored, run.path / "config.yaml")
     assert Run.open(run.path).config.task == config.task
     assert TrainingRun.create(run.path, config, "auto").path == run.path
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "changed"),
+    [(1, 1.0, {}), (8, 8.0, {}), (None, 8, {}), (1, 2, {"model.head.variance": 2.0})],  # √64 is 8
+)
+def test_a_variance_that_is_the_runs_own_is_no_change(stored: object, given: object, changed: dict) -> None:
+    one, other = (
+        load(["experiment=synthetic_hem", "run_dir=run", f"model.head.variance={'null' if v is None else v}"])
+        for v in (stored, given)
+    )
+    assert changes(one, other) == changed
+    assert differences(one, other) == [*changed]
+
+
+def test_what_is_no_folder_and_no_variance_of_a_run_is_read_as_it_is(tmp_path: Path) -> None:
+    """For those to tell who use it."""
+    head = {"_target_": "hemnet.nets.EMHead", "variance": 10**400}
+    OmegaConf.save(OmegaConf.create({"run_dir": 5, "model": {"head": head}}), tmp_path / "config.yaml")
+    assert Run.open(tmp_path).config.model.head.variance == 10**400

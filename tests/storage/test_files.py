@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hemnet.errors import HemnetError
-from hemnet.storage.files import entry, hold, remove_abandoned, replacing
+from hemnet.storage.files import entry, hold, read_json, remove_abandoned, replacing
 
 
 @given(st.dictionaries(st.text(max_size=3), st.recursive(st.none() | st.booleans() | st.integers() | st.text()
@@ -32,6 +32,11 @@ def test_an_entry_is_of_the_type_of_its_default(content: dict[str, object]) -> N
 
 def test_a_whole_number_beyond_any_float_is_no_entry() -> None:
     assert entry({"seconds": 10**400}, "seconds", 0.0) == 0
+
+
+def test_a_json_object_that_cannot_be_read_is_empty(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.json", tmp_path / ("a" * 300), Path(os.devnull)):
+        assert read_json(path) == {}
 
 
 def test_the_new_content_appears_at_the_end_and_alone(tmp_path: Path) -> None:

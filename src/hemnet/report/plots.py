@@ -90,7 +90,8 @@ def score_chart(
 
     Args:
         lines: one per head or T.
-        levels: label, colour and mean of heads without T or h, drawn as horizontal lines.
+        levels: label, colour and mean of heads without T or h, drawn as horizontal lines; as many as `DASHES`
+            at most.
         xlabel: of the x axis.
         positions: ``even`` spaces the x values equally, ``true`` by their values.
     """
@@ -106,7 +107,7 @@ def score_chart(
         _score_line(axis, line, place, shift)
     low, high = axis.get_ylim()
     reach = max(high - low, 0.02)
-    for (label, colour, mean), dash in zip(levels, DASHES * len(levels), strict=False):
+    for (label, colour, mean), dash in zip(levels, DASHES, strict=False):
         if low - reach < mean < high + reach:
             axis.axhline(mean, color=colour, linestyle=dash, linewidth=1.3, label=f"{label} {mean:.3f}")
         else:  # so far away that showing it would flatten the other lines
