@@ -16,9 +16,13 @@ from omegaconf import OmegaConf
 import hemnet
 from hemnet.config.compose import load
 from hemnet.config.targets import TARGETS
+from hemnet.nets import EfficientNetLite, ResNet
 from hemnet.runs.canonical import class_name, text, told
 from hemnet.runs.identity import differences, identity
 from hemnet.runs.run_settings import DEFAULTS, columns, settings
+
+OWNERS = {"trainer": (pl.Trainer,), "model.backbone": (ResNet, EfficientNetLite)}
+"""Classes that take the options of `DEFAULTS`, by the node of the configuration."""
 
 
 def of_keys(**keys: object) -> dict[str, str]:
@@ -190,14 +194,15 @@ def test_what_comes_to_the_same_is_one_setting() -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), DEFAULTS.items())
-def test_an_option_of_the_trainer_that_is_null_is_lightnings_default(key: str, value: str) -> None:
-    option = key.removeprefix("trainer.")
+def test_an_option_that_is_null_is_its_default(key: str, value: str) -> None:
+    where, _, option = key.rpartition(".")
     usual = {"precision": "32-true", "gradient_clip_algorithm": "norm"}.get(option)
     node = yaml.safe_load(value) if usual is None else usual
-    clip = {"trainer__gradient_clip_val": 1.0}
-    assert of_keys(**clip, **{f"trainer__{option}": None}) == of_keys(**clip, **{f"trainer__{option}": node})
-    declared = inspect.signature(pl.Trainer.__init__).parameters[option].default
-    assert declared is None or declared == node
+    clip, keyword = {"trainer__gradient_clip_val": 1.0}, key.replace(".", "__")
+    assert of_keys(**clip, **{keyword: None}) == of_keys(**clip, **{keyword: node})
+    for owner in OWNERS[where]:
+        declared = inspect.signature(owner.__init__).parameters[option].default
+        assert declared is None or declared == node
 
 
 def test_lightnings_defaults_are_what_it_declares_null() -> None:
