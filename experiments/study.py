@@ -163,7 +163,7 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
             yield sharpened(found)
     yield from sensitivity(groups)
     yield ""
-    yield from evaluated(of_heads(groups, "hem", "emanet"))
+    yield from evaluated(of_heads([*groups, *controls], "hem", "emanet"))
     yield from planned(of_heads(groups, "hem"))
     yield from explored(controls, [*groups, *controls])
 

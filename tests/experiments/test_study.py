@@ -501,13 +501,16 @@ def test_an_empty_path_is_refused(tmp_path: Path, monkeypatch, capsys) -> None:
         )
 
 
-def test_emanet_at_other_iterations_is_described(tmp_path: Path) -> None:
+def test_emanet_and_controls_at_other_iterations_are_described(tmp_path: Path) -> None:
     for seed in range(2):
         write(tmp_path, seed)
         write_evaluation(write(tmp_path, seed, head="emanet"), 6, 0.5 + 0.1 * seed)
+    write_evaluation(write(tmp_path, 0, normalize="l2", variance=1.0), 6, 0.4)
     text = page(tmp_path)
-    curve = cells(text.partition("## Evaluated")[2].partition("\n## ")[0], "`emanet`")
-    assert curve == ["2", "", "", "", "", "0.5500", "", "", "", ""]
+    curves = text.partition("## Evaluated")[2].partition("\n## ")[0]
+    assert cells(curves, "`emanet`") == ["2", "", "", "", "", "0.5500", "", "", "", ""]
+    unit = cells(curves, "h = 0.5, T = 3, dot, σ² = 1, unit means")
+    assert unit == ["1", "", "", "", "", "0.4000", "", "", "", ""]
     assert "emanet" not in text.partition("## Shares")[2].partition("# Exploratory")[0]
 
 
