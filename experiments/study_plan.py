@@ -89,6 +89,7 @@ def exploratory() -> list[Family]:
     bridge, half = Setting(T=8, e_step="σ² = 1"), Setting()
     clipped, quick = "clipped at 10", "betas 0.9 and 0.95"
     unit, flat = (Setting(h=h, e_step="dot, σ² = 1", control="unit means") for h in (0.5, 0.0))
+    emanet, detached = Setting("emanet", 3, None, ""), Setting(control="gradient detached")
     corrected = [Setting(T=8, h=h, control="average corrected") for h in (0.5, 0.9)]
     return [
         *(
@@ -113,7 +114,10 @@ def exploratory() -> list[Family]:
         ]),
         Family("Unit means", 3, [
             Contrast(unit, half, claimed=0), Contrast(unit, flat, claimed=0),
-            Contrast(Setting("emanet", 3, None, ""), flat, claimed=0),
+            Contrast(emanet, flat, claimed=0),
+        ]),
+        Family("No gradient through the EM layer", 3, [
+            Contrast(detached, half, claimed=0), Contrast(emanet, detached, claimed=0),
         ]),
         Family("Moving average corrected for h", 3, [
             *(Contrast(setting, Setting(T=8, h=0.0), claimed=0) for setting in corrected),
