@@ -18,8 +18,8 @@ FREE = {"data.seed", ROOT} | {
 }
 # Keys of the controls, which a run's cell names.
 FREE |= {"trainer.gradient_clip_val", "optim.optimizer.betas"}
-FREE |= {f"model.head.{key}" for key in ("correct_momentum", "normalize")}
-KINDS = {f"model.head.{key}" for key in ("_target_", "gradient")}
+FREE |= {f"model.head.{key}" for key in ("correct_momentum", "gradient", "normalize")}
+KINDS = {"model.head._target_"}
 
 
 class Read(NamedTuple):

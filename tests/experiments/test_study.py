@@ -24,6 +24,7 @@ from hemnet.report.record import Record
 from hemnet.report.significance import NO_SPREAD
 from hemnet.runs.identity import identity
 from hemnet.runs.run import Run
+from hemnet.runs.run_settings import settings
 
 STOP = "pytorch_lightning.callbacks.EarlyStopping"
 UNEVEN = (0.1, 0.2, 0.4, 0.3)  # (1, 2, 4) / 7 without the readout
@@ -531,7 +532,8 @@ def test_the_sweeps_are_the_plan(tmp_path: Path) -> None:
             for key, value in job.items():
                 OmegaConf.update(config, key, float(value) if "." in value else int(value))
             place = tmp_path / path.stem / str(len(runs))
-            run = Finished(Run(place, config), Record(place, identity(config), {}, {}, "finished"))
+            own = settings(OmegaConf.to_container(config, resolve=True))
+            run = Finished(Run(place, config), Record(place, identity(config), {}, own, "finished"))
             assert run.seed not in made.setdefault(run.setting, set())
             made[run.setting].add(run.seed)
             runs.append(run)
