@@ -449,7 +449,7 @@ def test_a_refused_control_keeps_no_verdict_from_being_shown(tmp_path: Path) -> 
         ("result.json", "debug", ["trainer.fast_dev_run"], "- debug: hem_s0_"),
         ("environment.json", "extended", [{"step": 990}], "- outside the plan: hem_s0_"),
         ("config.yaml", "data.seed", 100, "- outside the plan: hem_s0_"),
-        ("config.yaml", "model.head.gradient", "detached", "- outside the plan: hem_s0_"),
+        ("config.yaml", "model.head.gradient", "one_step", "- outside the plan: hem_s0_"),
         ("config.yaml", "model.head.iterations_eval", 6, "- outside the plan: hem_s0_"),
         ("result.json", "status", "preempted", "- preempted: hem_s0_"),
         ("result.json", "metrics", None, "- revisions: 0123456789 (16 runs)"),
