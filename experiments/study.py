@@ -132,7 +132,8 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
     if refused:
         raise refused[0]
     controls, refused = grouped(exploratory(), runs)  # whose refusals keep no verdict from being shown
-    in_plan, known = paths(groups), paths([*groups, *controls])
+    every = [*groups, *controls]
+    in_plan, known = paths(groups), paths(every)
     yield f"# `{experiment}`: {len(in_plan)} finished runs of the plan\n"
     planned_runs = [run.record for run in runs if run.run.path in in_plan]
     yield f"- revisions: {by_runs(run.revision for run in planned_runs)}"
@@ -150,7 +151,7 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
     yield "\n## The paper's claims\n"
     yield claims(decided, groups[0][1])
     yield "\n## Scores\n\n`val/miou` of the last step.\n"
-    yield scores([*groups, *controls])
+    yield scores(every)
     yield "\n## Cost\n\nParameters, and FLOPs of a training crop, in 10^9.\n"
     yield costs(merged(groups))
     for family, found in groups:
@@ -163,9 +164,9 @@ def study(folders: Sequence[Path], experiment: str) -> Iterator[str | Table]:
             yield sharpened(found)
     yield from sensitivity(groups)
     yield ""
-    yield from evaluated(of_heads([*groups, *controls], "hem", "emanet"))
+    yield from evaluated(of_heads(every, "hem", "emanet"))
     yield from planned(of_heads(groups, "hem"))
-    yield from explored(controls, [*groups, *controls])
+    yield from explored(controls, every)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

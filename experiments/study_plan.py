@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from study_finished import Finished, Measure, Setting, evaluated_at, evenness, first_gain, refitted_at, score
 
+EMANET = Setting("emanet", 3, None, "")
+
 
 class Contrast(NamedTuple):
     """``measure`` of ``first`` less ``other`` (by default the same measure) of ``second``.
@@ -55,7 +57,7 @@ def plan() -> list[Family]:
     """Return every test of STUDY.md."""
     half, none = Setting(), Setting(h=0.0)
     deep = [Setting(T=T, h=h) for T in (8, 16) for h in (0.5, 0.0, 0.9)]
-    heads = [Setting("emanet", 3, None, ""), Setting("fcn", None, None, "")]
+    heads = [EMANET, Setting("fcn", None, None, "")]
     old = [Setting(T=8, h=h, e_step="σ² = 1") for h in (0.5, 0.0)]
     eq7 = [Setting(h=h, e_step="Eq. 7") for h in (0.5, 0.0)]
     return [
@@ -89,7 +91,7 @@ def exploratory() -> list[Family]:
     bridge, half = Setting(T=8, e_step="σ² = 1"), Setting()
     clipped, quick = "clipped at 10", "betas 0.9 and 0.95"
     unit, flat = (Setting(h=h, e_step="dot, σ² = 1", control="unit means") for h in (0.5, 0.0))
-    emanet, detached = Setting("emanet", 3, None, ""), Setting(control="gradient detached")
+    detached = Setting(control="gradient detached")
     corrected = [Setting(T=8, h=h, control="average corrected") for h in (0.5, 0.9)]
     return [
         *(
@@ -114,10 +116,10 @@ def exploratory() -> list[Family]:
         ]),
         Family("Unit means", 3, [
             Contrast(unit, half, claimed=0), Contrast(unit, flat, claimed=0),
-            Contrast(emanet, flat, claimed=0),
+            Contrast(EMANET, flat, claimed=0),
         ]),
         Family("No gradient through the EM layer", 3, [
-            Contrast(detached, half, claimed=0), Contrast(emanet, detached, claimed=0),
+            Contrast(detached, half, claimed=0), Contrast(EMANET, detached, claimed=0),
         ]),
         Family("Moving average corrected for h", 3, [
             *(Contrast(setting, Setting(T=8, h=0.0), claimed=0) for setting in corrected),
