@@ -1,6 +1,7 @@
 """The documentation site: built as `make docs` does, tutorials run, links checked; what must be on it."""
 
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,17 @@ class Page(HTMLParser):
         found = dict(attrs)
         self.anchors |= {value for value in (found.get("id"), found.get("name")) if value}
         self.targets += [value for value in (found.get("href"), found.get("src")) if value]
+
+
+def test_dollars_in_code_are_no_equations(site: Path) -> None:
+    """Commands of the study stand on their pages as in the repository, to the letter."""
+    commands = 0
+    for page in (ROOT / "experiments").glob("*.md"):
+        shown = unescape((site / "study" / f"{page.stem}.html").read_text("utf-8"))
+        lines = [line[4:] for line in page.read_text("utf-8").splitlines() if re.match(r" {4}.*\$\w", line)]
+        assert [line for line in lines if line not in shown] == [], page
+        commands += len(lines)
+    assert commands > 10
 
 
 def test_no_link_of_any_page_is_broken(site: Path) -> None:

@@ -33,8 +33,10 @@ EXAMPLE = "docs/tools/explorer_example.json"
 """What the element #data of an explorer's page has: two mosaics and a run of synthetic_hem_short, T = 8."""
 MADE = OUTSIDE | {EXAMPLE: "explorer_example.html"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)]*)?\)")
-# Code, in which nothing is an equation; and equations.
-CODE = re.compile(r"(```.*?```|`[^`\n]*`|<code>.*?</code>)", re.DOTALL)
+# Code, in which nothing is an equation: fenced, inline, HTML's, indented after an empty line; and equations.
+CODE = re.compile(
+    r"(```.*?```|`[^`\n]*`|<code>.*?</code>|(?:(?<=\n\n)|\A)(?:(?: {4}|\t)[^\n]*(?:\n|\Z))+)", re.DOTALL
+)
 MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
 
 
