@@ -22,7 +22,11 @@ def test_the_differences_are_those_of_the_tables() -> None:
     first = f"{-emanet:.3f} ({-ends[1]:.3f} to {-ends[0]:.3f})"
     assert f"{first} and {-fcn:.3f} ({-others[1]:.3f} to {-others[0]:.3f})" in TEXT
     mean, low, high = difference("unit_means.csv", "`emanet`")
-    assert f"scores {mean:.3f} lower ({low:.3f} to {high:.3f}, a control" in TEXT
+    lower = f"EMANet's head scores {mean:.3f} lower ({low:.3f} to {high:.3f})"
+    mean, low, high = difference(
+        "no_gradient_through_the_em_layer.csv", "h = 0.5, T = 3, Eq. 8, gradient detached"
+    )
+    assert f"{lower}, and without it highway EM scores {mean:.3f} higher ({low:.3f} to {high:.3f})" in TEXT
 
 
 def ends(rows: list[dict[str, str]]) -> str:
