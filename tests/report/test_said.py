@@ -550,3 +550,16 @@ def test_shares_and_their_evenness_are_in_a_table(tmp_path: Path) -> None:
     for row in table_of(report(tmp_path), "synthetic_hem_gradient_share"):
         found = [float(row[name]) for name in ("first", "half-way", "last", "reconstruction", "evenness")]
         assert found == pytest.approx([0.1, 0.1, 0.35, 0.45, (1 + 1 / 3) / 2])
+
+
+@pytest.mark.parametrize("modes", [("detached",), ("detached", "one_step")])
+def test_the_differences_of_gradient_modes_are_counted(tmp_path: Path, modes: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(3)
+    for place, mode in enumerate(("unrolled", *modes)):
+        for seed in range(3):
+            path = tmp_path / f"runs/{mode}_{seed}"
+            miou = 0.5 + 0.1 * place + 0.01 * rng.random()
+            write_run(path, (*HEM, f"model.head.gradient={mode}"), seed=seed, miou=miou)
+    n = len(modes)
+    counted = f"Of {n} difference{'s' * (n > 1)} of other modes from unrolled: {n} supported."
+    assert counted in page_of(report(tmp_path)).text

@@ -112,7 +112,7 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Block | Non
         Table(f"{slug}_gradient_modes", f"Each mode minus {variant.mode} at the same head, T and h.", columns,
               rows),
     ]  # fmt: skip
-    block.findings = summary(tested, f"differences of other modes from {variant.mode}")
+    block.findings = summary(tested, f"of other modes from {variant.mode}")
     return block
 
 

@@ -1,5 +1,6 @@
 """Chapters on mIoU against T and against h."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from hemnet.report.comparisons import against_plain
@@ -10,6 +11,7 @@ from hemnet.report.lines import ALL_MARKERS, by_training, emanet_lines, joined, 
 from hemnet.report.plots import DASHES, MARKERS, Line, head_colour, scale_colour, score_chart
 from hemnet.report.significance import Comparison, sentence
 from hemnet.report.variants import Variant, others, usual_mode
+from hemnet.wording import counted
 
 MOST_LEVELS = len(DASHES)
 """Other heads in a chart over T: as many as can be told apart by their lines, whatever their colours."""
@@ -62,7 +64,7 @@ def against_depth(section: Section, variant: Variant, slug: str) -> Block | None
         block.items.append(Table(f"{slug}_miou_vs_iterations", caption, columns, rows))
     block.findings = [sentence(found) for found in tested]
     if len(tested) > 1:
-        block.findings.insert(0, counts(tested, "differences between hem and em"))
+        block.findings.insert(0, counts(tested, "between hem and em"))
     return block if lines else None
 
 
@@ -124,9 +126,7 @@ def against_scale(section: Section, variant: Variant, slug: str) -> Block | None
         (Column("T"), Column("h"), Column("mIoU"), Column("n"), *TESTS), rows,
     ))  # fmt: skip
     block.findings = (
-        summary(tested, "differences from h = 0")
-        if tested
-        else [f"No run has h = 0 at such a T{usual_mode(variant)}."]
+        summary(tested, "from h = 0") if tested else [f"No run has h = 0 at such a T{usual_mode(variant)}."]
     )
     return block
 
@@ -137,11 +137,10 @@ def _family(variant: Variant) -> str:
 
 
 def counts(tested: Sequence[Comparison], what: str) -> str:
-    """Return a sentence that counts the verdicts of a family."""
-    found: dict[str, int] = {}
-    for comparison in tested:
-        found[comparison.verdict] = found.get(comparison.verdict, 0) + 1
-    return f"Of {len(tested)} {what}: {', '.join(f'{n} {verdict}' for verdict, n in sorted(found.items()))}."
+    """Return a sentence that counts the verdicts of a family, the differences of ``what``."""
+    found = Counter(comparison.verdict for comparison in tested)
+    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(found.items()))
+    return f"Of {counted(len(tested), 'difference')} {what}: {verdicts}."
 
 
 def summary(tested: Sequence[Comparison], what: str) -> list[str]:
