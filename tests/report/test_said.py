@@ -553,13 +553,26 @@ def test_shares_and_their_evenness_are_in_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("modes", [("detached",), ("detached", "one_step")])
-def test_the_differences_of_gradient_modes_are_counted(tmp_path: Path, modes: tuple[str, ...]) -> None:
+def test_gradient_modes_are_counted_and_named_by_what_they_differ_in(
+    tmp_path: Path, modes: tuple[str, ...]
+) -> None:
+    """Though another variant, with unit means, makes the names of the section longer."""
     rng = np.random.default_rng(3)
-    for place, mode in enumerate(("unrolled", *modes)):
-        for seed in range(3):
-            path = tmp_path / f"runs/{mode}_{seed}"
-            miou = 0.5 + 0.1 * place + 0.01 * rng.random()
-            write_run(path, (*HEM, f"model.head.gradient={mode}"), seed=seed, miou=miou)
+    sides = [
+        HEM,
+        *((*HEM, f"model.head.gradient={mode}") for mode in modes),
+        (*HEM, "model.head.normalize=l2"),
+    ]
+    for (place, overrides), seed in product(enumerate(sides), range(3)):
+        miou = 0.5 + 0.1 * place + 0.01 * rng.random()
+        write_run(tmp_path / f"runs/{place}_{seed}", overrides, seed=seed, miou=miou)
+    page = page_of(report(tmp_path))
     n = len(modes)
-    counted = f"Of {n} difference{'s' * (n > 1)} of other modes from unrolled: {n} supported."
-    assert counted in page_of(report(tmp_path)).text
+    assert f"Of {n} difference{'s' * (n > 1)} of other modes from unrolled: {n} supported." in page.text
+    hem = "hem, T=3, h=0.5"
+    for mode in modes:
+        assert f"{hem}, {mode} vs {hem}: +0." in page.text
+    modes_table = next((tmp_path / "report").rglob("*_gradient_modes.csv"))
+    assert [row["setting"] for row in table_of(tmp_path / "report", modes_table.stem)] == [
+        f"{hem}, {mode}" for mode in modes
+    ]

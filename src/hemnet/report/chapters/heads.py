@@ -10,7 +10,7 @@ from hemnet.report.comparisons import compare_groups, named
 from hemnet.report.contents import Block, Cell, Chart, Column, Table
 from hemnet.report.definitions import CLASSES, GRADIENT_MODES, HEADS, SETTINGS
 from hemnet.report.estimates import OF_A_DIFFERENCE
-from hemnet.report.groups import Group, Section
+from hemnet.report.groups import Group, Section, group_labels
 from hemnet.report.lines import not_shown
 from hemnet.report.plots import class_bars, distinct_colours, forest, head_colour
 from hemnet.report.significance import compare, holm, sentence
@@ -52,7 +52,7 @@ def against_heads(section: Section, variant: Variant | None, slug: str) -> Block
     block = Block(HEADS.chapter, [f"Each head's mIoU, and paired tests by seed. {how}"])
     block.items += [
         Chart(slug, HEADS, "Mean, 95% interval and single seeds.",
-              lambda: forest([_forest_row(group) for group in (*subjects, *rivals)])),
+              lambda: forest([_forest_row(*named(group)) for group in (*subjects, *rivals)])),
         Table(f"{slug}_heads", "Heads; differences are of what a head is compared with minus the head.",
               columns, rows),
         _accuracies((*subjects, *rivals), slug),
@@ -84,8 +84,8 @@ def _accuracies(shown: Sequence[Group], slug: str) -> Table:
     return Table(f"{slug}_heads_accuracy", caption, columns, rows)
 
 
-def _forest_row(group: Group) -> tuple[str, str, list[float]]:
-    return group.label, head_colour(group.head), list(group.by_seed().values())
+def _forest_row(label: str, group: Group) -> tuple[str, str, list[float]]:
+    return label, head_colour(group.head), list(group.by_seed().values())
 
 
 def gradient_modes(section: Section, variant: Variant, slug: str) -> Block | None:
@@ -100,15 +100,17 @@ def gradient_modes(section: Section, variant: Variant, slug: str) -> Block | Non
     ]
     if not pairs:
         return None
-    found = [compare_groups("", named(a), named(b)) for a, b in pairs]
-    tested = holm(found, conclusive=section.conclusive)
     shown = list(dict.fromkeys(group for pair in pairs for group in pair[::-1]))
+    # The heading names what all of a variant share.
+    told = dict(zip(shown, group_labels(shown, [group.rest for group in shown]), strict=True))
+    found = [compare_groups("", (told[a], a), (told[b], b)) for a, b in pairs]
+    tested = holm(found, conclusive=section.conclusive)
     block = Block(GRADIENT_MODES.chapter, [f"Other gradient modes against {variant.mode}."])
-    rows = [[g.label, g.score(), *test_cells(t)] for (g, _), t in zip(pairs, tested, strict=True)]
+    rows = [[told[g], g.score(), *test_cells(t)] for (g, _), t in zip(pairs, tested, strict=True)]
     columns = (Column("setting"), Column("mIoU"), *TESTS)
     block.items += [
         Chart(slug, GRADIENT_MODES, "Mean, 95% interval and single seeds.",
-              lambda: forest([_forest_row(group) for group in shown])),
+              lambda: forest([_forest_row(label, group) for group, label in told.items()])),
         Table(f"{slug}_gradient_modes", f"Each mode minus {variant.mode} at the same head, T and h.", columns,
               rows),
     ]  # fmt: skip
