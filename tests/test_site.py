@@ -57,6 +57,14 @@ def test_dollars_in_code_are_no_equations(site: Path) -> None:
     assert commands > 10
 
 
+def test_equations_stand_in_their_sentences(site: Path) -> None:
+    """Each is drawn, and none begins or ends a paragraph that goes on with a comma or a stop."""
+    texts = {path: path.read_text("utf-8") for path in site.rglob("*.html")}
+    assert sum("<math" in text for text in texts.values()) > 4
+    for path, text in texts.items():
+        assert not re.search(r"arithmatex|<p>\s*[.,;]", text), path
+
+
 def test_no_link_of_any_page_is_broken(site: Path) -> None:
     pages = {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
     assert len(pages) > 12

@@ -5,6 +5,7 @@ import json
 import posixpath
 import re
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,10 @@ EXAMPLE = "docs/tools/explorer_example.json"
 """What the element #data of an explorer's page has: two mosaics and a run of synthetic_hem_short, T = 8."""
 MADE = OUTSIDE | {EXAMPLE: "explorer_example.html"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)]*)?\)")
-# Code, in which nothing is an equation: fenced, inline, HTML's, indented after an empty line; and equations.
-CODE = re.compile(
-    r"(```.*?```|`[^`\n]*`|<code>.*?</code>|(?:(?<=\n\n)|\A)(?:(?: {4}|\t)[^\n]*(?:\n|\Z))+)", re.DOTALL
+# As the extension arithmatex of mkdocs.yml marks them, which knows code, in which nothing is an equation.
+MATH = re.compile(
+    r'<div class="arithmatex">\\\[(.+?)\\\]</div>|<span class="arithmatex">\\\((.+?)\\\)</span>', re.DOTALL
 )
-MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -64,15 +64,18 @@ def on_post_build(config: Any) -> None:
 
 
 def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
-    """Make links lead to pages of the site, and equations MathML, which browsers draw without a script."""
+    """Make links lead to pages of the site."""
     uri = page.file.src_uri
     home = Path(next((place for place, to in OUTSIDE.items() if to == uri), f"docs/{uri}")).parent
     markdown = LINK.sub(lambda found: _link(found, uri, home, files), markdown)
     if uri == "reference/keys.md":
         markdown = markdown.replace("<!-- keys -->", keys.page(ROOT / "conf"))
-    pieces = CODE.split(markdown)
-    pieces[::2] = [MATH.sub(_mathml, piece) for piece in pieces[::2]]
-    return "".join(pieces)
+    return markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Make equations MathML, which browsers draw without a script."""
+    return MATH.sub(_mathml, html)
 
 
 def _link(found: re.Match[str], uri: str, home: Path, files: Files) -> str:
@@ -93,5 +96,4 @@ def _link(found: re.Match[str], uri: str, home: Path, files: Files) -> str:
 
 def _mathml(found: re.Match[str]) -> str:
     block, inline = found[1], found[2]
-    made = convert(block or inline, display="block" if block else "inline")
-    return f"\n\n{made}\n\n" if block else made
+    return convert(unescape((block or inline).strip()), display="block" if block else "inline")

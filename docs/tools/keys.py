@@ -1,6 +1,5 @@
 """The reference of configuration keys: a section for each option, from conf/ and its constructors."""
 
-import html
 import inspect
 import re
 from pathlib import Path
@@ -157,4 +156,4 @@ def _table(rows: list[Row]) -> str:
 
 
 def _code(text: str) -> str:
-    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"
+    return f"`{text}`"
